@@ -1,0 +1,57 @@
+// The configuration of a group: what `configs/*.yaml` and the command line may
+// say. A plain value; parsing is in config_yaml.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace moebius {
+
+struct ListenAddress {
+  std::string host = "127.0.0.1";
+  int port = 0;  // 0: any free port
+};
+
+enum class LayoutChoice { kEp, kTp, kAuto };
+
+struct Config {
+  // model
+  std::string model_path = "models/verse-moe";
+  std::string served_model_name;  // default: last folder name of model_path
+  bool dummy_weights = false;     // load_format: auto | dummy
+  int max_model_len = 0;          // 0: what config.json says
+
+  // workers
+  int num_workers = 2;
+  int threads_per_worker = 0;  // 0: cores / workers, at least 1
+  int spin_us = -1;            // spin before sleeping in a barrier; -1: by load
+  bool kv_bfloat16 = false;    // kv_dtype: float32 | bfloat16
+  int64_t kv_bytes = 0;        // KV memory of a worker; 0: from max_running
+  std::string numerics = "exact";
+
+  // scheduler
+  int max_running = 256;     // sequences in flight
+  int max_queue = 1024;      // accepted and waiting; beyond it 429
+  int token_budget = 2048;   // tokens of one step, prefill and decode
+  int steps_ahead = 2;       // plans issued before their predecessor's results
+
+  // layout
+  LayoutChoice layout = LayoutChoice::kEp;
+  int switch_threshold = 0;     // in-flight requests at and above which EP is
+                                // preferred; 0: 2 * num_workers
+  double hysteresis = 0.25;     // share of the threshold, each side
+  int min_dwell_ms = 2000;      // shortest stay in a layout
+  int smoothing_ms = 500;       // time constant of the load average
+  int prepare_timeout_ms = 2000;
+  int switch_timeout_ms = 30000;
+
+  // front
+  ListenAddress listen{"127.0.0.1", 8000};
+  ListenAddress admin{"127.0.0.1", 8001};
+  int http_threads = 1;
+  int drain_timeout_ms = 30000;
+
+  std::string log_level = "info";
+};
+
+}  // namespace moebius

@@ -1,0 +1,52 @@
+// How a worker and the coordinator talk to the launcher, which is the vault:
+// it keeps a descriptor of every memory region so that memory outlives its
+// worker. A SOCK_SEQPACKET Unix socket in the group's private directory
+// (mode 0700); the launcher checks the peer's uid and pid (SO_PEERCRED) against
+// the processes it started. One message is one packet: a fixed struct, with at
+// most one descriptor attached (SCM_RIGHTS).
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "common/ids.h"
+
+namespace moebius {
+
+inline constexpr std::string_view kVaultSocketName = "vault.sock";
+
+enum class RegionKind : uint8_t {
+  kExperts = 0,   // peers: read-only
+  kDense = 1,     // peers: not at all
+  kKv = 2,        // peers: read-only
+  kExchange = 3,  // peers: read-only
+  kSignals = 4,   // peers: read and write
+};
+inline constexpr int kNumRegionKinds = 5;
+
+enum class VaultMessageType : uint8_t {
+  kDeposit = 1,    // worker: keep this descriptor (rank, region, size_bytes, fd)
+  kWithdraw = 2,   // worker: give me mine (its successor adopts) -> kDescriptor
+  kBorrow = 3,     // worker: a peer's (rank, region); waits until deposited
+                   // -> kDescriptor, opened read-only except kSignals
+  kDescriptor = 4, // launcher: the answer, fd attached when `ok`
+  kProgress = 5,   // worker: done_bytes of size_bytes loaded (weights)
+  kReady = 6,      // worker: serving; coordinator: listening (port, admin_port)
+  kFailed = 7,     // either: `text` says why; the process ends next
+};
+
+struct VaultMessage {
+  VaultMessageType type = VaultMessageType::kProgress;
+  RegionKind region = RegionKind::kExperts;
+  uint8_t ok = 0;
+  uint8_t reserved = 0;
+  int32_t rank = 0;  // owner of the region; -1: the coordinator speaks
+  uint64_t size_bytes = 0;
+  uint64_t done_bytes = 0;
+  int32_t port = 0;
+  int32_t admin_port = 0;
+  char text[216] = {};  // NUL-terminated
+};
+static_assert(sizeof(VaultMessage) == 256);
+
+}  // namespace moebius

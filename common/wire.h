@@ -1,0 +1,199 @@
+// The messages between the coordinator and its workers, as plain values.
+// wire_capnp.cc turns them into bytes and back; nothing else knows Cap'n Proto.
+//
+// Steps and switch commands share one ordered channel to each worker. Every
+// message carries (term, incarnation, sequence): a worker ignores what is not
+// of its coordinator's term or its own incarnation; `sequence` counts up by one
+// in each direction, so a loss or a repetition is seen.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/ids.h"
+#include "common/kv_plan.h"
+#include "common/layout.h"
+#include "common/sampling_params.h"
+
+namespace moebius {
+
+inline constexpr uint32_t kWireVersion = 1;
+inline constexpr size_t kMaxMessageBytes = size_t{64} << 20;
+
+struct Envelope {
+  Term term;
+  Incarnation incarnation;  // of the worker at either end
+  uint64_t sequence = 0;
+};
+
+// ---- coordinator -> worker -------------------------------------------------
+
+// Answer to Hello: the worker belongs to this coordinator now.
+struct Welcome {
+  StepLayout layout;
+  StepId next_step;
+};
+
+// A sequence enters (or enters again after preemption) slot `slot`.
+struct Admission {
+  uint32_t slot = 0;
+  RequestId request;
+  uint32_t num_prompt_tokens = 0;  // tokens beyond it were generated
+  std::vector<int32_t> tokens;     // all known tokens
+  SamplingParams sampling;
+  friend bool operator==(const Admission&, const Admission&) = default;
+};
+
+// New pages of a sequence on one rank: block `block` of every head held there.
+struct PageRow {
+  uint32_t slot = 0;
+  uint32_t block = 0;
+  Rank rank = 0;
+  std::vector<PageId> pages;  // [KV heads held on rank]
+  friend bool operator==(const PageRow&, const PageRow&) = default;
+};
+
+// Work of one sequence in a step: tokens [position, position + num_tokens).
+struct WorkItem {
+  uint32_t slot = 0;
+  uint32_t position = 0;
+  uint32_t num_tokens = 0;
+  uint8_t owner = 0;      // EP: rank that holds it. TP: 0.
+  bool sample = false;    // draw the token at position + num_tokens
+  friend bool operator==(const WorkItem&, const WorkItem&) = default;
+};
+
+// One forward pass of the group. The same plan goes to every worker. Applied
+// in this order: released slots, admissions, page rows, work. The plan of a
+// step may be executed again with the same result.
+// A decode item whose token is not in `tokens` yet takes the one that the
+// worker sampled in an earlier step.
+struct StepPlan {
+  StepId step;
+  StepLayout layout;
+  std::vector<uint32_t> released;
+  std::vector<Admission> admissions;
+  std::vector<PageRow> page_rows;
+  std::vector<WorkItem> items;
+  friend bool operator==(const StepPlan&, const StepPlan&) = default;
+};
+
+// Asks whether a switch can be done; changes nothing that steps can see.
+struct Prepare {
+  Epoch epoch;
+  Layout target;
+  KvPlan kv;
+};
+
+// Do the prepared switch before step `boundary`.
+struct Commit {
+  Epoch epoch;
+  StepId boundary;
+};
+
+struct Abort {
+  Epoch epoch;
+};
+
+struct Shutdown {};
+
+using Command =
+    std::variant<Welcome, StepPlan, Prepare, Commit, Abort, Shutdown>;
+
+// ---- worker -> coordinator -------------------------------------------------
+
+// A worker is loaded and its peers are mapped.
+struct Hello {
+  Rank rank = 0;
+  int num_ranks = 1;
+  uint32_t pid = 0;
+  uint32_t num_pages = 0;       // head pages of its pool
+  uint32_t max_slots = 0;       // sequence slots
+  uint64_t weight_bytes = 0;
+  uint64_t model_digest = 0;    // of config.json: all ranks must agree
+  StepId last_executed;
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0.0f;
+  friend bool operator==(const TokenLogprob&, const TokenLogprob&) = default;
+};
+
+struct SampledToken {
+  uint32_t slot = 0;
+  uint32_t position = 0;  // of the token in the sequence
+  int32_t token = 0;
+  float logprob = 0.0f;                // when asked for
+  std::vector<TokenLogprob> top;       // descending
+  friend bool operator==(const SampledToken&, const SampledToken&) = default;
+};
+
+struct PromptLogprob {
+  uint32_t slot = 0;
+  uint32_t position = 0;  // of the token whose probability it is, from 1
+  int32_t token = 0;
+  float logprob = 0.0f;
+  std::vector<TokenLogprob> top;
+  friend bool operator==(const PromptLogprob&, const PromptLogprob&) = default;
+};
+
+// A step is done. `sampled` holds the tokens that this rank drew; the ranks'
+// lists together are one for each item with `sample`.
+struct StepResult {
+  StepId step;
+  uint32_t duration_us = 0;
+  std::vector<SampledToken> sampled;
+  std::vector<PromptLogprob> prompt_logprobs;
+};
+
+struct Prepared {
+  Epoch epoch;
+  bool ok = false;
+  std::string reason;  // when refused
+};
+
+struct Switched {
+  Epoch epoch;
+  uint64_t checksum = 0;        // of tables and layout: equal on every rank
+  uint64_t weight_checksum = 0; // of this rank's slots, summed over layers
+  uint64_t weight_bytes = 0;    // written on this rank
+  uint64_t kv_bytes = 0;
+  uint32_t weight_us = 0;
+  uint32_t kv_us = 0;
+  uint32_t total_us = 0;
+};
+
+// Something that the worker cannot mend; it ends after sending this.
+struct Fault {
+  StepId step;
+  std::string reason;
+};
+
+using Report = std::variant<Hello, StepResult, Prepared, Switched, Fault>;
+
+// ---- codec -----------------------------------------------------------------
+
+struct CommandMessage {
+  Envelope envelope;
+  Command command;
+};
+struct ReportMessage {
+  Envelope envelope;
+  Report report;
+};
+
+// The bytes of one message, a Cap'n Proto flat array.
+std::string Encode(const CommandMessage& message);
+std::string Encode(const ReportMessage& message);
+
+// kInvalidArgument on anything malformed: wrong version, truncated, over the
+// traversal limit, a number out of its range, a list over its bound.
+absl::StatusOr<CommandMessage> DecodeCommand(absl::Span<const char> bytes);
+absl::StatusOr<ReportMessage> DecodeReport(absl::Span<const char> bytes);
+
+}  // namespace moebius

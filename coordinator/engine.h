@@ -1,0 +1,128 @@
+// What the front may ask of the engine, and what it hears back.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/config.h"
+#include "common/ids.h"
+#include "common/layout.h"
+#include "common/sampling_params.h"
+#include "common/wire.h"
+
+namespace moebius {
+
+// When a generation ends.
+struct StopCriteria {
+  int max_tokens = 16;                  // at least 1
+  int min_tokens = 0;
+  bool ignore_eos = false;
+  std::vector<int32_t> eos_ids;         // end without being shown
+  std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> stop;        // at most 16 of 256 bytes
+  bool include_stop_str_in_output = false;
+};
+
+// One generation: one choice of one prompt. A request with n choices is n of
+// them (with seeds seed, seed+1, ...).
+struct Generation {
+  std::vector<int32_t> prompt;  // 1 .. max_model_len - 1 tokens
+  SamplingParams sampling;
+  StopCriteria stop;
+};
+
+enum class FinishReason { kStop, kLength, kAbort };
+
+// What a step added to one generation.
+struct Output {
+  RequestId request;
+  std::vector<SampledToken> tokens;  // in order; `position` is absolute
+  // Text that may be shown now: whole characters, nothing that could still
+  // become part of a stop string.
+  std::string text;
+  std::vector<PromptLogprob> prompt_logprobs;  // once, before the first token
+  std::optional<FinishReason> finish;          // last output of the generation
+  std::string stop_reason;  // the stop string or token id that ended it
+};
+
+// Hears every step's outputs, on the engine's thread. Must not block.
+using OutputListener = std::function<void(std::vector<Output>)>;
+
+struct SwitchReport {
+  Epoch epoch;
+  Layout from, to;
+  bool done = false;         // false: nothing to do, or refused
+  std::string reason;        // of a refusal
+  uint64_t weight_bytes = 0; // over all ranks
+  uint64_t kv_bytes = 0;
+  double prepare_ms = 0;     // PREPARE sent to last answer
+  double pause_ms = 0;       // last result before to first result after: the
+                             // longest that a running stream waits
+  double switch_ms = 0;      // the slowest worker's copies
+  double weight_ms = 0, kv_ms = 0;
+  StepId boundary;
+};
+using SwitchCallback = std::function<void(absl::StatusOr<SwitchReport>)>;
+
+struct WorkerStatus {
+  Rank rank = 0;
+  uint32_t pid = 0;
+  bool connected = false;
+  uint64_t weight_bytes = 0;
+  uint32_t pages_total = 0, pages_free = 0;
+};
+
+// A snapshot for status and metrics.
+struct EngineStatus {
+  bool ready = false;
+  bool draining = false;
+  std::string not_ready_reason;
+  Layout layout;
+  LayoutChoice choice = LayoutChoice::kEp;
+  std::string switch_state;  // "steady", "preparing", "committing"
+  uint64_t last_step = 0;    // executed
+  uint64_t running = 0, waiting = 0;
+  uint64_t requests_total = 0, requests_finished = 0, requests_aborted = 0;
+  uint64_t prompt_tokens_total = 0, generated_tokens_total = 0;
+  uint64_t preemptions_total = 0;
+  uint64_t switches_total = 0, switches_refused_total = 0;
+  std::optional<SwitchReport> last_switch;
+  double step_ms = 0;      // recent average
+  double decision_us = 0;  // recent average: coordinator's time for a step
+  double load = 0;         // smoothed requests in flight, what auto looks at
+  std::vector<WorkerStatus> workers;
+};
+
+// Thread-safe. Calls return at once; answers come through the callbacks, on
+// the engine's thread.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // Queues the generations of one request, all or none, and returns their ids.
+  // Outputs may arrive at the listener before this returns.
+  // Errors: kResourceExhausted when the queue is full (the front answers 429),
+  // kUnavailable when draining or not ready (503), kInvalidArgument for what
+  // the model cannot take.
+  virtual absl::StatusOr<std::vector<RequestId>> Submit(
+      std::vector<Generation> generations) = 0;
+
+  // Ends a generation and frees its pages at once. No output follows.
+  // Unknown ids are ignored.
+  virtual void Abort(RequestId request) = 0;
+
+  // Switches by hand, or hands the choice to the policy.
+  virtual void SetLayout(LayoutChoice choice, SwitchCallback callback) = 0;
+
+  virtual EngineStatus GetStatus() const = 0;
+
+  // Takes no new requests; `drained` runs when the last one has ended.
+  virtual void Drain(std::function<void()> drained) = 0;
+};
+
+}  // namespace moebius
