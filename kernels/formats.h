@@ -1,0 +1,194 @@
+// How the operators of this folder see memory: rows of activations, packed
+// weights, pages of the KV cache; and the pure functions that pack weights.
+//
+// "W is [n][k]" means a checkpoint matrix of n rows (outputs) and k columns
+// (inputs), row-major, so that y = x W^T. All weights are BF16; activations are
+// float32.
+//
+// Packed weights hold 16 outputs side by side, one a SIMD lane, and two steps
+// of the reduced dimension in each 32-bit word (the even one in the lower
+// half):
+//
+//   line(j, p)    [16 outputs 16j..16j+15][2]    64 bytes, k = 2p and 2p + 1
+//
+//   PackedMatrix       [ceil(n/16)][k/2] lines: a panel of 16 outputs is one
+//                      contiguous block. Rows beyond n are zero.
+//   RowParallelMatrix  [k/16][n/16][8] lines: a unit of 16 steps of the reduced
+//                      dimension is one contiguous block, over all outputs.
+//   ExpertBlock        gate, up, down of I rows of the intermediate dimension,
+//                      each in I/16 units of 16*H elements. gate and up are
+//                      PackedMatrix [I][H] (a panel is a unit), down is a
+//                      RowParallelMatrix with k = I, n = H.
+//
+// So any run of whole units of an expert is one contiguous block in each of
+// its three matrices, which is what moves when the layout switches.
+//
+// A KV head page holds, for one KV head and kPageTokens tokens, for every layer
+// in turn, K as [head_dim][16 tokens] and then V as [16 tokens][head_dim].
+//
+// Base addresses of packed weights and of pages must be multiples of 64.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "common/check.h"
+#include "common/ids.h"
+#include "kernels/bf16.h"
+
+namespace moebius {
+
+inline constexpr int kPanelRows = 16;  // outputs side by side in a line
+inline constexpr int kUnitRows = 16;   // steps of k that stay together
+
+// A view of `rows` rows of `cols` floats; row i starts at data + i * stride.
+struct ConstRows {
+  const float* data = nullptr;
+  int rows = 0;
+  int cols = 0;
+  ptrdiff_t stride = 0;  // elements
+  const float* row(int i) const { return data + i * stride; }
+};
+struct Rows {
+  float* data = nullptr;
+  int rows = 0;
+  int cols = 0;
+  ptrdiff_t stride = 0;  // elements
+  float* row(int i) const { return data + i * stride; }
+  // Rows [begin, begin + count).
+  Rows RowRange(int begin, int count) const {
+    return Rows{row(begin), count, cols, stride};
+  }
+  // Columns [begin, begin + count).
+  Rows ColRange(int begin, int count) const {
+    return Rows{data + begin, rows, count, stride};
+  }
+  operator ConstRows() const { return ConstRows{data, rows, cols, stride}; }
+};
+
+// The same for 64-bit fixed point with kFixedPointBits fraction bits.
+inline constexpr int kFixedPointBits = 32;
+// Partial sums are clamped to +-kFixedPointLimit before conversion.
+inline constexpr float kFixedPointLimit = 262144.0f;  // 2^18
+struct ConstFixedRows {
+  const int64_t* data = nullptr;
+  int rows = 0;
+  int cols = 0;
+  ptrdiff_t stride = 0;  // elements
+  const int64_t* row(int i) const { return data + i * stride; }
+};
+struct FixedRows {
+  int64_t* data = nullptr;
+  int rows = 0;
+  int cols = 0;
+  ptrdiff_t stride = 0;  // elements
+  int64_t* row(int i) const { return data + i * stride; }
+  operator ConstFixedRows() const {
+    return ConstFixedRows{data, rows, cols, stride};
+  }
+};
+
+// Column-parallel weights, W [n][k]; k even.
+struct PackedMatrix {
+  const Bf16* data = nullptr;
+  int n = 0;
+  int k = 0;
+
+  static constexpr size_t NumElements(int n, int k) {
+    return size_t{kPanelRows} * ((static_cast<size_t>(n) + 15) / 16) *
+           static_cast<size_t>(k);
+  }
+  const Bf16* panel(int j) const {
+    return data + static_cast<size_t>(j) * kPanelRows * k;
+  }
+  // Outputs [begin, end) as a view. REQUIRES: begin is a multiple of 16.
+  PackedMatrix OutputRange(int begin, int end) const {
+    CHECK(begin % kPanelRows == 0 && 0 <= begin && begin <= end && end <= n);
+    return PackedMatrix{panel(begin / kPanelRows), end - begin, k};
+  }
+};
+
+// Row-parallel weights, W [n][k]; n and k multiples of 16.
+struct RowParallelMatrix {
+  const Bf16* data = nullptr;
+  int n = 0;
+  int k = 0;
+
+  static constexpr size_t NumElements(int n, int k) {
+    return static_cast<size_t>(n) * static_cast<size_t>(k);
+  }
+};
+
+// One expert, or the slice of `intermediate` rows of it that a rank holds; both
+// sizes multiples of 16.
+struct ExpertBlock {
+  const Bf16* data = nullptr;
+  int hidden = 0;
+  int intermediate = 0;
+
+  static constexpr size_t NumElements(int hidden, int intermediate) {
+    return size_t{3} * static_cast<size_t>(hidden) *
+           static_cast<size_t>(intermediate);
+  }
+  size_t matrix_elements() const {
+    return static_cast<size_t>(hidden) * static_cast<size_t>(intermediate);
+  }
+  PackedMatrix gate() const { return {data, intermediate, hidden}; }
+  PackedMatrix up() const {
+    return {data + matrix_elements(), intermediate, hidden};
+  }
+  RowParallelMatrix down() const {
+    return {data + 2 * matrix_elements(), hidden, intermediate};
+  }
+};
+
+// W [n][k] row-major with `stride` elements a row -> PackedMatrix order.
+// REQUIRES: k even; `out` has PackedMatrix::NumElements(n, k) elements.
+// A run of whole panels of W packs to the same run of panels of `out`.
+void PackMatrix(const Bf16* w, int n, int k, ptrdiff_t stride, Bf16* out);
+void UnpackMatrix(PackedMatrix packed, Bf16* w, ptrdiff_t stride);
+
+// W [n][k] row-major with `stride` elements a row -> RowParallelMatrix order.
+// Columns [16a, 16b) of W pack to units [a, b) of the whole matrix: to pack a
+// slice, pass w + 16a, k = 16(b - a) and the stride of the whole matrix.
+// REQUIRES: n and k multiples of 16.
+void PackRowParallel(const Bf16* w, int n, int k, ptrdiff_t stride, Bf16* out);
+void UnpackRowParallel(RowParallelMatrix packed, Bf16* w, ptrdiff_t stride);
+
+// Rows [begin, end) of the intermediate dimension of an expert whose matrices
+// are, as in a checkpoint, gate and up [I][H] and down [H][I].
+// REQUIRES: H, begin and end multiples of 16; `out` has
+// ExpertBlock::NumElements(hidden, end - begin) elements.
+void PackExpert(const Bf16* gate, const Bf16* up, const Bf16* down, int hidden,
+                int intermediate, int begin, int end, Bf16* out);
+
+enum class KvType : uint8_t { kFloat32, kBf16 };
+
+// Sizes and offsets in a head page.
+struct KvPageFormat {
+  int num_layers = 0;
+  int head_dim = 0;  // a multiple of 16
+  KvType type = KvType::kFloat32;
+
+  size_t element_bytes() const { return type == KvType::kFloat32 ? 4 : 2; }
+  size_t matrix_bytes() const {
+    return element_bytes() * static_cast<size_t>(head_dim) * kPageTokens;
+  }
+  size_t page_bytes() const {
+    return 2 * matrix_bytes() * static_cast<size_t>(num_layers);
+  }
+  size_t k_offset(int layer) const {
+    return 2 * matrix_bytes() * static_cast<size_t>(layer);
+  }
+  size_t v_offset(int layer) const { return k_offset(layer) + matrix_bytes(); }
+};
+
+// The pages of a rank: page p starts at base + p * format.page_bytes().
+struct KvPool {
+  std::byte* base = nullptr;
+  uint32_t num_pages = 0;
+  KvPageFormat format;
+};
+
+}  // namespace moebius
