@@ -1,0 +1,221 @@
+// ZeroMQ body of channel.h.
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <utility>
+#include <zmq.hpp>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/channel.h"
+#include "common/status_macros.h"
+#include "common/wire.h"
+
+namespace moebius {
+namespace {
+
+constexpr int kLingerMs = 200;  // of unsent messages at the end
+// Messages taken by one Receive, so that a flood cannot keep its caller.
+constexpr int kMaxBatch = 1024;
+
+absl::Status ZmqError(absl::string_view what, const zmq::error_t& error) {
+  return absl::UnavailableError(absl::StrCat(what, ": ", error.what()));
+}
+
+std::string Endpoint(const std::string& dir) {
+  return absl::StrCat("ipc://", dir, "/", std::string(kControlSocketName));
+}
+
+// Identity of one life of a worker: "rank.incarnation".
+std::string Identity(Rank rank, Incarnation incarnation) {
+  return absl::StrCat(rank, ".", incarnation.value);
+}
+
+// False for anything that Identity() does not make.
+bool ParseIdentity(std::string_view identity, Rank& rank,
+                   Incarnation& incarnation) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(
+      absl::string_view(identity.data(), identity.size()), '.');
+  return parts.size() == 2 && absl::SimpleAtoi(parts[0], &rank) && rank >= 0 &&
+         rank < kMaxRanks && absl::SimpleAtoi(parts[1], &incarnation.value) &&
+         Identity(rank, incarnation) == identity;
+}
+
+void SetCommonOptions(zmq::socket_t& socket) {
+  socket.set(zmq::sockopt::linger, kLingerMs);
+  socket.set(zmq::sockopt::sndhwm, kChannelQueueMessages);
+  socket.set(zmq::sockopt::rcvhwm, kChannelQueueMessages);
+  socket.set(zmq::sockopt::maxmsgsize, static_cast<int64_t>(kMaxMessageBytes));
+}
+
+class ZmqHub final : public Hub {
+ public:
+  ZmqHub(zmq::context_t context, zmq::socket_t socket, int wake_fd)
+      : context_(std::move(context)),
+        socket_(std::move(socket)),
+        wake_fd_(wake_fd) {}
+  ~ZmqHub() override {
+    socket_.close();
+    context_.close();
+    close(wake_fd_);
+  }
+
+  absl::Status Send(Rank rank, Incarnation incarnation,
+                    std::string_view bytes) override {
+    try {
+      const std::string identity = Identity(rank, incarnation);
+      const auto flags = zmq::send_flags::dontwait;
+      if (!socket_.send(zmq::buffer(identity),
+                        flags | zmq::send_flags::sndmore) ||
+          !socket_.send(zmq::buffer(bytes), flags)) {
+        return absl::UnavailableError(
+            absl::StrCat("the queue to worker ", rank, " is full"));
+      }
+      return absl::OkStatus();
+    } catch (const zmq::error_t& e) {
+      return ZmqError(absl::StrCat("sending to worker ", rank), e);
+    }
+  }
+
+  absl::StatusOr<std::vector<Message>> Receive(int timeout_ms) override {
+    try {
+      std::vector<Message> messages;
+      if (!ReceiveReady(messages)) {
+        zmq::pollitem_t items[] = {{socket_.handle(), 0, ZMQ_POLLIN, 0},
+                                   {nullptr, wake_fd_, ZMQ_POLLIN, 0}};
+        zmq::poll(items, 2, std::chrono::milliseconds(timeout_ms));
+        uint64_t count;
+        if (items[1].revents != 0) {
+          [[maybe_unused]] ssize_t n = read(wake_fd_, &count, sizeof(count));
+        }
+        ReceiveReady(messages);
+      }
+      return messages;
+    } catch (const zmq::error_t& e) {
+      if (e.num() == EINTR) return std::vector<Message>();
+      return ZmqError("receiving from workers", e);
+    }
+  }
+
+  void Wake() override {
+    const uint64_t one = 1;
+    [[maybe_unused]] ssize_t n = write(wake_fd_, &one, sizeof(one));
+  }
+
+ private:
+  // Takes what is there without waiting; true when something was.
+  bool ReceiveReady(std::vector<Message>& messages) {
+    for (int i = 0; i < kMaxBatch; ++i) {
+      zmq::message_t identity;
+      if (!socket_.recv(identity, zmq::recv_flags::dontwait)) break;
+      Message message;
+      bool known = ParseIdentity(identity.to_string_view(), message.rank,
+                                 message.incarnation);
+      bool more = identity.more();
+      for (int part = 0; more; ++part) {
+        zmq::message_t body;
+        if (!socket_.recv(body, zmq::recv_flags::none)) break;
+        more = body.more();
+        known = known && part == 0 && !more;
+        message.bytes.assign(body.data<char>(), body.size());
+      }
+      if (known) messages.push_back(std::move(message));
+    }
+    return !messages.empty();
+  }
+
+  zmq::context_t context_;
+  zmq::socket_t socket_;
+  int wake_fd_;
+};
+
+class ZmqLink final : public Link {
+ public:
+  ZmqLink(zmq::context_t context, zmq::socket_t socket)
+      : context_(std::move(context)), socket_(std::move(socket)) {}
+  ~ZmqLink() override {
+    socket_.close();
+    context_.close();
+  }
+
+  absl::Status Send(std::string_view bytes) override {
+    try {
+      if (!socket_.send(zmq::buffer(bytes), zmq::send_flags::dontwait)) {
+        return absl::UnavailableError("the queue to the coordinator is full");
+      }
+      return absl::OkStatus();
+    } catch (const zmq::error_t& e) {
+      return ZmqError("sending to the coordinator", e);
+    }
+  }
+
+  absl::StatusOr<std::optional<std::string>> Receive(int timeout_ms) override {
+    try {
+      zmq::message_t message;
+      if (!socket_.recv(message, zmq::recv_flags::dontwait)) {
+        if (timeout_ms == 0) return std::nullopt;
+        zmq::pollitem_t item = {socket_.handle(), 0, ZMQ_POLLIN, 0};
+        zmq::poll(&item, 1, std::chrono::milliseconds(timeout_ms));
+        if (!socket_.recv(message, zmq::recv_flags::dontwait)) {
+          return std::nullopt;
+        }
+      }
+      std::string bytes(message.data<char>(), message.size());
+      for (bool more = message.more(); more;) {  // not one of ours: drop it
+        zmq::message_t rest;
+        if (!socket_.recv(rest, zmq::recv_flags::none)) break;
+        more = rest.more();
+        bytes.clear();
+      }
+      return std::optional<std::string>(std::move(bytes));
+    } catch (const zmq::error_t& e) {
+      if (e.num() == EINTR) return std::nullopt;
+      return ZmqError("receiving from the coordinator", e);
+    }
+  }
+
+ private:
+  zmq::context_t context_;
+  zmq::socket_t socket_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Hub>> Hub::Bind(const std::string& dir) {
+  const int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (wake_fd < 0) return absl::ErrnoToStatus(errno, "eventfd");
+  try {
+    zmq::context_t context(1);
+    zmq::socket_t socket(context, zmq::socket_type::router);
+    SetCommonOptions(socket);
+    socket.set(zmq::sockopt::router_mandatory, true);
+    socket.set(zmq::sockopt::router_handover, true);
+    socket.bind(Endpoint(dir));
+    return std::make_unique<ZmqHub>(std::move(context), std::move(socket),
+                                    wake_fd);
+  } catch (const zmq::error_t& e) {
+    close(wake_fd);
+    return ZmqError(absl::StrCat("binding ", Endpoint(dir)), e);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Link>> Link::Connect(const std::string& dir,
+                                                    Rank rank,
+                                                    Incarnation incarnation) {
+  try {
+    zmq::context_t context(1);
+    zmq::socket_t socket(context, zmq::socket_type::dealer);
+    SetCommonOptions(socket);
+    socket.set(zmq::sockopt::routing_id, Identity(rank, incarnation));
+    socket.set(zmq::sockopt::reconnect_ivl, 20);
+    socket.connect(Endpoint(dir));
+    return std::make_unique<ZmqLink>(std::move(context), std::move(socket));
+  } catch (const zmq::error_t& e) {
+    return ZmqError(absl::StrCat("connecting to ", Endpoint(dir)), e);
+  }
+}
+
+}  // namespace moebius

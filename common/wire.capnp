@@ -1,0 +1,173 @@
+@0xd3b1f6a2c7e84915;
+# Messages between the coordinator and its workers. See wire.h for what the
+# fields mean. Long lists are stored as columns, one primitive list a field, so
+# that a step of thousands of sequences is a handful of copies.
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("moebius::wire");
+
+struct Envelope {
+  version @0 :UInt32;
+  term @1 :UInt64;
+  incarnation @2 :UInt64;
+  sequence @3 :UInt64;
+}
+
+struct Sampling {
+  temperature @0 :Float32;
+  topK @1 :Int32;
+  topP @2 :Float32;
+  minP @3 :Float32;
+  repetitionPenalty @4 :Float32;
+  presencePenalty @5 :Float32;
+  frequencyPenalty @6 :Float32;
+  seed @7 :UInt64;
+  numLogprobs @8 :Int32;
+  numPromptLogprobs @9 :Int32;
+  minTokens @10 :Int32;
+  suppressed @11 :List(Int32);
+  biasTokens @12 :List(Int32);
+  biasValues @13 :List(Float32);
+}
+
+struct Admission {
+  slot @0 :UInt32;
+  request @1 :UInt64;
+  numPromptTokens @2 :UInt32;
+  tokens @3 :List(Int32);
+  sampling @4 :Sampling;
+}
+
+struct StepPlan {
+  step @0 :UInt64;
+  attentionTp @1 :UInt8;
+  expertsTp @2 :UInt8;
+  released @3 :List(UInt32);
+  admissions @4 :List(Admission);
+  rowSlot @5 :List(UInt32);
+  rowBlock @6 :List(UInt32);
+  rowRank @7 :List(UInt8);
+  rowNumPages @8 :List(UInt16);
+  rowPages @9 :List(UInt32);
+  itemSlot @10 :List(UInt32);
+  itemPosition @11 :List(UInt32);
+  itemNumTokens @12 :List(UInt32);
+  itemOwner @13 :List(UInt8);
+  itemSample @14 :List(Bool);
+}
+
+struct MoveWave {
+  srcRank @0 :List(UInt8);
+  srcPage @1 :List(UInt32);
+  dstRank @2 :List(UInt8);
+  dstPage @3 :List(UInt32);
+}
+
+struct RankTable {
+  rank @0 :UInt8;
+  kvBegin @1 :UInt16;
+  numKv @2 :UInt16;
+  pages @3 :List(UInt32);
+}
+
+struct KvTable {
+  slot @0 :UInt32;
+  numBlocks @1 :UInt32;
+  tables @2 :List(RankTable);
+}
+
+struct Prepare {
+  epoch @0 :UInt64;
+  targetTp @1 :UInt8;
+  waves @2 :List(MoveWave);
+  tables @3 :List(KvTable);
+}
+
+struct Welcome {
+  attentionTp @0 :UInt8;
+  expertsTp @1 :UInt8;
+  nextStep @2 :UInt64;
+}
+
+struct Commit {
+  epoch @0 :UInt64;
+  boundary @1 :UInt64;
+}
+
+struct Command {
+  envelope @0 :Envelope;
+  union {
+    welcome @1 :Welcome;
+    step @2 :StepPlan;
+    prepare @3 :Prepare;
+    commit @4 :Commit;
+    abort @5 :UInt64;  # epoch
+    shutdown @6 :Void;
+  }
+}
+
+struct Hello {
+  rank @0 :UInt8;
+  numRanks @1 :UInt8;
+  pid @2 :UInt32;
+  numPages @3 :UInt32;
+  maxSlots @4 :UInt32;
+  weightBytes @5 :UInt64;
+  modelDigest @6 :UInt64;
+  lastExecuted @7 :UInt64;
+}
+
+struct Ranking {
+  # The most likely tokens at one entry of the lists beside it.
+  index @0 :UInt32;
+  tokens @1 :List(Int32);
+  logprobs @2 :List(Float32);
+}
+
+struct StepResult {
+  step @0 :UInt64;
+  durationUs @1 :UInt32;
+  slot @2 :List(UInt32);
+  position @3 :List(UInt32);
+  token @4 :List(Int32);
+  logprob @5 :List(Float32);
+  rankings @6 :List(Ranking);
+  promptSlot @7 :List(UInt32);
+  promptPosition @8 :List(UInt32);
+  promptToken @9 :List(Int32);
+  promptLogprob @10 :List(Float32);
+  promptRankings @11 :List(Ranking);
+}
+
+struct Prepared {
+  epoch @0 :UInt64;
+  ok @1 :Bool;
+  reason @2 :Text;
+}
+
+struct Switched {
+  epoch @0 :UInt64;
+  checksum @1 :UInt64;
+  weightChecksum @2 :UInt64;
+  weightBytes @3 :UInt64;
+  kvBytes @4 :UInt64;
+  weightUs @5 :UInt32;
+  kvUs @6 :UInt32;
+  totalUs @7 :UInt32;
+}
+
+struct Fault {
+  step @0 :UInt64;
+  reason @1 :Text;
+}
+
+struct Report {
+  envelope @0 :Envelope;
+  union {
+    hello @1 :Hello;
+    result @2 :StepResult;
+    prepared @3 :Prepared;
+    switched @4 :Switched;
+    fault @5 :Fault;
+  }
+}
