@@ -115,6 +115,7 @@ struct Hello {
   weightBytes @5 :UInt64;
   modelDigest @6 :UInt64;
   lastExecuted @7 :UInt64;
+  weightChecksum @8 :UInt64;
 }
 
 struct Ranking {

@@ -114,6 +114,7 @@ struct Hello {
   uint32_t num_pages = 0;       // head pages of its pool
   uint32_t max_slots = 0;       // sequence slots
   uint64_t weight_bytes = 0;
+  uint64_t weight_checksum = 0; // see worker/weight_checksum.h
   uint64_t model_digest = 0;    // of config.json: all ranks must agree
   StepId last_executed;
 };
@@ -160,7 +161,8 @@ struct Prepared {
 struct Switched {
   Epoch epoch;
   uint64_t checksum = 0;        // of tables and layout: equal on every rank
-  uint64_t weight_checksum = 0; // of this rank's slots, summed over layers
+  uint64_t weight_checksum = 0; // summed over ranks it is the same in every
+                                // layout: see worker/weight_checksum.h
   uint64_t weight_bytes = 0;    // written on this rank
   uint64_t kv_bytes = 0;
   uint32_t weight_us = 0;

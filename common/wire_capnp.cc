@@ -450,6 +450,7 @@ absl::Status Read(wire::Hello::Reader in, Hello& out) {
   out.num_pages = in.getNumPages();
   out.max_slots = in.getMaxSlots();
   out.weight_bytes = in.getWeightBytes();
+  out.weight_checksum = in.getWeightChecksum();
   out.model_digest = in.getModelDigest();
   out.last_executed = StepId{in.getLastExecuted()};
   if (out.num_ranks < 1 || out.num_ranks > kMaxRanks ||
@@ -598,6 +599,7 @@ std::string Encode(const ReportMessage& message) {
       out.setNumPages(in.num_pages);
       out.setMaxSlots(in.max_slots);
       out.setWeightBytes(in.weight_bytes);
+      out.setWeightChecksum(in.weight_checksum);
       out.setModelDigest(in.model_digest);
       out.setLastExecuted(in.last_executed.value);
     }
