@@ -1,0 +1,96 @@
+// A process's line to the launcher, which is the vault (vault_protocol.h).
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "common/ids.h"
+#include "common/unique_fd.h"
+#include "common/vault_protocol.h"
+
+namespace moebius {
+
+// The rank under which the coordinator speaks.
+inline constexpr Rank kCoordinatorRank = -1;
+
+// A descriptor of a memory region and the size of that region.
+struct RegionDescriptor {
+  UniqueFd fd;
+  uint64_t size_bytes = 0;
+};
+
+// VaultClient
+//
+// Owns: the connection. It ends when this is destroyed or the process dies; the
+// vault keeps what was deposited.
+// Threading: thread-safe. Requests (Deposit, Withdraw, Borrow) go one after
+// another; reports (Progress, Ready, Failed) never wait for a request.
+// Errors of every call: kUnavailable when the launcher is gone or has refused
+// us, kDeadlineExceeded, kInternal when its answer makes no sense.
+class VaultClient {
+ public:
+  // Connects to `directory`/vault.sock to speak for `rank`, kCoordinatorRank
+  // for the coordinator. Who we really are the launcher sees for itself.
+  static absl::StatusOr<std::unique_ptr<VaultClient>> Connect(
+      const std::string& directory, Rank rank, absl::Duration timeout);
+
+  Rank rank() const { return rank_; }
+
+  // Becomes readable (hang-up) when the launcher is gone, for poll(2).
+  int fd() const { return socket_.get(); }
+
+  // Gives the vault a duplicate of the descriptor of our own region; returns
+  // when it is kept. kFailedPrecondition with the vault's reason when it is
+  // not: there is one already, or it cannot be kept safely.
+  absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
+                       absl::Duration timeout);
+
+  // Our own region as a predecessor of our rank deposited it, read-write.
+  // kNotFound when there is none.
+  absl::StatusOr<RegionDescriptor> Withdraw(RegionKind kind,
+                                            absl::Duration timeout);
+
+  // A region of `rank`, open read-only (kSignals read-write); waits until it is
+  // deposited. kFailedPrecondition with the vault's reason when it is refused.
+  absl::StatusOr<RegionDescriptor> Borrow(RegionKind kind, Rank rank,
+                                          absl::Duration timeout);
+
+  // Reports that `done_bytes` of `total_bytes` are loaded. May be called for
+  // every block: only the first, the last and one each kProgressPeriod are
+  // sent, and a full line drops all but the last.
+  absl::Status Progress(uint64_t done_bytes, uint64_t total_bytes);
+  static constexpr absl::Duration kProgressPeriod = absl::Milliseconds(50);
+
+  // Reports that we serve; ports of the coordinator's listeners, 0 for workers.
+  absl::Status Ready(int port = 0, int admin_port = 0);
+
+  // Reports why this process ends next. Cut to what a message holds.
+  absl::Status Failed(absl::string_view reason);
+
+ private:
+  VaultClient(UniqueFd socket, Rank rank)
+      : socket_(std::move(socket)), rank_(rank) {}
+
+  absl::Status Report(const VaultMessage& message, absl::Duration timeout);
+  // Sends `request` and waits for its answer; answers to requests given up
+  // earlier are thrown away.
+  absl::StatusOr<RegionDescriptor> Ask(const VaultMessage& request, int attach,
+                                       absl::Duration timeout);
+
+  const UniqueFd socket_;
+  const Rank rank_;
+  absl::Mutex asking_;                       // one request at a time
+  std::atomic<int64_t> next_progress_ns_{0};  // monotonic; 0: send the first
+};
+
+}  // namespace moebius

@@ -1,0 +1,569 @@
+#include "deploy/vault.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/fd_socket.h"
+#include "common/status_macros.h"
+#include "spdlog/spdlog.h"
+
+namespace moebius {
+namespace {
+
+// Ids of what epoll watches; connections are numbered from kFirstConnection.
+constexpr uint64_t kListenerId = 0;
+constexpr uint64_t kWakeId = 1;
+constexpr uint64_t kFirstConnection = 2;
+
+absl::Status Errno(absl::string_view what) {
+  return absl::ErrnoToStatus(errno, what);
+}
+
+absl::Status CheckDirectory(const std::string& directory) {
+  UniqueFd fd(::open(directory.c_str(),
+                     O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd) return Errno(absl::StrCat("vault directory ", directory));
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return Errno("fstat");
+  if (info.st_uid != ::geteuid() || (info.st_mode & 07777) != 0700) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("vault directory ", directory, " has mode 0",
+                     absl::Hex(info.st_mode >> 6 & 7),
+                     absl::Hex(info.st_mode >> 3 & 7),
+                     absl::Hex(info.st_mode & 7), " and owner ", info.st_uid,
+                     "; must be 0700 and owner ", ::geteuid()));
+  }
+  return absl::OkStatus();
+}
+
+// Whether a descriptor can be kept: memory of the stated size that nobody can
+// shrink and that a successor can map for writing.
+absl::Status CheckMemory(int fd, uint64_t size_bytes) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return Errno("fstat");
+  const int flags = ::fcntl(fd, F_GETFL);
+  const int seals = S_ISREG(info.st_mode) ? ::fcntl(fd, F_GET_SEALS) : -1;
+  if (seals < 0) return absl::InvalidArgumentError("not a memfd");
+  if ((flags & O_ACCMODE) != O_RDWR) {
+    return absl::InvalidArgumentError("not open for reading and writing");
+  }
+  constexpr int kSealed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  if (seals != kSealed) {
+    return absl::InvalidArgumentError(
+        "its seals are not those against shrinking, growing and sealing");
+  }
+  if (size_bytes == 0 || static_cast<uint64_t>(info.st_size) != size_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("it has ", info.st_size, " bytes, not ", size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Malformed(absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
+}
+
+absl::Status Answer(int socket, const VaultMessage& request, int attach,
+                    uint64_t size_bytes, absl::string_view refusal = "") {
+  VaultMessage answer;
+  answer.type = VaultMessageType::kDescriptor;
+  answer.region = request.region;
+  answer.answers = static_cast<uint8_t>(request.type);
+  answer.rank = request.rank;
+  answer.size_bytes = size_bytes;
+  answer.ok = refusal.empty();
+  std::memcpy(answer.text, refusal.data(),
+              std::min(refusal.size(), sizeof(answer.text) - 1));
+  return SendPacket(
+      socket,
+      {reinterpret_cast<const std::byte*>(&answer), sizeof(answer)}, attach,
+      absl::ZeroDuration());
+}
+
+absl::Status Refuse(int socket, const VaultMessage& request,
+                    absl::string_view why) {
+  return Answer(socket, request, -1, 0, why);
+}
+
+// What of a message can be checked without knowing who sent it.
+absl::Status CheckMessage(const VaultMessage& message, bool has_descriptor) {
+  if (message.ok != 0 || message.answers != 0) return Malformed("an answer");
+  if (static_cast<int>(message.region) >= kNumRegionKinds) {
+    return Malformed("no such region");
+  }
+  if (message.rank < -1 || message.rank >= kMaxRanks) {
+    return Malformed("no such rank");
+  }
+  if (has_descriptor != (message.type == VaultMessageType::kDeposit)) {
+    return Malformed("a descriptor is missing, or was not asked for");
+  }
+  return absl::OkStatus();
+}
+
+// Text for people's terminals: no control characters.
+std::string Printable(absl::string_view text) {
+  std::string out(text);
+  for (char& c : out) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return out;
+}
+
+}  // namespace
+
+// --- life ------------------------------------------------------------------
+
+Vault::Vault(Callback on_report, VaultOptions options)
+    : on_report_(std::move(on_report)),
+      options_(options),
+      next_id_(kFirstConnection) {}
+
+absl::StatusOr<std::unique_ptr<Vault>> Vault::Start(
+    const std::string& directory, Callback on_report, VaultOptions options) {
+  std::unique_ptr<Vault> vault(new Vault(std::move(on_report), options));
+  RETURN_IF_ERROR(vault->Open(directory));
+  vault->thread_ = std::thread([v = vault.get()] { v->ThreadMain(); });
+  return vault;
+}
+
+absl::Status Vault::Open(const std::string& directory) {
+  RETURN_IF_ERROR(CheckDirectory(directory));
+  epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_) return Errno("epoll_create1");
+  wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_) return Errno("eventfd");
+  {
+    absl::MutexLock lock(&mutex_);
+    spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    if (!spare_) return Errno("/dev/null");
+  }
+  const std::string path = directory + "/" + std::string(kVaultSocketName);
+  ASSIGN_OR_RETURN(listener_, ListenUnix(path, kMaxConnections));
+  path_ = path;
+  RETURN_IF_ERROR(Watch(wake_.get(), kWakeId));
+  return Watch(listener_.get(), kListenerId);
+}
+
+Vault::~Vault() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  if (thread_.joinable()) {
+    Wake();
+    thread_.join();
+  }
+  if (!path_.empty()) ::unlink(path_.c_str());
+}
+
+void Vault::Wake() {
+  const uint64_t one = 1;
+  // Fails only when the counter is full, and then the thread is awake.
+  [[maybe_unused]] const ssize_t written =
+      ::write(wake_.get(), &one, sizeof(one));
+}
+
+absl::Status Vault::Watch(int fd, uint64_t id) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = id;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+    return Errno("epoll_ctl");
+  }
+  return absl::OkStatus();
+}
+
+void Vault::ThreadMain() {
+  std::array<epoll_event, kMaxConnections + 2> events;
+  for (;;) {
+    int timeout_ms = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_) return;
+      timeout_ms = PollTimeoutMs();
+    }
+    const int ready = ::epoll_wait(epoll_.get(), events.data(),
+                                   static_cast<int>(events.size()), timeout_ms);
+    std::vector<VaultReport> reports;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_) return;
+      for (int i = 0; i < ready; ++i) {
+        const uint64_t id = events[i].data.u64;
+        if (id == kListenerId) {
+          AcceptAll();
+        } else if (id == kWakeId) {
+          uint64_t count = 0;
+          [[maybe_unused]] const ssize_t size =
+              ::read(wake_.get(), &count, sizeof(count));
+        } else {
+          Serve(id);
+        }
+      }
+      ExpireStrangers();
+      reports.swap(reports_);
+    }
+    for (const VaultReport& report : reports) on_report_(report);
+  }
+}
+
+// --- who may speak ---------------------------------------------------------
+
+void Vault::Allow(pid_t pid, Rank rank) {
+  CHECK(pid > 0 && rank >= -1 && rank < kMaxRanks);
+  {
+    absl::MutexLock lock(&mutex_);
+    std::vector<pid_t> replaced;
+    for (const auto& [other, speaker] : speakers_) {
+      if (other == pid || speaker.rank == rank) replaced.push_back(other);
+    }
+    // `pid` may be connected already, as a stranger: only its former self goes.
+    for (pid_t other : replaced) RemoveSpeaker(other);
+    speakers_[pid] = Speaker{rank, ""};
+    for (auto& [id, connection] : connections_) {
+      if (connection.pid == pid) {
+        connection.rank = rank;
+        // Not watched until now, so that a stranger's messages wait unread.
+        if (const absl::Status watched = Watch(connection.socket.get(), id);
+            !watched.ok()) {
+          spdlog::error("vault: {}", watched.ToString());
+        }
+      }
+    }
+  }
+  Wake();
+}
+
+std::string Vault::RemoveSpeaker(pid_t pid) {
+  const auto speaker = speakers_.find(pid);
+  if (speaker == speakers_.end()) return "";
+  std::vector<uint64_t> ids;
+  for (auto& [id, connection] : connections_) {
+    if (connection.pid == pid && connection.rank) ids.push_back(id);
+  }
+  for (uint64_t id : ids) {
+    // Its last words may lie unread; anything else it asked for is void.
+    Connection& connection = connections_.at(id);
+    for (int i = 0; i < kMaxMessagesARound; ++i) {
+      VaultMessage message;
+      const auto packet = ReceivePacket(
+          connection.socket.get(),
+          {reinterpret_cast<std::byte*>(&message), sizeof(message)},
+          absl::ZeroDuration());
+      if (!packet.ok() || packet->size_bytes != sizeof(message)) break;
+      if (message.type != VaultMessageType::kFailed) continue;
+      if (message.rank == connection.rank &&
+          CheckMessage(message, static_cast<bool>(packet->attached)).ok()) {
+        HandleReport(connection, message).IgnoreError();
+      }
+    }
+    connections_.erase(id);
+  }
+  std::string last_words = std::move(speaker->second.last_words);
+  speakers_.erase(speaker);
+  return last_words;
+}
+
+std::string Vault::Disallow(pid_t pid) {
+  std::string last_words;
+  {
+    absl::MutexLock lock(&mutex_);
+    last_words = RemoveSpeaker(pid);
+  }
+  Wake();  // delivers what RemoveSpeaker still read
+  return last_words;
+}
+
+void Vault::AcceptAll() {
+  // A round accepts as many as can be kept; the rest are met in the next.
+  for (int i = 0; i < kMaxConnections; ++i) {
+    auto socket = AcceptUnix(listener_.get());
+    if (socket.ok()) {
+      AddConnection(*std::move(socket));
+      continue;
+    }
+    if (absl::IsUnavailable(socket.status())) return;
+    // Out of descriptors: the connection would keep the listener ready for
+    // ever, so accept and close it.
+    spdlog::warn("vault: refusing a connection: {}",
+                 socket.status().ToString());
+    spare_.reset();
+    AcceptUnix(listener_.get()).IgnoreError();
+    spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    return;
+  }
+}
+
+void Vault::AddConnection(UniqueFd socket) {
+  const auto peer = PeerOf(socket.get());
+  if (!peer.ok()) {
+    spdlog::warn("vault: {}", peer.status().ToString());
+    return;
+  }
+  if (peer->uid != ::geteuid() || peer->pid <= 0) {
+    spdlog::warn("vault: refusing pid {} of uid {}", peer->pid, peer->uid);
+    return;
+  }
+  const auto strangers =
+      std::count_if(connections_.begin(), connections_.end(),
+                    [](const auto& entry) { return !entry.second.rank; });
+  const auto speaker = speakers_.find(peer->pid);
+  if (connections_.size() >= kMaxConnections ||
+      (speaker == speakers_.end() && strangers >= kMaxStrangers)) {
+    spdlog::warn("vault: refusing pid {}: too many connections", peer->pid);
+    return;
+  }
+  const uint64_t id = next_id_++;
+  Connection connection;
+  connection.socket = std::move(socket);
+  connection.pid = peer->pid;
+  if (speaker == speakers_.end()) {
+    connection.stranger_until = Deadline::After(options_.stranger_timeout);
+  } else {
+    connection.rank = speaker->second.rank;
+    if (const absl::Status watched = Watch(connection.socket.get(), id);
+        !watched.ok()) {
+      spdlog::error("vault: {}", watched.ToString());
+      return;
+    }
+  }
+  connections_.emplace(id, std::move(connection));
+}
+
+void Vault::ExpireStrangers() {
+  std::vector<uint64_t> ids;
+  for (const auto& [id, connection] : connections_) {
+    if (!connection.rank && connection.stranger_until.expired()) {
+      ids.push_back(id);
+    }
+  }
+  for (uint64_t id : ids) {
+    Drop(id, absl::PermissionDeniedError("a process that nobody allowed"));
+  }
+}
+
+int Vault::PollTimeoutMs() const {
+  if (!reports_.empty()) return 0;
+  int timeout_ms = -1;
+  for (const auto& [id, connection] : connections_) {
+    if (connection.rank) continue;
+    const int left_ms = connection.stranger_until.left_ms();
+    if (left_ms >= 0 && (timeout_ms < 0 || left_ms < timeout_ms)) {
+      timeout_ms = left_ms;
+    }
+  }
+  return timeout_ms;
+}
+
+void Vault::Drop(uint64_t id, const absl::Status& why) {
+  const auto it = connections_.find(id);
+  if (it == connections_.end()) return;
+  // A peer that just ends is the launcher's business: it reaps it.
+  if (!absl::IsUnavailable(why)) {
+    spdlog::warn("vault: disconnecting pid {} (rank {}): {}", it->second.pid,
+                 it->second.rank ? absl::StrCat(*it->second.rank) : "none",
+                 why.ToString());
+  }
+  connections_.erase(it);
+}
+
+// --- messages --------------------------------------------------------------
+
+void Vault::Serve(uint64_t id) {
+  for (int i = 0; i < kMaxMessagesARound; ++i) {
+    // Looked up each time: a message may drop other connections.
+    const auto it = connections_.find(id);
+    if (it == connections_.end() || !it->second.rank) return;
+    const absl::Status served = ServeOne(&it->second);
+    if (absl::IsDeadlineExceeded(served)) return;  // all read
+    if (!served.ok()) return Drop(id, served);
+  }
+}
+
+// kDeadlineExceeded when there is no message.
+absl::Status Vault::ServeOne(Connection* connection) {
+  VaultMessage message;
+  ASSIGN_OR_RETURN(
+      Packet packet,
+      ReceivePacket(connection->socket.get(),
+                    {reinterpret_cast<std::byte*>(&message), sizeof(message)},
+                    absl::ZeroDuration()));
+  if (packet.size_bytes != sizeof(message)) {
+    return Malformed(absl::StrCat("it has ", packet.size_bytes, " bytes"));
+  }
+  RETURN_IF_ERROR(CheckMessage(message, static_cast<bool>(packet.attached)));
+  if (message.type != VaultMessageType::kBorrow &&
+      message.rank != *connection->rank) {
+    return Malformed(absl::StrCat("it speaks for rank ", message.rank));
+  }
+  switch (message.type) {
+    case VaultMessageType::kDeposit:
+    case VaultMessageType::kWithdraw:
+    case VaultMessageType::kBorrow: {
+      const absl::Status handled =
+          HandleRequest(connection, message, std::move(packet.attached));
+      if (absl::IsDeadlineExceeded(handled)) {
+        return absl::ResourceExhaustedError("it does not read its answers");
+      }
+      return handled;
+    }
+    case VaultMessageType::kProgress:
+    case VaultMessageType::kReady:
+    case VaultMessageType::kFailed:
+      return HandleReport(*connection, message);
+    case VaultMessageType::kDescriptor:
+      return Malformed("an answer");
+  }
+  return Malformed("no such type");
+}
+
+absl::Status Vault::HandleReport(const Connection& connection,
+                                 const VaultMessage& message) {
+  VaultReport report;
+  report.type = message.type;
+  report.rank = *connection.rank;
+  report.pid = connection.pid;
+  switch (message.type) {
+    case VaultMessageType::kProgress:
+      if (message.done_bytes > message.size_bytes) {
+        return Malformed("more than everything is done");
+      }
+      report.done_bytes = message.done_bytes;
+      report.total_bytes = message.size_bytes;
+      break;
+    case VaultMessageType::kReady:
+      for (int port : {message.port, message.admin_port}) {
+        if (port < 0 || port > 65535) return Malformed("no such port");
+      }
+      report.port = message.port;
+      report.admin_port = message.admin_port;
+      break;
+    default: {
+      const size_t size = strnlen(message.text, sizeof(message.text));
+      if (size == sizeof(message.text)) return Malformed("text without end");
+      report.text = Printable({message.text, size});
+      speakers_.at(connection.pid).last_words = report.text;
+      break;
+    }
+  }
+  reports_.push_back(std::move(report));
+  return absl::OkStatus();
+}
+
+absl::Status Vault::HandleRequest(Connection* connection,
+                                  const VaultMessage& message,
+                                  UniqueFd attached) {
+  const int socket = connection->socket.get();
+  if (*connection->rank < 0) {
+    return Malformed("the coordinator has no business with memory");
+  }
+  switch (message.type) {
+    case VaultMessageType::kDeposit:
+      return HandleDeposit(connection, message, std::move(attached));
+    case VaultMessageType::kWithdraw: {
+      const Kept* kept = Find(message.region, message.rank);
+      if (kept == nullptr) return Refuse(socket, message, "nothing is kept");
+      return Answer(socket, message, kept->fd.get(), kept->size_bytes);
+    }
+    default:
+      if (message.rank < 0) return Malformed("no such rank");
+      if (message.region == RegionKind::kDense) {
+        return Refuse(socket, message, "dense regions are not for peers");
+      }
+      // One a connection: a new request means that the old was given up.
+      connection->borrow = Borrow{message.region, message.rank};
+      return AnswerBorrow(connection);
+  }
+}
+
+absl::Status Vault::HandleDeposit(Connection* connection,
+                                  const VaultMessage& message,
+                                  UniqueFd attached) {
+  const int socket = connection->socket.get();
+  if (Find(message.region, message.rank) != nullptr) {
+    return Refuse(socket, message, "there is one already");
+  }
+  if (const absl::Status good = CheckMemory(attached.get(), message.size_bytes);
+      !good.ok()) {
+    return Refuse(socket, message, good.message());
+  }
+  // Peers are to open it for reading only.
+  if (::fchmod(attached.get(), 0400) != 0) return Errno("fchmod");
+  kept_[message.rank][static_cast<int>(message.region)] =
+      Kept{std::move(attached), message.size_bytes};
+  const absl::Status answered =
+      Answer(socket, message, -1, message.size_bytes);
+  AnswerBorrowsOf(message.region, message.rank);
+  return answered;
+}
+
+void Vault::AnswerBorrowsOf(RegionKind region, Rank rank) {
+  std::vector<std::pair<uint64_t, absl::Status>> failed;
+  for (auto& [id, connection] : connections_) {
+    if (!connection.borrow || connection.borrow->region != region ||
+        connection.borrow->rank != rank) {
+      continue;
+    }
+    const absl::Status answered = AnswerBorrow(&connection);
+    if (!answered.ok()) failed.emplace_back(id, answered);
+  }
+  for (const auto& [id, why] : failed) Drop(id, why);
+}
+
+// Nothing happens while the region is not deposited.
+absl::Status Vault::AnswerBorrow(Connection* connection) {
+  const Borrow borrow = *connection->borrow;
+  const Kept* kept = Find(borrow.region, borrow.rank);
+  if (kept == nullptr) return absl::OkStatus();
+  connection->borrow.reset();
+  VaultMessage request;
+  request.type = VaultMessageType::kBorrow;
+  request.region = borrow.region;
+  request.rank = borrow.rank;
+  const int socket = connection->socket.get();
+  if (borrow.region == RegionKind::kSignals) {
+    return Answer(socket, request, kept->fd.get(), kept->size_bytes);
+  }
+  const UniqueFd read_only(
+      ::open(absl::StrCat("/proc/self/fd/", kept->fd.get()).c_str(),
+             O_RDONLY | O_CLOEXEC));
+  if (!read_only) {
+    return Refuse(socket, request, Errno("cannot be opened anew").message());
+  }
+  return Answer(socket, request, read_only.get(), kept->size_bytes);
+}
+
+// --- descriptors -----------------------------------------------------------
+
+const Vault::Kept* Vault::Find(RegionKind region, Rank rank) const {
+  const auto it = kept_.find(rank);
+  if (it == kept_.end()) return nullptr;
+  const Kept& kept = it->second[static_cast<int>(region)];
+  return kept.fd ? &kept : nullptr;
+}
+
+void Vault::Forget(Rank rank) {
+  absl::MutexLock lock(&mutex_);
+  kept_.erase(rank);
+}
+
+int Vault::NumKept(Rank rank) const {
+  absl::MutexLock lock(&mutex_);
+  int count = 0;
+  for (int i = 0; i < kNumRegionKinds; ++i) {
+    if (Find(static_cast<RegionKind>(i), rank) != nullptr) ++count;
+  }
+  return count;
+}
+
+}  // namespace moebius
