@@ -1,0 +1,382 @@
+#include "worker/model/weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/status_macros.h"
+#include "worker/model/safetensors.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kAlign = 64;
+// Of the largest matrix that is read at once, unless a panel is larger.
+constexpr int64_t kChunkElements = 4 << 20;
+
+int64_t Bytes(size_t num_elements) {
+  return static_cast<int64_t>(num_elements * sizeof(Bf16));
+}
+
+std::string LayerName(int layer, const char* tensor) {
+  return absl::StrCat("model.layers.", layer, ".", tensor, ".weight");
+}
+std::string ExpertName(int layer, int expert, const char* matrix) {
+  return absl::StrCat("model.layers.", layer, ".mlp.experts.", expert, ".",
+                      matrix, ".weight");
+}
+
+// Every tensor of the model is there, in its shape.
+absl::Status CheckTensors(const ModelShape& shape, TensorSource& source) {
+  const ModelConfig& config = shape.config;
+  const int64_t hidden = config.hidden_size;
+  const int64_t q = shape.q_size(), kv = shape.kv_size();
+  RETURN_IF_ERROR(source.Check("model.embed_tokens.weight",
+                               {int64_t{config.vocab_size}, hidden}));
+  if (!config.tie_word_embeddings) {
+    RETURN_IF_ERROR(
+        source.Check("lm_head.weight", {int64_t{config.vocab_size}, hidden}));
+  }
+  RETURN_IF_ERROR(source.Check("model.norm.weight", {hidden}));
+  for (int l = 0; l < config.num_layers; ++l) {
+    const auto check = [&](const char* tensor,
+                           absl::Span<const int64_t> sizes) {
+      return source.Check(LayerName(l, tensor), sizes);
+    };
+    const int64_t head[] = {config.head_dim};
+    const int64_t vector[] = {hidden};
+    RETURN_IF_ERROR(check("input_layernorm", vector));
+    RETURN_IF_ERROR(check("post_attention_layernorm", vector));
+    RETURN_IF_ERROR(check("self_attn.q_norm", head));
+    RETURN_IF_ERROR(check("self_attn.k_norm", head));
+    RETURN_IF_ERROR(check("self_attn.q_proj", {q, hidden}));
+    RETURN_IF_ERROR(check("self_attn.k_proj", {kv, hidden}));
+    RETURN_IF_ERROR(check("self_attn.v_proj", {kv, hidden}));
+    RETURN_IF_ERROR(check("self_attn.o_proj", {hidden, q}));
+    if (!config.is_moe_layer[l]) {
+      const int64_t rows = config.intermediate_size;
+      RETURN_IF_ERROR(check("mlp.gate_proj", {rows, hidden}));
+      RETURN_IF_ERROR(check("mlp.up_proj", {rows, hidden}));
+      RETURN_IF_ERROR(check("mlp.down_proj", {hidden, rows}));
+      continue;
+    }
+    RETURN_IF_ERROR(check("mlp.gate", {int64_t{config.num_experts}, hidden}));
+    const int64_t rows = config.moe_intermediate_size;
+    for (int e = 0; e < config.num_experts; ++e) {
+      RETURN_IF_ERROR(
+          source.Check(ExpertName(l, e, "gate_proj"), {rows, hidden}));
+      RETURN_IF_ERROR(
+          source.Check(ExpertName(l, e, "up_proj"), {rows, hidden}));
+      RETURN_IF_ERROR(
+          source.Check(ExpertName(l, e, "down_proj"), {hidden, rows}));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Reads, packs and counts.
+class Loader {
+ public:
+  Loader(const ModelShape& shape, TensorSource& source,
+         const LoadTarget& target, const LoadProgress& progress)
+      : shape_(shape),
+        source_(source),
+        target_(target),
+        progress_(progress),
+        dense_(PlanDense(shape)),
+        total_bytes_(dense_.size_bytes + shape.experts.slot_bytes() *
+                                             shape.experts.num_moe_layers) {}
+
+  absl::StatusOr<LoadStats> Run() {
+    const ModelConfig& config = shape_.config;
+    const int hidden = config.hidden_size;
+    RETURN_IF_ERROR(Matrix("model.embed_tokens.weight", config.vocab_size,
+                           hidden, At(dense_.embedding)));
+    if (!config.tie_word_embeddings) {
+      RETURN_IF_ERROR(Matrix("lm_head.weight", config.vocab_size, hidden,
+                             At(dense_.lm_head)));
+    }
+    RETURN_IF_ERROR(Vector("model.norm.weight", hidden, dense_.final_norm));
+    int moe_layer = 0;
+    for (int l = 0; l < config.num_layers; ++l) {
+      RETURN_IF_ERROR(Attention(l));
+      if (config.is_moe_layer[l]) {
+        RETURN_IF_ERROR(Matrix(LayerName(l, "mlp.gate"), config.num_experts,
+                               hidden, At(dense_.layers[l].router)));
+        RETURN_IF_ERROR(Slot(l, moe_layer++));
+      } else {
+        RETURN_IF_ERROR(DenseMlp(l));
+      }
+    }
+    return LoadStats{source_.bytes_read(), written_bytes_};
+  }
+
+ private:
+  Bf16* At(int64_t offset) const {
+    return reinterpret_cast<Bf16*>(target_.dense + offset);
+  }
+
+  Bf16* Buffer(int which, int64_t elements) {
+    if (static_cast<int64_t>(buffers_[which].size()) < elements) {
+      buffers_[which].resize(static_cast<size_t>(elements));
+    }
+    return buffers_[which].data();
+  }
+
+  absl::Status Read(int which, const std::string& name, MatrixSlice slice,
+                    Bf16** data) {
+    *data = Buffer(which, slice.num_elements());
+    return source_.ReadBf16(
+        name, slice,
+        absl::MakeSpan(*data, static_cast<size_t>(slice.num_elements())));
+  }
+
+  void Wrote(int64_t bytes) {
+    written_bytes_ += bytes;
+    if (progress_)
+      progress_(std::min(written_bytes_, total_bytes_), total_bytes_);
+  }
+
+  // A column-parallel matrix, in runs of whole panels.
+  absl::Status Matrix(const std::string& name, int n, int k, Bf16* out) {
+    const int64_t panels =
+        std::max<int64_t>(1, kChunkElements / (int64_t{kPanelRows} * k));
+    const int64_t step = panels * kPanelRows;
+    for (int64_t row = 0; row < n; row += step) {
+      const int64_t end = std::min<int64_t>(n, row + step);
+      Bf16* w = nullptr;
+      RETURN_IF_ERROR(Read(0, name, MatrixSlice::RowRange(n, k, row, end), &w));
+      PackMatrix(w, static_cast<int>(end - row), k, k, out + row * k);
+      Wrote(Bytes(PackedMatrix::NumElements(static_cast<int>(end - row), k)));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Vector(const std::string& name, int size, int64_t offset) {
+    float* out = reinterpret_cast<float*>(target_.dense + offset);
+    RETURN_IF_ERROR(source_.ReadFloat(
+        name, absl::MakeSpan(out, static_cast<size_t>(size))));
+    Wrote(int64_t{size} * 4);
+    return absl::OkStatus();
+  }
+
+  absl::Status Attention(int l) {
+    const ModelConfig& config = shape_.config;
+    const DenseLayout::Layer& place = dense_.layers[l];
+    const int hidden = config.hidden_size;
+    const int q = shape_.q_size(), kv = shape_.kv_size();
+    RETURN_IF_ERROR(
+        Vector(LayerName(l, "input_layernorm"), hidden, place.input_norm));
+    RETURN_IF_ERROR(Vector(LayerName(l, "post_attention_layernorm"), hidden,
+                           place.post_norm));
+    RETURN_IF_ERROR(Vector(LayerName(l, "self_attn.q_norm"), config.head_dim,
+                           place.q_norm));
+    RETURN_IF_ERROR(Vector(LayerName(l, "self_attn.k_norm"), config.head_dim,
+                           place.k_norm));
+    Bf16* qkv = At(place.qkv);
+    const size_t h = static_cast<size_t>(hidden);
+    RETURN_IF_ERROR(Matrix(LayerName(l, "self_attn.q_proj"), q, hidden, qkv));
+    qkv += static_cast<size_t>(q) * h;
+    RETURN_IF_ERROR(Matrix(LayerName(l, "self_attn.k_proj"), kv, hidden, qkv));
+    qkv += static_cast<size_t>(kv) * h;
+    RETURN_IF_ERROR(Matrix(LayerName(l, "self_attn.v_proj"), kv, hidden, qkv));
+
+    Bf16* w = nullptr;
+    RETURN_IF_ERROR(Read(0, LayerName(l, "self_attn.o_proj"),
+                         MatrixSlice::Whole(hidden, q), &w));
+    PackRowParallel(w, hidden, q, q, At(place.output));
+    Wrote(Bytes(RowParallelMatrix::NumElements(hidden, q)));
+    return absl::OkStatus();
+  }
+
+  // Rows [begin, end) of gate and up, columns [begin, end) of down.
+  absl::Status Expert(const std::string& gate, const std::string& up,
+                      const std::string& down, int rows, IndexRange range,
+                      Bf16* out) {
+    const int hidden = shape_.config.hidden_size;
+    const auto by_row =
+        MatrixSlice::RowRange(rows, hidden, range.begin, range.end);
+    const auto by_col =
+        MatrixSlice::ColRange(hidden, rows, range.begin, range.end);
+    Bf16 *g = nullptr, *u = nullptr, *d = nullptr;
+    RETURN_IF_ERROR(Read(0, gate, by_row, &g));
+    RETURN_IF_ERROR(Read(1, up, by_row, &u));
+    RETURN_IF_ERROR(Read(2, down, by_col, &d));
+    PackExpert(g, u, d, hidden, range.size(), 0, range.size(), out);
+    Wrote(Bytes(ExpertBlock::NumElements(hidden, range.size())));
+    return absl::OkStatus();
+  }
+
+  absl::Status DenseMlp(int l) {
+    const int rows = shape_.mlp_slice_rows;
+    Bf16* out = At(dense_.layers[l].mlp);
+    for (int s = 0; s < shape_.num_mlp_slices; ++s) {
+      RETURN_IF_ERROR(Expert(
+          LayerName(l, "mlp.gate_proj"), LayerName(l, "mlp.up_proj"),
+          LayerName(l, "mlp.down_proj"), shape_.config.intermediate_size,
+          {s * rows, (s + 1) * rows},
+          out + s * ExpertBlock::NumElements(shape_.config.hidden_size, rows)));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Slot(int l, int moe_layer) {
+    const bool tp = target_.layout.tp_size > 1;
+    const int rows = shape_.config.moe_intermediate_size;
+    const IndexRange experts =
+        tp ? IndexRange{0, shape_.config.num_experts}
+           : ShareOf(shape_.config.num_experts, shape_.num_ranks, target_.rank);
+    const IndexRange range = tp ? ShareOf(rows, shape_.num_ranks, target_.rank)
+                                : IndexRange{0, rows};
+    Bf16* out = reinterpret_cast<Bf16*>(target_.experts +
+                                        SlotOf(target_.layout, moe_layer) *
+                                            shape_.experts.slot_bytes());
+    for (int e = experts.begin; e < experts.end; ++e) {
+      RETURN_IF_ERROR(Expert(ExpertName(l, e, "gate_proj"),
+                             ExpertName(l, e, "up_proj"),
+                             ExpertName(l, e, "down_proj"), rows, range, out));
+      out += shape_.expert_elements(target_.layout);
+    }
+    return absl::OkStatus();
+  }
+
+  const ModelShape& shape_;
+  TensorSource& source_;
+  const LoadTarget& target_;
+  const LoadProgress& progress_;
+  const DenseLayout dense_;
+  const int64_t total_bytes_;
+  int64_t written_bytes_ = 0;
+  std::vector<Bf16> buffers_[3];
+};
+
+bool Aligned(const std::byte* base) {
+  return reinterpret_cast<uintptr_t>(base) % kAlign == 0;
+}
+
+}  // namespace
+
+DenseLayout PlanDense(const ModelShape& shape) {
+  const ModelConfig& config = shape.config;
+  const int hidden = config.hidden_size;
+  int64_t next = 0;
+  const auto take = [&next](int64_t bytes) {
+    const int64_t at = next;
+    next += (bytes + kAlign - 1) / kAlign * kAlign;
+    return at;
+  };
+  DenseLayout dense;
+  const int64_t table =
+      Bytes(PackedMatrix::NumElements(config.vocab_size, hidden));
+  dense.embedding = take(table);
+  dense.lm_head = config.tie_word_embeddings ? dense.embedding : take(table);
+  dense.final_norm = take(int64_t{hidden} * 4);
+  dense.layers.resize(config.num_layers);
+  for (int l = 0; l < config.num_layers; ++l) {
+    DenseLayout::Layer& layer = dense.layers[l];
+    layer.input_norm = take(int64_t{hidden} * 4);
+    layer.post_norm = take(int64_t{hidden} * 4);
+    layer.q_norm = take(int64_t{config.head_dim} * 4);
+    layer.k_norm = take(int64_t{config.head_dim} * 4);
+    layer.qkv = take(Bytes(PackedMatrix::NumElements(
+        shape.q_size() + 2 * shape.kv_size(), hidden)));
+    layer.output =
+        take(Bytes(RowParallelMatrix::NumElements(hidden, shape.q_size())));
+    if (config.is_moe_layer[l]) {
+      layer.router =
+          take(Bytes(PackedMatrix::NumElements(config.num_experts, hidden)));
+    } else {
+      layer.mlp = take(
+          Bytes(ExpertBlock::NumElements(hidden, config.intermediate_size)));
+    }
+  }
+  dense.size_bytes = next;
+  return dense;
+}
+
+DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense) {
+  CHECK(Aligned(dense));
+  const ModelConfig& config = shape.config;
+  const int hidden = config.hidden_size;
+  const DenseLayout plan = PlanDense(shape);
+  const auto at = [dense](int64_t offset) {
+    return reinterpret_cast<const Bf16*>(dense + offset);
+  };
+  const auto floats = [dense](int64_t offset, int size) {
+    return absl::MakeConstSpan(reinterpret_cast<const float*>(dense + offset),
+                               static_cast<size_t>(size));
+  };
+  DenseWeights weights;
+  weights.embedding = {at(plan.embedding), config.vocab_size, hidden};
+  weights.lm_head = {at(plan.lm_head), config.vocab_size, hidden};
+  weights.final_norm = floats(plan.final_norm, hidden);
+  weights.layers.resize(config.num_layers);
+  for (int l = 0; l < config.num_layers; ++l) {
+    const DenseLayout::Layer& place = plan.layers[l];
+    DenseWeights::Layer& layer = weights.layers[l];
+    layer.input_norm = floats(place.input_norm, hidden);
+    layer.post_norm = floats(place.post_norm, hidden);
+    layer.q_norm = floats(place.q_norm, config.head_dim);
+    layer.k_norm = floats(place.k_norm, config.head_dim);
+    layer.qkv = {at(place.qkv), shape.q_size() + 2 * shape.kv_size(), hidden};
+    layer.output = {at(place.output), hidden, shape.q_size()};
+    if (config.is_moe_layer[l]) {
+      layer.router = {at(place.router), config.num_experts, hidden};
+      continue;
+    }
+    const size_t elements =
+        ExpertBlock::NumElements(hidden, shape.mlp_slice_rows);
+    for (int s = 0; s < shape.num_mlp_slices; ++s) {
+      layer.mlp.push_back(
+          {at(place.mlp) + s * elements, hidden, shape.mlp_slice_rows});
+    }
+  }
+  return weights;
+}
+
+std::vector<ExpertBlock> ViewSlot(const ModelShape& shape, Layout layout,
+                                  const std::byte* slot) {
+  CHECK(Aligned(slot));
+  const bool tp = layout.tp_size > 1;
+  const int count = tp ? shape.config.num_experts : shape.local_experts();
+  const size_t elements = shape.expert_elements(layout);
+  std::vector<ExpertBlock> blocks(static_cast<size_t>(count));
+  for (int e = 0; e < count; ++e) {
+    blocks[e] = {reinterpret_cast<const Bf16*>(slot) + e * elements,
+                 shape.config.hidden_size,
+                 shape.config.moe_intermediate_size / layout.tp_size};
+  }
+  return blocks;
+}
+
+absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
+                                      TensorSource& source,
+                                      const LoadTarget& target,
+                                      const LoadProgress& progress) {
+  CHECK(target.rank >= 0 && target.rank < shape.num_ranks);
+  CHECK(target.layout.tp_size == 1 || target.layout.tp_size == shape.num_ranks);
+  CHECK(target.dense != nullptr && Aligned(target.dense));
+  CHECK(shape.experts.num_moe_layers == 0 ||
+        (target.experts != nullptr && Aligned(target.experts)));
+  RETURN_IF_ERROR(CheckTensors(shape, source));
+  return Loader(shape, source, target, progress).Run();
+}
+
+absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
+                                      const std::string& model_dir,
+                                      bool dummy_weights,
+                                      const LoadTarget& target,
+                                      const LoadProgress& progress) {
+  std::unique_ptr<TensorSource> source;
+  if (dummy_weights) {
+    source = MakeDummyWeights();
+  } else {
+    ASSIGN_OR_RETURN(source, Checkpoint::Open(model_dir));
+  }
+  return LoadWeights(shape, *source, target, progress);
+}
+
+}  // namespace moebius

@@ -1,0 +1,96 @@
+// A model's weights in a worker's memory: where each one is, and how they get
+// there.
+//
+// The dense region holds, on every rank, all of embedding, attention, norms,
+// routers and dense MLPs; TP uses parts of them as views. The experts region
+// holds the slots of common/layout.h, one ExpertBlock after the other: a
+// rank's experts in EP, its rows of every expert in TP.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/ids.h"
+#include "common/layout.h"
+#include "kernels/formats.h"
+#include "worker/model/model_shape.h"
+#include "worker/model/tensor_source.h"
+
+namespace moebius {
+
+// Bytes from the start of the dense region; all multiples of 64.
+struct DenseLayout {
+  struct Layer {
+    int64_t input_norm = 0;  // float32 [hidden]
+    int64_t post_norm = 0;   // float32 [hidden], after attention
+    int64_t q_norm = 0;      // float32 [head_dim]
+    int64_t k_norm = 0;      // float32 [head_dim]
+    int64_t qkv = 0;         // PackedMatrix [q + k + v][hidden]
+    int64_t output = 0;      // RowParallelMatrix [hidden][q]
+    int64_t router = -1;     // PackedMatrix [experts][hidden], MoE layers
+    int64_t mlp = -1;        // a block of mlp_slice_rows a slice, dense layers
+  };
+  int64_t embedding = 0;   // PackedMatrix [vocab][hidden]
+  int64_t lm_head = 0;     // PackedMatrix; the embedding's place when tied
+  int64_t final_norm = 0;  // float32 [hidden]
+  std::vector<Layer> layers;
+  int64_t size_bytes = 0;
+};
+DenseLayout PlanDense(const ModelShape& shape);
+
+// The dense region as operators want it.
+struct DenseWeights {
+  struct Layer {
+    absl::Span<const float> input_norm, post_norm, q_norm, k_norm;
+    PackedMatrix qkv;
+    RowParallelMatrix output;
+    PackedMatrix router;           // MoE layers
+    std::vector<ExpertBlock> mlp;  // dense layers: [num_mlp_slices]
+  };
+  PackedMatrix embedding, lm_head;
+  absl::Span<const float> final_norm;
+  std::vector<Layer> layers;
+};
+DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense);
+
+// The blocks of one slot: EP [local experts], TP [experts].
+std::vector<ExpertBlock> ViewSlot(const ModelShape& shape, Layout layout,
+                                  const std::byte* slot);
+
+struct LoadTarget {
+  Rank rank = 0;
+  Layout layout;
+  std::byte* dense = nullptr;    // PlanDense(shape).size_bytes
+  std::byte* experts = nullptr;  // shape.experts.region_bytes()
+};
+struct LoadStats {
+  int64_t bytes_read = 0;     // from files
+  int64_t bytes_written = 0;  // to the regions
+};
+// Called after each matrix or so, from the loading thread.
+using LoadProgress =
+    std::function<void(int64_t done_bytes, int64_t total_bytes)>;
+
+// Fills the dense region and the slots of `target.layout` of one rank, reading
+// only what goes there. The spare slot is not touched.
+//
+// Both regions must be multiples of 64 in memory. Every tensor of the model is
+// checked before the first byte is written.
+absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
+                                      TensorSource& source,
+                                      const LoadTarget& target,
+                                      const LoadProgress& progress = nullptr);
+
+// The same from a folder, or with dummy weights (the folder is not opened).
+absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
+                                      const std::string& model_dir,
+                                      bool dummy_weights,
+                                      const LoadTarget& target,
+                                      const LoadProgress& progress = nullptr);
+
+}  // namespace moebius
