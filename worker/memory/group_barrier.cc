@@ -1,0 +1,175 @@
+#include "worker/memory/group_barrier.h"
+
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/check.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace moebius {
+namespace {
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" ::: "memory");
+#endif
+}
+
+// Not the private kind: the word is shared between processes.
+void FutexWait(std::atomic<uint32_t>* word, uint32_t expected,
+               absl::Duration timeout) {
+  const timespec limit = absl::ToTimespec(timeout);
+  ::syscall(SYS_futex, word, FUTEX_WAIT, expected, &limit, nullptr, 0);
+}
+
+void FutexWakeAll(std::atomic<uint32_t>* word) {
+  ::syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+std::vector<SignalsBlock*> BlocksAt(absl::Span<std::byte* const> signals) {
+  std::vector<SignalsBlock*> blocks;
+  for (std::byte* base : signals) blocks.push_back(SignalsAt(base));
+  return blocks;
+}
+
+}  // namespace
+
+GroupBarrier::GroupBarrier(Rank rank, absl::Span<std::byte* const> signals,
+                           BarrierOptions options)
+    : rank_(rank), options_(options), blocks_(BlocksAt(signals)) {
+  CHECK(!blocks_.empty() && blocks_.size() <= kMaxRanks);
+  CHECK(rank >= 0 && rank < static_cast<int>(blocks_.size()));
+  own_ = blocks_[rank];
+  bell_ = &blocks_[0]->bell.rings;
+}
+
+bool GroupBarrier::AllArrived(uint64_t sequence) const {
+  for (const SignalsBlock* block : blocks_) {
+    if (block->arrival.sequence.load(std::memory_order_seq_cst) < sequence) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool GroupBarrier::AnyAbort() const {
+  for (const SignalsBlock* block : blocks_) {
+    if (block->arrival.abort.load(std::memory_order_seq_cst) != 0) return true;
+  }
+  return false;
+}
+
+absl::Status GroupBarrier::Wait(uint64_t sequence, absl::Duration timeout) {
+  if (sequence > arrived()) {
+    own_->arrival.sequence.store(sequence, std::memory_order_seq_cst);
+  }
+  // An arrival wins over an abort and the deadline: a barrier is complete or
+  // not, whatever happened since.
+  if (AllArrived(sequence)) {
+    RingForSleepers();
+    return absl::OkStatus();
+  }
+  const Deadline deadline = Deadline::After(timeout);
+  if (Spin(sequence, deadline)) return absl::OkStatus();
+  Sleep(sequence, deadline);
+  return AllArrived(sequence) ? absl::OkStatus() : WhyNot(sequence, timeout);
+}
+
+// True when all have arrived.
+bool GroupBarrier::Spin(uint64_t sequence, const Deadline& deadline) const {
+  const absl::Duration limit =
+      std::min(absl::Microseconds(options_.spin_us), deadline.left());
+  if (limit > absl::ZeroDuration()) {
+    const Deadline until = Deadline::After(limit);
+    do {
+      // The clock is as dear as a dozen looks.
+      for (int i = 0; i < 16; ++i) {
+        if (AllArrived(sequence)) return true;
+        Pause();
+      }
+      if (AnyAbort()) return false;
+    } while (!until.expired());
+  }
+  for (int i = 0; i < options_.max_yields; ++i) {
+    ::sched_yield();
+    if (AllArrived(sequence)) return true;
+    if (AnyAbort() || deadline.expired()) return false;
+  }
+  return false;
+}
+
+// Returns when all have arrived, somebody aborted, or the deadline has passed.
+void GroupBarrier::Sleep(uint64_t sequence, const Deadline& deadline) {
+  own_->arrival.asleep.store(1, std::memory_order_seq_cst);
+  for (;;) {
+    const uint32_t rings = bell_->load(std::memory_order_seq_cst);
+    if (AllArrived(sequence) || AnyAbort()) break;
+    const absl::Duration left = deadline.left();
+    if (left <= absl::ZeroDuration()) break;
+    FutexWait(bell_, rings, std::min(left, kLookAgain));
+  }
+  own_->arrival.asleep.store(0, std::memory_order_relaxed);
+}
+
+void GroupBarrier::RingForSleepers() {
+  for (const SignalsBlock* block : blocks_) {
+    if (block->arrival.asleep.load(std::memory_order_seq_cst) != 0) {
+      bell_->fetch_add(1, std::memory_order_seq_cst);
+      FutexWakeAll(bell_);
+      return;
+    }
+  }
+}
+
+absl::Status GroupBarrier::WhyNot(uint64_t sequence,
+                                  absl::Duration timeout) const {
+  std::vector<int> missing;
+  for (size_t rank = 0; rank < blocks_.size(); ++rank) {
+    const SignalsArrival& arrival = blocks_[rank]->arrival;
+    if (const uint32_t reason = arrival.abort.load(std::memory_order_seq_cst);
+        reason != 0) {
+      return absl::AbortedError(absl::StrCat("rank ", rank,
+                                             " aborted barrier ", sequence,
+                                             " (reason ", reason, ")"));
+    }
+    if (arrival.sequence.load(std::memory_order_seq_cst) < sequence) {
+      missing.push_back(static_cast<int>(rank));
+    }
+  }
+  if (missing.empty()) return absl::OkStatus();  // they came in between
+  return absl::DeadlineExceededError(
+      absl::StrCat("rank ", absl::StrJoin(missing, ", "),
+                   " not at barrier ", sequence, " within ",
+                   absl::FormatDuration(timeout)));
+}
+
+void GroupBarrier::Abort(uint32_t reason) {
+  CHECK(reason != 0);
+  own_->arrival.abort.store(reason, std::memory_order_seq_cst);
+  bell_->fetch_add(1, std::memory_order_seq_cst);
+  FutexWakeAll(bell_);
+}
+
+void GroupBarrier::ClearAbort() {
+  own_->arrival.abort.store(0, std::memory_order_seq_cst);
+}
+
+int DefaultSpinUs(int num_ranks, int threads_per_rank, int num_cores) {
+  if (num_ranks <= 1) return 0;
+  return num_ranks * threads_per_rank <= num_cores ? 50 : 0;
+}
+
+}  // namespace moebius
