@@ -22,7 +22,7 @@
 namespace moebius {
 
 struct QueryChunk {
-  int first_row = 0;       // of the step's activations
+  int first_row = 0;  // of the step's activations
   int num_rows = 0;
   int first_position = 0;  // of first_row in its sequence
   // [block][KV heads held here], block = position / kPageTokens; covers every

@@ -22,8 +22,8 @@ constexpr Bf16 ToBf16(float value) {
   if ((bits & 0x7fffffffu) > 0x7f800000u) {
     return Bf16{static_cast<uint16_t>((bits >> 16) | 0x40u)};
   }
-  return Bf16{static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >>
-                                    16)};
+  return Bf16{
+      static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
 }  // namespace moebius

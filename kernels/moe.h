@@ -40,8 +40,8 @@ struct ExpertGroups {
 // [first_expert, first_expert + num_experts); others are left out.
 //   experts, weights [rows][top_k]
 void GroupByExpert(absl::Span<const int32_t> experts,
-                   absl::Span<const float> weights, int top_k,
-                   int first_expert, int num_experts, ExpertGroups* groups);
+                   absl::Span<const float> weights, int top_k, int first_expert,
+                   int num_experts, ExpertGroups* groups);
 
 // One group of all rows with weight 1: a dense MLP is a single expert.
 void GroupAllRows(int num_rows, ExpertGroups* groups);

@@ -37,7 +37,8 @@ void CopyBlock(std::byte* dst, const std::byte* src, size_t size_bytes);
 // odd), step(h, w) = let g = (h ^ w) * P in g ^ (g >> 32):
 //   lane j of a block     h_j = step(... step(step(j, w[j]), w[32 + j]) ...)
 //   value of a block      step(... step(step(0, h_0), h_1) ..., h_31)
-//   checksum              step(... step(step(size_bytes, block 0), block 1) ...)
+//   checksum              step(... step(step(size_bytes, block 0), block 1)
+//   ...)
 // so it depends on the bytes and their places alone, not on threads or
 // instruction set.
 inline constexpr size_t kChecksumBlockBytes = size_t{64} << 10;

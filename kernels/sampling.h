@@ -47,6 +47,7 @@ class TokenHistory {
   struct Entry {
     int32_t token = 0;
     int32_t output_count = 0;  // times generated; 0: in the prompt alone
+    bool in_prompt = false;
   };
   void AddPrompt(absl::Span<const int32_t> tokens);
   void AddOutput(int32_t token);
@@ -109,8 +110,14 @@ class Sampler {
  private:
   int32_t Draw(absl::Span<const float> logits, const SamplingParams& params,
                double uniform);
-  std::vector<float> weights_;
-  std::vector<int32_t> candidates_;
+  int32_t DrawInfinite(absl::Span<const float> logits, double uniform);
+  int32_t DrawFromAll(double total, double uniform) const;
+  std::vector<float> raw_;          // logits before any change
+  std::vector<float> weights_;      // [vocabulary] relative probabilities
+  std::vector<double> chunk_sums_;  // of weights_
+  std::vector<float> scratch_;
+  std::vector<int32_t> candidates_;  // ascending ids
+  std::vector<int32_t> order_;
 };
 
 }  // namespace moebius
