@@ -31,7 +31,8 @@ void Pause() {
 // Not the private kind: the word is shared between processes.
 void FutexWait(std::atomic<uint32_t>* word, uint32_t expected,
                absl::Duration timeout) {
-  const timespec limit = absl::ToTimespec(timeout);
+  const timespec limit =
+      absl::ToTimespec(std::min(timeout, absl::Hours(24)));
   ::syscall(SYS_futex, word, FUTEX_WAIT, expected, &limit, nullptr, 0);
 }
 
@@ -119,7 +120,7 @@ void GroupBarrier::Sleep(uint64_t sequence, const Deadline& deadline) {
     if (AllArrived(sequence) || AnyAbort()) break;
     const absl::Duration left = deadline.left();
     if (left <= absl::ZeroDuration()) break;
-    FutexWait(bell_, rings, std::min(left, kLookAgain));
+    FutexWait(bell_, rings, std::min(left, options_.look_again));
   }
   own_->arrival.asleep.store(0, std::memory_order_relaxed);
 }

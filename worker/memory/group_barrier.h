@@ -20,6 +20,8 @@ struct BarrierOptions {
   int spin_us = 0;
   // How often to offer the processor to others between the two.
   int max_yields = 0;
+  // A sleeper looks again after this long unwoken; see below.
+  absl::Duration look_again = absl::Milliseconds(50);
 };
 
 // GroupBarrier
@@ -60,7 +62,7 @@ struct BarrierOptions {
 // `rings` with what W read under the lock of the queue, so W either does not
 // fall asleep or is woken. Abort counts the bell up without asking who sleeps.
 // Should L die between its store and the bell, W looks again after
-// kLookAgain.
+// `look_again`.
 class GroupBarrier {
  public:
   // `signals[r]`: the signals region of rank r, mapped read-write here, which
@@ -81,8 +83,6 @@ class GroupBarrier {
   // of the caller's, not 0.
   void Abort(uint32_t reason);
   void ClearAbort();
-
-  static constexpr absl::Duration kLookAgain = absl::Milliseconds(50);
 
  private:
   bool AllArrived(uint64_t sequence) const;
