@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "common/layout.h"
+
 namespace moebius {
 
 struct ListenAddress {
@@ -53,5 +55,13 @@ struct Config {
 
   std::string log_level = "info";
 };
+
+// Layout that weights are loaded in. The automatic choice begins with TP, the
+// better one when nothing is in flight.
+inline Layout InitialLayout(const Config& config) {
+  return config.layout == LayoutChoice::kEp
+             ? ExpertParallel()
+             : TensorParallel(config.num_workers);
+}
 
 }  // namespace moebius

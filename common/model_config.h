@@ -1,6 +1,7 @@
 // What `config.json` of a checkpoint says (Qwen3MoeForCausalLM).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -32,6 +33,13 @@ struct ModelConfig {
                                    // and mlp_only_layers
   int num_moe_layers() const;
 };
+
+// Longest sequence served: what the model allows, or `max_model_len` where that
+// is less and not 0.
+inline int ContextLength(const ModelConfig& model, int max_model_len) {
+  return max_model_len == 0 ? model.max_positions
+                            : std::min(max_model_len, model.max_positions);
+}
 
 // Parses and checks `config.json`. Sizes are bounded (see the .cc file), so
 // products of them fit in 64 bits. Errors name `file_name`, the key and what is

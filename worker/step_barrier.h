@@ -1,0 +1,34 @@
+// The group barrier as steps and switches use it: numbered by itself, with one
+// deadline.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "worker/memory/group_barrier.h"
+#include "worker/model/barrier.h"
+
+namespace moebius {
+
+// StepBarrier
+//
+// Every rank passes the same barriers in the same order, so each counts for
+// itself. Threading: one Wait at a time.
+class StepBarrier final : public Barrier {
+ public:
+  // `barrier` must outlive this.
+  StepBarrier(GroupBarrier* barrier, absl::Duration timeout)
+      : barrier_(barrier),
+        timeout_(timeout),
+        next_(barrier->arrived() + 1) {}
+
+  absl::Status Wait() override { return barrier_->Wait(next_++, timeout_); }
+
+ private:
+  GroupBarrier* barrier_;
+  absl::Duration timeout_;
+  uint64_t next_;
+};
+
+}  // namespace moebius

@@ -1,0 +1,147 @@
+#include "worker/step_executor.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace moebius {
+
+// Turns logits into tokens and log-probabilities as they come.
+class StepExecutor::Sink final : public LogitsSink {
+ public:
+  Sink(StepExecutor* executor, StepResult* result)
+      : executor_(executor), result_(result) {}
+
+  void OnLogits(size_t j, absl::Span<float> logits) override {
+    const LogitRow& wanted = executor_->wanted_[j];
+    const Sequence& sequence =
+        *executor_->context_.sequences->Find(wanted.slot);
+    if (!wanted.sample) {
+      PromptLogprob& out = result_->prompt_logprobs.emplace_back();
+      out.slot = wanted.slot;
+      out.position = wanted.position;
+      out.token = sequence.tokens[wanted.position];
+      Fill(ComputeLogprobs(logits, out.token,
+                           sequence.sampling.num_prompt_logprobs),
+           out);
+      return;
+    }
+    SampledValue value = executor_->sampler_.Sample(
+        logits, sequence.sampling, &sequence.history,
+        wanted.position - sequence.num_prompt_tokens);
+    SampledToken& out = result_->sampled.emplace_back();
+    out.slot = wanted.slot;
+    out.position = wanted.position;
+    out.token = value.token;
+    if (sequence.sampling.num_logprobs >= 0) Fill(value.logprobs, out);
+  }
+
+ private:
+  template <typename Entry>
+  static void Fill(const Logprobs& logprobs, Entry& out) {
+    out.logprob = logprobs.logprob;
+    out.top.reserve(logprobs.top.size());
+    for (const auto& top : logprobs.top) {
+      out.top.push_back(TokenLogprob{top.token, top.logprob});
+    }
+  }
+
+  StepExecutor* executor_;
+  StepResult* result_;
+};
+
+StepExecutor::StepExecutor(const StepContext& context) : context_(context) {}
+
+absl::Status StepExecutor::AddItem(const WorkItem& item, int num_kv) {
+  SequenceTable& sequences = *context_.sequences;
+  RETURN_IF_ERROR(sequences.CheckItem(item, num_kv));
+  const Sequence& sequence = *sequences.Find(item.slot);
+  const uint32_t index = static_cast<uint32_t>(pages_.size());
+  pages_.push_back(
+      SequencePages{sequence.pages.data(), sequence.num_blocks()});
+  const uint32_t end = item.position + item.num_tokens;
+  const bool prompt_logprobs = sequence.sampling.num_prompt_logprobs >= 0;
+  for (uint32_t p = item.position; p < end; ++p) {
+    const uint32_t row = static_cast<uint32_t>(tokens_.size());
+    tokens_.push_back(sequence.tokens[p]);
+    positions_.push_back(p);
+    row_sequence_.push_back(index);
+    if (prompt_logprobs && p + 1 < sequence.num_prompt_tokens) {
+      logit_rows_.push_back(row);
+      wanted_.push_back(LogitRow{item.slot, p + 1, false});
+    }
+    if (item.sample && p + 1 == end) {
+      logit_rows_.push_back(row);
+      wanted_.push_back(LogitRow{item.slot, end, true});
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepExecutor::BuildBatch(const StepPlan& plan) {
+  tokens_.clear();
+  positions_.clear();
+  row_sequence_.clear();
+  pages_.clear();
+  logit_rows_.clear();
+  wanted_.clear();
+  rows_of_rank_.assign(context_.num_ranks, 0);
+  const bool ep = plan.layout.attention == ExpertParallel();
+  const int num_kv =
+      HeadsOf(context_.attention, plan.layout.attention, context_.rank)
+          .num_kv();
+  for (const WorkItem& item : plan.items) {
+    if (item.owner >= context_.num_ranks) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("slot ", item.slot, ": owner ", item.owner));
+    }
+    // An earlier execution of this step may have drawn what comes after.
+    if (item.sample) {
+      context_.sequences->TruncateTo(item.slot,
+                                     item.position + item.num_tokens);
+    }
+    rows_of_rank_[item.owner] += static_cast<int>(item.num_tokens);
+    if (!ep || item.owner == context_.rank) {
+      RETURN_IF_ERROR(AddItem(item, num_kv));
+    } else {
+      RETURN_IF_ERROR(context_.sequences->CheckItem(item, 0));
+    }
+  }
+  batch_.layout = plan.layout;
+  batch_.tokens = tokens_;
+  batch_.positions = positions_;
+  batch_.row_sequence = row_sequence_;
+  batch_.sequences = pages_;
+  batch_.rows_of_rank = rows_of_rank_;
+  batch_.logit_rows = logit_rows_;
+  return absl::OkStatus();
+}
+
+absl::Status StepExecutor::ShareTokens(const StepResult& result) {
+  context_.board->Post(result.sampled);
+  RETURN_IF_ERROR(context_.barrier->Wait());
+  entries_.clear();
+  for (Rank rank = 0; rank < context_.num_ranks; ++rank) {
+    RETURN_IF_ERROR(context_.board->Read(rank, entries_));
+  }
+  for (const BoardEntry& entry : entries_) {
+    RETURN_IF_ERROR(context_.sequences->Append(entry.slot, entry.position,
+                                               entry.token));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> StepExecutor::Execute(const StepPlan& plan) {
+  RETURN_IF_ERROR(context_.sequences->Apply(plan));
+  RETURN_IF_ERROR(BuildBatch(plan));
+  StepResult result;
+  result.step = plan.step;
+  Sink sink(this, &result);
+  RETURN_IF_ERROR(context_.forward->Run(batch_, sink));
+  RETURN_IF_ERROR(ShareTokens(result));
+  return result;
+}
+
+}  // namespace moebius

@@ -1,0 +1,195 @@
+#include "worker/switch_executor.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "worker/memory/pull.h"
+#include "worker/memory/signals.h"
+#include "worker/weight_checksum.h"
+
+namespace moebius {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+uint32_t MicrosSince(Clock::time_point begin) {
+  return static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() -
+                                                            begin)
+          .count());
+}
+
+}  // namespace
+
+uint64_t TablesChecksum(Epoch epoch, Layout layout,
+                        absl::Span<const KvTable> tables) {
+  // FNV-1a (Fowler, Noll, Vo) over 64-bit words.
+  uint64_t hash = 14695981039346656037u;
+  const auto add = [&hash](uint64_t word) {
+    hash = (hash ^ word) * 1099511628211u;
+  };
+  add(epoch.value);
+  add(layout.tp_size);
+  for (const KvTable& table : tables) {
+    add(table.slot);
+    add(table.num_blocks);
+    for (const RankTable& rank : table.tables) {
+      add(rank.rank);
+      add(rank.kv_begin);
+      add(rank.num_kv);
+      for (PageId page : rank.pages) add(page);
+    }
+  }
+  return hash;
+}
+
+SwitchExecutor::SwitchExecutor(const SwitchContext& context, Layout layout)
+    : context_(context), layout_(layout) {}
+
+absl::Status SwitchExecutor::Check(const moebius::Prepare& prepare) const {
+  if (boundary_.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", prepared_->epoch.value,
+                     " is committed and has not run yet"));
+  }
+  if (prepare.epoch <= last_epoch_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", prepare.epoch.value, " after ",
+                     last_epoch_.value));
+  }
+  const int tp = prepare.target.tp_size;
+  if ((tp != 1 && tp != context_.num_ranks) || prepare.target == layout_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot switch from tp_size ", layout_.tp_size, " to ",
+                     tp));
+  }
+  if (!context_.memory->peers_mapped()) {
+    return absl::UnavailableError("peers are not mapped");
+  }
+  for (const auto& wave : prepare.kv.waves) {
+    for (const PageMove& move : wave) {
+      if (move.src_rank >= context_.num_ranks ||
+          move.dst_rank >= context_.num_ranks ||
+          move.src_page >= context_.num_pages ||
+          move.dst_page >= context_.num_pages) {
+        return absl::OutOfRangeError(absl::StrCat(
+            "a move to page ", move.dst_page, " of rank ", move.dst_rank));
+      }
+    }
+  }
+  for (const KvTable& table : prepare.kv.tables) {
+    const Sequence* sequence = context_.sequences->Find(table.slot);
+    if (sequence == nullptr) {
+      return absl::NotFoundError(
+          absl::StrCat("no sequence in slot ", table.slot));
+    }
+    for (const RankTable& rank : table.tables) {
+      const HeadRange heads =
+          HeadsOf(context_.attention, prepare.target, rank.rank);
+      if (rank.rank >= context_.num_ranks || rank.kv_begin != heads.kv_begin ||
+          rank.num_kv != heads.num_kv()) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "slot ", table.slot, ": heads of rank ", rank.rank));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+Prepared SwitchExecutor::Prepare(moebius::Prepare prepare) {
+  const Epoch epoch = prepare.epoch;
+  if (const absl::Status status = Check(prepare); !status.ok()) {
+    return Prepared{epoch, false,
+                    absl::StrCat("worker ", context_.rank, ": ",
+                                 status.message())};
+  }
+  last_epoch_ = epoch;
+  prepared_ = std::move(prepare);
+  return Prepared{epoch, true, ""};
+}
+
+void SwitchExecutor::Abort(Epoch epoch) {
+  if (prepared_.has_value() && prepared_->epoch == epoch &&
+      !boundary_.has_value()) {
+    prepared_.reset();
+  }
+}
+
+absl::Status SwitchExecutor::Commit(const moebius::Commit& commit) {
+  if (!prepared_.has_value() || prepared_->epoch != commit.epoch) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "commit of epoch ", commit.epoch.value, ", which is not prepared"));
+  }
+  if (boundary_.has_value() && *boundary_ != commit.boundary) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", commit.epoch.value, " committed to two steps"));
+  }
+  boundary_ = commit.boundary;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> SwitchExecutor::PullWeights(Layout to) {
+  const std::vector<CopySegment> segments =
+      PlanSlot(context_.experts, layout_, to, context_.rank);
+  SwitchProgress progress{prepared_->epoch, 0, 0};
+  int64_t bytes = 0;
+  for (int layer : SwitchLayerOrder(context_.experts.num_moe_layers, to)) {
+    const SlotPull pull{context_.experts.slot_bytes(), SlotOf(layout_, layer),
+                        SlotOf(to, layer)};
+    ASSIGN_OR_RETURN(const int64_t moved,
+                     PullSlot(*context_.memory, pull, segments, context_.pool));
+    bytes += moved;
+    RETURN_IF_ERROR(context_.barrier->Wait());
+    ++progress.layers_done;
+    StoreSwitchProgress(context_.memory->own_signals(), progress);
+  }
+  return bytes;
+}
+
+absl::StatusOr<int64_t> SwitchExecutor::PullPages(const KvPlan& plan) {
+  PagePuller puller(context_.memory, context_.page_bytes);
+  SwitchProgress progress{prepared_->epoch, context_.experts.num_moe_layers,
+                          0};
+  int64_t bytes = 0;
+  for (const auto& wave : plan.waves) {
+    ASSIGN_OR_RETURN(const int64_t moved, puller.Pull(wave, context_.pool));
+    bytes += moved;
+    RETURN_IF_ERROR(context_.barrier->Wait());
+    ++progress.waves_done;
+    StoreSwitchProgress(context_.memory->own_signals(), progress);
+  }
+  return bytes;
+}
+
+absl::StatusOr<Switched> SwitchExecutor::Run() {
+  const Layout to = prepared_->target;
+  Switched switched;
+  switched.epoch = prepared_->epoch;
+  const auto begin = Clock::now();
+  // Nobody's slots or pages may be read before every rank has finished the
+  // step before the boundary.
+  RETURN_IF_ERROR(context_.barrier->Wait());
+  const auto weights = Clock::now();
+  ASSIGN_OR_RETURN(const int64_t weight_bytes, PullWeights(to));
+  switched.weight_us = MicrosSince(weights);
+  const auto pages = Clock::now();
+  ASSIGN_OR_RETURN(const int64_t kv_bytes, PullPages(prepared_->kv));
+  switched.kv_us = MicrosSince(pages);
+  RETURN_IF_ERROR(context_.sequences->ReplaceTables(prepared_->kv.tables));
+  layout_ = to;
+  switched.weight_bytes = weight_bytes;
+  switched.kv_bytes = kv_bytes;
+  switched.checksum =
+      TablesChecksum(prepared_->epoch, to, prepared_->kv.tables);
+  switched.weight_checksum = WeightChecksum(
+      context_.experts, to, context_.rank,
+      context_.memory->base(RegionKind::kExperts, context_.rank),
+      context_.pool);
+  switched.total_us = MicrosSince(begin);
+  prepared_.reset();
+  boundary_.reset();
+  return switched;
+}
+
+}  // namespace moebius

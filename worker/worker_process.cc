@@ -1,0 +1,214 @@
+#include "worker/worker_process.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/channel.h"
+#include "common/model_config.h"
+#include "common/status_macros.h"
+#include "worker/memory/group_barrier.h"
+#include "worker/memory/worker_memory.h"
+#include "worker/model/forward.h"
+#include "worker/model/weights.h"
+#include "worker/step_barrier.h"
+#include "worker/step_executor.h"
+#include "worker/switch_executor.h"
+#include "worker/token_board.h"
+#include "worker/weight_checksum.h"
+#include "worker/worker_loop.h"
+
+namespace moebius {
+namespace {
+
+// KV memory of a worker when the configuration does not say: touched only as
+// far as it is used.
+constexpr int64_t kDefaultKvBytes = int64_t{512} << 20;
+// Peers load their weights at their own pace.
+constexpr absl::Duration kPeerTimeout = absl::Minutes(30);
+constexpr int kBarrierYields = 64;
+
+constexpr int64_t RoundUp(int64_t bytes, int64_t multiple) {
+  return (bytes + multiple - 1) / multiple * multiple;
+}
+
+// How much of what this worker has.
+struct Sizes {
+  int context_length = 0;
+  KvPageFormat page;
+  uint32_t num_pages = 0;
+  int64_t exchange_bytes = 0;  // of Forward; the token board follows
+  MemoryGeometry geometry;
+};
+
+absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
+  Sizes sizes;
+  sizes.context_length = ContextLength(shape.config, config.max_model_len);
+  sizes.page = Forward::KvFormat(
+      shape, config.kv_bfloat16 ? KvType::kBf16 : KvType::kFloat32);
+  const int64_t page_bytes = static_cast<int64_t>(sizes.page.page_bytes());
+  const int64_t blocks =
+      (sizes.context_length + kPageTokens - 1) / kPageTokens;
+  const int64_t pages_of_longest = blocks * shape.config.num_kv_heads;
+  int64_t pages = config.kv_bytes / page_bytes;
+  if (config.kv_bytes == 0) {
+    pages = std::max(pages_of_longest,
+                     std::min<int64_t>(kDefaultKvBytes / page_bytes,
+                                       pages_of_longest * config.max_running));
+  }
+  if (pages < pages_of_longest) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "workers.kv_bytes is ", config.kv_bytes, ", but one sequence of ",
+        sizes.context_length, " tokens needs ", pages_of_longest * page_bytes,
+        ": raise it, or lower model.max_model_len"));
+  }
+  sizes.num_pages = static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
+  sizes.exchange_bytes =
+      RoundUp(Forward::ExchangeBytes(shape, config.token_budget), 64);
+  sizes.geometry[RegionKind::kExperts] = shape.experts.region_bytes();
+  sizes.geometry[RegionKind::kDense] = PlanDense(shape).size_bytes;
+  sizes.geometry[RegionKind::kKv] = sizes.num_pages * page_bytes;
+  sizes.geometry[RegionKind::kExchange] =
+      sizes.exchange_bytes + TokenBoard::SizeBytes(config.max_running);
+  return sizes;
+}
+
+// A number that workers of one model have in common.
+absl::StatusOr<uint64_t> ModelDigest(const std::string& model_dir) {
+  std::ifstream file(model_dir + "/config.json", std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) {
+    return absl::NotFoundError(absl::StrCat(model_dir, "/config.json"));
+  }
+  uint64_t hash = 14695981039346656037u;  // FNV-1a
+  for (unsigned char c : text.str()) hash = (hash ^ c) * 1099511628211u;
+  return hash;
+}
+
+int ThreadsOf(const Config& config) {
+  if (config.threads_per_worker > 0) return config.threads_per_worker;
+  const int cores =
+      std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::max(1, cores / config.num_workers);
+}
+
+std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
+                                      int64_t offset) {
+  std::vector<const std::byte*> bases;
+  for (const std::byte* base : memory.bases(RegionKind::kExchange)) {
+    bases.push_back(base + offset);
+  }
+  return bases;
+}
+
+}  // namespace
+
+absl::Status RunWorker(const WorkerOptions& options, VaultClient& vault,
+                       const volatile std::sig_atomic_t* stop) {
+  const Config& config = options.config;
+  const Rank rank = options.rank;
+  const int num_ranks = config.num_workers;
+  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model_path));
+  ASSIGN_OR_RETURN(const ModelShape shape, MakeModelShape(model, num_ranks));
+  ASSIGN_OR_RETURN(const Sizes sizes, PlanSizes(config, shape));
+  ASSIGN_OR_RETURN(const uint64_t digest, ModelDigest(config.model_path));
+
+  WorkerMemoryOptions memory_options;
+  memory_options.incarnation = options.incarnation;
+  ASSIGN_OR_RETURN(auto memory,
+                   WorkerMemory::Create(rank, num_ranks, sizes.geometry, vault,
+                                        memory_options));
+  const LoadTarget target{rank, InitialLayout(config),
+                          memory->mutable_base(RegionKind::kDense),
+                          memory->mutable_base(RegionKind::kExperts)};
+  ASSIGN_OR_RETURN(
+      const LoadStats loaded,
+      LoadWeights(shape, config.model_path, config.dummy_weights, target,
+                  [&vault](int64_t done, int64_t total) {
+                    vault.Progress(done, total).IgnoreError();
+                  }));
+  spdlog::debug("loaded {} bytes from {} read", loaded.bytes_written,
+                loaded.bytes_read);
+  RETURN_IF_ERROR(memory->MapPeers(vault, kPeerTimeout));
+
+  const int threads = ThreadsOf(config);
+  ThreadPool pool(threads - 1);
+  BarrierOptions barrier_options;
+  barrier_options.spin_us =
+      config.spin_us >= 0
+          ? config.spin_us
+          : DefaultSpinUs(num_ranks, threads,
+                          static_cast<int>(std::thread::hardware_concurrency()));
+  barrier_options.max_yields = kBarrierYields;
+  GroupBarrier group_barrier(rank, memory->all_signals(), barrier_options);
+  StepBarrier barrier(&group_barrier,
+                      absl::Milliseconds(config.switch_timeout_ms));
+
+  ForwardOptions forward_options;
+  forward_options.shape = shape;
+  forward_options.rank = rank;
+  forward_options.max_rows = config.token_budget;
+  forward_options.max_positions = sizes.context_length;
+  forward_options.kv_type = sizes.page.type;
+  forward_options.num_pages = sizes.num_pages;
+  forward_options.dense = memory->base(RegionKind::kDense, rank);
+  forward_options.experts = memory->base(RegionKind::kExperts, rank);
+  forward_options.kv = memory->mutable_base(RegionKind::kKv);
+  forward_options.exchange = memory->mutable_base(RegionKind::kExchange);
+  forward_options.peer_exchange = BasesOf(*memory, 0);
+  forward_options.barrier = &barrier;
+  forward_options.pool = &pool;
+  ASSIGN_OR_RETURN(auto forward, Forward::Create(forward_options));
+
+  SequenceTable sequences(rank, config.max_running, sizes.num_pages,
+                          model.vocab_size);
+  TokenBoard board(
+      memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
+      BasesOf(*memory, sizes.exchange_bytes), config.max_running);
+  const AttentionShape attention = shape.attention;
+  StepExecutor steps(StepContext{rank, num_ranks, attention, &sequences,
+                                 forward.get(), &board, &barrier});
+  SwitchContext switch_context;
+  switch_context.rank = rank;
+  switch_context.num_ranks = num_ranks;
+  switch_context.experts = shape.experts;
+  switch_context.attention = attention;
+  switch_context.page_bytes = static_cast<int64_t>(sizes.page.page_bytes());
+  switch_context.num_pages = sizes.num_pages;
+  switch_context.memory = memory.get();
+  switch_context.sequences = &sequences;
+  switch_context.barrier = &barrier;
+  switch_context.pool = &pool;
+  SwitchExecutor switches(switch_context, target.layout);
+
+  ASSIGN_OR_RETURN(auto link,
+                   Link::Connect(options.dir, rank, options.incarnation));
+  WorkerLoop::Context loop;
+  loop.rank = rank;
+  loop.incarnation = options.incarnation;
+  loop.hello.rank = rank;
+  loop.hello.num_ranks = num_ranks;
+  loop.hello.pid = static_cast<uint32_t>(getpid());
+  loop.hello.num_pages = sizes.num_pages;
+  loop.hello.max_slots = config.max_running;
+  loop.hello.weight_bytes = loaded.bytes_written;
+  loop.hello.weight_checksum = WeightChecksum(
+      shape.experts, target.layout, rank, target.experts, &pool);
+  loop.hello.model_digest = digest;
+  loop.link = link.get();
+  loop.steps = &steps;
+  loop.switches = &switches;
+  loop.signals = memory->own_signals();
+  RETURN_IF_ERROR(vault.Ready());
+  return WorkerLoop(loop).Run(stop);
+}
+
+}  // namespace moebius
