@@ -1,0 +1,554 @@
+#include "worker/model/forward.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/status_macros.h"
+#include "kernels/attention.h"
+#include "kernels/gemm.h"
+#include "kernels/moe.h"
+#include "kernels/norm.h"
+#include "worker/model/exchange.h"
+#include "worker/model/step_rows.h"
+#include "worker/model/weights.h"
+
+namespace moebius {
+namespace {
+
+// Uninitialised memory whose pages are first touched when used.
+template <typename T>
+class Buffer {
+ public:
+  void Allocate(int64_t elements) {
+    data_ = std::make_unique_for_overwrite<T[]>(static_cast<size_t>(elements));
+  }
+  T* data() const { return data_.get(); }
+
+ private:
+  std::unique_ptr<T[]> data_;
+};
+
+class ForwardImpl : public Forward {
+ public:
+  ForwardImpl(const ForwardOptions& options, RotaryTable rotary);
+
+  absl::Status Run(const ForwardBatch& batch, LogitsSink& sink) override;
+  void MapExchange(Rank peer, const std::byte* base) override {
+    peers_.at(peer) = base;
+  }
+
+ private:
+  bool tp() const { return layout_.tp_size > 1; }
+  int hidden() const { return shape_.config.hidden_size; }
+  int num_ranks() const { return shape_.num_ranks; }
+  float eps() const { return static_cast<float>(shape_.config.rms_norm_eps); }
+
+  // The first `rows` rows of a buffer.
+  Rows Residual(int rows) const { return RowsOf(residual_.data(), rows); }
+  Rows Normed(int rows) const { return RowsOf(normed_.data(), rows); }
+  Rows RowsOf(float* data, int rows) const {
+    return {data, rows, hidden(), hidden()};
+  }
+  FixedRows Sums(int which, int rows) const {
+    return {reinterpret_cast<int64_t*>(exchange_ + place_.sums[which]), rows,
+            hidden(), hidden()};
+  }
+  ConstFixedRows PeerSums(Rank rank, int which, int first, int rows) const {
+    const int64_t* base =
+        reinterpret_cast<const int64_t*>(peers_[rank] + place_.sums[which]);
+    return {base + int64_t{first} * hidden(), rows, hidden(), hidden()};
+  }
+
+  absl::Status Wait() { return barrier_->Wait(); }
+  absl::Status Layer(int l, const ForwardBatch& batch, int* rows);
+  void Attention(int l, absl::Span<const QueryChunk> chunks, ConstRows normed,
+                 Rows qkv);
+  int LastAttention(int l, const ForwardBatch& batch, int rows, Rows qkv);
+  absl::Status ReduceOverRanks(int which, int rows);
+  void MlpSums(int l, ConstRows normed, FixedRows sums);
+  void Route(int l, ConstRows normed, int32_t* experts, float* weights);
+  absl::Status MoeTp(int l, int rows);
+  absl::Status MoeEp(int l, int rows);
+  absl::Status DenseMlp(int l, int rows);
+  absl::Status Gather(int rows, int* first_row, int* total_rows);
+  void ReduceTouched(int first_row, int rows);
+  absl::Status Logits(const ForwardBatch& batch, LogitsSink& sink);
+  absl::Status LogitsTp(const ForwardBatch& batch, LogitsSink& sink);
+
+  const ModelShape shape_;
+  const Rank rank_;
+  const ExchangeLayout place_;
+  const DenseWeights weights_;
+  const KvPool kv_;
+  std::byte* const exchange_;
+  std::vector<const std::byte*> peers_;  // ours included
+  Barrier* const barrier_;
+  ThreadPool* const pool_;
+  const RotaryTable rotary_;
+  std::vector<int> moe_index_;                                   // [layer]
+  std::vector<std::vector<ExpertBlock>> ep_blocks_, tp_blocks_;  // [MoE layer]
+
+  // Of the step being run.
+  Layout layout_;
+  HeadRange heads_;
+  StepRows rows_;
+
+  Buffer<float> residual_, normed_, qkv_, gathered_, router_logits_,
+      weights_of_, logits_;
+  Buffer<int32_t> experts_of_;
+  ExpertGroups groups_;
+  ExpertWorkspace workspace_;
+};
+
+ForwardImpl::ForwardImpl(const ForwardOptions& options, RotaryTable rotary)
+    : shape_(options.shape),
+      rank_(options.rank),
+      place_(PlanExchange(options.shape, options.max_rows)),
+      weights_(ViewDense(options.shape, options.dense)),
+      kv_{options.kv, options.num_pages,
+          KvFormat(options.shape, options.kv_type)},
+      exchange_(options.exchange),
+      peers_(options.peer_exchange),
+      barrier_(options.barrier),
+      pool_(options.pool),
+      rotary_(std::move(rotary)) {
+  peers_.resize(static_cast<size_t>(shape_.num_ranks));
+  peers_[rank_] = exchange_;
+
+  const ModelConfig& config = shape_.config;
+  int moe_layer = 0;
+  for (int l = 0; l < config.num_layers; ++l) {
+    moe_index_.push_back(moe_layer);
+    if (!config.is_moe_layer[l]) continue;
+    const auto slot = [&](Layout layout) {
+      return options.experts +
+             SlotOf(layout, moe_layer) * shape_.experts.slot_bytes();
+    };
+    const Layout ep = ExpertParallel(), tp = TensorParallel(shape_.num_ranks);
+    ep_blocks_.push_back(ViewSlot(shape_, ep, slot(ep)));
+    tp_blocks_.push_back(ViewSlot(shape_, tp, slot(tp)));
+    ++moe_layer;
+  }
+
+  const int64_t rows = options.max_rows;
+  const int64_t assignments = rows * config.experts_per_token;
+  residual_.Allocate(rows * hidden());
+  normed_.Allocate(rows * hidden());
+  qkv_.Allocate(rows * (shape_.q_size() + 2 * shape_.kv_size()));
+  gathered_.Allocate(rows * hidden());
+  router_logits_.Allocate(rows * config.num_experts);
+  weights_of_.Allocate(assignments);
+  experts_of_.Allocate(assignments);
+  logits_.Allocate(int64_t{place_.logit_rows} * config.vocab_size);
+}
+
+absl::Status ForwardImpl::Run(const ForwardBatch& batch, LogitsSink& sink) {
+  layout_ = batch.layout.attention;
+  if (!(batch.layout.experts == layout_) ||
+      (layout_.tp_size != 1 && layout_.tp_size != num_ranks())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "step: layouts ", layout_.tp_size, " and ",
+        batch.layout.experts.tp_size, " of attention and experts; allowed: ",
+        "both 1 or both ", num_ranks()));
+  }
+  heads_ = HeadsOf(shape_.attention, layout_, rank_);
+  RETURN_IF_ERROR(rows_.Build(batch, num_ranks(), rank_, place_.max_rows,
+                              rotary_.max_positions(), heads_.num_kv()));
+  int rows = rows_.num_rows();
+  RETURN_IF_ERROR(ValidateChunks(rows_.chunks(), rows, heads_.num_kv(), kv_));
+  RETURN_IF_ERROR(
+      EmbedRows(weights_.embedding, batch.tokens, Residual(rows), pool_));
+  for (int l = 0; l < shape_.config.num_layers; ++l) {
+    RETURN_IF_ERROR(Layer(l, batch, &rows));
+  }
+  return tp() ? LogitsTp(batch, sink) : Logits(batch, sink);
+}
+
+// *rows is the number of rows that are computed; after the last layer these are
+// the rows whose logits are wanted.
+absl::Status ForwardImpl::Layer(int l, const ForwardBatch& batch, int* rows) {
+  const int d = shape_.config.head_dim;
+  const int q = heads_.num_q() * d, kv = heads_.num_kv() * d;
+  const DenseWeights::Layer& weights = weights_.layers[l];
+  const int qkv_size = q + 2 * kv;
+  const Rows qkv{qkv_.data(), *rows, qkv_size, qkv_size};
+  RmsNorm(Residual(*rows), weights.input_norm, eps(), Normed(*rows), pool_);
+  const bool last = l == shape_.config.num_layers - 1;
+  if (last && static_cast<int>(batch.logit_rows.size()) < *rows) {
+    *rows = LastAttention(l, batch, *rows, qkv);
+  } else {
+    Attention(l, rows_.chunks(), Normed(*rows), qkv);
+  }
+  // The attention of both layouts is summed in buffer 0: in EP nobody else
+  // reads it before the rows are shown.
+  const FixedRows sums = Sums(0, *rows);
+  ZeroFixedPoint(sums, pool_);
+  RowParallelGemm(Rows{qkv_.data(), *rows, q, qkv_size}, weights.output,
+                  heads_.q_begin * d, shape_.output_slice_rows, sums, pool_);
+  if (tp()) {
+    RETURN_IF_ERROR(ReduceOverRanks(0, *rows));
+  } else {
+    const ConstFixedRows own = sums;
+    ReduceFixedPoint(absl::MakeConstSpan(&own, 1), Residual(*rows), pool_);
+  }
+  if (!shape_.config.is_moe_layer[l]) return DenseMlp(l, *rows);
+  return tp() ? MoeTp(l, *rows) : MoeEp(l, *rows);
+}
+
+// qkv columns [0, q) become the attention of all rows.
+void ForwardImpl::Attention(int l, absl::Span<const QueryChunk> chunks,
+                            ConstRows normed, Rows qkv) {
+  const int d = shape_.config.head_dim;
+  const int q = heads_.num_q() * d, kv = heads_.num_kv() * d;
+  const DenseWeights::Layer& weights = weights_.layers[l];
+  const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
+  const PackedMatrix parts[] = {
+      weights.qkv.OutputRange(heads_.q_begin * d, heads_.q_end * d),
+      weights.qkv.OutputRange(k_at + heads_.kv_begin * d,
+                              k_at + heads_.kv_end * d),
+      weights.qkv.OutputRange(v_at + heads_.kv_begin * d,
+                              v_at + heads_.kv_end * d)};
+  Gemm(normed, parts, qkv, pool_);
+  const Rows queries = qkv.ColRange(0, q), keys = qkv.ColRange(q, kv);
+  HeadNormRotary(queries, weights.q_norm, eps(), rows_.positions(), rotary_,
+                 pool_);
+  HeadNormRotary(keys, weights.k_norm, eps(), rows_.positions(), rotary_,
+                 pool_);
+  WriteKv(keys, qkv.ColRange(q + kv, kv), chunks, heads_.num_kv(), l, kv_,
+          pool_);
+  PagedAttention(queries, chunks, heads_.num_kv(), l, kv_, queries, pool_);
+}
+
+// The last layer stores K and V of every row, but computes only the rows whose
+// logits are wanted; they move to the front.
+int ForwardImpl::LastAttention(int l, const ForwardBatch& batch, int rows,
+                               Rows qkv) {
+  const int d = shape_.config.head_dim;
+  const int q = heads_.num_q() * d, kv = heads_.num_kv() * d;
+  const DenseWeights::Layer& weights = weights_.layers[l];
+  const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
+  const PackedMatrix parts[] = {
+      weights.qkv.OutputRange(k_at + heads_.kv_begin * d,
+                              k_at + heads_.kv_end * d),
+      weights.qkv.OutputRange(v_at + heads_.kv_begin * d,
+                              v_at + heads_.kv_end * d)};
+  const Rows keys = qkv.ColRange(q, kv);
+  Gemm(Normed(rows), parts, qkv.ColRange(q, 2 * kv), pool_);
+  HeadNormRotary(keys, weights.k_norm, eps(), rows_.positions(), rotary_,
+                 pool_);
+  WriteKv(keys, qkv.ColRange(q + kv, kv), rows_.chunks(), heads_.num_kv(), l,
+          kv_, pool_);
+
+  const int wanted = static_cast<int>(batch.logit_rows.size());
+  const size_t row_bytes = static_cast<size_t>(hidden()) * sizeof(float);
+  for (int j = 0; j < wanted; ++j) {
+    const int from = static_cast<int>(batch.logit_rows[j]);
+    if (from == j) continue;
+    std::memcpy(Residual(wanted).row(j), Residual(rows).row(from), row_bytes);
+    std::memcpy(Normed(wanted).row(j), Normed(rows).row(from), row_bytes);
+  }
+  if (wanted == 0) return 0;
+  rows_.KeepOnly(batch.logit_rows);
+  const Rows queries = qkv.RowRange(0, wanted).ColRange(0, q);
+  Gemm(Normed(wanted),
+       weights.qkv.OutputRange(heads_.q_begin * d, heads_.q_end * d), queries,
+       pool_);
+  HeadNormRotary(queries, weights.q_norm, eps(), rows_.positions(), rotary_,
+                 pool_);
+  PagedAttention(queries, rows_.chunks(), heads_.num_kv(), l, kv_, queries,
+                 pool_);
+  return wanted;
+}
+
+// TP: residual += the sums of all ranks.
+absl::Status ForwardImpl::ReduceOverRanks(int which, int rows) {
+  RETURN_IF_ERROR(Wait());
+  ConstFixedRows sources[kMaxRanks];
+  for (Rank r = 0; r < num_ranks(); ++r) {
+    sources[r] = PeerSums(r, which, 0, rows);
+  }
+  ReduceFixedPoint(absl::MakeConstSpan(sources, num_ranks()), Residual(rows),
+                   pool_);
+  return absl::OkStatus();
+}
+
+void ForwardImpl::Route(int l, ConstRows normed, int32_t* experts,
+                        float* weights) {
+  const ModelConfig& config = shape_.config;
+  const Rows logits{router_logits_.data(), normed.rows, config.num_experts,
+                    config.num_experts};
+  Gemm(normed, weights_.layers[l].router, logits, pool_);
+  const size_t count =
+      static_cast<size_t>(normed.rows) * config.experts_per_token;
+  RouteTopK(logits, config.experts_per_token, config.norm_topk_prob,
+            absl::MakeSpan(experts, count), absl::MakeSpan(weights, count),
+            pool_);
+}
+
+absl::Status ForwardImpl::MoeTp(int l, int rows) {
+  const ModelConfig& config = shape_.config;
+  const Rows normed = Normed(rows);
+  RmsNorm(Residual(rows), weights_.layers[l].post_norm, eps(), normed, pool_);
+  Route(l, normed, experts_of_.data(), weights_of_.data());
+  const size_t count = static_cast<size_t>(rows) * config.experts_per_token;
+  GroupByExpert(absl::MakeConstSpan(experts_of_.data(), count),
+                absl::MakeConstSpan(weights_of_.data(), count),
+                config.experts_per_token, 0, config.num_experts, &groups_);
+  const FixedRows sums = Sums(1, rows);
+  ZeroFixedPoint(sums, pool_);
+  ExpertsFfn(normed, tp_blocks_[moe_index_[l]], groups_,
+             shape_.expert_slice_rows, sums, &workspace_, pool_);
+  return ReduceOverRanks(1, rows);
+}
+
+// The owner shows its rows with their experts; every rank computes its experts'
+// share of all rows; the owner adds up.
+absl::Status ForwardImpl::MoeEp(int l, int rows) {
+  const ModelConfig& config = shape_.config;
+  const int top_k = config.experts_per_token;
+  const Rows shown =
+      RowsOf(reinterpret_cast<float*>(exchange_ + place_.rows), rows);
+  int32_t* const experts =
+      reinterpret_cast<int32_t*>(exchange_ + place_.experts);
+  float* const weights = reinterpret_cast<float*>(exchange_ + place_.weights);
+  RmsNorm(Residual(rows), weights_.layers[l].post_norm, eps(), shown, pool_);
+  Route(l, shown, experts, weights);
+
+  int first_row = 0, total_rows = rows;
+  Rows x = shown;
+  const int32_t* all_experts = experts;
+  const float* all_weights = weights;
+  if (num_ranks() > 1) {
+    const int64_t header = rows;
+    std::memcpy(exchange_, &header, sizeof(header));
+    RETURN_IF_ERROR(Wait());
+    RETURN_IF_ERROR(Gather(rows, &first_row, &total_rows));
+    x = RowsOf(gathered_.data(), total_rows);
+    all_experts = experts_of_.data();
+    all_weights = weights_of_.data();
+  } else {
+    ZeroFixedPoint(Sums(1, rows), pool_);
+  }
+  const size_t count = static_cast<size_t>(total_rows) * top_k;
+  GroupByExpert(absl::MakeConstSpan(all_experts, count),
+                absl::MakeConstSpan(all_weights, count), top_k,
+                rank_ * shape_.local_experts(), shape_.local_experts(),
+                &groups_);
+  ExpertsFfn(x, ep_blocks_[moe_index_[l]], groups_, shape_.expert_slice_rows,
+             Sums(1, total_rows), &workspace_, pool_);
+  if (num_ranks() > 1) RETURN_IF_ERROR(Wait());
+  ReduceTouched(first_row, rows);
+  return absl::OkStatus();
+}
+
+// Pulls the experts of all rows, and the rows that some expert here wants;
+// zeroes the sums of these rows. Rows of rank r stand behind those of r - 1.
+absl::Status ForwardImpl::Gather(int rows, int* first_row, int* total_rows) {
+  const int top_k = shape_.config.experts_per_token;
+  const int first_expert = rank_ * shape_.local_experts();
+  const int end_expert = first_expert + shape_.local_experts();
+  const size_t row_bytes = static_cast<size_t>(hidden()) * sizeof(float);
+  int at = 0;
+  for (Rank r = 0; r < num_ranks(); ++r) {
+    int64_t count = rows;
+    if (r != rank_) std::memcpy(&count, peers_[r], sizeof(count));
+    if (count < 0 || count > place_.max_rows - at) {
+      return absl::DataLossError(absl::StrCat("rank ", r, " shows ", count,
+                                              " rows of at most ",
+                                              place_.max_rows, " in a step"));
+    }
+    if (r == rank_) *first_row = at;
+    const size_t assignments = static_cast<size_t>(count) * top_k;
+    int32_t* const experts = experts_of_.data() + int64_t{at} * top_k;
+    std::memcpy(experts, peers_[r] + place_.experts,
+                assignments * sizeof(int32_t));
+    std::memcpy(weights_of_.data() + int64_t{at} * top_k,
+                peers_[r] + place_.weights, assignments * sizeof(float));
+    const float* const shown =
+        reinterpret_cast<const float*>(peers_[r] + place_.rows);
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t* const of_row = experts + i * top_k;
+      const bool here = std::any_of(of_row, of_row + top_k, [&](int32_t e) {
+        return first_expert <= e && e < end_expert;
+      });
+      if (!here) continue;
+      const int64_t row = at + i;
+      std::memcpy(gathered_.data() + row * hidden(), shown + i * hidden(),
+                  row_bytes);
+      std::memset(Sums(1, 0).data + row * hidden(), 0,
+                  static_cast<size_t>(hidden()) * sizeof(int64_t));
+    }
+    at += static_cast<int>(count);
+  }
+  *total_rows = at;
+  return absl::OkStatus();
+}
+
+// residual += the sums of the ranks that hold an expert of the row, for runs of
+// rows with the same ones.
+void ForwardImpl::ReduceTouched(int first_row, int rows) {
+  const int top_k = shape_.config.experts_per_token;
+  const int local = shape_.local_experts();
+  const int32_t* const experts =
+      reinterpret_cast<const int32_t*>(exchange_ + place_.experts);
+  const auto ranks_of = [&](int row) {
+    uint32_t ranks = 0;
+    for (int t = 0; t < top_k; ++t) {
+      ranks |= 1u << (experts[int64_t{row} * top_k + t] / local);
+    }
+    return ranks;
+  };
+  for (int row = 0; row < rows;) {
+    const uint32_t ranks = ranks_of(row);
+    int end = row + 1;
+    while (end < rows && ranks_of(end) == ranks) ++end;
+    ConstFixedRows sources[kMaxRanks];
+    size_t num_sources = 0;
+    for (Rank r = 0; r < num_ranks(); ++r) {
+      if ((ranks >> r & 1) == 0) continue;
+      sources[num_sources++] = PeerSums(r, 1, first_row + row, end - row);
+    }
+    ReduceFixedPoint(absl::MakeConstSpan(sources, num_sources),
+                     Residual(rows).RowRange(row, end - row), pool_);
+    row = end;
+  }
+}
+
+// A dense MLP is an expert that every row goes to, in slices. In EP it is the
+// owner's alone, in TP a rank computes some slices.
+absl::Status ForwardImpl::DenseMlp(int l, int rows) {
+  const DenseWeights::Layer& weights = weights_.layers[l];
+  const Rows normed = Normed(rows);
+  RmsNorm(Residual(rows), weights.post_norm, eps(), normed, pool_);
+  const FixedRows sums = Sums(tp() ? 1 : 0, rows);
+  ZeroFixedPoint(sums, pool_);
+  const IndexRange slices =
+      tp() ? ShareOf(shape_.num_mlp_slices, num_ranks(), rank_)
+           : IndexRange{0, shape_.num_mlp_slices};
+  groups_.offsets.assign(1, 0);
+  groups_.rows.clear();
+  for (int s = 0; s < slices.size(); ++s) {
+    for (int row = 0; row < rows; ++row) groups_.rows.push_back(row);
+    groups_.offsets.push_back(static_cast<int32_t>(groups_.rows.size()));
+  }
+  groups_.weights.assign(groups_.rows.size(), 1.0f);
+  ExpertsFfn(normed,
+             absl::MakeConstSpan(weights.mlp.data() + slices.begin,
+                                 static_cast<size_t>(slices.size())),
+             groups_, shape_.mlp_slice_rows, sums, &workspace_, pool_);
+  if (tp()) return ReduceOverRanks(1, rows);
+  const ConstFixedRows own = sums;
+  ReduceFixedPoint(absl::MakeConstSpan(&own, 1), Residual(rows), pool_);
+  return absl::OkStatus();
+}
+
+absl::Status ForwardImpl::Logits(const ForwardBatch& batch, LogitsSink& sink) {
+  const int wanted = static_cast<int>(batch.logit_rows.size());
+  const int vocab = shape_.config.vocab_size;
+  RmsNorm(Residual(wanted), weights_.final_norm, eps(), Normed(wanted), pool_);
+  for (int row = 0; row < wanted; row += place_.logit_rows) {
+    const int count = std::min(place_.logit_rows, wanted - row);
+    const Rows logits{logits_.data(), count, vocab, vocab};
+    Gemm(Normed(wanted).RowRange(row, count), weights_.lm_head, logits, pool_);
+    for (int i = 0; i < count; ++i) {
+      sink.OnLogits(static_cast<size_t>(row + i),
+                    absl::MakeSpan(logits.row(i), static_cast<size_t>(vocab)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Every rank computes its columns of a chunk of rows, and takes its rows.
+absl::Status ForwardImpl::LogitsTp(const ForwardBatch& batch,
+                                   LogitsSink& sink) {
+  const int wanted = static_cast<int>(batch.logit_rows.size());
+  const int vocab = shape_.config.vocab_size;
+  const IndexRange own = LogitShare(shape_, rank_);
+  RmsNorm(Residual(wanted), weights_.final_norm, eps(), Normed(wanted), pool_);
+  int which = 0;
+  for (int row = 0; row < wanted; row += place_.logit_rows, which ^= 1) {
+    const int count = std::min(place_.logit_rows, wanted - row);
+    if (own.size() > 0) {
+      const Rows columns{
+          reinterpret_cast<float*>(exchange_ + place_.logits[which]), count,
+          own.size(), own.size()};
+      Gemm(Normed(wanted).RowRange(row, count),
+           weights_.lm_head.OutputRange(own.begin, own.end), columns, pool_);
+    }
+    RETURN_IF_ERROR(Wait());
+    // A chunk is a multiple of the ranks long, so its first row is rank 0's.
+    for (int i = rank_; i < count; i += num_ranks()) {
+      for (Rank r = 0; r < num_ranks(); ++r) {
+        const IndexRange share = LogitShare(shape_, r);
+        const float* const columns =
+            reinterpret_cast<const float*>(peers_[r] + place_.logits[which]);
+        std::memcpy(logits_.data() + share.begin,
+                    columns + int64_t{i} * share.size(),
+                    static_cast<size_t>(share.size()) * sizeof(float));
+      }
+      sink.OnLogits(static_cast<size_t>(row + i),
+                    absl::MakeSpan(logits_.data(), static_cast<size_t>(vocab)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+KvPageFormat Forward::KvFormat(const ModelShape& shape, KvType type) {
+  return {shape.config.num_layers, shape.config.head_dim, type};
+}
+
+int64_t Forward::ExchangeBytes(const ModelShape& shape, int max_rows) {
+  return PlanExchange(shape, max_rows).size_bytes;
+}
+
+absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
+    const ForwardOptions& options) {
+  const ModelShape& shape = options.shape;
+  const auto aligned = [](const std::byte* base) {
+    return base != nullptr && reinterpret_cast<uintptr_t>(base) % 64 == 0;
+  };
+  if (options.rank < 0 || options.rank >= shape.num_ranks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("forward: rank ", options.rank, " of ", shape.num_ranks));
+  }
+  constexpr int kMaxStepRows = 1 << 20;
+  if (options.max_rows < 1 || options.max_rows > kMaxStepRows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("forward: max_rows ", options.max_rows, "; allowed: 1 to ",
+                     kMaxStepRows));
+  }
+  if (!aligned(options.dense) || !aligned(options.kv) ||
+      !aligned(options.exchange) ||
+      (shape.experts.num_moe_layers > 0 && !aligned(options.experts))) {
+    return absl::InvalidArgumentError(
+        "forward: a region is missing or not a multiple of 64");
+  }
+  if (shape.num_ranks > 1) {
+    if (options.barrier == nullptr ||
+        options.peer_exchange.size() != static_cast<size_t>(shape.num_ranks)) {
+      return absl::InvalidArgumentError(
+          "forward: a group needs a barrier and every exchange region");
+    }
+    for (Rank r = 0; r < shape.num_ranks; ++r) {
+      if (r != options.rank && !aligned(options.peer_exchange[r])) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "forward: exchange region of rank ", r, " is not mapped"));
+      }
+    }
+  }
+  const int positions =
+      options.max_positions > 0
+          ? std::min(options.max_positions, shape.config.max_positions)
+          : shape.config.max_positions;
+  ASSIGN_OR_RETURN(RotaryTable rotary,
+                   RotaryTable::Create(positions, shape.config.head_dim,
+                                       shape.config.rope_theta));
+  return std::make_unique<ForwardImpl>(options, std::move(rotary));
+}
+
+}  // namespace moebius
