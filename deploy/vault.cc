@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -163,6 +164,10 @@ Vault::~Vault() {
     Wake();
     thread_.join();
   }
+  {
+    absl::MutexLock lock(&mutex_);
+    while (!connections_.empty()) Close(connections_.begin());
+  }
   if (!path_.empty()) ::unlink(path_.c_str());
 }
 
@@ -267,7 +272,7 @@ std::string Vault::RemoveSpeaker(pid_t pid) {
         HandleReport(connection, message).IgnoreError();
       }
     }
-    connections_.erase(id);
+    Close(connections_.find(id));
   }
   std::string last_words = std::move(speaker->second.last_words);
   speakers_.erase(speaker);
@@ -278,6 +283,7 @@ std::string Vault::Disallow(pid_t pid) {
   std::string last_words;
   {
     absl::MutexLock lock(&mutex_);
+    AcceptAll();  // it may have connected, spoken and died just now
     last_words = RemoveSpeaker(pid);
   }
   Wake();  // delivers what RemoveSpeaker still read
@@ -374,6 +380,16 @@ void Vault::Drop(uint64_t id, const absl::Status& why) {
                  it->second.rank ? absl::StrCat(*it->second.rank) : "none",
                  why.ToString());
   }
+  Close(it);
+}
+
+void Vault::Close(Connections::iterator it) {
+  // A child that the launcher has just forked may hold a copy of the socket
+  // until it executes its program: closing ours would neither hang up nor end
+  // the events.
+  const int socket = it->second.socket.get();
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, socket, nullptr);
+  ::shutdown(socket, SHUT_RDWR);
   connections_.erase(it);
 }
 
@@ -415,6 +431,8 @@ absl::Status Vault::ServeOne(Connection* connection) {
       if (absl::IsDeadlineExceeded(handled)) {
         return absl::ResourceExhaustedError("it does not read its answers");
       }
+      // It is gone, but what it said before may lie unread.
+      if (absl::IsUnavailable(handled)) return absl::OkStatus();
       return handled;
     }
     case VaultMessageType::kProgress:

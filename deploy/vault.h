@@ -154,6 +154,7 @@ class Vault {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Drop(uint64_t id, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Close(Connections::iterator it) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ExpireStrangers() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int PollTimeoutMs() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
