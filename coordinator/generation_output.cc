@@ -25,8 +25,7 @@ size_t OverlapWithEnd(std::string_view text, std::string_view word) {
 
 GenerationOutput::GenerationOutput(const Tokenizer* tokenizer,
                                    StopCriteria stop)
-    : stop_(std::move(stop)),
-      detokenizer_(tokenizer, /*skip_special=*/true) {}
+    : stop_(std::move(stop)), detokenizer_(tokenizer, /*skip_special=*/true) {}
 
 bool GenerationOutput::EndsWith(int32_t token, Output& output) {
   if (num_tokens_ < stop_.min_tokens) return false;

@@ -22,8 +22,7 @@ absl::Status WorkerGroup::Broadcast(const Command& command) {
     Peer& peer = members_[rank];
     if (!peer.member.joined) continue;
     const Envelope envelope{term_, peer.member.incarnation, peer.next_out};
-    if (bytes.empty() ||
-        envelope.incarnation != message.envelope.incarnation ||
+    if (bytes.empty() || envelope.incarnation != message.envelope.incarnation ||
         envelope.sequence != message.envelope.sequence) {
       message.envelope = envelope;
       bytes = Encode(message);
@@ -37,9 +36,9 @@ absl::Status WorkerGroup::Broadcast(const Command& command) {
 absl::Status WorkerGroup::Join(Rank rank, Incarnation incarnation,
                                const Hello& hello) {
   if (hello.rank != rank || hello.num_ranks != num_ranks()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "worker ", rank, " says it is rank ", hello.rank, " of ",
-        hello.num_ranks, "; this group has ", num_ranks()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker ", rank, " says it is rank ", hello.rank, " of ",
+                     hello.num_ranks, "; this group has ", num_ranks()));
   }
   for (const Peer& peer : members_) {
     if (!peer.member.joined) continue;
@@ -68,8 +67,8 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
     const Rank rank = raw.rank;
     auto message = DecodeReport(raw.bytes);
     if (!message.ok()) {
-      return absl::DataLossError(absl::StrCat("from worker ", rank, ": ",
-                                              message.status().message()));
+      return absl::DataLossError(
+          absl::StrCat("from worker ", rank, ": ", message.status().message()));
     }
     const Envelope& envelope = message->envelope;
     if (rank >= num_ranks() || envelope.incarnation != raw.incarnation) {
@@ -79,8 +78,7 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
     }
     Peer& peer = members_[rank];
     if (const Hello* hello = std::get_if<Hello>(&message->report)) {
-      if (peer.member.joined &&
-          raw.incarnation <= peer.member.incarnation) {
+      if (peer.member.joined && raw.incarnation <= peer.member.incarnation) {
         continue;  // repeated, or of an earlier life
       }
       RETURN_IF_ERROR(Join(rank, raw.incarnation, *hello));

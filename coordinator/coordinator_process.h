@@ -1,0 +1,31 @@
+// The coordinator from its configuration to its end: engine, listeners, drain.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/config.h"
+#include "common/ids.h"
+#include "common/vault_client.h"
+
+namespace moebius {
+
+struct CoordinatorOptions {
+  Config config;
+  std::string dir;  // the group's private directory
+  Term term{1};
+  // Measure instead of serving (throughput_bench.h); both or none.
+  std::string bench_spec;
+  std::string bench_result;
+};
+
+// Serves until SIGTERM, then drains; OK after an orderly end.
+// REQUIRES: SIGTERM is blocked in every thread (it is waited for here).
+absl::Status RunCoordinator(const CoordinatorOptions& options,
+                            VaultClient& vault);
+
+// The same for a measurement.
+absl::Status RunThroughputBench(const CoordinatorOptions& options,
+                                VaultClient& vault);
+
+}  // namespace moebius

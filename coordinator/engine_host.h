@@ -1,0 +1,128 @@
+// The engine: one thread that owns scheduler, switches and the channel to the
+// workers, and turns submissions into steps and steps into outputs.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "common/channel.h"
+#include "common/config.h"
+#include "common/model_config.h"
+#include "coordinator/engine.h"
+#include "coordinator/generation_output.h"
+#include "coordinator/policy_host.h"
+#include "coordinator/scheduler.h"
+#include "coordinator/switch_control.h"
+#include "coordinator/text/tokenizer.h"
+#include "coordinator/worker_group.h"
+
+namespace moebius {
+
+struct EngineOptions {
+  Config config;
+  ModelConfig model;
+  int max_model_len = 0;
+  Term term{1};
+  const Tokenizer* tokenizer = nullptr;  // outlives the engine
+  OutputListener listener;
+  // Once, when every worker has joined.
+  std::function<void()> on_ready;
+  // Once, when the group cannot go on; every request has been ended with
+  // kAbort before.
+  std::function<void(absl::Status)> on_failed;
+};
+
+// EngineHost
+//
+// Callbacks run on its thread and must not block. Stop() ends the workers and
+// joins the thread; outputs stop first.
+class EngineHost final : public Engine {
+ public:
+  EngineHost(EngineOptions options, std::unique_ptr<Hub> hub);
+  ~EngineHost() override;
+
+  void Start();
+  void Stop();
+
+  absl::StatusOr<std::vector<RequestId>> Submit(
+      std::vector<Generation> generations) override;
+  void Abort(RequestId request) override;
+  void SetLayout(LayoutChoice choice, SwitchCallback callback) override;
+  EngineStatus GetStatus() const override;
+  void Drain(std::function<void()> drained) override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Submission {
+    RequestId request;
+    Generation generation;
+  };
+  struct LayoutRequest {
+    LayoutChoice choice;
+    SwitchCallback callback;
+  };
+  // What other threads have asked for since the loop last looked.
+  struct Inbox {
+    std::vector<Submission> submissions;
+    std::vector<RequestId> aborts;
+    std::vector<LayoutRequest> layouts;
+    std::vector<std::function<void()>> drains;
+  };
+  // A step whose results are not all in.
+  struct FlyingStep {
+    StepId step;
+    std::vector<StepResult> results;  // [rank]
+    int missing = 0;
+  };
+
+  void Loop();
+  absl::Status RunOnce();
+  int TimeoutMs() const;
+  absl::Status TakeReports(int timeout_ms);
+  absl::Status TakeReport(Rank rank, Report report);
+  absl::Status OnHello();
+  absl::Status OnStepResult(Rank rank, StepResult result);
+  void TakeInbox();
+  void Queue(Submission submission);
+  void Deliver(std::vector<NewToken> tokens);
+  absl::Status IssueSteps();
+  void EndAll();
+  void Publish();
+
+  const EngineOptions options_;
+  std::unique_ptr<Hub> hub_;
+  std::thread thread_;
+  std::atomic<bool> stopping_{false};
+
+  // The engine thread's own.
+  WorkerGroup group_;
+  std::optional<Scheduler> scheduler_;  // once every worker has joined
+  std::optional<SwitchControl> switches_;
+  std::optional<PolicyHost> policy_;
+  absl::flat_hash_map<RequestId, GenerationOutput> outputs_;
+  std::deque<FlyingStep> flying_;
+  std::vector<std::function<void()>> drained_;
+  double unaccounted_us_ = 0;  // decision time since the last step issued
+  EngineStatus status_;
+
+  mutable absl::Mutex mutex_;
+  Inbox inbox_ ABSL_GUARDED_BY(mutex_);
+  EngineStatus published_ ABSL_GUARDED_BY(mutex_);
+  // Accepted and not yet running; what max_queue bounds.
+  int queued_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t next_request_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace moebius

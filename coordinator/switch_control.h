@@ -1,0 +1,109 @@
+// Carries out what the layout machine decides: orders to workers, timers,
+// checks of what came back, and the figures of each switch.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/config.h"
+#include "common/wire.h"
+#include "coordinator/engine.h"
+#include "coordinator/layout_machine.h"
+#include "coordinator/scheduler.h"
+#include "coordinator/worker_group.h"
+
+namespace moebius {
+
+struct SwitchOptions {
+  Config config;
+  // Sum over ranks of Hello.weight_checksum; every switch must keep it.
+  uint64_t weight_checksum = 0;
+};
+
+// SwitchControl
+//
+// One switch at a time; requests by hand wait for their turn (at most
+// kMaxWaiting). Errors of its methods mean that the group cannot go on: a
+// channel failed, or a worker's memory is not what it must be.
+// Threading: the engine's thread.
+class SwitchControl {
+ public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr size_t kMaxWaiting = 16;
+
+  // Both must outlive this.
+  SwitchControl(const SwitchOptions& options, WorkerGroup* group,
+                Scheduler* scheduler);
+
+  // False between PREPARE and its outcome.
+  bool steps_allowed() const {
+    return !std::holds_alternative<Preparing>(state_);
+  }
+  bool busy() const { return current_.has_value(); }
+
+  // `callback` (may be null) hears the outcome, maybe before this returns.
+  absl::Status Request(Layout target, SwitchCallback callback,
+                       Clock::time_point now);
+  absl::Status OnPrepared(Rank rank, const Prepared& prepared,
+                          Clock::time_point now);
+  absl::Status OnSwitched(Rank rank, const Switched& switched,
+                          Clock::time_point now);
+  // Every step's results, as they become complete: for the pause.
+  absl::Status OnStepDone(StepId step, Clock::time_point now);
+
+  // Time passes; waiting requests get their turn.
+  absl::Status Tick(Clock::time_point now);
+  // Until the next timer, -1 when there is none.
+  int TimeoutMs(Clock::time_point now) const;
+
+  // The group ends: everybody who waits hears `reason`.
+  void Fail(const std::string& reason);
+
+  const char* state_name() const;
+  uint64_t num_done() const { return num_done_; }
+  uint64_t num_refused() const { return num_refused_; }
+  const std::optional<SwitchReport>& last() const { return last_; }
+
+ private:
+  struct Waiting {
+    Layout target;
+    SwitchCallback callback;
+  };
+  // The attempt under way.
+  struct Current {
+    SwitchReport report;
+    SwitchCallback callback;
+    KvPlan plan;
+    Clock::time_point begin;
+    std::optional<Clock::time_point> result_before;  // the boundary
+    std::vector<std::optional<Switched>> switched;   // [rank]
+    bool done = false;  // on every rank; waits for the first result after it
+  };
+
+  absl::Status Apply(const LayoutEvent& event, Clock::time_point now);
+  absl::Status Carry(const LayoutEffect& effect, Clock::time_point now);
+  absl::Status OnSendPrepare(const SendPrepare& effect, Clock::time_point now);
+  absl::Status OnSendCommit(const SendCommit& effect, Clock::time_point now);
+  absl::Status OnDone();
+  absl::Status CheckSums() const;
+  void Answer(bool done, std::string reason);
+
+  const SwitchOptions options_;
+  WorkerGroup* group_;
+  Scheduler* scheduler_;
+  LayoutState state_;
+  std::optional<Current> current_;
+  std::deque<Waiting> waiting_;
+  std::optional<Clock::time_point> deadline_;
+  std::optional<Clock::time_point> last_result_;
+  std::optional<SwitchReport> last_;
+  uint64_t num_done_ = 0;
+  uint64_t num_refused_ = 0;
+};
+
+}  // namespace moebius
