@@ -32,9 +32,10 @@ struct EncodeOptions {
 //
 // The pipeline of Qwen-family tokenizers; tokenizer_file.h says what of a file
 // is supported. Ids are those of the Hugging Face tokenizers library with
-// add_special_tokens=false. One difference in decoding: an added token always
-// stands for its content, also where that could be read as a spelling of
-// bytes ("é" alone).
+// add_special_tokens=false. One difference in decoding: an added token that is
+// not in the vocabulary always stands for its content, also where that could be
+// read as a spelling of bytes (the library makes "caf" and byte 0xE9 of
+// "café").
 //
 // Threading: thread-safe; all methods are const and take no lock.
 class Tokenizer {

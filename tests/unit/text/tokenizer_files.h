@@ -3,9 +3,8 @@
 
 #include <cstdlib>
 #include <fstream>
-#include <functional>
+#include <map>
 #include <memory>
-#include <sstream>
 #include <string>
 
 #include "coordinator/text/byte_alphabet.h"

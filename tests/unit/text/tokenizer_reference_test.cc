@@ -1,8 +1,6 @@
-// The tokenizer against what the Hugging Face library gives
-// (data/qwen3-tokens.json, models/verse-moe/reference.json).
-#include <chrono>
-#include <map>
-
+// The tokenizer against what the Hugging Face library gives: for Qwen3
+// (data/qwen3-tokens.json), for the small checkpoint (its reference.json), and
+// for other pipelines over the small vocabulary (data/pipeline-rows.json).
 #include "coordinator/text/streaming_detokenizer.h"
 #include "coordinator/text/tokenizer.h"
 #include "gmock/gmock.h"
@@ -72,6 +70,43 @@ TEST(VerseMoeTokenizer, EveryRowOfTheReferenceAgrees) {
     EXPECT_EQ(tokenizer->Decode(row["greedy_ids"].get<Ids>(),
                                 /*skip_special=*/false),
               row["greedy_text"].get<std::string>());
+  }
+}
+
+TEST(Pipelines, EveryRowOfTheReferenceAgrees) {
+  const nlohmann::json file =
+      ReadJson("tests/unit/text/data/pipeline-rows.json");
+  ASSERT_EQ(file["cases"].size(), 7u);
+  for (const auto& one : file["cases"]) {
+    SCOPED_TRACE(one["name"].get<std::string>());
+    nlohmann::json changed = ReadJson(kVerseMoePath);
+    changed.merge_patch(one["patch"]);
+    const auto tokenizer = FromJson(changed);
+    ASSERT_THAT(tokenizer, IsOk());
+    ASSERT_GE(one["rows"].size(), 40u);
+    for (const auto& row : one["rows"]) {
+      const auto ids = (*tokenizer)->Encode(row["text"].get<std::string>());
+      ASSERT_THAT(ids, IsOk());
+      EXPECT_EQ(*ids, row["ids"].get<Ids>()) << row["text"];
+      EXPECT_EQ((*tokenizer)->Decode(*ids, /*skip_special=*/false),
+                row["decoded"].get<std::string>());
+    }
+  }
+}
+
+// Older files write a merge as one string.
+TEST(Pipelines, MergesAsStringsMeanTheSame) {
+  nlohmann::json changed = ReadJson(kVerseMoePath);
+  for (auto& merge : changed["model"]["merges"]) {
+    merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+  }
+  const auto tokenizer = FromJson(changed);
+  ASSERT_THAT(tokenizer, IsOk());
+  const nlohmann::json reference = ReadJson("models/verse-moe/reference.json");
+  ASSERT_GE(reference["rows"].size(), 20u);
+  for (const auto& row : reference["rows"]) {
+    EXPECT_EQ((*tokenizer)->Encode(row["prompt"].get<std::string>()).value(),
+              row["prompt_ids"].get<Ids>());
   }
 }
 
