@@ -197,29 +197,40 @@ class Loader {
                       const std::string& down, int rows, IndexRange range,
                       Bf16* out) {
     const int hidden = shape_.config.hidden_size;
-    const auto by_row =
-        MatrixSlice::RowRange(rows, hidden, range.begin, range.end);
-    const auto by_col =
-        MatrixSlice::ColRange(hidden, rows, range.begin, range.end);
-    Bf16 *g = nullptr, *u = nullptr, *d = nullptr;
-    RETURN_IF_ERROR(Read(0, gate, by_row, &g));
-    RETURN_IF_ERROR(Read(1, up, by_row, &u));
-    RETURN_IF_ERROR(Read(2, down, by_col, &d));
-    PackExpert(g, u, d, hidden, range.size(), 0, range.size(), out);
+    RETURN_IF_ERROR(ReadExpert(gate, up, down, rows, range));
+    PackExpert(buffers_[0].data(), buffers_[1].data(), buffers_[2].data(),
+               hidden, range.size(), 0, range.size(), out);
     Wrote(Bytes(ExpertBlock::NumElements(hidden, range.size())));
     return absl::OkStatus();
   }
 
+  absl::Status ReadExpert(const std::string& gate, const std::string& up,
+                          const std::string& down, int rows, IndexRange range) {
+    const int hidden = shape_.config.hidden_size;
+    const auto by_row =
+        MatrixSlice::RowRange(rows, hidden, range.begin, range.end);
+    const auto by_col =
+        MatrixSlice::ColRange(hidden, rows, range.begin, range.end);
+    Bf16* unused = nullptr;
+    RETURN_IF_ERROR(Read(0, gate, by_row, &unused));
+    RETURN_IF_ERROR(Read(1, up, by_row, &unused));
+    return Read(2, down, by_col, &unused);
+  }
+
   absl::Status DenseMlp(int l) {
-    const int rows = shape_.mlp_slice_rows;
+    const int hidden = shape_.config.hidden_size;
+    const int rows = shape_.config.intermediate_size;
+    const int slice = shape_.mlp_slice_rows;
+    RETURN_IF_ERROR(ReadExpert(LayerName(l, "mlp.gate_proj"),
+                               LayerName(l, "mlp.up_proj"),
+                               LayerName(l, "mlp.down_proj"), rows, {0, rows}));
     Bf16* out = At(dense_.layers[l].mlp);
-    for (int s = 0; s < shape_.num_mlp_slices; ++s) {
-      RETURN_IF_ERROR(Expert(
-          LayerName(l, "mlp.gate_proj"), LayerName(l, "mlp.up_proj"),
-          LayerName(l, "mlp.down_proj"), shape_.config.intermediate_size,
-          {s * rows, (s + 1) * rows},
-          out + s * ExpertBlock::NumElements(shape_.config.hidden_size, rows)));
+    for (int begin = 0; begin < rows; begin += slice) {
+      PackExpert(buffers_[0].data(), buffers_[1].data(), buffers_[2].data(),
+                 hidden, rows, begin, begin + slice, out);
+      out += ExpertBlock::NumElements(hidden, slice);
     }
+    Wrote(Bytes(ExpertBlock::NumElements(hidden, rows)));
     return absl::OkStatus();
   }
 

@@ -88,7 +88,8 @@ class TestGroup {
 
   // One step with these pieces, in this order. Sequences are created on first
   // use and owned, in EP, by rank sequence % num_ranks.
-  absl::Status Step(absl::Span<const Piece> pieces, const LogitsSeen& on_logits);
+  absl::Status Step(absl::Span<const Piece> pieces,
+                    const LogitsSeen& on_logits);
 
   const ModelShape& shape() const { return shape_; }
   // Of one rank, for steps that are not well-formed.
