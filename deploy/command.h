@@ -1,0 +1,30 @@
+// How a subcommand of `moebius` is made known to main.cc.
+#pragma once
+
+#include <functional>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+
+namespace moebius {
+
+// What the chosen command does; returns the program's exit code.
+using Action = std::function<int()>;
+
+// Exit codes of all commands.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitUsage = 2;  // flags, configuration
+
+// Each adds its command to `app`, which sets `action` when it is chosen.
+void AddServeCommand(CLI::App& app, Action& action);
+void AddStatusCommand(CLI::App& app, Action& action);
+void AddLayoutCommand(CLI::App& app, Action& action);
+void AddBenchCommand(CLI::App& app, Action& action);
+void AddDemoCommand(CLI::App& app, Action& action);
+
+// Says "moebius: <message>" on standard error; returns the exit code that
+// suits: kExitUsage for what the user said, kExitFailed otherwise.
+int ReportError(const absl::Status& status);
+
+}  // namespace moebius

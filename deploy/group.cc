@@ -1,0 +1,447 @@
+#include "deploy/group.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "common/cat.h"
+#include "common/check.h"
+#include "common/config_yaml.h"
+#include "common/deadline.h"
+#include "common/status_macros.h"
+#include "common/unique_fd.h"
+#include "deploy/child_process.h"
+#include "deploy/private_dir.h"
+#include "deploy/supervision.h"
+#include "deploy/vault.h"
+#include "nlohmann/json.hpp"
+
+namespace moebius {
+namespace {
+
+constexpr char kConfigName[] = "config.yaml";
+
+// Signals that end the group, as a descriptor; blocked as long as it lives.
+class StopSignals {
+ public:
+  StopSignals() {
+    sigset_t set;
+    sigemptyset(&set);
+    for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+    pthread_sigmask(SIG_BLOCK, &set, &old_);
+    fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    CHECK(fd_.get() >= 0);
+  }
+  ~StopSignals() {
+    // What arrived while we ended must not end the process now.
+    while (Take()) {
+    }
+    pthread_sigmask(SIG_SETMASK, &old_, nullptr);
+  }
+  int fd() const { return fd_.get(); }
+  // True if one has arrived.
+  bool Take() {
+    signalfd_siginfo info;
+    return read(fd_.get(), &info, sizeof info) == sizeof info;
+  }
+
+ private:
+  sigset_t old_;
+  UniqueFd fd_;
+};
+
+// Reports of the vault's thread, for the main thread. Bounded by what the vault
+// lets through: progress of a rank replaces the one before.
+class ReportQueue {
+ public:
+  ReportQueue() : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    CHECK(wake_.get() >= 0);
+  }
+  int fd() const { return wake_.get(); }
+
+  void Push(const VaultReport& report) {
+    {
+      absl::MutexLock lock(&mutex_);
+      latest_[{report.rank, report.type}] = report;
+    }
+    const uint64_t one = 1;
+    // Fails only when it is readable already.
+    [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof one);
+  }
+
+  std::vector<VaultReport> TakeAll() {
+    uint64_t count;
+    [[maybe_unused]] const ssize_t n = read(wake_.get(), &count, sizeof count);
+    std::vector<VaultReport> reports;
+    absl::MutexLock lock(&mutex_);
+    for (auto& [key, report] : latest_) reports.push_back(std::move(report));
+    latest_.clear();
+    return reports;
+  }
+
+ private:
+  const UniqueFd wake_;
+  absl::Mutex mutex_;
+  std::map<std::pair<Rank, VaultMessageType>, VaultReport> latest_
+      ABSL_GUARDED_BY(mutex_);
+};
+
+struct Member {
+  ChildProcess process;
+  LineSplitter out, err;
+  uint64_t done_bytes = 0, total_bytes = 0;  // of its weights
+};
+
+class Group {
+ public:
+  Group(const GroupOptions& options, Console& console)
+      : options_(options), console_(console) {
+    policy_.one_shot = options.one_shot;
+    policy_.drain_timeout_ms = options.config.drain_timeout_ms;
+  }
+  // Whatever happened: no child outlives it.
+  ~Group() {
+    for (auto& [child, member] : members_) {
+      SignalChild(member.process, SIGKILL).IgnoreError();
+      ReapChild(member.process);
+    }
+  }
+
+  absl::Status Start();
+  int Run();
+
+ private:
+  absl::Status StartMember(ChildId child);
+  void PollOnce();
+  void ReadOutput(ChildId child, Member& member);
+  void OnReport(const VaultReport& report);
+  void OnExit(ChildId child);
+  void Handle(const GroupEvent& event);
+  void Apply(const GroupEffect& effect);
+  void ShowProgress();
+  void Announce();
+
+  const GroupOptions& options_;
+  Console& console_;
+  SupervisionPolicy policy_;
+  StopSignals signals_;
+  ReportQueue reports_;
+  std::optional<PrivateDir> dir_;
+  std::unique_ptr<Vault> vault_;
+  std::map<ChildId, Member> members_;
+  GroupState state_;
+  Deadline deadline_;
+  int port_ = 0, admin_port_ = 0;
+};
+
+absl::Status Group::Start() {
+  ASSIGN_OR_RETURN(PrivateDir dir,
+                   PrivateDir::Create(PrivateDir::DefaultBase()));
+  dir_.emplace(std::move(dir));
+  RETURN_IF_ERROR(dir_->WriteFile(kConfigName, ToYaml(options_.config)));
+  ASSIGN_OR_RETURN(vault_, Vault::Start(dir_->path(), [this](const auto& r) {
+                     reports_.Push(r);
+                   }));
+  const ChildSet all = ChildSet::Group(options_.config.num_workers);
+  state_ = GroupStarting{all, all};
+  for (Rank rank = 0; rank < options_.config.num_workers; ++rank) {
+    RETURN_IF_ERROR(StartMember(rank));
+  }
+  return StartMember(kCoordinatorChild);
+}
+
+absl::Status Group::StartMember(ChildId child) {
+  const bool is_worker = child != kCoordinatorChild;
+  ASSIGN_OR_RETURN(
+      const std::string program,
+      FindProgram(is_worker ? "moebius-worker" : "moebius-coordinator"));
+  std::vector<std::string> argv = {program, "--config",
+                                   Cat(dir_->path(), "/", kConfigName), "--dir",
+                                   dir_->path()};
+  if (is_worker) {
+    for (const std::string& arg :
+         {std::string("--rank"), Cat(child), std::string("--incarnation"),
+          std::string("1")}) {
+      argv.push_back(arg);
+    }
+  } else {
+    argv.insert(argv.end(), options_.coordinator_args.begin(),
+                options_.coordinator_args.end());
+  }
+  ASSIGN_OR_RETURN(ChildProcess process, StartChild(argv));
+  vault_->Allow(process.pid, child);
+  members_.emplace(child, Member{std::move(process), {}, {}, 0, 0});
+  return absl::OkStatus();
+}
+
+int Group::Run() {
+  while (!std::holds_alternative<GroupEnded>(state_)) PollOnce();
+  const GroupEnded& ended = std::get<GroupEnded>(state_);
+  console_.EndProgress();
+  if (!ended.message.empty()) {
+    console_.Err(Cat("moebius: the group has ended: ", ended.message));
+  }
+  return ended.exit_code;
+}
+
+void Group::PollOnce() {
+  std::vector<pollfd> entries = {{signals_.fd(), POLLIN, 0},
+                                 {reports_.fd(), POLLIN, 0}};
+  for (const auto& [child, member] : members_) {
+    entries.push_back({member.process.pidfd.get(), POLLIN, 0});
+    // poll() passes over an end of output that is closed (-1).
+    entries.push_back({member.process.out.get(), POLLIN, 0});
+    entries.push_back({member.process.err.get(), POLLIN, 0});
+  }
+  if (poll(entries.data(), entries.size(), deadline_.left_ms()) < 0) {
+    CHECK(errno == EINTR);
+    return;
+  }
+  std::vector<ChildId> exited;
+  size_t i = 2;
+  for (auto& [child, member] : members_) {
+    if (entries[i].revents != 0) exited.push_back(child);
+    ReadOutput(child, member);
+    i += 3;
+  }
+  for (const VaultReport& report : reports_.TakeAll()) OnReport(report);
+  // A worker's end before the coordinator's, which may have followed from it.
+  for (ChildId child : exited) {
+    if (child != kCoordinatorChild) OnExit(child);
+  }
+  if (!exited.empty() && exited.front() == kCoordinatorChild) {
+    OnExit(kCoordinatorChild);
+  }
+  while (signals_.Take()) Handle(StopRequested{});
+  if (deadline_.expired()) {
+    deadline_ = Deadline();
+    Handle(DeadlinePassed{});
+  }
+}
+
+void Group::ReadOutput(ChildId child, Member& member) {
+  constexpr int kMaxReads = 16;  // of a child in one turn
+  const std::string prefix = Cat("[", ChildName(child), "] ");
+  for (bool is_err : {false, true}) {
+    UniqueFd& fd = is_err ? member.process.err : member.process.out;
+    LineSplitter& splitter = is_err ? member.err : member.out;
+    char buffer[4096];
+    for (int reads = 0; fd && reads < kMaxReads; ++reads) {
+      const ssize_t n = read(fd.get(), buffer, sizeof buffer);
+      if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
+      std::vector<std::string> lines;
+      if (n > 0) {
+        lines = splitter.Add(std::string_view(buffer, static_cast<size_t>(n)));
+      } else {
+        const std::string rest = splitter.Flush();
+        if (!rest.empty()) lines.push_back(rest);
+        fd.reset();
+      }
+      for (const std::string& line : lines) {
+        if (is_err) {
+          console_.Err(Cat(prefix, line));
+        } else {
+          console_.Out(Cat(prefix, line));
+        }
+      }
+    }
+  }
+}
+
+void Group::OnReport(const VaultReport& report) {
+  const auto it = members_.find(report.rank);
+  // A late word of a process that was reaped.
+  if (it == members_.end() || it->second.process.pid != report.pid) return;
+  switch (report.type) {
+    case VaultMessageType::kProgress:
+      it->second.done_bytes = report.done_bytes;
+      it->second.total_bytes = report.total_bytes;
+      ShowProgress();
+      return;
+    case VaultMessageType::kReady:
+      if (report.rank == kCoordinatorChild) {
+        port_ = report.port;
+        admin_port_ = report.admin_port;
+      }
+      Handle(ChildReady{report.rank});
+      return;
+    default:
+      return;  // kFailed comes with the exit
+  }
+}
+
+void Group::OnExit(ChildId child) {
+  Member& member = members_.at(child);
+  const ExitStatus status = ReapChild(member.process);
+  ReadOutput(child, member);
+  for (LineSplitter* splitter : {&member.out, &member.err}) {
+    const std::string rest = splitter->Flush();
+    if (!rest.empty()) console_.Err(Cat("[", ChildName(child), "] ", rest));
+  }
+  std::string failure = vault_->Disallow(member.process.pid);
+  members_.erase(child);
+  Handle(
+      ChildExited{child, status.exit_code, status.signal, std::move(failure)});
+}
+
+void Group::Handle(const GroupEvent& event) {
+  absl::StatusOr<GroupTransition> transition =
+      Supervise(policy_, state_, event);
+  CHECK(transition.ok());  // exits are only of members
+  state_ = std::move(transition->next);
+  for (const GroupEffect& effect : transition->effects) Apply(effect);
+}
+
+void Group::Apply(const GroupEffect& effect) {
+  if (const auto* signal = std::get_if<SignalChildren>(&effect)) {
+    for (ChildId child : signal->children.members()) {
+      const auto it = members_.find(child);
+      if (it == members_.end()) continue;
+      const absl::Status status =
+          SignalChild(it->second.process, signal->signal);
+      if (!status.ok()) console_.Err(StdView(status.message()));
+    }
+  } else if (const auto* deadline = std::get_if<SetDeadline>(&effect)) {
+    deadline_ = Deadline::After(absl::Milliseconds(deadline->after_ms));
+  } else if (const auto* say = std::get_if<Say>(&effect)) {
+    console_.EndProgress();
+    console_.Out(Cat("moebius: ", say->text));
+  } else {
+    Announce();
+  }
+}
+
+void Group::ShowProgress() {
+  uint64_t done = 0, total = 0;
+  for (const auto& [child, member] : members_) {
+    // Until all have said how much there is, a share would jump.
+    if (child != kCoordinatorChild && member.total_bytes == 0) return;
+    done += member.done_bytes;
+    total += member.total_bytes;
+  }
+  console_.Progress("loading weights", done, total);
+}
+
+void Group::Announce() {
+  console_.EndProgress();
+  const Config& config = options_.config;
+  if (options_.banner) {
+    const std::string url = UrlOf(config.listen.host, port_);
+    const std::string name = ServedModelName(config);
+    const std::string_view layout =
+        config.layout == LayoutChoice::kEp   ? "expert parallel (ep)"
+        : config.layout == LayoutChoice::kTp ? "tensor parallel (tp)"
+                                             : "chosen by load (auto)";
+    console_.Out(Cat("Moebius serves ", name, " from ", config.num_workers,
+                     config.num_workers == 1 ? " worker" : " workers",
+                     ", layout ", layout, "."));
+    console_.Out(Cat("  OpenAI API  ", url, "/v1"));
+    console_.Out(Cat("  admin       ", UrlOf(config.admin.host, admin_port_)));
+    console_.Out(Cat("Try it:"));
+    console_.Out(Cat("  curl ", url,
+                     "/v1/completions -H 'Content-Type: application/json' -d "
+                     "'{\"model\": ",
+                     nlohmann::json(name).dump(),
+                     ", \"prompt\": \"And the LORD said unto Moses,\", "
+                     "\"max_tokens\": 40}'"));
+    if (config.num_workers > 1) {
+      console_.Out(Cat("  moebius layout ",
+                       config.layout == LayoutChoice::kTp ? "ep" : "tp",
+                       " --admin ", UrlOf(config.admin.host, admin_port_)));
+    }
+    console_.Out("Ctrl-C drains and stops; a second one stops at once.");
+  }
+  if (options_.ready_fd >= 0) {
+    const nlohmann::json line = {{"pid", getpid()},
+                                 {"directory", dir_->path()},
+                                 {"host", config.listen.host},
+                                 {"port", port_},
+                                 {"admin_host", config.admin.host},
+                                 {"admin_port", admin_port_}};
+    const std::string text = line.dump() + "\n";
+    if (write(options_.ready_fd, text.data(), text.size()) !=
+        static_cast<ssize_t>(text.size())) {
+      console_.Err("moebius: nobody reads --ready-fd");
+    }
+    close(options_.ready_fd);
+  }
+}
+
+}  // namespace
+
+std::string UrlOf(const std::string& host, int port) {
+  if (host == "0.0.0.0") return Cat("http://127.0.0.1:", port);
+  if (host == "::") return Cat("http://[::1]:", port);
+  if (host.find(':') != std::string::npos) {
+    return Cat("http://[", host, "]:", port);
+  }
+  return Cat("http://", host, ":", port);
+}
+
+absl::Status CheckPortIsFree(const ListenAddress& address, std::string_view key,
+                             std::string_view flag) {
+  sockaddr_storage storage = {};
+  socklen_t size = 0;
+  if (auto* v4 = reinterpret_cast<sockaddr_in*>(&storage);
+      inet_pton(AF_INET, address.host.c_str(), &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(static_cast<uint16_t>(address.port));
+    size = sizeof *v4;
+  } else if (auto* v6 = reinterpret_cast<sockaddr_in6*>(&storage);
+             inet_pton(AF_INET6, address.host.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(static_cast<uint16_t>(address.port));
+    size = sizeof *v6;
+  } else {
+    return absl::InvalidArgumentError(
+        Cat("'", address.host, "' is not an IPv4 or IPv6 address"));
+  }
+  UniqueFd probe(socket(storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!probe) return absl::ErrnoToStatus(errno, "socket");
+  const int on = 1;
+  setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (bind(probe.get(), reinterpret_cast<sockaddr*>(&storage), size) == 0) {
+    return absl::OkStatus();
+  }
+  const int error = errno;
+  if (error == EADDRINUSE) {
+    return absl::AlreadyExistsError(
+        Cat("port ", address.port, " of ", address.host,
+            " is in use by another process; choose another one (", flag,
+            ", or key '", key, "')"));
+  }
+  if (error == EADDRNOTAVAIL) {
+    return absl::InvalidArgumentError(
+        Cat("this machine has no address ", address.host));
+  }
+  return absl::ErrnoToStatus(
+      error, Cat("cannot listen on ", address.host, " port ", address.port));
+}
+
+absl::StatusOr<int> RunGroup(const GroupOptions& options, Console& console) {
+  if (!options.one_shot) {
+    RETURN_IF_ERROR(
+        CheckPortIsFree(options.config.listen, "http.port", "--port"));
+    RETURN_IF_ERROR(
+        CheckPortIsFree(options.config.admin, "admin.port", "--admin-port"));
+  }
+  Group group(options, console);
+  RETURN_IF_ERROR(group.Start());
+  return group.Run();
+}
+
+}  // namespace moebius

@@ -1,0 +1,47 @@
+// A group of processes on this host: the launcher proper. Starts workers and
+// coordinator, holds the workers' memory (vault.h), shows what they say, does
+// what supervision.h decides, and leaves nothing behind.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/config.h"
+#include "deploy/console.h"
+
+namespace moebius {
+
+struct GroupOptions {
+  Config config;  // effective: the model path is absolute
+  // Further arguments of the coordinator.
+  std::vector<std::string> coordinator_args;
+  // The coordinator has a task with an end (a benchmark) and no listeners.
+  bool one_shot = false;
+  // Says where the group listens, and how to try it.
+  bool banner = true;
+  // Where to write one line of JSON once the group serves, or -1:
+  // {"pid":..,"directory":"..","host":"..","port":..,"admin_port":..}
+  int ready_fd = -1;
+};
+
+// Runs the group until it has ended, and returns its exit code: 0 after a clean
+// drain (or a finished task), 1 otherwise, with the reason said on the console.
+// SIGTERM, SIGINT and SIGHUP drain; a second one ends at once.
+// Errors: what kept it from starting (a busy port, a program not found).
+// Threading: from the main thread, which it blocks; no other group of this
+// process may run.
+absl::StatusOr<int> RunGroup(const GroupOptions& options, Console& console);
+
+// kAlreadyExists when another process listens there; kInvalidArgument for an
+// address that is not this machine's; OK for port 0. `key` ("http.port") and
+// `flag` ("--port") name the culprit.
+absl::Status CheckPortIsFree(const ListenAddress& address, std::string_view key,
+                             std::string_view flag);
+
+// "http://127.0.0.1:8000"; a host in brackets if it is IPv6; the loopback
+// address for one that means all.
+std::string UrlOf(const std::string& host, int port);
+
+}  // namespace moebius

@@ -1,0 +1,66 @@
+// moebius: one program to start, watch, switch and measure a group.
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "common/cat.h"
+#include "common/version.h"
+#include "deploy/command.h"
+
+namespace moebius {
+
+int ReportError(const absl::Status& status) {
+  std::fprintf(stderr, "moebius: %s\n", std::string(status.message()).c_str());
+  return absl::IsInvalidArgument(status) || absl::IsNotFound(status)
+             ? kExitUsage
+             : kExitFailed;
+}
+
+namespace {
+
+// A program that is started without one of these would take the next socket or
+// file for it.
+void OpenStandardDescriptors() {
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) < 0) {
+      [[maybe_unused]] const int opened = open("/dev/null", O_RDWR);
+    }
+  }
+}
+
+int Main(int argc, char** argv) {
+  OpenStandardDescriptors();
+  signal(SIGPIPE, SIG_IGN);
+  CLI::App app(
+      "Moebius serves Mixture-of-Experts models and switches between expert "
+      "and tensor parallelism while it serves.",
+      "moebius");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", Cat("moebius ", kVersion));
+  app.get_formatter()->column_width(32);
+  app.footer("`moebius COMMAND --help` explains a command.");
+  Action action;
+  AddServeCommand(app, action);
+  AddStatusCommand(app, action);
+  AddLayoutCommand(app, action);
+  AddBenchCommand(app, action);
+  AddDemoCommand(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    // Help and the version are "errors" with code 0.
+    return app.exit(e) == 0 ? kExitOk : kExitUsage;
+  }
+  return action();
+}
+
+}  // namespace
+}  // namespace moebius
+
+int main(int argc, char** argv) { return moebius::Main(argc, argv); }

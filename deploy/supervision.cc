@@ -1,0 +1,221 @@
+#include "deploy/supervision.h"
+
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "common/cat.h"
+
+namespace moebius {
+namespace {
+
+template <typename... Fs>
+struct Overloaded : Fs... {
+  using Fs::operator()...;
+};
+template <typename... Fs>
+Overloaded(Fs...) -> Overloaded<Fs...>;
+
+GroupTransition Stay(GroupState state) {
+  return GroupTransition{std::move(state), {}};
+}
+
+// "worker 1 was killed by signal 9 (Killed)".
+std::string Describe(const ChildExited& exit) {
+  const std::string name = ChildName(exit.child);
+  if (!exit.failure.empty()) return Cat(name, ": ", exit.failure);
+  if (exit.signal != 0) {
+    const char* text = ::sigdescr_np(exit.signal);
+    return Cat(name, " was killed by signal ", exit.signal, " (",
+               text == nullptr ? "unknown" : text, ")");
+  }
+  return Cat(name, " ended with exit code ", exit.exit_code,
+             " without being told to");
+}
+
+// Everyone is told to end. With nobody left that is the end.
+GroupTransition End(const SupervisionPolicy& policy, ChildSet alive,
+                    int exit_code, std::string message, bool kill) {
+  if (alive.empty()) return Stay(GroupEnded{exit_code, std::move(message)});
+  GroupTransition transition =
+      Stay(GroupEnding{alive, exit_code, std::move(message), kill});
+  transition.effects.push_back(SignalChildren{alive, kill ? SIGKILL : SIGTERM});
+  if (!kill) transition.effects.push_back(SetDeadline{policy.end_timeout_ms});
+  return transition;
+}
+
+GroupTransition OnReady(const GroupStarting& state, ChildId child) {
+  GroupStarting next = state;
+  next.unready = next.unready.Without(child);
+  if (!next.unready.empty() || state.unready.empty()) return Stay(next);
+  GroupTransition transition = Stay(GroupServing{next.alive});
+  transition.effects.push_back(AnnounceReady{});
+  return transition;
+}
+
+// An exit before anybody was told to end.
+GroupTransition OnEarlyExit(const SupervisionPolicy& policy, ChildSet alive,
+                            const ChildExited& exit) {
+  const bool well = policy.one_shot && exit.child == kCoordinatorChild &&
+                    exit.signal == 0 && exit.exit_code == 0;
+  if (well) return End(policy, alive, 0, "", false);
+  return End(policy, alive, 1, Describe(exit), false);
+}
+
+GroupTransition OnExitInDrain(const SupervisionPolicy& policy, ChildSet alive,
+                              const ChildExited& exit) {
+  if (exit.signal != 0 || exit.exit_code != 0) {
+    return End(policy, alive, 1, Describe(exit), false);
+  }
+  // The coordinator ends last: before it, workers go on its word.
+  if (exit.child == kCoordinatorChild) return End(policy, alive, 0, "", false);
+  return Stay(GroupDraining{alive});
+}
+
+GroupTransition OnExitInEnd(GroupEnding state, ChildSet alive,
+                            const ChildExited& exit) {
+  // Exits by our own signals are no news; what a child says of itself is.
+  if (!exit.failure.empty()) {
+    const std::string said = Describe(exit);
+    if (state.exit_code == 0) state.exit_code = 1;
+    state.message += Cat(state.message.empty() ? "" : "\n", said);
+  }
+  if (alive.empty()) {
+    return Stay(GroupEnded{state.exit_code, std::move(state.message)});
+  }
+  state.alive = alive;
+  return Stay(std::move(state));
+}
+
+GroupTransition OnExit(const SupervisionPolicy& policy, const GroupState& state,
+                       ChildSet alive, const ChildExited& exit) {
+  return std::visit(
+      Overloaded{
+          [&](const GroupStarting&) {
+            return OnEarlyExit(policy, alive, exit);
+          },
+          [&](const GroupServing&) { return OnEarlyExit(policy, alive, exit); },
+          [&](const GroupDraining&) {
+            return OnExitInDrain(policy, alive, exit);
+          },
+          [&](const GroupEnding& ending) {
+            return OnExitInEnd(ending, alive, exit);
+          },
+          [&](const GroupEnded& ended) { return Stay(ended); },
+      },
+      state);
+}
+
+GroupTransition BeginDrain(const SupervisionPolicy& policy, ChildSet alive) {
+  GroupTransition transition = Stay(GroupDraining{alive});
+  transition.effects.push_back(
+      Say{"draining: requests in flight go on, new ones are refused; a second "
+          "signal ends at once"});
+  transition.effects.push_back(
+      SignalChildren{ChildSet::Of(kCoordinatorChild), SIGTERM});
+  transition.effects.push_back(
+      SetDeadline{policy.drain_timeout_ms + policy.drain_margin_ms});
+  return transition;
+}
+
+GroupTransition OnStop(const SupervisionPolicy& policy,
+                       const GroupState& state) {
+  return std::visit(
+      Overloaded{
+          [&](const GroupStarting& starting) {
+            GroupTransition transition =
+                End(policy, starting.alive, 0, "", false);
+            transition.effects.push_back(Say{"stopped before it was ready"});
+            return transition;
+          },
+          [&](const GroupServing& serving) {
+            // A task is broken off; a server drains.
+            if (policy.one_shot) {
+              return End(policy, serving.alive, 1, "interrupted", false);
+            }
+            return BeginDrain(policy, serving.alive);
+          },
+          [&](const GroupDraining& draining) {
+            return End(policy, draining.alive, 1,
+                       "stopped at once, before the requests in flight had "
+                       "ended",
+                       true);
+          },
+          [&](const GroupEnding& ending) {
+            if (ending.killed) return Stay(ending);
+            return End(policy, ending.alive, ending.exit_code, ending.message,
+                       true);
+          },
+          [&](const GroupEnded& ended) { return Stay(ended); },
+      },
+      state);
+}
+
+GroupTransition OnDeadline(const SupervisionPolicy& policy,
+                           const GroupState& state) {
+  if (const auto* draining = std::get_if<GroupDraining>(&state)) {
+    return End(policy, draining->alive, 1,
+               Cat("the drain did not end within ",
+                   policy.drain_timeout_ms + policy.drain_margin_ms, " ms"),
+               true);
+  }
+  if (const auto* ending = std::get_if<GroupEnding>(&state)) {
+    if (!ending->killed) {
+      return End(policy, ending->alive, ending->exit_code, ending->message,
+                 true);
+    }
+  }
+  return Stay(state);
+}
+
+ChildSet AliveIn(const GroupState& state) {
+  return std::visit(Overloaded{
+                        [](const GroupEnded&) { return ChildSet(); },
+                        [](const auto& other) { return other.alive; },
+                    },
+                    state);
+}
+
+}  // namespace
+
+std::string ChildName(ChildId child) {
+  return child == kCoordinatorChild ? "coordinator" : Cat("worker ", child);
+}
+
+ChildSet ChildSet::Group(int num_workers) {
+  ChildSet set = Of(kCoordinatorChild);
+  for (int rank = 0; rank < num_workers; ++rank) set.bits_ |= Bit(rank);
+  return set;
+}
+
+std::vector<ChildId> ChildSet::members() const {
+  std::vector<ChildId> members;
+  for (ChildId child = kCoordinatorChild; child < kMaxRanks; ++child) {
+    if (contains(child)) members.push_back(child);
+  }
+  return members;
+}
+
+absl::StatusOr<GroupTransition> Supervise(const SupervisionPolicy& policy,
+                                          const GroupState& state,
+                                          const GroupEvent& event) {
+  if (const auto* exit = std::get_if<ChildExited>(&event)) {
+    const ChildSet alive = AliveIn(state);
+    if (!alive.contains(exit->child)) {
+      return absl::FailedPreconditionError(
+          Cat(ChildName(exit->child), " ended, but was not alive"));
+    }
+    return OnExit(policy, state, alive.Without(exit->child), *exit);
+  }
+  if (const auto* ready = std::get_if<ChildReady>(&event)) {
+    const auto* starting = std::get_if<GroupStarting>(&state);
+    return starting == nullptr ? Stay(state) : OnReady(*starting, ready->child);
+  }
+  if (std::holds_alternative<StopRequested>(event)) {
+    return OnStop(policy, state);
+  }
+  return OnDeadline(policy, state);
+}
+
+}  // namespace moebius

@@ -1,0 +1,153 @@
+// What the launcher does about its children: a pure table, event in, effects
+// out. The host that forks, waits and signals is group.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/check.h"
+#include "common/ids.h"
+
+namespace moebius {
+
+// A child of the launcher: a worker's rank, or the coordinator.
+using ChildId = int;
+inline constexpr ChildId kCoordinatorChild = -1;
+
+// "coordinator", "worker 3".
+std::string ChildName(ChildId child);
+
+// A set of children.
+class ChildSet {
+ public:
+  ChildSet() = default;
+  // The coordinator and `num_workers` workers.
+  static ChildSet Group(int num_workers);
+  static ChildSet Of(ChildId child) {
+    ChildSet set;
+    set.bits_ = Bit(child);
+    return set;
+  }
+
+  bool contains(ChildId child) const { return (bits_ & Bit(child)) != 0; }
+  bool empty() const { return bits_ == 0; }
+  ChildSet Without(ChildId child) const {
+    ChildSet set = *this;
+    set.bits_ &= ~Bit(child);
+    return set;
+  }
+  std::vector<ChildId> members() const;
+  friend bool operator==(const ChildSet&, const ChildSet&) = default;
+
+ private:
+  static uint32_t Bit(ChildId child) {
+    CHECK(child >= kCoordinatorChild && child < kMaxRanks);
+    return uint32_t{1} << (child + 1);
+  }
+  uint32_t bits_ = 0;
+};
+
+// How a group is run.
+struct SupervisionPolicy {
+  // The coordinator has a task with an end: its exit with code 0 ends the group
+  // well. Otherwise it serves until it is told to stop.
+  bool one_shot = false;
+  int drain_timeout_ms = 30000;  // what the coordinator gives itself
+  // Beyond it, for the coordinator to say so and end.
+  int drain_margin_ms = 5000;
+  int end_timeout_ms = 3000;  // SIGTERM to SIGKILL
+};
+
+// ---- states ----------------------------------------------------------------
+
+// Not everyone has reported that it is ready.
+struct GroupStarting {
+  ChildSet alive, unready;
+  friend bool operator==(const GroupStarting&, const GroupStarting&) = default;
+};
+struct GroupServing {
+  ChildSet alive;
+  friend bool operator==(const GroupServing&, const GroupServing&) = default;
+};
+// The coordinator finishes what is in flight.
+struct GroupDraining {
+  ChildSet alive;
+  friend bool operator==(const GroupDraining&, const GroupDraining&) = default;
+};
+// Everyone was told to end; `killed`: with SIGKILL.
+struct GroupEnding {
+  ChildSet alive;
+  int exit_code = 0;
+  std::string message;  // why, when exit_code is not 0
+  bool killed = false;
+  friend bool operator==(const GroupEnding&, const GroupEnding&) = default;
+};
+// Nobody is left. Final.
+struct GroupEnded {
+  int exit_code = 0;
+  std::string message;
+  friend bool operator==(const GroupEnded&, const GroupEnded&) = default;
+};
+using GroupState = std::variant<GroupStarting, GroupServing, GroupDraining,
+                                GroupEnding, GroupEnded>;
+
+// ---- events ----------------------------------------------------------------
+
+// The child serves (worker) or listens (coordinator).
+struct ChildReady {
+  ChildId child = 0;
+};
+// The child was reaped.
+struct ChildExited {
+  ChildId child = 0;
+  int exit_code = 0;    // when signal is 0
+  int signal = 0;       // that killed it
+  std::string failure;  // what it said about itself before, or ""
+};
+// SIGTERM or SIGINT.
+struct StopRequested {};
+// The deadline of the last SetDeadline passed.
+struct DeadlinePassed {};
+using GroupEvent =
+    std::variant<ChildReady, ChildExited, StopRequested, DeadlinePassed>;
+
+// ---- effects ---------------------------------------------------------------
+
+struct SignalChildren {
+  ChildSet children;
+  int signal = 0;
+  friend bool operator==(const SignalChildren&,
+                         const SignalChildren&) = default;
+};
+// Replaces the deadline set before.
+struct SetDeadline {
+  int after_ms = 0;
+  friend bool operator==(const SetDeadline&, const SetDeadline&) = default;
+};
+// The group serves now.
+struct AnnounceReady {
+  friend bool operator==(const AnnounceReady&, const AnnounceReady&) = default;
+};
+// What a person should know now.
+struct Say {
+  std::string text;
+  friend bool operator==(const Say&, const Say&) = default;
+};
+using GroupEffect =
+    std::variant<SignalChildren, SetDeadline, AnnounceReady, Say>;
+
+struct GroupTransition {
+  GroupState next;
+  std::vector<GroupEffect> effects;  // in order
+};
+
+// Pure: equal inputs give equal outputs. Repeated or late events change
+// nothing. kFailedPrecondition: an exit of a child that is not alive.
+absl::StatusOr<GroupTransition> Supervise(const SupervisionPolicy& policy,
+                                          const GroupState& state,
+                                          const GroupEvent& event);
+
+}  // namespace moebius

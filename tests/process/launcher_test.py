@@ -1,0 +1,339 @@
+"""The launcher by itself, over stand-ins for the programs it starts."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import unittest
+
+from group import (FAKE_PROGRAMS, MODEL, MOEBIUS, Group, GroupFailed,
+                   children_of, free_port, is_listening, make_runtime_dir,
+                   remove_runtime_dir, run_moebius, start_time, wait_gone)
+
+READY = ["ready"]
+WAIT = ["wait"]
+
+
+def fake_env(runtime_dir):
+    return dict(os.environ, XDG_RUNTIME_DIR=runtime_dir,
+                MOEBIUS_PROGRAM_DIR=FAKE_PROGRAMS)
+
+
+class RefusesTest(unittest.TestCase):
+    """What keeps a group from starting is said at once, with its place."""
+
+    def setUp(self):
+        self.runtime_dir = make_runtime_dir()
+        self.addCleanup(remove_runtime_dir, self.runtime_dir)
+
+    def serve(self, *arguments):
+        result = run_moebius("serve", *arguments,
+                             env=fake_env(self.runtime_dir))
+        self.assertEqual(os.listdir(self.runtime_dir), [])
+        return result
+
+    def write_config(self, text):
+        path = os.path.join(self.runtime_dir, "c.yaml")
+        with open(path, "w") as config:
+            config.write(text)
+        self.addCleanup(lambda: os.path.exists(path) and os.remove(path))
+        return path
+
+    def serve_config(self, text):
+        path = self.write_config(text)
+        result = run_moebius("serve", "--model", MODEL, "-c", path,
+                             env=fake_env(self.runtime_dir))
+        os.remove(path)
+        return path, result
+
+    def test_bad_value_in_file_names_file_line_key_and_what_is_allowed(self):
+        path, result = self.serve_config("workers:\n  count: many\n")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn(f"{path}:2: key 'workers.count': allowed is a whole "
+                      "number from 1 to 8, not 'many'", result.stderr)
+
+    def test_unknown_key_in_file(self):
+        path, result = self.serve_config("workers:\n  cuont: 2\n")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn(f"{path}:2: key 'workers.cuont' is unknown (did you "
+                      "mean 'workers.count'?)", result.stderr)
+
+    def test_missing_file(self):
+        result = self.serve("-c", "/nowhere/x.yaml")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("/nowhere/x.yaml: there is no such configuration file",
+                      result.stderr)
+
+    def test_missing_model_in_file_names_its_line(self):
+        path = self.write_config("model:\n  path: no/such/model\n")
+        result = run_moebius("serve", "-c", path,
+                             env=fake_env(self.runtime_dir))
+        self.assertEqual(result.returncode, 2)
+        self.assertIn(f"{path}:2: key 'model.path'", result.stderr)
+        self.assertIn("no/such/model", result.stderr)
+
+    def test_missing_model_in_flag(self):
+        result = self.serve("--model", "/nowhere/model")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("--model: ", result.stderr)
+        self.assertIn("/nowhere/model", result.stderr)
+
+    def test_bad_flag_value(self):
+        result = self.serve("--model", MODEL, "--workers", "9")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("--workers: key 'workers.count': allowed is a whole "
+                      "number from 1 to 8, not '9'", result.stderr)
+
+    def test_unknown_flag(self):
+        result = self.serve("--nonsense")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("--nonsense", result.stderr)
+
+    def test_port_in_use(self):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            for flag, other in (("--port", "--admin-port"),
+                                ("--admin-port", "--port")):
+                result = self.serve("--model", MODEL, flag, str(port), other,
+                                    "0")
+                self.assertEqual(result.returncode, 1)
+                self.assertIn(f"port {port} of 127.0.0.1 is in use by another "
+                              f"process; choose another one ({flag}",
+                              result.stderr)
+
+    def test_one_port_for_both(self):
+        result = self.serve("--model", MODEL, "--port", "9999",
+                            "--admin-port", "9999")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("two different ports", result.stderr)
+
+    def test_address_of_another_machine(self):
+        result = self.serve("--model", MODEL, "--host", "203.0.113.1",
+                            "--port", "0", "--admin-port", "0")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("no address 203.0.113.1", result.stderr)
+
+    def test_missing_program(self):
+        env = dict(fake_env(self.runtime_dir), MOEBIUS_PROGRAM_DIR="/nowhere")
+        result = run_moebius("serve", "--model", MODEL, "--port", "0",
+                             "--admin-port", "0", env=env)
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("no program /nowhere/moebius-worker", result.stderr)
+        self.assertEqual(os.listdir(self.runtime_dir), [])
+
+
+class HelpTest(unittest.TestCase):
+    def test_each_command_explains_itself(self):
+        for command in (["serve"], ["status"], ["layout"], ["demo"], ["bench"],
+                        ["bench", "throughput"], ["bench", "serve"],
+                        ["bench", "switch"]):
+            result = run_moebius(*command, "--help")
+            self.assertEqual(result.returncode, 0, command)
+            self.assertIn("Usage:", result.stdout)
+            self.assertEqual(result.stderr, "")
+
+    def test_each_flag_of_serve_says_its_default(self):
+        text = " ".join(run_moebius("serve", "--help").stdout.split())
+        for flag, default in (("--workers", "2"), ("--port", "8000"),
+                              ("--admin-port", "8001"), ("--layout", "ep"),
+                              ("--load-format", "auto"),
+                              ("--host", "127.0.0.1")):
+            after = text[text.index(flag + " "):]
+            self.assertRegex(after, rf"\[[a-z]+\.[a-z_]+; default {default}\]")
+
+    def test_keys_of_the_configuration_are_listed(self):
+        result = run_moebius("serve", "--help-config")
+        self.assertEqual(result.returncode, 0)
+        self.assertIn("min_dwell_ms: 2000", result.stdout)
+        self.assertIn("Allowed: one of ep, tp, auto.", result.stdout)
+
+    def test_no_command_is_a_usage_error(self):
+        self.assertEqual(run_moebius().returncode, 2)
+
+
+class LifeTest(unittest.TestCase):
+    def test_serves_and_drains(self):
+        with Group(["--workers", "3"], fake={}) as group:
+            self.assertEqual(len(children_of(group.pid)), 4)
+            group.wait_line(f"http://127.0.0.1:{group.port}/v1")
+            group.wait_line("Moebius serves verse-moe from 3 workers")
+            group.wait_line("curl http://127.0.0.1")
+            mode = os.stat(group.directory).st_mode & 0o7777
+            self.assertEqual(mode, 0o700)
+            with open(os.path.join(group.directory, "config.yaml")) as config:
+                text = config.read()
+            self.assertIn("  count: 3\n", text)
+            self.assertIn(f'  path: "{MODEL}"\n', text)
+            group.stop()
+            group.wait_line("draining")
+
+    def test_flags_win_over_the_file(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
+            config.write("workers:\n  count: 3\n  threads: 5\n")
+            config.flush()
+            with Group(["-c", config.name, "--workers", "1", "--set",
+                        "layout.min_dwell_ms=77"], fake={}) as group:
+                self.assertEqual(len(children_of(group.pid)), 2)
+                with open(os.path.join(group.directory,
+                                       "config.yaml")) as effective:
+                    text = effective.read()
+                self.assertIn("  count: 1\n", text)
+                self.assertIn("  threads: 5\n", text)
+                self.assertIn("  min_dwell_ms: 77\n", text)
+
+    def test_interrupt_drains_too(self):
+        with Group(fake={}) as group:
+            group.note_processes()
+            group.process.send_signal(signal.SIGINT)
+            self.assertEqual(group.wait_end(), 0)
+
+    def test_output_of_children_comes_with_their_names(self):
+        fake = {"worker 1": [["print", "hello"], ["warn", "careful"], READY,
+                             WAIT]}
+        with Group(fake=fake) as group:
+            self.assertEqual(group.wait_line("hello", group.out),
+                             "[worker 1] hello")
+            self.assertEqual(group.wait_line("careful", group.err),
+                             "[worker 1] careful")
+
+    def test_progress_is_lines_when_there_is_no_terminal(self):
+        with tempfile.TemporaryDirectory() as marks:
+            seen = os.path.join(marks, "seen")
+            fake = {"worker 0": [["progress", 500, 1000], ["wait_file", seen],
+                                 ["progress", 1000, 1000], READY, WAIT],
+                    "worker 1": [["progress", 1000, 1000], READY, WAIT]}
+            with Group(fake=fake, wait=False) as group:
+                group.wait_line("loading weights: 70 % (1.50 kB of 2.00 kB)")
+                open(seen, "w").close()
+                group.wait_line("loading weights: 100 %")
+                group.wait_ready()
+
+    def test_serves_only_when_all_are_ready(self):
+        with tempfile.TemporaryDirectory() as marks:
+            go = os.path.join(marks, "go")
+            fake = {"worker 1": [["print", "loading"], ["wait_file", go],
+                                 READY, WAIT]}
+            with Group(fake=fake, wait=False) as group:
+                group.wait_line("loading")
+                with self.assertRaises(GroupFailed):
+                    group.wait_ready(timeout_s=0.3)
+                open(go, "w").close()
+                group.wait_ready()
+
+    def test_second_signal_ends_at_once(self):
+        fake = {"coordinator": [READY, WAIT, ["print", "still busy"],
+                                ["ignore"], WAIT]}
+        with Group(fake=fake) as group:
+            group.terminate()
+            group.wait_line("still busy")
+            group.terminate()
+            self.assertEqual(group.wait_end(timeout_s=20), 1)
+            group.wait_line("stopped at once")
+
+    def test_stop_before_it_was_ready(self):
+        fake = {"worker 0": [["print", "loading"], WAIT]}
+        with Group(fake=fake, wait=False) as group:
+            group.wait_line("loading")
+            group.terminate()
+            self.assertEqual(group.wait_end(), 0)
+            group.wait_line("stopped before it was ready")
+
+    def test_drain_that_takes_too_long_is_ended(self):
+        fake = {"coordinator": [READY, ["ignore"], WAIT]}
+        with Group(["--drain-timeout-ms", "100"], fake=fake) as group:
+            group.terminate()
+            self.assertEqual(group.wait_end(timeout_s=30), 1)
+            group.wait_line("the drain did not end within 5100 ms")
+
+    def test_worker_that_fails_while_loading(self):
+        fake = {"worker 1": [["fail", "model.safetensors: truncated"],
+                             ["exit", 1]]}
+        with Group(fake=fake, wait=False) as group:
+            self.assertEqual(group.wait_end(), 1)
+            line = group.wait_line("the group has ended")
+            self.assertEqual(line, "moebius: the group has ended: worker 1: "
+                             "model.safetensors: truncated")
+
+    def test_worker_that_is_killed(self):
+        with Group(fake={}) as group:
+            os.kill(group.worker_pid(1), signal.SIGKILL)
+            self.assertEqual(group.wait_end(), 1)
+            group.wait_line("worker 1 was killed by signal 9 (Killed)")
+
+    def test_coordinator_that_ends_unasked(self):
+        with Group(fake={"coordinator": [READY, WAIT, ["exit", 3]]}) as group:
+            os.kill(group.coordinator_pid(), signal.SIGTERM)
+            self.assertEqual(group.wait_end(), 1)
+            group.wait_line("coordinator ended with exit code 3 without being "
+                            "told to")
+
+    def test_worker_that_does_not_end_is_killed(self):
+        fake = {"worker 0": [["ignore"], READY, WAIT]}
+        with Group(fake=fake) as group:
+            group.terminate()
+            self.assertEqual(group.wait_end(timeout_s=30), 0)
+
+    def test_nobody_reads_its_output(self):
+        """A full pipe stops neither the children nor the end."""
+        with tempfile.TemporaryDirectory() as marks:
+            done = os.path.join(marks, "done")
+            runtime_dir = make_runtime_dir()
+            self.addCleanup(remove_runtime_dir, runtime_dir)
+            env = fake_env(runtime_dir)
+            env["MOEBIUS_FAKE"] = (
+                '{"worker 0": [["flood", 5000], ["ready"], ["touch", "%s"],'
+                ' ["wait"]]}' % done)
+            read_end, write_end = os.pipe()
+            ready_read, ready_write = os.pipe()
+            process = subprocess.Popen(
+                [MOEBIUS, "serve", "--model", MODEL, "--port", "0",
+                 "--admin-port", "0", "--ready-fd", str(ready_write)],
+                env=env, stdout=write_end, stderr=write_end,
+                pass_fds=[ready_write])
+            os.close(write_end)
+            os.close(ready_write)
+            with os.fdopen(ready_read) as ready:
+                self.assertTrue(ready.readline())
+            self.assertTrue(os.path.exists(done))
+            process.terminate()
+            self.assertEqual(process.wait(60), 0)
+            os.close(read_end)
+
+    def test_launcher_that_is_killed_takes_its_children_along(self):
+        runtime_dir = make_runtime_dir()
+        self.addCleanup(remove_runtime_dir, runtime_dir)
+        group = Group(fake={}, runtime_dir=runtime_dir)
+        seen = dict(group.seen)
+        self.assertEqual(len(seen), 4)
+        group.kill()
+        for pid, since in seen.items():
+            self.assertNotEqual(start_time(pid), since)
+        self.assertFalse(is_listening("127.0.0.1", group.port))
+        self.assertTrue(os.path.exists(group.directory))
+        # The next one cleans up after it, and leaves alone what is in use.
+        with Group(fake={}, runtime_dir=runtime_dir) as second:
+            self.assertFalse(os.path.exists(group.directory))
+            third = Group(fake={}, runtime_dir=runtime_dir)
+            self.assertTrue(os.path.exists(second.directory))
+            third.stop()
+            third._close()
+            self.assertTrue(os.path.exists(second.directory))
+
+    def test_reads_the_port_from_the_file(self):
+        port, admin_port = free_port(), free_port()
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
+            config.write(f"http:\n  port: {port}\nadmin:\n"
+                         f"  port: {admin_port}\n")
+            config.flush()
+            with socket.create_server(("127.0.0.1", port)):
+                runtime_dir = make_runtime_dir()
+                self.addCleanup(remove_runtime_dir, runtime_dir)
+                result = run_moebius("serve", "-c", config.name, "--model",
+                                     MODEL, env=fake_env(runtime_dir))
+                self.assertIn(f"port {port} of 127.0.0.1 is in use",
+                              result.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()

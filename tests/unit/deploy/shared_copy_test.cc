@@ -1,0 +1,25 @@
+// The copy that switches are measured against.
+#include "deploy/shared_copy.h"
+
+#include "gtest/gtest.h"
+#include "tests/status_matchers.h"
+
+namespace moebius {
+namespace {
+
+TEST(SharedCopy, RateIsPlausibleForAnyNumberOfThreads) {
+  for (int threads : {1, 2, 5}) {
+    const absl::StatusOr<double> rate =
+        SharedCopyBytesPerSecond(uint64_t{4} << 20, threads, 5);
+    ASSERT_THAT(rate, IsOk());
+    EXPECT_GT(*rate, 1e6);
+    EXPECT_LT(*rate, 1e13);
+  }
+}
+
+TEST(SharedCopy, FewerBytesThanThreadsIsFine) {
+  EXPECT_THAT(SharedCopyBytesPerSecond(1, 4, 1), IsOk());
+}
+
+}  // namespace
+}  // namespace moebius

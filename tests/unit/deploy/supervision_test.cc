@@ -1,0 +1,286 @@
+// What the launcher does about its children: the table, that the table names
+// every pair of state and event, and a random walk.
+#include "deploy/supervision.h"
+
+#include <csignal>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/status_matchers.h"
+
+namespace moebius {
+namespace {
+
+using ::testing::HasSubstr;
+
+const SupervisionPolicy kServe;
+const SupervisionPolicy kTask{.one_shot = true};
+
+ChildSet Set(std::vector<ChildId> members) {
+  ChildSet set = ChildSet::Group(kMaxRanks);
+  for (ChildId child = kCoordinatorChild; child < kMaxRanks; ++child) {
+    bool wanted = false;
+    for (ChildId member : members) wanted = wanted || member == child;
+    if (!wanted) set = set.Without(child);
+  }
+  return set;
+}
+
+// A group of two workers: -1 is the coordinator.
+const ChildSet kAll = ChildSet::Group(2);
+
+const GroupEvent kReady0 = ChildReady{0};
+const GroupEvent kStop = StopRequested{};
+const GroupEvent kDeadline = DeadlinePassed{};
+GroupEvent Exited(ChildId child, int code = 0, int signal = 0,
+                  std::string failure = "") {
+  return ChildExited{child, code, signal, std::move(failure)};
+}
+
+const std::string kCoordinatorDied =
+    "coordinator ended with exit code 0 without being told to";
+const std::string kWorkerKilled = "worker 1 was killed by signal 9 (Killed)";
+const std::string kAtOnce =
+    "stopped at once, before the requests in flight had ended";
+const std::string kDrainSaid =
+    "draining: requests in flight go on, new ones are refused; a second signal "
+    "ends at once";
+
+struct Row {
+  std::string name;
+  SupervisionPolicy policy;
+  GroupState state;
+  GroupEvent event;
+  GroupState next;
+  std::vector<GroupEffect> effects;
+};
+
+std::vector<GroupEffect> Terminate(std::vector<ChildId> members) {
+  return {SignalChildren{Set(std::move(members)), SIGTERM}, SetDeadline{3000}};
+}
+std::vector<GroupEffect> Kill(std::vector<ChildId> members) {
+  return {SignalChildren{Set(std::move(members)), SIGKILL}};
+}
+
+std::vector<Row> Table() {
+  const GroupStarting starting{kAll, Set({-1, 0})};
+  const GroupServing serving{kAll};
+  const GroupDraining draining{kAll};
+  const GroupEnding ending{kAll, 1, "why", false};
+  const GroupEnding killed{kAll, 1, "why", true};
+  const GroupEnded ended{1, "why"};
+  std::vector<Row> rows;
+  const auto add = [&](std::string name, GroupState state, GroupEvent event,
+                       GroupState next, std::vector<GroupEffect> effects = {},
+                       SupervisionPolicy policy = kServe) {
+    rows.push_back({std::move(name), policy, std::move(state), std::move(event),
+                    std::move(next), std::move(effects)});
+  };
+  // Readiness.
+  add("first ready", starting, kReady0, GroupStarting{kAll, Set({-1})});
+  add("last ready", GroupStarting{kAll, Set({0})}, kReady0, serving,
+      {AnnounceReady{}});
+  add("ready twice", GroupStarting{kAll, Set({-1})}, kReady0,
+      GroupStarting{kAll, Set({-1})});
+  add("ready while serving", serving, kReady0, serving);
+  add("ready while draining", draining, kReady0, draining);
+  add("ready while ending", ending, kReady0, ending);
+  add("ready at the end", ended, kReady0, ended);
+  // Exits.
+  add("worker dies while starting", starting, Exited(1, 0, SIGKILL),
+      GroupEnding{Set({-1, 0}), 1, kWorkerKilled, false}, Terminate({-1, 0}));
+  add("worker says why it fails", starting, Exited(1, 1, 0, "no such file"),
+      GroupEnding{Set({-1, 0}), 1, "worker 1: no such file", false},
+      Terminate({-1, 0}));
+  add("worker dies while serving", serving, Exited(1, 0, SIGKILL),
+      GroupEnding{Set({-1, 0}), 1, kWorkerKilled, false}, Terminate({-1, 0}));
+  add("even a good exit is unasked", serving, Exited(-1),
+      GroupEnding{Set({0, 1}), 1, kCoordinatorDied, false}, Terminate({0, 1}));
+  add("the last one dies", GroupServing{Set({1})}, Exited(1, 0, SIGKILL),
+      GroupEnded{1, kWorkerKilled});
+  add("a task is done", serving, Exited(-1),
+      GroupEnding{Set({0, 1}), 0, "", false}, Terminate({0, 1}), kTask);
+  add("a task is done early", starting, Exited(-1),
+      GroupEnding{Set({0, 1}), 0, "", false}, Terminate({0, 1}), kTask);
+  add("a task fails", serving, Exited(-1, 2),
+      GroupEnding{Set({0, 1}), 1,
+                  "coordinator ended with exit code 2 without being told to",
+                  false},
+      Terminate({0, 1}), kTask);
+  add("a worker of a task ends", serving, Exited(0),
+      GroupEnding{Set({-1, 1}), 1,
+                  "worker 0 ended with exit code 0 without being told to",
+                  false},
+      Terminate({-1, 1}), kTask);
+  add("worker ends in the drain", draining, Exited(0),
+      GroupDraining{Set({-1, 1})});
+  add("worker dies in the drain", draining, Exited(1, 0, SIGKILL),
+      GroupEnding{Set({-1, 0}), 1, kWorkerKilled, false}, Terminate({-1, 0}));
+  add("the drain is over", draining, Exited(-1),
+      GroupEnding{Set({0, 1}), 0, "", false}, Terminate({0, 1}));
+  add("the drain is over, workers before", GroupDraining{Set({-1})}, Exited(-1),
+      GroupEnded{0, ""});
+  add("the drain fails", draining, Exited(-1, 1, 0, "broken"),
+      GroupEnding{Set({0, 1}), 1, "coordinator: broken", false},
+      Terminate({0, 1}));
+  add("exit by our signal is no news", ending, Exited(0, 0, SIGTERM),
+      GroupEnding{Set({-1, 1}), 1, "why", false});
+  add("but what it says is", ending, Exited(0, 1, 0, "disk full"),
+      GroupEnding{Set({-1, 1}), 1, "why\nworker 0: disk full", false});
+  add("a failure spoils a good end", GroupEnding{kAll, 0, "", false},
+      Exited(0, 1, 0, "disk full"),
+      GroupEnding{Set({-1, 1}), 1, "worker 0: disk full", false});
+  add("the last one ends", GroupEnding{Set({0}), 0, "", false}, Exited(0),
+      GroupEnded{0, ""});
+  // Signals.
+  add("stop while starting", starting, kStop, GroupEnding{kAll, 0, "", false},
+      {SignalChildren{kAll, SIGTERM}, SetDeadline{3000},
+       Say{"stopped before it was ready"}});
+  add("stop while serving", serving, kStop, draining,
+      {Say{kDrainSaid}, SignalChildren{Set({-1}), SIGTERM},
+       SetDeadline{35000}});
+  add("stop a task", serving, kStop, GroupEnding{kAll, 1, "interrupted", false},
+      Terminate({-1, 0, 1}), kTask);
+  add("second stop", draining, kStop, GroupEnding{kAll, 1, kAtOnce, true},
+      Kill({-1, 0, 1}));
+  add("second stop while ending", ending, kStop, killed, Kill({-1, 0, 1}));
+  add("third stop", killed, kStop, killed);
+  add("stop at the end", ended, kStop, ended);
+  // Deadlines.
+  add("late deadline while starting", starting, kDeadline, starting);
+  add("late deadline while serving", serving, kDeadline, serving);
+  add("the drain takes too long", draining, kDeadline,
+      GroupEnding{kAll, 1, "the drain did not end within 35000 ms", true},
+      Kill({-1, 0, 1}));
+  add("the end takes too long", ending, kDeadline, killed, Kill({-1, 0, 1}));
+  add("killed and still there", killed, kDeadline, killed);
+  add("deadline at the end", ended, kDeadline, ended);
+  return rows;
+}
+
+TEST(Supervision, Table) {
+  for (const Row& row : Table()) {
+    SCOPED_TRACE(row.name);
+    const absl::StatusOr<GroupTransition> transition =
+        Supervise(row.policy, row.state, row.event);
+    ASSERT_THAT(transition, IsOk());
+    EXPECT_TRUE(transition->next == row.next);
+    EXPECT_TRUE(transition->effects == row.effects);
+  }
+}
+
+TEST(Supervision, TableNamesEveryStateWithEveryEvent) {
+  std::set<std::pair<size_t, size_t>> named;
+  for (const Row& row : Table()) {
+    named.emplace(row.state.index(), row.event.index());
+  }
+  for (size_t state = 0; state < std::variant_size_v<GroupState>; ++state) {
+    for (size_t event = 0; event < std::variant_size_v<GroupEvent>; ++event) {
+      const bool impossible = state == 4 && event == 1;  // nobody is left
+      EXPECT_EQ(named.contains({state, event}), !impossible)
+          << state << " " << event;
+    }
+  }
+}
+
+TEST(Supervision, ExitOfNobodyIsImpossible) {
+  for (const GroupState& state :
+       {GroupState(GroupServing{Set({-1, 0})}), GroupState(GroupEnded{0, ""}),
+        GroupState(GroupEnding{Set({0}), 0, "", false})}) {
+    EXPECT_THAT(
+        Supervise(kServe, state, Exited(1)),
+        StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("worker 1")));
+  }
+}
+
+// A walk over random events, with children that obey signals or do not.
+TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
+  for (uint32_t seed = 1; seed <= 2000; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    const auto pick = [&](int n) {
+      return static_cast<int>(random() % static_cast<uint32_t>(n));
+    };
+    const int num_workers = 1 + pick(kMaxRanks);
+    const SupervisionPolicy policy{.one_shot = pick(4) == 0};
+    ChildSet alive = ChildSet::Group(num_workers);
+    std::set<ChildId> told, killed;
+    GroupState state = GroupStarting{alive, alive};
+    bool deadline = false;
+    bool first_failure = false;
+    for (int steps = 0; !std::holds_alternative<GroupEnded>(state); ++steps) {
+      ASSERT_LT(steps, 1000);
+      GroupEvent event = StopRequested{};
+      const std::vector<ChildId> members = alive.members();
+      const int kind = pick(8);
+      if (!killed.empty() && !members.empty()) {
+        event = ChildExited{members[0], 0, SIGKILL, ""};
+      } else if (kind < 3 && !members.empty()) {
+        event = ChildReady{members[static_cast<size_t>(
+            pick(static_cast<int>(members.size())))]};
+      } else if (kind < 5 && !members.empty()) {
+        const ChildId child = members[static_cast<size_t>(
+            pick(static_cast<int>(members.size())))];
+        const bool dies = pick(3) == 0;
+        if (!dies && !told.contains(child)) continue;
+        event = ChildExited{child, 0, dies ? SIGSEGV : 0, ""};
+        first_failure = first_failure || (dies && told.empty());
+      } else if (kind < 7) {
+        if (!deadline) continue;
+        event = DeadlinePassed{};
+        deadline = false;
+      }
+      const absl::StatusOr<GroupTransition> transition =
+          Supervise(policy, state, event);
+      ASSERT_THAT(transition, IsOk());
+      if (const auto* exit = std::get_if<ChildExited>(&event)) {
+        alive = alive.Without(exit->child);
+      }
+      state = transition->next;
+      for (const GroupEffect& effect : transition->effects) {
+        if (const auto* signal = std::get_if<SignalChildren>(&effect)) {
+          for (ChildId child : signal->children.members()) {
+            // Only the living are signalled.
+            EXPECT_TRUE(alive.contains(child));
+            (signal->signal == SIGKILL ? killed : told).insert(child);
+          }
+        }
+        if (std::holds_alternative<SetDeadline>(effect)) deadline = true;
+      }
+      // Whoever waits for an end has a deadline, or has killed.
+      if (std::holds_alternative<GroupDraining>(state)) {
+        EXPECT_TRUE(deadline);
+      }
+      if (const auto* ending = std::get_if<GroupEnding>(&state)) {
+        EXPECT_TRUE(ending->killed || deadline);
+        EXPECT_TRUE(ending->alive == alive);
+        EXPECT_EQ(ending->exit_code != 0, !ending->message.empty());
+      }
+    }
+    EXPECT_TRUE(alive.empty());
+    const GroupEnded& ended = std::get<GroupEnded>(state);
+    if (first_failure) {
+      EXPECT_EQ(ended.exit_code, 1);
+    }
+    EXPECT_EQ(ended.exit_code != 0, !ended.message.empty());
+  }
+}
+
+TEST(ChildSet, HoldsTheCoordinatorAndTheWorkers) {
+  const ChildSet set = ChildSet::Group(2);
+  EXPECT_EQ(set.members(), (std::vector<ChildId>{-1, 0, 1}));
+  EXPECT_TRUE(set.contains(kCoordinatorChild));
+  EXPECT_FALSE(set.contains(2));
+  EXPECT_TRUE(set.Without(-1).Without(0).Without(1).empty());
+  EXPECT_EQ(ChildName(kCoordinatorChild), "coordinator");
+  EXPECT_EQ(ChildName(3), "worker 3");
+}
+
+}  // namespace
+}  // namespace moebius
