@@ -88,31 +88,43 @@ HWY_INLINE void Scores(const float* query, int head_dim, const T* const* k,
                        float* scores) {
   const PanelFloats df;
   PanelVec acc[kQueries][kPages][kVecs];
+  MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
+    MOEBIUS_UNROLL
     for (int g = 0; g < kPages; ++g) {
+      MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) acc[r][g][v] = hn::Zero(df);
     }
   }
   const T* pages[kPages];
+  MOEBIUS_UNROLL
   for (int g = 0; g < kPages; ++g) pages[g] = k[g];
   for (ptrdiff_t i = 0; i < head_dim; ++i) {
     PanelVec keys[kPages][kVecs];
+    MOEBIUS_UNROLL
     for (int g = 0; g < kPages; ++g) {
+      MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         keys[g][v] = LoadElements(pages[g] + i * kPageTokens + v * kVecLanes);
       }
     }
+    MOEBIUS_UNROLL
     for (int r = 0; r < kQueries; ++r) {
       const PanelVec x = hn::Set(df, query[r * ptrdiff_t{head_dim} + i]);
+      MOEBIUS_UNROLL
       for (int g = 0; g < kPages; ++g) {
+        MOEBIUS_UNROLL
         for (int v = 0; v < kVecs; ++v) {
           acc[r][g][v] = hn::MulAdd(keys[g][v], x, acc[r][g][v]);
         }
       }
     }
   }
+  MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
+    MOEBIUS_UNROLL
     for (int g = 0; g < kPages; ++g) {
+      MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         hn::StoreU(acc[r][g][v], df,
                    scores + r * kBlockTokens + g * kPageTokens + v * kVecLanes);
@@ -163,6 +175,7 @@ HWY_INLINE float SoftmaxBlock(float* scores, int count, float* maximum,
       hn::GetLane(hn::Exp(df, hn::Sub(hn::Set(df, old_maximum), shift)));
   const auto shrink = hn::Set(df, factor);
   PanelVec sums[kVecs];
+  MOEBIUS_UNROLL
   for (int v = 0; v < kVecs; ++v) {
     sums[v] = hn::Mul(hn::LoadU(df, sum + v * kVecLanes), shrink);
   }
@@ -172,6 +185,7 @@ HWY_INLINE float SoftmaxBlock(float* scores, int count, float* maximum,
     hn::StoreU(p, df, at);
     sums[i % kVecs] = hn::Add(sums[i % kVecs], p);
   }
+  MOEBIUS_UNROLL
   for (int v = 0; v < kVecs; ++v) {
     hn::StoreU(sums[v], df, sum + v * kVecLanes);
   }
@@ -190,9 +204,12 @@ HWY_INLINE void AddValues(const float* p, const T* const* v, int head_dim,
   const PanelFloats df;
   const ptrdiff_t stride = 2 * ptrdiff_t{head_dim};
   PanelVec acc[2][kQueries][kDims * kVecs];
+  MOEBIUS_UNROLL
   for (int odd = 0; odd < 2; ++odd) {
+    MOEBIUS_UNROLL
     for (int r = 0; r < kQueries; ++r) {
       const float* from = value + r * stride + odd * head_dim;
+      MOEBIUS_UNROLL
       for (int j = 0; j < kDims * kVecs; ++j) {
         acc[odd][r][j] = hn::Mul(hn::LoadU(df, from + j * kVecLanes),
                                  hn::Set(df, factor[r]));
@@ -202,11 +219,14 @@ HWY_INLINE void AddValues(const float* p, const T* const* v, int head_dim,
   const auto step = [&](int t, const T* row,
                         PanelVec(&sums)[kQueries][kDims * kVecs]) HWY_ATTR {
     PanelVec values[kDims * kVecs];
+    MOEBIUS_UNROLL
     for (int j = 0; j < kDims * kVecs; ++j) {
       values[j] = LoadElements(row + j * kVecLanes);
     }
+    MOEBIUS_UNROLL
     for (int r = 0; r < kQueries; ++r) {
       const PanelVec weight = hn::Set(df, p[r * kBlockTokens + t]);
+      MOEBIUS_UNROLL
       for (int j = 0; j < kDims * kVecs; ++j) {
         sums[r][j] = hn::MulAdd(values[j], weight, sums[r][j]);
       }
@@ -230,9 +250,12 @@ HWY_INLINE void AddValues(const float* p, const T* const* v, int head_dim,
       ++t;
     }
   }
+  MOEBIUS_UNROLL
   for (int odd = 0; odd < 2; ++odd) {
+    MOEBIUS_UNROLL
     for (int r = 0; r < kQueries; ++r) {
       float* to = value + r * stride + odd * head_dim;
+      MOEBIUS_UNROLL
       for (int j = 0; j < kDims * kVecs; ++j) {
         hn::StoreU(acc[odd][r][j], df, to + j * kVecLanes);
       }
@@ -271,6 +294,7 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
   HWY_ALIGN float p[kQueries * kBlockTokens];
   int counts[kQueries];
   int least = kBlockTokens, most = 0;
+  MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
     counts[r] = std::clamp(scratch.length[first + r] - before, 0, kBlockTokens);
     least = std::min(least, counts[r]);
@@ -281,6 +305,7 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
   BlockScores<T, kQueries>(scratch.query.data() + query_at, head_dim, k,
                            (most + kPageTokens - 1) / kPageTokens, p);
   float factors[kQueries];
+  MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
     factors[r] = 1.0f;
     if (counts[r] == 0) continue;
@@ -291,6 +316,7 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
   float* value = scratch.value.data() + 2 * query_at;
   BlockValues<T, kQueries>(p, v, head_dim, 0, least, factors, value);
   const float keep = 1.0f;
+  MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
     if (counts[r] == least) continue;
     BlockValues<T, 1>(p + r * kBlockTokens, v, head_dim, least, counts[r],
@@ -352,6 +378,7 @@ HWY_INLINE void AttendTileOf(ConstRows q, const AttentionTile& tile,
                 ptrdiff_t{i % tile.group} * head_dim;
     const float* even = scratch.value.data() + ptrdiff_t{i} * 2 * head_dim;
     auto sum = hn::Zero(df);
+    MOEBIUS_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       sum = hn::Add(sum, hn::LoadU(df, scratch.sum.data() + i * kPanelRows +
                                            v * kVecLanes));

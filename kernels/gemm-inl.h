@@ -14,6 +14,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/formats.h"
+#include "kernels/targets.h"
 
 #ifndef MOEBIUS_KERNELS_SLICE_RANGE_
 #define MOEBIUS_KERNELS_SLICE_RANGE_
@@ -72,8 +73,11 @@ struct Accumulators {
 
 template <int kRows, int kPanels>
 HWY_INLINE void SetZero(Accumulators<kRows, kPanels>& acc) {
+  MOEBIUS_UNROLL
   for (int m = 0; m < kRows; ++m) {
+    MOEBIUS_UNROLL
     for (int j = 0; j < kPanels; ++j) {
+      MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         acc.v[m][j][v] = hn::Zero(PanelFloats());
       }
@@ -91,26 +95,34 @@ HWY_INLINE void Step2(const float* const* x, ptrdiff_t offset,
   const PanelWords du;
   const auto odd_mask = hn::Set(du, 0xffff0000u);
   PanelVec even[kPanels][kVecs], odd[kPanels][kVecs];
+  MOEBIUS_UNROLL
   for (int j = 0; j < kPanels; ++j) {
     const auto* words =
         reinterpret_cast<const uint32_t*>(lines[j] + line_offset);
+    MOEBIUS_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       const auto both = hn::LoadU(du, words + v * kVecLanes);
       even[j][v] = hn::BitCast(df, hn::ShiftLeft<16>(both));
       odd[j][v] = hn::BitCast(df, hn::And(both, odd_mask));
     }
   }
+  MOEBIUS_UNROLL
   for (int m = 0; m < kRows; ++m) {
     const PanelVec x0 = hn::Set(df, x[m][offset]);
+    MOEBIUS_UNROLL
     for (int j = 0; j < kPanels; ++j) {
+      MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         acc.v[m][j][v] = hn::MulAdd(even[j][v], x0, acc.v[m][j][v]);
       }
     }
   }
+  MOEBIUS_UNROLL
   for (int m = 0; m < kRows; ++m) {
     const PanelVec x1 = hn::Set(df, x[m][offset + 1]);
+    MOEBIUS_UNROLL
     for (int j = 0; j < kPanels; ++j) {
+      MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         acc.v[m][j][v] = hn::MulAdd(odd[j][v], x1, acc.v[m][j][v]);
       }
@@ -124,11 +136,23 @@ HWY_INLINE void Chains(const float* const* x, const Bf16* const* panels, int k,
                        Accumulators<kRows, kPanels>& acc) {
   const float* rows[kRows];
   const Bf16* lines[kPanels];
+  MOEBIUS_UNROLL
   for (int m = 0; m < kRows; ++m) rows[m] = x[m];
+  MOEBIUS_UNROLL
   for (int j = 0; j < kPanels; ++j) lines[j] = panels[j];
-  SetZero(acc);
+  // Local, so that nothing else can point to it.
+  Accumulators<kRows, kPanels> sums;
+  SetZero(sums);
   for (ptrdiff_t i = 0; i < k; i += 2) {
-    Step2<kRows, kPanels>(rows, i, lines, i * kPanelRows, acc);
+    Step2<kRows, kPanels>(rows, i, lines, i * kPanelRows, sums);
+  }
+  MOEBIUS_UNROLL
+  for (int m = 0; m < kRows; ++m) {
+    MOEBIUS_UNROLL
+    for (int j = 0; j < kPanels; ++j) {
+      MOEBIUS_UNROLL
+      for (int v = 0; v < kVecs; ++v) acc.v[m][j][v] = sums.v[m][j][v];
+    }
   }
 }
 
@@ -166,6 +190,7 @@ HWY_INLINE void AddFixed(const PanelVec (&v)[kVecs], int64_t* acc) {
   const PanelFloats df;
   const auto limit = hn::Set(df, kFixedPointLimit);
   const auto minus_limit = hn::Set(df, -kFixedPointLimit);
+  MOEBIUS_UNROLL
   for (int i = 0; i < kVecs; ++i) {
     const auto clamped = hn::Min(hn::Max(v[i], minus_limit), limit);
     int64_t* to = acc + i * kVecLanes;
@@ -203,6 +228,7 @@ HWY_INLINE void SlicedChains(const float* const* x, RowParallelMatrix w,
   const ptrdiff_t unit_stride = ptrdiff_t{kUnitRows} * w.n;
   const Bf16* const base = w.data + first_panel * kPanelStride;
   const float* rows[kRows];
+  MOEBIUS_UNROLL
   for (int m = 0; m < kRows; ++m) rows[m] = x[m];
   int pair = range.first_pair;
   ptrdiff_t offset = 0;
@@ -215,6 +241,7 @@ HWY_INLINE void SlicedChains(const float* const* x, RowParallelMatrix w,
       const int run =
           kUnitPairs - in_unit < end - pair ? kUnitPairs - in_unit : end - pair;
       const Bf16* lines[kPanels];
+      MOEBIUS_UNROLL
       for (int j = 0; j < kPanels; ++j) {
         lines[j] = base + (pair / kUnitPairs) * unit_stride +
                    in_unit * kLineElements + j * kPanelStride;
@@ -224,7 +251,9 @@ HWY_INLINE void SlicedChains(const float* const* x, RowParallelMatrix w,
       }
       pair += run;
     }
+    MOEBIUS_UNROLL
     for (int m = 0; m < kRows; ++m) {
+      MOEBIUS_UNROLL
       for (int j = 0; j < kPanels; ++j) {
         AddFixed(sums.v[m][j], acc[m] + j * kPanelRows);
       }
