@@ -218,7 +218,7 @@ TEST(Forward, AStepRunAgainGivesTheSameLogits) {
   const std::vector<int32_t> tokens = Tokens(0, 0, 20);
   std::vector<uint32_t> positions(20), sequence(20, 0);
   for (uint32_t i = 0; i < 20; ++i) positions[i] = i;
-  const std::vector<PageId> pages = {7, 3, 900, 11};
+  const std::vector<PageId> pages = {7, 3, 90, 11};
   const SequencePages sequences[] = {{pages.data(), 2}};
   const int rows_of_rank[] = {20};
   const uint32_t logit_rows[] = {3, 19};

@@ -57,6 +57,7 @@ TEST_P(ReferenceTest, GreedyTokensAndLogProbabilitiesEqual) {
       GetParam().tp ? TensorParallel(options.num_ranks) : ExpertParallel();
   options.model_dir = VerseMoeDir();
   options.max_rows = 600;
+  options.num_pages = 2048;
   TestGroup group(options);
 
   std::vector<std::vector<int32_t>> tokens(rows.size());

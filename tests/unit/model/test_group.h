@@ -62,7 +62,7 @@ struct GroupOptions {
   Layout layout;
   std::string model_dir;  // empty: dummy weights
   int max_rows = 512;
-  int num_pages = 2048;  // of each rank
+  int num_pages = 128;  // of each rank
   KvType kv_type = KvType::kFloat32;
   int extra_threads = 0;
 };
