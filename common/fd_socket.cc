@@ -24,10 +24,9 @@ absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("socket path '", path, "' has ", path.size(),
-                     " bytes; 1 to ", sizeof(address.sun_path) - 1,
-                     " are possible"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "socket path '", path, "' has ", path.size(), " bytes; 1 to ",
+        sizeof(address.sun_path) - 1, " are possible"));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;

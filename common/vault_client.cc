@@ -27,8 +27,7 @@ int64_t MonotonicNanoseconds() {
 
 // The text of a message from outside, which may not be terminated.
 std::string TextOf(const VaultMessage& message) {
-  return std::string(message.text,
-                     strnlen(message.text, sizeof(message.text)));
+  return std::string(message.text, strnlen(message.text, sizeof(message.text)));
 }
 
 // An answer belongs to `request` when it names the same region. Asking again
@@ -58,16 +57,14 @@ absl::StatusOr<RegionDescriptor> VaultClient::Ask(const VaultMessage& request,
   for (;;) {
     VaultMessage answer;
     auto packet = ReceivePacket(
-        socket_.get(),
-        {reinterpret_cast<std::byte*>(&answer), sizeof(answer)},
+        socket_.get(), {reinterpret_cast<std::byte*>(&answer), sizeof(answer)},
         deadline.left());
     if (!packet.ok()) {
       if (absl::IsInvalidArgument(packet.status())) {
         return absl::InternalError(packet.status().message());
       }
-      return absl::Status(
-          packet.status().code(),
-          absl::StrCat("vault: ", packet.status().message()));
+      return absl::Status(packet.status().code(),
+                          absl::StrCat("vault: ", packet.status().message()));
     }
     if (packet->size_bytes != sizeof(answer) ||
         answer.type != VaultMessageType::kDescriptor) {

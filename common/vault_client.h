@@ -89,7 +89,7 @@ class VaultClient {
 
   const UniqueFd socket_;
   const Rank rank_;
-  absl::Mutex asking_;                       // one request at a time
+  absl::Mutex asking_;                        // one request at a time
   std::atomic<int64_t> next_progress_ns_{0};  // monotonic; 0: send the first
 };
 

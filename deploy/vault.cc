@@ -31,18 +31,17 @@ absl::Status Errno(absl::string_view what) {
 }
 
 absl::Status CheckDirectory(const std::string& directory) {
-  UniqueFd fd(::open(directory.c_str(),
-                     O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  UniqueFd fd(
+      ::open(directory.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!fd) return Errno(absl::StrCat("vault directory ", directory));
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return Errno("fstat");
   if (info.st_uid != ::geteuid() || (info.st_mode & 07777) != 0700) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("vault directory ", directory, " has mode 0",
-                     absl::Hex(info.st_mode >> 6 & 7),
-                     absl::Hex(info.st_mode >> 3 & 7),
-                     absl::Hex(info.st_mode & 7), " and owner ", info.st_uid,
-                     "; must be 0700 and owner ", ::geteuid()));
+    return absl::PermissionDeniedError(absl::StrCat(
+        "vault directory ", directory, " has mode 0",
+        absl::Hex(info.st_mode >> 6 & 7), absl::Hex(info.st_mode >> 3 & 7),
+        absl::Hex(info.st_mode & 7), " and owner ", info.st_uid,
+        "; must be 0700 and owner ", ::geteuid()));
   }
   return absl::OkStatus();
 }
@@ -86,9 +85,8 @@ absl::Status Answer(int socket, const VaultMessage& request, int attach,
   std::memcpy(answer.text, refusal.data(),
               std::min(refusal.size(), sizeof(answer.text) - 1));
   return SendPacket(
-      socket,
-      {reinterpret_cast<const std::byte*>(&answer), sizeof(answer)}, attach,
-      absl::ZeroDuration());
+      socket, {reinterpret_cast<const std::byte*>(&answer), sizeof(answer)},
+      attach, absl::ZeroDuration());
 }
 
 absl::Status Refuse(int socket, const VaultMessage& request,
@@ -519,8 +517,7 @@ absl::Status Vault::HandleDeposit(Connection* connection,
   if (::fchmod(attached.get(), 0400) != 0) return Errno("fchmod");
   kept_[message.rank][static_cast<int>(message.region)] =
       Kept{std::move(attached), message.size_bytes};
-  const absl::Status answered =
-      Answer(socket, message, -1, message.size_bytes);
+  const absl::Status answered = Answer(socket, message, -1, message.size_bytes);
   AnswerBorrowsOf(message.region, message.rank);
   return answered;
 }

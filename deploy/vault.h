@@ -29,7 +29,7 @@ namespace moebius {
 // (done <= total, ports are ports), its text is printable.
 struct VaultReport {
   VaultMessageType type = VaultMessageType::kProgress;  // or kReady, kFailed
-  Rank rank = 0;  // -1: the coordinator
+  Rank rank = 0;                                        // -1: the coordinator
   pid_t pid = 0;
   uint64_t done_bytes = 0;   // kProgress
   uint64_t total_bytes = 0;  // kProgress
@@ -108,8 +108,8 @@ class Vault {
   struct Connection {
     UniqueFd socket;
     pid_t pid = 0;
-    std::optional<Rank> rank;   // once allowed
-    Deadline stranger_until;    // until then
+    std::optional<Rank> rank;      // once allowed
+    Deadline stranger_until;       // until then
     std::optional<Borrow> borrow;  // waits for its deposit
   };
   struct Speaker {

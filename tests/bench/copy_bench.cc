@@ -208,8 +208,7 @@ void BM_TwoWorkers(benchmark::State& state, const ExpertShape& shape) {
 // Time of a barrier among `ranks` processes that do nothing else.
 void BM_Barrier(benchmark::State& state) {
   const int ranks = static_cast<int>(state.range(0));
-  const BarrierOptions options{.spin_us = static_cast<int>(state.range(1)),
-                               .max_yields = static_cast<int>(state.range(2))};
+  const BarrierOptions options{.spin_us = static_cast<int>(state.range(1))};
   const auto memories = WorkerMemory::CreateInProcess(ranks, MemoryGeometry{});
   CHECK(memories.ok());
   const uint64_t rounds = static_cast<uint64_t>(state.max_iterations) + 1;
@@ -242,9 +241,8 @@ void BM_Barrier(benchmark::State& state) {
 void BM_StepWithBarriers(benchmark::State& state) {
   constexpr int kPieces = 8;
   const int ranks = static_cast<int>(state.range(0));
-  const double piece_s = static_cast<double>(state.range(3)) / kPieces / 1e6;
-  const BarrierOptions options{.spin_us = static_cast<int>(state.range(1)),
-                               .max_yields = static_cast<int>(state.range(2))};
+  const double piece_s = static_cast<double>(state.range(2)) / kPieces / 1e6;
+  const BarrierOptions options{.spin_us = static_cast<int>(state.range(1))};
   // Work that takes processor time, not time: counted once, alone.
   const auto work = [](int64_t loops) {
     uint64_t x = 1;
@@ -289,28 +287,36 @@ void BM_StepWithBarriers(benchmark::State& state) {
 }
 
 BENCHMARK_CAPTURE(BM_OneWorker, small, SmallShape())
-    ->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(400);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(400);
 BENCHMARK_CAPTURE(BM_OneWorker, large, LargeShape())
-    ->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(10);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(10);
 BENCHMARK_CAPTURE(BM_TwoWorkers, small, SmallShape())
-    ->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(400);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(400);
 BENCHMARK_CAPTURE(BM_TwoWorkers, large, LargeShape())
-    ->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(10);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(10);
 
 BENCHMARK(BM_Barrier)
-    ->ArgNames({"ranks", "spin_us", "yields"})
-    ->Args({2, 50, 0})->Args({2, 0, 0})->Args({2, 0, 8})
-    ->Args({4, 0, 0})->Args({4, 0, 8})
-    ->Args({8, 0, 0})->Args({8, 0, 8})->Args({8, 20, 0})
-    ->UseRealTime()->Unit(benchmark::kMicrosecond)->Iterations(3000);
+    ->ArgNames({"ranks", "spin_us"})
+    ->ArgsProduct({{2, 4, 8}, {0, 100}})
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->Iterations(3000);
 
 BENCHMARK(BM_StepWithBarriers)
-    ->ArgNames({"ranks", "spin_us", "yields", "work_us"})
-    ->Args({2, 50, 0, 200})->Args({2, 0, 0, 200})->Args({2, 20, 0, 200})
-    ->Args({2, 200, 0, 200})->Args({2, 0, 8, 200})
-    ->Args({8, 0, 0, 50})->Args({8, 0, 4, 50})->Args({8, 0, 32, 50})
-    ->Args({8, 20, 0, 50})
-    ->UseRealTime()->Unit(benchmark::kMicrosecond)->Iterations(1000);
+    ->ArgNames({"ranks", "spin_us", "work_us"})
+    ->ArgsProduct({{2}, {0, 2, 50, 100, 200}, {200}})
+    ->ArgsProduct({{8}, {0, 2, 50, 100, 200}, {50}})
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->Iterations(1000);
 
 }  // namespace
 }  // namespace moebius

@@ -31,8 +31,7 @@ void Pause() {
 // Not the private kind: the word is shared between processes.
 void FutexWait(std::atomic<uint32_t>* word, uint32_t expected,
                absl::Duration timeout) {
-  const timespec limit =
-      absl::ToTimespec(std::min(timeout, absl::Hours(24)));
+  const timespec limit = absl::ToTimespec(std::min(timeout, absl::Hours(24)));
   ::syscall(SYS_futex, word, FUTEX_WAIT, expected, &limit, nullptr, 0);
 }
 
@@ -91,23 +90,22 @@ absl::Status GroupBarrier::Wait(uint64_t sequence, absl::Duration timeout) {
 
 // True when all have arrived.
 bool GroupBarrier::Spin(uint64_t sequence, const Deadline& deadline) const {
-  const absl::Duration limit =
+  const absl::Duration spin =
       std::min(absl::Microseconds(options_.spin_us), deadline.left());
-  if (limit > absl::ZeroDuration()) {
-    const Deadline until = Deadline::After(limit);
-    do {
-      // The clock is as dear as a dozen looks.
-      for (int i = 0; i < 16; ++i) {
-        if (AllArrived(sequence)) return true;
-        Pause();
-      }
-      if (AnyAbort()) return false;
-    } while (!until.expired());
-  }
-  for (int i = 0; i < options_.max_yields; ++i) {
+  if (spin <= absl::ZeroDuration()) return false;
+  const Deadline until = Deadline::After(spin);
+  const Deadline keep_core = Deadline::After(std::min(spin, kKeepCore));
+  do {
+    // The clock is as dear as a dozen looks.
+    for (int i = 0; i < 16; ++i) {
+      if (AllArrived(sequence)) return true;
+      Pause();
+    }
+  } while (!keep_core.expired());
+  while (!until.expired()) {
+    if (AnyAbort()) return false;
     ::sched_yield();
     if (AllArrived(sequence)) return true;
-    if (AnyAbort() || deadline.expired()) return false;
   }
   return false;
 }
@@ -142,9 +140,9 @@ absl::Status GroupBarrier::WhyNot(uint64_t sequence,
     const SignalsArrival& arrival = blocks_[rank]->arrival;
     if (const uint32_t reason = arrival.abort.load(std::memory_order_seq_cst);
         reason != 0) {
-      return absl::AbortedError(absl::StrCat("rank ", rank,
-                                             " aborted barrier ", sequence,
-                                             " (reason ", reason, ")"));
+      return absl::AbortedError(absl::StrCat("rank ", rank, " aborted barrier ",
+                                             sequence, " (reason ", reason,
+                                             ")"));
     }
     if (arrival.sequence.load(std::memory_order_seq_cst) < sequence) {
       missing.push_back(static_cast<int>(rank));
@@ -152,9 +150,8 @@ absl::Status GroupBarrier::WhyNot(uint64_t sequence,
   }
   if (missing.empty()) return absl::OkStatus();  // they came in between
   return absl::DeadlineExceededError(
-      absl::StrCat("rank ", absl::StrJoin(missing, ", "),
-                   " not at barrier ", sequence, " within ",
-                   absl::FormatDuration(timeout)));
+      absl::StrCat("rank ", absl::StrJoin(missing, ", "), " not at barrier ",
+                   sequence, " within ", absl::FormatDuration(timeout)));
 }
 
 void GroupBarrier::Abort(uint32_t reason) {
@@ -170,7 +167,7 @@ void GroupBarrier::ClearAbort() {
 
 int DefaultSpinUs(int num_ranks, int threads_per_rank, int num_cores) {
   if (num_ranks <= 1) return 0;
-  return num_ranks * threads_per_rank <= num_cores ? 50 : 0;
+  return num_ranks * threads_per_rank <= num_cores ? 200 : 100;
 }
 
 }  // namespace moebius

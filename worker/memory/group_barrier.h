@@ -15,11 +15,10 @@
 namespace moebius {
 
 struct BarrierOptions {
-  // How long to look at the others' counters before sleeping in the kernel;
-  // 0 sleeps at once. See DefaultSpinUs.
+  // How long to look at the others' counters before sleeping in the kernel: for
+  // the first kKeepCore without letting go of the core, then offering it to
+  // others before each look. 0 sleeps at once. See DefaultSpinUs.
   int spin_us = 0;
-  // How often to offer the processor to others between the two.
-  int max_yields = 0;
   // A sleeper looks again after this long unwoken; see below.
   absl::Duration look_again = absl::Milliseconds(50);
 };
@@ -84,6 +83,8 @@ class GroupBarrier {
   void Abort(uint32_t reason);
   void ClearAbort();
 
+  static constexpr absl::Duration kKeepCore = absl::Microseconds(2);
+
  private:
   bool AllArrived(uint64_t sequence) const;
   bool AnyAbort() const;
@@ -99,10 +100,12 @@ class GroupBarrier {
   std::atomic<uint32_t>* bell_;
 };
 
-// How long a rank should spin for the others, in microseconds: long enough for
-// the usual wait when every thread of the group (num_ranks * threads) can have
-// a core of its own, not at all when they cannot and spinning would take the
-// core from whoever is waited for.
+// BarrierOptions::spin_us for a group of num_ranks * threads_per_rank threads
+// on `num_cores` cores. To be woken costs 50 us where the core went idle and a
+// few dozen where others want it, so it pays to look for longer than the usual
+// wait within a step, longest when every thread has a core of its own. Since
+// the core is on offer meanwhile, it pays even when there are fewer cores than
+// threads: tests/bench/copy_bench has the figures.
 int DefaultSpinUs(int num_ranks, int threads_per_rank, int num_cores);
 
 }  // namespace moebius

@@ -17,9 +17,8 @@ absl::Status CheckMapped(const WorkerMemory& memory) {
 
 // Slots that fit: the product cannot overflow.
 int64_t NumSlots(const WorkerMemory& memory, int64_t slot_bytes) {
-  return slot_bytes <= 0
-             ? 0
-             : memory.size_bytes(RegionKind::kExperts) / slot_bytes;
+  return slot_bytes <= 0 ? 0
+                         : memory.size_bytes(RegionKind::kExperts) / slot_bytes;
 }
 
 }  // namespace
@@ -45,12 +44,12 @@ absl::StatusOr<int64_t> PullSlot(const WorkerMemory& memory,
     sources[rank] = memory.base(RegionKind::kExperts, rank) +
                     pull.src_slot * pull.slot_bytes;
   }
-  RETURN_IF_ERROR(PullSegments(
-      absl::MakeConstSpan(sources.data(), memory.num_ranks()), pull.slot_bytes,
-      segments,
-      memory.mutable_base(RegionKind::kExperts) +
-          pull.dst_slot * pull.slot_bytes,
-      pull.slot_bytes, pool));
+  RETURN_IF_ERROR(
+      PullSegments(absl::MakeConstSpan(sources.data(), memory.num_ranks()),
+                   pull.slot_bytes, segments,
+                   memory.mutable_base(RegionKind::kExperts) +
+                       pull.dst_slot * pull.slot_bytes,
+                   pull.slot_bytes, pool));
   int64_t moved = 0;
   for (const CopySegment& segment : segments) moved += segment.size_bytes;
   return moved;
@@ -118,19 +117,19 @@ absl::StatusOr<int64_t> PagePuller::Pull(absl::Span<const PageMove> wave,
                          move.dst_page * page_bytes_, page_bytes_});
   }
   const int64_t bytes = memory_->size_bytes(RegionKind::kKv);
-  RETURN_IF_ERROR(PullSegments(memory_->bases(RegionKind::kKv), bytes,
-                               segments_, memory_->mutable_base(RegionKind::kKv),
-                               bytes, pool));
+  RETURN_IF_ERROR(
+      PullSegments(memory_->bases(RegionKind::kKv), bytes, segments_,
+                   memory_->mutable_base(RegionKind::kKv), bytes, pool));
   return static_cast<int64_t>(segments_.size()) * page_bytes_;
 }
 
 uint64_t SlotChecksum(const WorkerMemory& memory, int64_t slot_bytes, int slot,
                       ThreadPool* pool) {
   CHECK(slot >= 0 && slot < NumSlots(memory, slot_bytes));
-  return Checksum({memory.base(RegionKind::kExperts, memory.rank()) +
-                       slot * slot_bytes,
-                   static_cast<size_t>(slot_bytes)},
-                  pool);
+  return Checksum(
+      {memory.base(RegionKind::kExperts, memory.rank()) + slot * slot_bytes,
+       static_cast<size_t>(slot_bytes)},
+      pool);
 }
 
 }  // namespace moebius

@@ -46,8 +46,9 @@ class MemfdRegion final : public Region {
 absl::StatusOr<std::byte*> MapAligned(int fd, int64_t size_bytes,
                                       int protection) {
   const int64_t reserved = size_bytes + kRegionAlignment;
-  void* const range = ::mmap(nullptr, reserved, PROT_NONE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const range =
+      ::mmap(nullptr, reserved, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) return Errno("mmap of an address range");
   auto* const first = static_cast<std::byte*>(range);
   const int64_t excess = static_cast<int64_t>(
@@ -99,13 +100,12 @@ absl::Status Prefault(std::byte* base, int64_t size_bytes,
 absl::StatusOr<std::unique_ptr<Region>> Map(UniqueFd fd, int64_t size_bytes,
                                             Region::Access access,
                                             const RegionOptions& options) {
-  const int protection = access == Region::Access::kReadWrite
-                             ? PROT_READ | PROT_WRITE
-                             : PROT_READ;
+  const int protection =
+      access == Region::Access::kReadWrite ? PROT_READ | PROT_WRITE : PROT_READ;
   ASSIGN_OR_RETURN(std::byte* const base,
                    MapAligned(fd.get(), size_bytes, protection));
-  auto region = std::make_unique<MemfdRegion>(std::move(fd), base, size_bytes,
-                                              access);
+  auto region =
+      std::make_unique<MemfdRegion>(std::move(fd), base, size_bytes, access);
   if (options.huge_pages) {
     // A hint: kernels without huge pages for shared memory refuse it.
     ::madvise(base, size_bytes, MADV_HUGEPAGE);
@@ -127,8 +127,7 @@ absl::StatusOr<std::unique_ptr<Region>> CreateMemfdRegion(
         absl::StrCat("a region of ", size_bytes, " bytes"));
   }
   const int64_t rounded = RoundUpToRegion(size_bytes);
-  UniqueFd fd(
-      ::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  UniqueFd fd(::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd) return Errno("memfd_create");
   if (::ftruncate(fd.get(), rounded) != 0) return Errno("ftruncate");
   if (::fcntl(fd.get(), F_ADD_SEALS, kSizeSeals) != 0) {
@@ -155,8 +154,8 @@ absl::StatusOr<std::unique_ptr<Region>> AdoptMemfdRegion(
 }
 
 absl::StatusOr<UniqueFd> ReopenReadOnly(int fd) {
-  UniqueFd read_only(::open(absl::StrCat("/proc/self/fd/", fd).c_str(),
-                            O_RDONLY | O_CLOEXEC));
+  UniqueFd read_only(
+      ::open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC));
   if (!read_only) return Errno("opening a region anew");
   return read_only;
 }

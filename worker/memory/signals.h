@@ -1,6 +1,7 @@
 // The signals region: the words through which workers tell one another where
 // they are. Every rank has one; every process of the group maps all of them for
-// reading and writing, yet each word has one writer, its rank, but for the bell.
+// reading and writing, yet each word has one writer, its rank, but for the
+// bell.
 #pragma once
 
 #include <atomic>

@@ -37,9 +37,9 @@ int64_t BytesOf(const MemoryGeometry& geometry, RegionKind kind) {
 // The same status, saying which region it is about.
 absl::Status About(RegionKind kind, Rank rank, const absl::Status& status) {
   if (status.ok()) return status;
-  return absl::Status(
-      status.code(), absl::StrCat(std::string(RegionKindName(kind)),
-                                  " of rank ", rank, ": ", status.message()));
+  return absl::Status(status.code(),
+                      absl::StrCat(std::string(RegionKindName(kind)),
+                                   " of rank ", rank, ": ", status.message()));
 }
 
 }  // namespace
@@ -52,8 +52,7 @@ WorkerMemory::~WorkerMemory() = default;
 
 absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::New(
     Rank rank, int num_ranks, const WorkerMemoryOptions& options) {
-  if (num_ranks < 1 || num_ranks > kMaxRanks || rank < 0 ||
-      rank >= num_ranks) {
+  if (num_ranks < 1 || num_ranks > kMaxRanks || rank < 0 || rank >= num_ranks) {
     return absl::InvalidArgumentError(
         absl::StrCat("rank ", rank, " of ", num_ranks));
   }
@@ -101,9 +100,8 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Adopt(
   for (RegionKind kind : kAllKinds) {
     auto kept = vault.Withdraw(kind, options.vault_timeout);
     if (!kept.ok()) return About(kind, rank, kept.status());
-    auto region =
-        AdoptMemfdRegion(std::move(kept->fd), BytesOf(geometry, kind),
-                         Region::Access::kReadWrite, options.region);
+    auto region = AdoptMemfdRegion(std::move(kept->fd), BytesOf(geometry, kind),
+                                   Region::Access::kReadWrite, options.region);
     if (absl::IsInvalidArgument(region.status())) {
       return About(kind, rank,
                    absl::FailedPreconditionError(region.status().message()));

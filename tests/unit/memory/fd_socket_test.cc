@@ -77,9 +77,9 @@ TEST_F(FdSocketTest, PeerThatIsGoneIsUnavailableForBothDirections) {
 
 TEST_F(FdSocketTest, PacketLongerThanTheBufferIsRefusedWithItsDescriptor) {
   const int before = CountDescriptors();
-  ASSERT_THAT(SendPacket(ours_.get(), Bytes(std::string(65, 'x')), 2,
-                         absl::Seconds(5)),
-              IsOk());
+  ASSERT_THAT(
+      SendPacket(ours_.get(), Bytes(std::string(65, 'x')), 2, absl::Seconds(5)),
+      IsOk());
   EXPECT_THAT(Receive(), StatusIs(absl::StatusCode::kInvalidArgument,
                                   HasSubstr("longer than 64")));
   EXPECT_EQ(CountDescriptors(), before);
@@ -134,7 +134,8 @@ TEST_F(FdSocketTest, PacketsKeepTheirBoundsAndDescriptors) {
   EXPECT_EQ(three->size_bytes, 5u);
   ASSERT_TRUE(three->attached);
   EXPECT_EQ(::fcntl(three->attached.get(), F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
-  struct stat sent {}, received {};
+  struct stat sent {
+  }, received{};
   ASSERT_EQ(::fstat(file.get(), &sent), 0);
   ASSERT_EQ(::fstat(three->attached.get(), &received), 0);
   EXPECT_EQ(sent.st_rdev, received.st_rdev);

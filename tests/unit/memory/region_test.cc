@@ -86,9 +86,9 @@ TEST(Region, OnlySealedMemoryIsAdopted) {
   EXPECT_THAT(AdoptMemfdRegion(std::move(device), kRegionAlignment,
                                Access::kReadWrite, {}),
               StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_FALSE(AdoptMemfdRegion(UniqueFd(), kRegionAlignment,
-                                Access::kReadWrite, {})
-                   .ok());
+  EXPECT_FALSE(
+      AdoptMemfdRegion(UniqueFd(), kRegionAlignment, Access::kReadWrite, {})
+          .ok());
 }
 
 TEST(Region, SizeCannotBeChangedByAnybody) {

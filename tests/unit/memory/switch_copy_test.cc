@@ -44,10 +44,10 @@ uint64_t WordOf(int layer, int expert, int matrix, int row, int column) {
 template <typename Fn>
 void ForEachWord(const ExpertShape& shape, bool ep, Rank rank, int layer,
                  Fn fn) {
-  const int experts = ep ? shape.num_experts / shape.num_ranks
-                         : shape.num_experts;
-  const int rows = ep ? shape.intermediate_rows
-                      : shape.intermediate_rows / shape.num_ranks;
+  const int experts =
+      ep ? shape.num_experts / shape.num_ranks : shape.num_experts;
+  const int rows =
+      ep ? shape.intermediate_rows : shape.intermediate_rows / shape.num_ranks;
   const int first_expert = ep ? rank * experts : 0;
   const int first_row = ep ? 0 : rank * rows;
   const int columns = static_cast<int>(shape.row_bytes / 8);
@@ -89,11 +89,11 @@ class Worker {
         ep ? ExpertParallel() : TensorParallel(shape_.num_ranks);
     int64_t wrong = 0;
     for (int layer = 0; layer < shape_.num_moe_layers; ++layer) {
-      ForEachWord(shape_, ep, memory_->rank(), layer,
-                  [&wrong, slot = Slot(layout, layer)](
-                      int64_t word, uint64_t value) {
-                    if (slot[word] != value) ++wrong;
-                  });
+      ForEachWord(
+          shape_, ep, memory_->rank(), layer,
+          [&wrong, slot = Slot(layout, layer)](int64_t word, uint64_t value) {
+            if (slot[word] != value) ++wrong;
+          });
     }
     return wrong;
   }
@@ -104,16 +104,14 @@ class Worker {
                             Epoch epoch) {
     const std::vector<CopySegment> segments =
         PlanSlot(shape_, from, to, memory_->rank());
-    const std::vector<int> order =
-        SwitchLayerOrder(shape_.num_moe_layers, to);
+    const std::vector<int> order = SwitchLayerOrder(shape_.num_moe_layers, to);
     for (int i = begin; i < end; ++i) {
       const SlotPull pull{shape_.slot_bytes(), SlotOf(from, order[i]),
                           SlotOf(to, order[i])};
       const auto moved = PullSlot(*memory_, pull, segments, &pool_);
       if (!moved.ok()) return moved.status();
       EXPECT_EQ(*moved, shape_.slot_bytes());
-      const absl::Status arrived =
-          barrier_.Wait(barrier_.arrived() + 1, kLong);
+      const absl::Status arrived = barrier_.Wait(barrier_.arrived() + 1, kLong);
       if (!arrived.ok()) return arrived;
       StoreSwitchProgress(memory_->own_signals(), {epoch, i + 1, 0});
     }
@@ -174,10 +172,9 @@ TEST_F(SwitchCopyTest, NothingIsPulledBeforePeersAreMapped) {
   EXPECT_THAT(PagePuller(memory->get(), 4096).Pull({}, nullptr), unmapped);
 }
 
-class SwitchCopyGroupsTest
-    : public SwitchCopyTest,
-      public testing::WithParamInterface<
-          std::tuple<int /*ranks*/, int /*threads*/>> {};
+class SwitchCopyGroupsTest : public SwitchCopyTest,
+                             public testing::WithParamInterface<
+                                 std::tuple<int /*ranks*/, int /*threads*/>> {};
 
 TEST_P(SwitchCopyGroupsTest, EpToTpToEpRestoresEveryByteBetweenProcesses) {
   const auto [num_ranks, threads] = GetParam();
@@ -187,8 +184,8 @@ TEST_P(SwitchCopyGroupsTest, EpToTpToEpRestoresEveryByteBetweenProcesses) {
   std::vector<Child> children;
   for (Rank rank = 0; rank < num_ranks; ++rank) {
     children.push_back(Fork(rank, [&, rank](VaultClient& client) {
-      const auto memory = WorkerMemory::Create(
-          rank, shape.num_ranks, GeometryOf(shape), client);
+      const auto memory = WorkerMemory::Create(rank, shape.num_ranks,
+                                               GeometryOf(shape), client);
       EXPECT_THAT(memory, IsOk());
       EXPECT_THAT((*memory)->MapPeers(client, kLong), IsOk());
       Worker worker(shape, memory->get(), threads);
@@ -212,14 +209,15 @@ TEST_P(SwitchCopyGroupsTest, EpToTpToEpRestoresEveryByteBetweenProcesses) {
   for (Child& child : children) EXPECT_EQ(child.Join(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Groups, SwitchCopyGroupsTest,
-    testing::Values(std::tuple(2, 1), std::tuple(2, 2),
-                    std::tuple(4, 1), std::tuple(8, 1)),
-    [](const auto& info) {
-      return std::to_string(std::get<0>(info.param)) + "Ranks" +
-             std::to_string(std::get<1>(info.param)) + "Threads";
-    });
+INSTANTIATE_TEST_SUITE_P(Groups, SwitchCopyGroupsTest,
+                         testing::Values(std::tuple(2, 1), std::tuple(2, 2),
+                                         std::tuple(4, 1), std::tuple(8, 1)),
+                         [](const auto& info) {
+                           return std::to_string(std::get<0>(info.param)) +
+                                  "Ranks" +
+                                  std::to_string(std::get<1>(info.param)) +
+                                  "Threads";
+                         });
 
 // A rank is killed after a layer's copy, before the barrier. Its successor
 // adopts the memory, does the layer again, and the group finishes.
@@ -252,11 +250,11 @@ TEST_F(SwitchCopyTest, RankKilledInALayerIsReplacedAndTheLayerDoneAgain) {
     EXPECT_THAT(worker.SwitchLayers(ep, tp, 0, 1, Epoch{1}), IsOk());
     // Half of the second layer.
     const auto segments = PlanSlot(shape, ep, tp, 0);
-    EXPECT_THAT(PullSlot(**memory, {shape.slot_bytes(), 2, 1},
-                         absl::MakeConstSpan(segments).first(
-                             segments.size() / 2),
-                         nullptr),
-                IsOk());
+    EXPECT_THAT(
+        PullSlot(**memory, {shape.slot_bytes(), 2, 1},
+                 absl::MakeConstSpan(segments).first(segments.size() / 2),
+                 nullptr),
+        IsOk());
     in_second_layer.Set();
     for (;;) ::pause();
     return 0;
@@ -266,9 +264,8 @@ TEST_F(SwitchCopyTest, RankKilledInALayerIsReplacedAndTheLayerDoneAgain) {
   victim.Kill();
   vault_->Disallow(pid);
   Child successor = Fork(0, [&](VaultClient& client) {
-    const auto memory =
-        WorkerMemory::Adopt(0, kRanks, GeometryOf(shape), client,
-                            {.incarnation = Incarnation{2}});
+    const auto memory = WorkerMemory::Adopt(
+        0, kRanks, GeometryOf(shape), client, {.incarnation = Incarnation{2}});
     EXPECT_THAT(memory, IsOk());
     EXPECT_THAT((*memory)->MapPeers(client, kLong), IsOk());
     const SwitchProgress progress =

@@ -38,7 +38,8 @@ UniqueFd Memory(uint64_t size_bytes, int seals = kSeals) {
 }
 
 bool SameFile(int a, int b) {
-  struct stat x {}, y {};
+  struct stat x {
+  }, y{};
   EXPECT_EQ(::fstat(a, &x), 0);
   EXPECT_EQ(::fstat(b, &y), 0);
   return x.st_ino == y.st_ino && x.st_dev == y.st_dev;
@@ -309,9 +310,9 @@ class VaultHostileTest : public VaultTest {
     memory_ = Memory(8192);
     descriptors_ = CountDescriptors() + 1;  // with the one that is kept
     vault_->Allow(::getpid(), 0);
-    EXPECT_THAT(NewClient()->Deposit(RegionKind::kExperts, memory_.get(), 8192,
-                                     kLong),
-                IsOk());
+    EXPECT_THAT(
+        NewClient()->Deposit(RegionKind::kExperts, memory_.get(), 8192, kLong),
+        IsOk());
   }
 
   // The vault serves as before and has kept and reported nothing.
@@ -355,8 +356,8 @@ TEST_F(VaultHostileTest, UnknownTypesRegionsAndRanksEndTheConnection) {
     ExpectHangUp({.type = static_cast<Type>(type)});
   }
   for (int region : {5, 100, 255}) {
-    ExpectHangUp({.type = Type::kWithdraw,
-                  .region = static_cast<RegionKind>(region)});
+    ExpectHangUp(
+        {.type = Type::kWithdraw, .region = static_cast<RegionKind>(region)});
     ExpectHangUp({.type = Type::kDeposit,
                   .region = static_cast<RegionKind>(region),
                   .size_bytes = 8192},
@@ -370,8 +371,8 @@ TEST_F(VaultHostileTest, UnknownTypesRegionsAndRanksEndTheConnection) {
 }
 
 TEST_F(VaultHostileTest, SpeakingForAnotherRankEndsTheConnection) {
-  for (Type type : {Type::kWithdraw, Type::kProgress, Type::kReady,
-                    Type::kFailed}) {
+  for (Type type :
+       {Type::kWithdraw, Type::kProgress, Type::kReady, Type::kFailed}) {
     ExpectHangUp({.type = type, .rank = 1});
     ExpectHangUp({.type = type, .rank = -1});
   }
@@ -384,8 +385,8 @@ TEST_F(VaultHostileTest, DescriptorsWhereNoneBelongEndTheConnection) {
                     Type::kReady, Type::kFailed}) {
     ExpectHangUp({.type = type}, memory_.get());
   }
-  ExpectHangUp({.type = Type::kDeposit, .region = RegionKind::kKv,
-                .size_bytes = 8192});
+  ExpectHangUp(
+      {.type = Type::kDeposit, .region = RegionKind::kKv, .size_bytes = 8192});
 }
 
 TEST_F(VaultHostileTest, ImpossibleReportsEndTheConnection) {
@@ -431,10 +432,9 @@ TEST_F(VaultHostileTest, MemoryThatCannotBeKeptSafelyIsRefused) {
 
 TEST_F(VaultHostileTest, SecondDepositOfARegionIsRefused) {
   const UniqueFd other = Memory(8192);
-  EXPECT_THAT(NewClient()->Deposit(RegionKind::kExperts, other.get(), 8192,
-                                   kLong),
-              StatusIs(absl::StatusCode::kFailedPrecondition,
-                       HasSubstr("already")));
+  EXPECT_THAT(
+      NewClient()->Deposit(RegionKind::kExperts, other.get(), 8192, kLong),
+      StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("already")));
   ExpectUnmoved();
 }
 
@@ -558,9 +558,8 @@ TEST_F(VaultTest, BorrowedMemoryCannotBeOpenedForWritingByAPlainUser) {
 TEST_F(VaultTest, BorrowWaitsForTheDeposit) {
   vault_->Allow(::getpid(), 2);
   const UniqueFd socket = RawSocket();
-  const VaultMessage borrow{.type = Type::kBorrow,
-                            .region = RegionKind::kExchange,
-                            .rank = 2};
+  const VaultMessage borrow{
+      .type = Type::kBorrow, .region = RegionKind::kExchange, .rank = 2};
   ASSERT_THAT(SendRaw(socket, &borrow, sizeof(borrow)), IsOk());
   const auto client = NewClient(2);
   const UniqueFd memory = Memory(4096);
@@ -634,8 +633,8 @@ TEST_F(VaultTest, ProgressOfEveryBlockIsSentRarely) {
   for (uint64_t done = 0; done <= 100000; ++done) {
     ASSERT_THAT(client->Progress(done, 100000), IsOk());
   }
-  const int most =
-      2 + static_cast<int>((absl::Now() - start) / VaultClient::kProgressPeriod);
+  const int most = 2 + static_cast<int>((absl::Now() - start) /
+                                        VaultClient::kProgressPeriod);
   int count = 0;
   uint64_t done = 0;
   while (done < 100000) {
@@ -653,12 +652,11 @@ TEST_F(VaultTest, CallbackMayUseTheVault) {
   absl::Mutex mutex;
   int kept = -1;
   vault_.reset();
-  auto vault =
-      Vault::Start(directory_.path(), [&](const VaultReport& report) {
-        vault_->Forget(report.rank);
-        absl::MutexLock lock(&mutex);
-        kept = vault_->NumKept(report.rank);
-      });
+  auto vault = Vault::Start(directory_.path(), [&](const VaultReport& report) {
+    vault_->Forget(report.rank);
+    absl::MutexLock lock(&mutex);
+    kept = vault_->NumKept(report.rank);
+  });
   ASSERT_THAT(vault, IsOk());
   vault_ = *std::move(vault);
   vault_->Allow(::getpid(), 0);

@@ -72,9 +72,8 @@ TEST_F(WorkerMemoryTest, ImpossibleGroupsAreRefused) {
   for (const auto& [rank, num_ranks] :
        {std::pair(0, 0), std::pair(-1, 2), std::pair(2, 2),
         std::pair(0, kMaxRanks + 1)}) {
-    EXPECT_THAT(
-        WorkerMemory::Create(rank, num_ranks, SmallGeometry(), *client),
-        StatusIs(absl::StatusCode::kInvalidArgument));
+    EXPECT_THAT(WorkerMemory::Create(rank, num_ranks, SmallGeometry(), *client),
+                StatusIs(absl::StatusCode::kInvalidArgument));
   }
   EXPECT_THAT(WorkerMemory::CreateInProcess(0, SmallGeometry()),
               StatusIs(absl::StatusCode::kInvalidArgument));
@@ -85,9 +84,9 @@ TEST_F(WorkerMemoryTest, ImpossibleGroupsAreRefused) {
 TEST_F(WorkerMemoryTest, ImpossibleSizeNamesTheRegion) {
   MemoryGeometry geometry = SmallGeometry();
   geometry[RegionKind::kKv] = -1;
-  EXPECT_THAT(WorkerMemory::CreateInProcess(2, geometry),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("kv of rank 0")));
+  EXPECT_THAT(
+      WorkerMemory::CreateInProcess(2, geometry),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv of rank 0")));
 }
 
 TEST_F(WorkerMemoryTest, PeerThatNeverDepositsIsADeadlineThatNamesIt) {
@@ -115,10 +114,10 @@ TEST_F(WorkerMemoryTest, PeerOfAnotherGeometryIsRefused) {
   const auto client = Connect(0);
   const auto memory = WorkerMemory::Create(0, 2, SmallGeometry(), *client);
   ASSERT_THAT(memory, IsOk());
-  EXPECT_THAT((*memory)->MapPeers(*client, kLong),
-              StatusIs(absl::StatusCode::kFailedPrecondition,
-                       AllOf(HasSubstr("kv of rank 1"),
-                             HasSubstr("one geometry"))));
+  EXPECT_THAT(
+      (*memory)->MapPeers(*client, kLong),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               AllOf(HasSubstr("kv of rank 1"), HasSubstr("one geometry"))));
   done.Set();
   EXPECT_EQ(peer.Join(), 0);
 }
@@ -127,9 +126,9 @@ TEST_F(WorkerMemoryTest, SecondLifeThatDoesNotAdoptIsRefused) {
   vault_->Allow(::getpid(), 0);
   const auto client = Connect(0);
   ASSERT_THAT(WorkerMemory::Create(0, 1, SmallGeometry(), *client), IsOk());
-  EXPECT_THAT(WorkerMemory::Create(0, 1, SmallGeometry(), *client),
-              StatusIs(absl::StatusCode::kFailedPrecondition,
-                       HasSubstr("already")));
+  EXPECT_THAT(
+      WorkerMemory::Create(0, 1, SmallGeometry(), *client),
+      StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("already")));
 }
 
 TEST_F(WorkerMemoryTest, NothingKeptCannotBeAdopted) {
@@ -227,8 +226,8 @@ TEST_F(WorkerMemoryTest, MemoryOutlivesAKilledOwnerAndASuccessorGoesOn) {
   Bury(owner);
   EXPECT_EQ(vault_->NumKept(0), kNumRegionKinds);
   Child successor = Worker(0, [&](VaultClient& client) {
-    const auto memory = WorkerMemory::Adopt(
-        0, kRanks, SmallGeometry(), client, {.incarnation = Incarnation{2}});
+    const auto memory = WorkerMemory::Adopt(0, kRanks, SmallGeometry(), client,
+                                            {.incarnation = Incarnation{2}});
     EXPECT_THAT(memory, IsOk());
     for (RegionKind kind : kKinds) {
       if (kind == RegionKind::kSignals) continue;

@@ -1,11 +1,10 @@
-#include "worker/memory/pull.h"
-
 #include <cstring>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
+#include "worker/memory/pull.h"
 
 namespace moebius {
 namespace {
@@ -85,8 +84,7 @@ TEST_F(PullTest, SlotsOutsideTheRegionAreRefused) {
         SlotPull{-kSlotBytes, 0, 1}, SlotPull{INT64_MAX, 0, 1},
         SlotPull{kSlotBytes, 3, 3}}) {
     EXPECT_THAT(Pull(pull, segments),
-                StatusIs(absl::StatusCode::kInvalidArgument,
-                         HasSubstr("slot")))
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("slot")))
         << pull.slot_bytes << " " << pull.src_slot << " " << pull.dst_slot;
   }
   EXPECT_TRUE(AllUntouched(RegionKind::kExperts));
@@ -147,18 +145,18 @@ TEST_F(PullTest, PagesThatCannotBeAreRefusedBeforeAnyCopy) {
   const PageId pages = (2 << 20) / kPageBytes;
   const PageMove good{0, 1, 1, 2};
   for (const PageMove& bad :
-       {PageMove{-1, 0, 1, 0}, PageMove{kRanks, 0, 1, 0},
-        PageMove{0, 0, -1, 0}, PageMove{0, 0, kRanks, 0},
-        PageMove{0, pages, 1, 0}, PageMove{0, 0, 1, pages},
-        PageMove{0, kNoPage, 1, 0}, PageMove{0, 0, 1, kNoPage},
+       {PageMove{-1, 0, 1, 0}, PageMove{kRanks, 0, 1, 0}, PageMove{0, 0, -1, 0},
+        PageMove{0, 0, kRanks, 0}, PageMove{0, pages, 1, 0},
+        PageMove{0, 0, 1, pages}, PageMove{0, kNoPage, 1, 0},
+        PageMove{0, 0, 1, kNoPage},
         // another's move is checked as well
         PageMove{0, 0, 2, pages}}) {
     EXPECT_THAT(PullPages({good, bad}),
                 StatusIs(absl::StatusCode::kInvalidArgument));
   }
-  EXPECT_THAT(PullPages({good, {2, 9, 1, 2}}),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("written twice")));
+  EXPECT_THAT(
+      PullPages({good, {2, 9, 1, 2}}),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("written twice")));
   EXPECT_THAT(PullPages({good, {1, 2, 1, 3}}),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("read and written")));
@@ -183,10 +181,8 @@ TEST_F(PullTest, WaveMovesOurPagesAndNoOthers) {
     ASSERT_EQ(kv[6 * kPageBytes + i],
               ByteAt(RegionKind::kKv, 1, 5 * kPageBytes + i));
   }
-  EXPECT_TRUE(
-      Untouched(RegionKind::kKv, 1, kPageBytes, 6 * kPageBytes));
-  EXPECT_TRUE(
-      Untouched(RegionKind::kKv, 1, 7 * kPageBytes, last * kPageBytes));
+  EXPECT_TRUE(Untouched(RegionKind::kKv, 1, kPageBytes, 6 * kPageBytes));
+  EXPECT_TRUE(Untouched(RegionKind::kKv, 1, 7 * kPageBytes, last * kPageBytes));
   EXPECT_TRUE(Untouched(RegionKind::kKv, 0, 0, 2 << 20));
 }
 
