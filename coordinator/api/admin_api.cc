@@ -1,0 +1,167 @@
+#include "coordinator/api/admin_api.h"
+
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "common/cat.h"
+#include "coordinator/api/api_error.h"
+#include "coordinator/api/json_text.h"
+#include "coordinator/api/openai_request.h"
+#include "coordinator/api/probe_routes.h"
+
+namespace moebius {
+namespace {
+
+constexpr std::string_view kMetricsType = "text/plain; version=0.0.4";
+
+ApiError SwitchError(const absl::Status& status) {
+  ApiError error;
+  error.message = std::string(status.message());
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+      return EngineError(status);
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kDataLoss:
+      error.http_status = 500;
+      error.type = "server_error";
+      error.code = "switch_failed";
+      return error;
+    case absl::StatusCode::kInvalidArgument:
+      error.param = "layout";
+      return error;
+    default:
+      error.http_status = 409;
+      error.code = "switch_refused";
+      return error;
+  }
+}
+
+HttpResponse SwitchResponse(const absl::StatusOr<SwitchReport>& report) {
+  if (!report.ok()) return ErrorResponse(SwitchError(report.status()));
+  if (!report->done && !report->reason.empty()) {
+    ApiError error;
+    error.http_status = 409;
+    error.code = "switch_refused";
+    error.message = report->reason;
+    return ErrorResponse(error);
+  }
+  HttpResponse response;
+  response.body = SwitchReportJson(*report);
+  return response;
+}
+
+bool IsGet(std::string_view path) {
+  constexpr std::array<std::string_view, 6> kPaths = {
+      "/status", "/metrics", "/health", "/ready", "/progress", "/version"};
+  for (std::string_view known : kPaths) {
+    if (path == known) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+AdminApi::AdminApi(Engine& engine, FrontMetrics& metrics,
+                   AdminApiOptions options)
+    : engine_(engine),
+      metrics_(metrics),
+      options_(std::move(options)),
+      started_(std::chrono::steady_clock::now()) {}
+
+double AdminApi::SecondsUp() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() -
+                                       started_)
+      .count();
+}
+
+ServerInfo AdminApi::Info() const {
+  ServerInfo info = options_.info;
+  info.uptime_seconds = SecondsUp();
+  if (options_.num_connections) {
+    info.http_connections = options_.num_connections();
+  }
+  return info;
+}
+
+void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
+  const HttpRequest& request = exchange->request();
+  const std::string& path = request.path;
+  const bool post = path == "/admin/layout" || path == "/admin/drain";
+  if (!post && !IsGet(path)) {
+    return exchange->Respond(ErrorResponse(UnknownPath(request)));
+  }
+  const std::string_view allowed = post ? "POST" : "GET";
+  if (!IsMethod(request, allowed)) {
+    return exchange->Respond(WrongMethod(request, allowed));
+  }
+  if (path == "/admin/layout") return HandleLayout(std::move(exchange));
+  if (path == "/admin/drain") return HandleDrain(std::move(exchange));
+  HttpResponse response;
+  if (path == "/status") {
+    response.body = StatusJson(engine_.GetStatus(), Info());
+  } else if (path == "/metrics") {
+    response.content_type = kMetricsType;
+    response.body = MetricsText(engine_.GetStatus(), Info(), metrics_.Get());
+  } else if (path == "/progress") {
+    response = Progress();
+  } else if (path == "/version") {
+    response = VersionResponse(options_.info.version);
+  } else {
+    response = ProbeResponse(path, engine_);
+  }
+  exchange->Respond(std::move(response));
+}
+
+void AdminApi::HandleLayout(std::shared_ptr<HttpExchange> exchange) {
+  auto choice = ParseLayoutBody(exchange->request().body);
+  if (!choice.ok()) return exchange->Respond(ErrorResponse(choice.error()));
+  engine_.SetLayout(*choice, [exchange](absl::StatusOr<SwitchReport> report) {
+    exchange->Post([exchange, report = std::move(report)] {
+      exchange->Respond(SwitchResponse(report));
+    });
+  });
+}
+
+void AdminApi::HandleDrain(std::shared_ptr<HttpExchange> exchange) {
+  HttpResponse response;
+  response.body = R"({"draining":true,"drained":false})";
+  if (exchange->request().query == "wait=false") {
+    engine_.Drain([] {});
+    response.status = 202;
+    return exchange->Respond(std::move(response));
+  }
+  engine_.Drain([exchange] {
+    exchange->Post([exchange] {
+      HttpResponse drained;
+      drained.body = R"({"draining":true,"drained":true})";
+      exchange->Respond(std::move(drained));
+    });
+  });
+}
+
+HttpResponse AdminApi::Progress() {
+  const EngineStatus status = engine_.GetStatus();
+  const double now = SecondsUp();
+  double still_for = 0;
+  bool idle = false;
+  {
+    std::lock_guard lock(mutex_);
+    watch_ = Observe(watch_, status, now);
+    still_for = now - watch_.advanced_at_s;
+    idle = watch_.idle;
+  }
+  const bool stalled = !idle && still_for * 1e3 > options_.stalled_after_ms;
+  HttpResponse response;
+  response.status = stalled ? 503 : 200;
+  response.body =
+      Cat(R"({"progressing":)", stalled ? "false" : "true", R"(,"last_step":)",
+          status.last_step, R"(,"running":)", status.running, R"(,"waiting":)",
+          status.waiting, R"(,"still_for_s":)");
+  AppendDouble(still_for, &response.body);
+  response.body += '}';
+  return response;
+}
+
+}  // namespace moebius

@@ -1,0 +1,55 @@
+// The routes of the admin listener: control, status, metrics, probes.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "coordinator/api/http_message.h"
+#include "coordinator/engine.h"
+#include "coordinator/status/front_metrics.h"
+#include "coordinator/status/status_text.h"
+
+namespace moebius {
+
+struct AdminApiOptions {
+  ServerInfo info;  // uptime and connections are filled in
+  // /progress says 503 if there is work and no step was done for this long.
+  int stalled_after_ms = 10'000;
+  std::function<int()> num_connections;  // of the public listener; may be empty
+};
+
+// AdminApi
+//
+//   POST /admin/layout {"layout":"ep"|"tp"|"auto"}   answers when the switch
+//        has ended: 200 with its figures, 409 if it was refused
+//   POST /admin/drain    takes no new requests; answers when the last one has
+//        ended, with ?wait=false at once (202)
+//   GET  /status, /metrics, /health, /ready, /progress, /version
+//
+// Threading: thread-safe. Engine and metrics outlive it.
+class AdminApi final : public HttpHandler {
+ public:
+  AdminApi(Engine& engine, FrontMetrics& metrics, AdminApiOptions options);
+
+  void Handle(std::shared_ptr<HttpExchange> exchange) override;
+
+ private:
+  void HandleLayout(std::shared_ptr<HttpExchange> exchange);
+  void HandleDrain(std::shared_ptr<HttpExchange> exchange);
+  HttpResponse Progress();
+  ServerInfo Info() const;
+  double SecondsUp() const;
+
+  Engine& engine_;
+  FrontMetrics& metrics_;
+  const AdminApiOptions options_;
+  const std::chrono::steady_clock::time_point started_;
+  std::mutex mutex_;
+  ProgressWatch watch_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace moebius

@@ -1,0 +1,219 @@
+#include "coordinator/api/generation_call.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace moebius {
+namespace {
+
+double Seconds(GenerationCall::Clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+HttpResponse StreamHead() {
+  HttpResponse head;
+  head.content_type = "text/event-stream; charset=utf-8";
+  head.headers.emplace_back("Cache-Control", "no-cache");
+  // Asks nginx not to hold events back.
+  head.headers.emplace_back("X-Accel-Buffering", "no");
+  return head;
+}
+
+}  // namespace
+
+GenerationCall::GenerationCall(std::shared_ptr<HttpExchange> exchange,
+                               PreparedRequest prepared, AnswerHead head,
+                               const TextCodec& codec, FrontMetrics& metrics,
+                               Clock::time_point arrived)
+    : exchange_(std::move(exchange)),
+      prepared_(std::move(prepared)),
+      head_(std::move(head)),
+      codec_(codec),
+      metrics_(metrics),
+      arrived_(arrived),
+      route_(exchange_->request().path),
+      writer_(head_, prepared_.include_usage),
+      choices_(prepared_.generations.size()),
+      num_unfinished_(static_cast<int>(choices_.size())) {
+  for (const Generation& generation : prepared_.generations) {
+    stops_.push_back(generation.stop);
+  }
+}
+
+void GenerationCall::Accepted(std::vector<RequestId> ids) {
+  ids_ = std::move(ids);
+  if (prepared_.stream) exchange_->StartStream(StreamHead());
+}
+
+std::vector<RequestId> GenerationCall::UnfinishedIds() const {
+  std::vector<RequestId> out;
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    if (!choices_[i].finished) out.push_back(ids_[i]);
+  }
+  return out;
+}
+
+void GenerationCall::OnOutput(int index, const Output& output,
+                              Clock::time_point now) {
+  Choice& choice = choices_[index];
+  if (choice.finished) return;
+  choice.prompt_logprobs.insert(choice.prompt_logprobs.end(),
+                                output.prompt_logprobs.begin(),
+                                output.prompt_logprobs.end());
+  CountLatency(choice, output.tokens.size(), now);
+  if (output.finish) {
+    choice.finished = true;
+    --num_unfinished_;
+    choice.finish =
+        prepared_.score_only && *output.finish != FinishReason::kAbort
+            ? FinishInfo{.reason = FinishReason::kLength}
+            : ToFinishInfo(*output.finish, output.stop_reason, stops_[index]);
+  }
+  if (prepared_.score_only) {
+    // The one token that had to be generated is nobody's business.
+    Output scores;
+    if (prepared_.stream && choice.finished) AppendEvent(index, scores);
+    return;
+  }
+  choice.num_tokens += static_cast<int64_t>(output.tokens.size());
+  if (!prepared_.stream) return Gather(index, output);
+  if (output.tokens.empty() && output.text.empty() && !output.finish) return;
+  AppendEvent(index, output);
+}
+
+void GenerationCall::CountLatency(Choice& choice, size_t num_tokens,
+                                  Clock::time_point now) {
+  if (num_tokens == 0) return;
+  if (choice.timed) {
+    metrics_.inter_token().Add(Seconds(now - choice.last_token_at));
+  } else {
+    metrics_.first_token().Add(Seconds(now - arrived_));
+    choice.timed = true;
+  }
+  choice.last_token_at = now;
+}
+
+void GenerationCall::AppendEvent(int index, const Output& output) {
+  Choice& choice = choices_[index];
+  ChunkEvent event;
+  event.index = index;
+  event.first = !choice.started;
+  event.text = output.text;
+  std::string echoed;
+  if (event.first && prepared_.echo) {
+    echoed = PromptOf(index).text + output.text;
+    event.text = echoed;
+  }
+  std::string logprobs;
+  if (prepared_.logprobs.any) {
+    logprobs = Logprobs(index, event.first, output.tokens);
+    event.logprobs = logprobs;
+  }
+  if (prepared_.return_token_ids) {
+    event.with_token_ids = true;
+    event_ids_.clear();
+    for (const SampledToken& token : output.tokens) {
+      event_ids_.push_back(token.token);
+    }
+    event.token_ids = event_ids_;
+    if (event.first) event.prompt_token_ids = PromptOf(index).ids;
+  }
+  if (choice.finished) event.finish = choice.finish;
+  choice.started = true;
+  writer_.Append(event, &events_);
+}
+
+void GenerationCall::Gather(int index, const Output& output) {
+  Choice& choice = choices_[index];
+  choice.text.append(output.text);
+  for (const SampledToken& token : output.tokens) {
+    if (prepared_.return_token_ids) choice.token_ids.push_back(token.token);
+    if (prepared_.logprobs.any) choice.scored.push_back(token);
+  }
+}
+
+std::string GenerationCall::Logprobs(int index, bool with_prompt,
+                                     const std::vector<SampledToken>& tokens) {
+  Choice& choice = choices_[index];
+  std::vector<ScoredToken> scored;
+  if (with_prompt && prepared_.echo) {
+    const std::vector<int32_t>& ids = PromptOf(index).ids;
+    for (int32_t id : ids) scored.push_back({.token = id});
+    for (const PromptLogprob& p : choice.prompt_logprobs) {
+      if (p.position == 0 || p.position >= ids.size()) continue;
+      scored[p.position].logprob = p.logprob;
+      scored[p.position].top = p.top;
+    }
+  }
+  for (const SampledToken& token : tokens) {
+    scored.push_back({token.token, token.logprob, token.top});
+  }
+  std::string out;
+  if (prepared_.chat) {
+    AppendChatLogprobs(scored, prepared_.logprobs.num_top, codec_, &out);
+  } else {
+    AppendCompletionLogprobs(scored, codec_, &choice.text_offset, &out);
+  }
+  return out;
+}
+
+Usage GenerationCall::TotalUsage() const {
+  Usage usage;
+  for (const PreparedPrompt& prompt : prepared_.prompts) {
+    usage.prompt_tokens += prompt.num_tokens;
+  }
+  for (const Choice& choice : choices_) {
+    usage.completion_tokens += choice.num_tokens;
+  }
+  return usage;
+}
+
+std::string GenerationCall::WholeBody() {
+  std::vector<ChoiceBody> bodies;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const int index = static_cast<int>(i);
+    Choice& choice = choices_[i];
+    ChoiceBody body;
+    body.index = index;
+    body.text = prepared_.echo ? PromptOf(index).text + choice.text
+                               : std::move(choice.text);
+    if (prepared_.logprobs.any) {
+      body.logprobs = Logprobs(index, /*with_prompt=*/true, choice.scored);
+    }
+    if (prepared_.return_token_ids) {
+      body.with_token_ids = true;
+      body.token_ids = std::move(choice.token_ids);
+      body.prompt_token_ids = PromptOf(index).ids;
+    }
+    body.finish = choice.finish;
+    bodies.push_back(std::move(body));
+  }
+  return AnswerBody(head_, bodies, TotalUsage());
+}
+
+void GenerationCall::Flush(Clock::time_point now) {
+  const bool done = num_unfinished_ == 0;
+  if (prepared_.stream) {
+    if (done && prepared_.include_usage) {
+      writer_.AppendUsage(TotalUsage(), &events_);
+    }
+    if (done) ChunkWriter::AppendDone(&events_);
+    if (!events_.empty()) exchange_->Write(events_);
+    events_.clear();
+    if (done) {
+      exchange_->FinishStream();
+    } else {
+      exchange_->Flush();
+    }
+  } else if (done) {
+    HttpResponse response;
+    response.body = WholeBody();
+    exchange_->Respond(std::move(response));
+  }
+  if (done) {
+    metrics_.request().Add(Seconds(now - arrived_));
+    metrics_.CountRequest(route_, 200);
+  }
+}
+
+}  // namespace moebius

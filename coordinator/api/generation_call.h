@@ -1,0 +1,97 @@
+// One request on its way through the engine, and the answer as it grows.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/ids.h"
+#include "coordinator/api/generation_request.h"
+#include "coordinator/api/http_message.h"
+#include "coordinator/api/openai_response.h"
+#include "coordinator/status/front_metrics.h"
+
+namespace moebius {
+
+// GenerationCall
+//
+// Takes the engine's outputs and writes the answer: events as they come, or one
+// body at the end.
+//
+// Threading: the exchange's thread only.
+class GenerationCall {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // `prepared.generations` is taken by the caller, all but their stop criteria.
+  // `codec` and `metrics` outlive the call.
+  GenerationCall(std::shared_ptr<HttpExchange> exchange,
+                 PreparedRequest prepared, AnswerHead head,
+                 const TextCodec& codec, FrontMetrics& metrics,
+                 Clock::time_point arrived);
+
+  // The engine has accepted the request; ids[i] is of choice i.
+  void Accepted(std::vector<RequestId> ids);
+
+  // Adds an output to choice `choice`. What is to be sent waits for Flush().
+  void OnOutput(int choice, const Output& output, Clock::time_point now);
+  // Sends, and completes the answer if every choice is finished.
+  void Flush(Clock::time_point now);
+
+  // Ids of the choices that are not finished yet.
+  std::vector<RequestId> UnfinishedIds() const;
+
+  HttpExchange& exchange() { return *exchange_; }
+  const std::string& route() const { return route_; }
+
+  // Whether this is in the list of calls to flush.
+  bool dirty = false;
+
+ private:
+  struct Choice {
+    bool started = false;  // an event was sent
+    bool finished = false;
+    bool timed = false;  // last_token_at is set
+    int64_t num_tokens = 0;
+    int64_t text_offset = 0;
+    Clock::time_point last_token_at;
+    std::vector<PromptLogprob> prompt_logprobs;
+    // Of a whole answer:
+    std::string text;
+    std::vector<int32_t> token_ids;
+    std::vector<SampledToken> scored;
+    FinishInfo finish;
+  };
+
+  void AppendEvent(int index, const Output& output);
+  void Gather(int index, const Output& output);
+  // Serialised log-probabilities of the choice's prompt (if it is to be shown
+  // and `with_prompt`) and of `tokens`.
+  std::string Logprobs(int index, bool with_prompt,
+                       const std::vector<SampledToken>& tokens);
+  void CountLatency(Choice& choice, size_t num_tokens, Clock::time_point now);
+  std::string WholeBody();
+  const PreparedPrompt& PromptOf(int index) const {
+    return prepared_.prompts[index / prepared_.n];
+  }
+  Usage TotalUsage() const;
+
+  const std::shared_ptr<HttpExchange> exchange_;
+  const PreparedRequest prepared_;
+  const AnswerHead head_;
+  const TextCodec& codec_;
+  FrontMetrics& metrics_;
+  const Clock::time_point arrived_;
+  const std::string route_;
+  const ChunkWriter writer_;
+  std::vector<StopCriteria> stops_;  // [choice]
+  std::vector<RequestId> ids_;       // [choice]
+  std::vector<Choice> choices_;
+  int num_unfinished_;
+  std::string events_;              // to be written at Flush
+  std::vector<int32_t> event_ids_;  // scratch
+};
+
+}  // namespace moebius

@@ -1,0 +1,214 @@
+#include "coordinator/api/generation_request.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "common/cat.h"
+#include "coordinator/api/json_text.h"
+#include "coordinator/text/utf8.h"
+
+namespace moebius {
+namespace {
+
+constexpr int kDefaultCompletionTokens = 16;  // OpenAI's
+
+ApiError CodecError(const absl::Status& status, std::string_view param) {
+  ApiError error = BadField(param, std::string(status.message()));
+  if (status.code() == absl::StatusCode::kInternal) {
+    error.http_status = 500;
+    error.type = "server_error";
+  }
+  return error;
+}
+
+// Tokens to generate after a prompt of `num_prompt`, or the error if they do
+// not fit the context.
+Parsed<int> ResolveMaxTokens(const GenerationFields& fields,
+                             const ApiLimits& limits, int num_prompt, bool chat,
+                             std::string_view prompt_param) {
+  if (num_prompt == 0) {
+    return BadField(prompt_param, Cat("`", prompt_param,
+                                      "` has no tokens; at least "
+                                      "one is needed"));
+  }
+  const int room = limits.max_model_len - num_prompt;
+  if (room < 1) {
+    ApiError error = BadField(
+        prompt_param, Cat("the model's context holds ", limits.max_model_len,
+                          " tokens, but the prompt has ", num_prompt,
+                          "; it must leave room for at least one more"));
+    error.code = "context_length_exceeded";
+    return error;
+  }
+  int max_tokens = 0;
+  if (fields.max_tokens) {
+    max_tokens = *fields.max_tokens;
+    if (max_tokens > room) {
+      ApiError error =
+          BadField(fields.max_tokens_field,
+                   Cat("the model's context holds ", limits.max_model_len,
+                       " tokens and the prompt has ", num_prompt, ", so `",
+                       fields.max_tokens_field, "` must be at most ", room,
+                       ", got ", max_tokens));
+      error.code = "context_length_exceeded";
+      return error;
+    }
+  } else {
+    const int preferred = limits.defaults.max_new_tokens.value_or(
+        chat ? room : kDefaultCompletionTokens);
+    max_tokens = std::min(room, preferred);
+    if (fields.stop.min_tokens > max_tokens) {
+      return BadField(
+          "min_tokens",
+          Cat("`min_tokens` must be at most ", max_tokens,
+              ", what is generated at most, got ", fields.stop.min_tokens));
+    }
+  }
+  return max_tokens;
+}
+
+// Tokens that would end a generation before min_tokens.
+std::vector<int32_t> SuppressedIds(const StopCriteria& stop,
+                                   const ApiLimits& limits) {
+  std::vector<int32_t> ids = stop.stop_token_ids;
+  if (!stop.ignore_eos) {
+    for (int32_t id : stop.eos_ids) {
+      if (id < limits.vocab_size) ids.push_back(id);
+    }
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+// Adds one prompt and its n generations.
+std::optional<ApiError> AddPrompt(const GenerationFields& fields,
+                                  const ApiLimits& limits,
+                                  std::vector<int32_t> ids, std::string text,
+                                  std::string_view param, uint64_t seed,
+                                  PreparedRequest* out) {
+  auto max_tokens = ResolveMaxTokens(
+      fields, limits, static_cast<int>(ids.size()), out->chat, param);
+  if (!max_tokens.ok()) return max_tokens.error();
+  Generation generation;
+  generation.prompt = ids;
+  generation.sampling = fields.sampling;
+  generation.stop = fields.stop;
+  generation.stop.max_tokens = std::max(1, *max_tokens);
+  if (fields.stop.min_tokens > 0) {
+    generation.sampling.min_tokens = fields.stop.min_tokens;
+    generation.sampling.suppressed_ids = SuppressedIds(fields.stop, limits);
+  }
+  for (int j = 0; j < fields.n; ++j) {
+    generation.sampling.seed = seed + static_cast<uint64_t>(j);
+    out->generations.push_back(generation);
+  }
+  PreparedPrompt prompt;
+  prompt.num_tokens = static_cast<int>(ids.size());
+  if (out->return_token_ids || (out->echo && out->logprobs.any)) {
+    prompt.ids = std::move(ids);
+  }
+  if (out->echo) prompt.text = std::move(text);
+  out->prompts.push_back(std::move(prompt));
+  return std::nullopt;
+}
+
+void CopyFlags(const GenerationFields& fields, PreparedRequest* out) {
+  out->stream = fields.stream;
+  out->include_usage = fields.include_usage;
+  out->return_token_ids = fields.return_token_ids;
+  out->n = fields.n;
+}
+
+uint64_t SeedOf(const GenerationFields& fields, uint64_t drawn) {
+  return fields.seed ? static_cast<uint64_t>(*fields.seed) : drawn;
+}
+
+}  // namespace
+
+Parsed<std::vector<int32_t>> EncodeText(std::string_view text,
+                                        std::string_view param,
+                                        const TextCodec& codec) {
+  auto ids = codec.Encode(text);
+  if (!ids.ok()) return CodecError(ids.status(), param);
+  return std::move(*ids);
+}
+
+Parsed<std::vector<int32_t>> EncodeChat(const ChatInput& input,
+                                        const TextCodec& codec) {
+  auto text = codec.RenderChat(input);
+  if (!text.ok()) return CodecError(text.status(), "messages");
+  return EncodeText(*text, "messages", codec);
+}
+
+Parsed<PreparedRequest> PrepareCompletion(std::string_view body,
+                                          const ApiLimits& limits,
+                                          const TextCodec& codec,
+                                          uint64_t drawn_seed) {
+  auto request = ParseCompletion(body, limits);
+  if (!request.ok()) return request.error();
+  PreparedRequest out;
+  CopyFlags(request->generation, &out);
+  out.echo = request->echo;
+  out.score_only = request->generation.max_tokens == 0;
+  if (request->logprobs) out.logprobs = {true, *request->logprobs};
+  const uint64_t seed = SeedOf(request->generation, drawn_seed);
+  for (Prompt& prompt : request->prompts) {
+    std::vector<int32_t> ids;
+    std::string text;
+    if (auto* given = std::get_if<std::string>(&prompt)) {
+      auto encoded = EncodeText(*given, "prompt", codec);
+      if (!encoded.ok()) return encoded.error();
+      ids = std::move(*encoded);
+      text = std::move(*given);
+    } else {
+      ids = std::move(std::get<std::vector<int32_t>>(prompt));
+      if (out.echo) text = RepairUtf8(codec.Decode(ids));
+    }
+    auto error = AddPrompt(request->generation, limits, std::move(ids),
+                           std::move(text), "prompt", seed, &out);
+    if (error) return *error;
+  }
+  return out;
+}
+
+Parsed<PreparedRequest> PrepareChat(std::string_view body,
+                                    const ApiLimits& limits,
+                                    const TextCodec& codec,
+                                    uint64_t drawn_seed) {
+  auto request = ParseChat(body, limits);
+  if (!request.ok()) return request.error();
+  auto ids = EncodeChat(request->input, codec);
+  if (!ids.ok()) return ids.error();
+  PreparedRequest out;
+  out.chat = true;
+  CopyFlags(request->generation, &out);
+  out.logprobs = {request->logprobs, request->top_logprobs};
+  auto error =
+      AddPrompt(request->generation, limits, std::move(*ids), "", "messages",
+                SeedOf(request->generation, drawn_seed), &out);
+  if (error) return *error;
+  return out;
+}
+
+FinishInfo ToFinishInfo(FinishReason reason, std::string_view stop_reason,
+                        const StopCriteria& stop) {
+  FinishInfo out;
+  out.reason = reason;
+  if (reason != FinishReason::kStop || stop_reason.empty()) return out;
+  if (std::find(stop.stop.begin(), stop.stop.end(), stop_reason) !=
+      stop.stop.end()) {
+    out.stop_string = stop_reason;
+    return out;
+  }
+  int32_t id = 0;
+  const auto& ids = stop.stop_token_ids;
+  if (absl::SimpleAtoi(AbslView(stop_reason), &id) &&
+      std::find(ids.begin(), ids.end(), id) != ids.end()) {
+    out.stop_token = id;
+  }
+  return out;
+}
+
+}  // namespace moebius

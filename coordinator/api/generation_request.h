@@ -1,0 +1,63 @@
+// From a request's body to what the engine is asked for. Pure.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coordinator/api/openai_request.h"
+#include "coordinator/api/openai_response.h"
+#include "coordinator/api/text_codec.h"
+#include "coordinator/engine.h"
+
+namespace moebius {
+
+struct PreparedPrompt {
+  int num_tokens = 0;
+  std::vector<int32_t> ids;  // if the answer shows them or their scores
+  std::string text;          // if the answer repeats it
+};
+
+// A request that may be submitted. Generation p * n + j is choice j of prompt
+// p, and the index of its choice in the answer.
+struct PreparedRequest {
+  bool chat = false;
+  bool stream = false;
+  bool include_usage = false;
+  bool return_token_ids = false;
+  bool echo = false;
+  // The client wants its prompt scored and no token (max_tokens 0 with echo):
+  // the engine generates one, which is dropped.
+  bool score_only = false;
+  LogprobsWanted logprobs;
+  int n = 1;
+  std::vector<PreparedPrompt> prompts;
+  std::vector<Generation> generations;
+};
+
+// `drawn_seed` is used if the request names none. Choice j of every prompt has
+// the seed plus j, so a list of prompts gives what they give one by one.
+Parsed<PreparedRequest> PrepareCompletion(std::string_view body,
+                                          const ApiLimits& limits,
+                                          const TextCodec& codec,
+                                          uint64_t drawn_seed);
+Parsed<PreparedRequest> PrepareChat(std::string_view body,
+                                    const ApiLimits& limits,
+                                    const TextCodec& codec,
+                                    uint64_t drawn_seed);
+
+// The tokens of a conversation, as PrepareChat() makes them.
+Parsed<std::vector<int32_t>> EncodeChat(const ChatInput& input,
+                                        const TextCodec& codec);
+// The tokens of a text; errors name `param`.
+Parsed<std::vector<int32_t>> EncodeText(std::string_view text,
+                                        std::string_view param,
+                                        const TextCodec& codec);
+
+// How the engine's word for an end reads in an answer.
+FinishInfo ToFinishInfo(FinishReason reason, std::string_view stop_reason,
+                        const StopCriteria& stop);
+
+}  // namespace moebius

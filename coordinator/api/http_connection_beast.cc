@@ -1,0 +1,577 @@
+#include "coordinator/api/http_connection_beast.h"
+
+#include <algorithm>
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/http/error.hpp>
+#include <charconv>
+#include <exception>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "common/cat.h"
+#include "coordinator/api/api_error.h"
+#include "spdlog/spdlog.h"
+
+namespace moebius {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+using tcp = asio::ip::tcp;
+using boost::system::error_code;
+
+constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
+
+constexpr size_t kReadBytes = 16 << 10;
+// Read at one go before other connections get their turn.
+constexpr size_t kMaxReadPerTurn = 256 << 10;
+// Requests sent ahead of their turn; beyond it the client has to wait.
+constexpr size_t kMaxPipelinedBytes = 64 << 10;
+// After an error the client may still be sending: what it sends is read and
+// dropped, so that it gets to see the answer rather than a reset.
+constexpr size_t kMaxLingerBytes = 64 << 20;
+constexpr std::chrono::milliseconds kLingerTime{3000};
+// Buffers above this size are given back when empty.
+constexpr size_t kKeptBufferBytes = 64 << 10;
+
+std::string_view ReasonPhrase(int status) {
+  const auto reason = http::obsolete_reason(http::int_to_status(status));
+  return {reason.data(), reason.size()};
+}
+
+int HexDigit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+std::string PercentDecode(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '%' && i + 2 < text.size() && HexDigit(text[i + 1]) >= 0 &&
+        HexDigit(text[i + 2]) >= 0) {
+      out.push_back(static_cast<char>(HexDigit(text[i + 1]) * 16 +
+                                      HexDigit(text[i + 2])));
+      i += 2;
+    } else {
+      out.push_back(text[i]);
+    }
+  }
+  return out;
+}
+
+// "/path?query" and "http://host/path?query".
+void SplitTarget(std::string_view target, HttpRequest* request) {
+  const size_t scheme = target.find("://");
+  if (!target.empty() && target[0] != '/' && scheme != target.npos) {
+    const size_t slash = target.find('/', scheme + 3);
+    target = slash == target.npos ? "/" : target.substr(slash);
+  }
+  const size_t question = target.find('?');
+  if (question != target.npos) {
+    request->query = target.substr(question + 1);
+    target = target.substr(0, question);
+  }
+  request->path = PercentDecode(target);
+}
+
+HttpRequest ToRequest(http::request<http::string_body>&& message) {
+  HttpRequest request;
+  const auto method = message.method_string();
+  request.method.assign(method.data(), method.size());
+  SplitTarget({message.target().data(), message.target().size()}, &request);
+  for (const auto& field : message) {
+    request.headers.emplace_back(
+        absl::AsciiStrToLower(
+            AbslView({field.name_string().data(), field.name_string().size()})),
+        std::string(field.value().data(), field.value().size()));
+  }
+  request.body = std::move(message.body());
+  return request;
+}
+
+}  // namespace
+
+class HttpConnection::Exchange final : public HttpExchange {
+ public:
+  Exchange(std::weak_ptr<HttpConnection> connection, HttpRequest request,
+           std::shared_ptr<IoThread> io_thread, int thread_index)
+      : connection_(std::move(connection)),
+        request_(std::move(request)),
+        io_thread_(std::move(io_thread)),
+        thread_index_(thread_index) {}
+
+  const HttpRequest& request() const override { return request_; }
+  std::string TakeBody() override { return std::move(request_.body); }
+
+  void Respond(HttpResponse response) override {
+    if (auto connection = Open(); connection && !streaming_) {
+      connection->Respond(response);
+    }
+  }
+  void StartStream(HttpResponse head) override {
+    if (auto connection = Open(); connection && !streaming_) {
+      streaming_ = true;
+      connection->StartStream(head);
+    }
+  }
+  void Write(std::string_view data) override {
+    if (auto connection = Open(); connection && streaming_) {
+      connection->Write(data);
+    }
+  }
+  void Flush() override {
+    if (auto connection = Open()) connection->Flush();
+  }
+  void FinishStream() override {
+    if (auto connection = Open(); connection && streaming_) {
+      connection->FinishStream();
+    }
+  }
+  bool open() const override { return open_; }
+  void OnClosed(std::function<void()> closed) override {
+    closed_ = std::move(closed);
+  }
+  int thread() const override { return thread_index_; }
+  bool Post(std::function<void()> task) override {
+    return io_thread_->Post(std::move(task));
+  }
+
+  void MarkDone() {
+    open_ = false;
+    closed_ = nullptr;
+  }
+  std::function<void()> MarkClosed() {
+    open_ = false;
+    return std::exchange(closed_, nullptr);
+  }
+
+ private:
+  std::shared_ptr<HttpConnection> Open() {
+    return open_ ? connection_.lock() : nullptr;
+  }
+
+  const std::weak_ptr<HttpConnection> connection_;
+  HttpRequest request_;
+  const std::shared_ptr<IoThread> io_thread_;
+  const int thread_index_;
+  bool open_ = true;
+  bool streaming_ = false;
+  std::function<void()> closed_;
+};
+
+HttpConnection::HttpConnection(tcp::socket socket,
+                               std::shared_ptr<HttpConnectionHost> host,
+                               std::shared_ptr<IoThread> thread,
+                               int thread_index)
+    : socket_(std::move(socket)),
+      host_(std::move(host)),
+      thread_(std::move(thread)),
+      thread_index_(thread_index),
+      resume_(socket_.get_executor()) {}
+
+HttpConnection::~HttpConnection() {
+  if (!closed_) host_->OnConnectionClosed(this);
+}
+
+void HttpConnection::Start() {
+  error_code ignored;
+  socket_.set_option(tcp::no_delay(true), ignored);
+  socket_.non_blocking(true, ignored);
+  if (const int bytes = host_->options().socket_send_buffer_bytes; bytes > 0) {
+    socket_.set_option(asio::socket_base::send_buffer_size(bytes), ignored);
+  }
+  Wait(Waiting::kHeader);  // a new connection has a request to send
+  asio::co_spawn(socket_.get_executor(), ReadLoop(shared_from_this()),
+                 asio::detached);
+}
+
+// ---- reading ----------------------------------------------------------------
+
+asio::awaitable<void> HttpConnection::ReadLoop(
+    std::shared_ptr<HttpConnection> self) {
+  try {
+    while (!self->closed_) {
+      if (self->IsPaused()) {
+        self->resume_.expires_at(Clock::time_point::max());
+        co_await self->resume_.async_wait(kTuple);
+        continue;
+      }
+      const auto [error] =
+          co_await self->socket_.async_wait(tcp::socket::wait_read, kTuple);
+      if (self->closed_) break;
+      if (error || !self->ReadAvailable()) {
+        self->OnPeerClosed();
+        break;
+      }
+    }
+  } catch (const std::exception& e) {
+    spdlog::error("http: a connection failed: {}", e.what());
+    self->Close();
+  }
+}
+
+bool HttpConnection::IsPaused() const {
+  if (IsEnding()) return false;
+  return in_.size() >= kMaxPipelinedBytes &&
+         (current_ != nullptr ||
+          unsent() > host_->options().max_stream_buffer_bytes);
+}
+
+bool HttpConnection::ReadAvailable() {
+  size_t turn = 0;
+  while (!closed_ && !IsPaused() && turn < kMaxReadPerTurn) {
+    error_code error;
+    const size_t n = socket_.read_some(in_.prepare(kReadBytes), error);
+    if (error == asio::error::would_block || error == asio::error::try_again) {
+      return true;
+    }
+    if (error) return false;
+    in_.commit(n);
+    turn += n;
+    if (IsEnding()) {
+      lingered_bytes_ += n;
+      in_.clear();
+      if (lingered_bytes_ > kMaxLingerBytes) return false;
+      continue;
+    }
+    ProcessInput();
+    if (n < kReadBytes) return true;
+  }
+  return true;
+}
+
+// The peer will send no more. An answer under way is abandoned; one that is
+// complete but not sent yet still goes out.
+void HttpConnection::OnPeerClosed() {
+  if (closed_) return;
+  peer_closed_ = true;
+  if (current_ == nullptr && unsent() > 0 && waiting_ != Waiting::kLinger) {
+    close_when_flushed_ = true;
+    return;
+  }
+  Close();
+}
+
+void HttpConnection::ProcessInput() {
+  if (processing_) return;
+  processing_ = true;
+  const size_t max_unsent = host_->options().max_stream_buffer_bytes;
+  bool need_more = false;
+  while (!closed_ && !need_more && current_ == nullptr && !IsEnding() &&
+         in_.size() > 0 && unsent() <= max_unsent) {
+    ParseSome(&need_more);
+  }
+  processing_ = false;
+  if (in_.size() == 0 && in_.capacity() > 0 && current_ == nullptr) {
+    in_.shrink_to_fit();
+  }
+}
+
+void HttpConnection::ParseSome(bool* need_more) {
+  if (!parser_) {
+    parser_.emplace();
+    parser_->eager(true);
+    parser_->header_limit(
+        static_cast<uint32_t>(host_->options().max_header_bytes));
+    parser_->body_limit(host_->options().max_body_bytes);
+    header_done_ = false;
+    Wait(Waiting::kHeader);
+  }
+  error_code error;
+  const size_t used = parser_->put(in_.data(), error);
+  in_.consume(used);
+  if (error == http::error::need_more) {
+    error = {};
+    *need_more = true;
+  }
+  if (error) {
+    RejectParseError(error);
+    return;
+  }
+  if (!header_done_ && parser_->is_header_done()) OnHeaderDone();
+  if (parser_->is_done()) {
+    Dispatch();
+  } else if (used == 0) {
+    *need_more = true;
+  }
+}
+
+void HttpConnection::OnHeaderDone() {
+  header_done_ = true;
+  Wait(Waiting::kBody);
+  const auto& message = parser_->get();
+  const auto expect = message[http::field::expect];
+  if (!parser_->is_done() && message.version() >= 11 &&
+      absl::EqualsIgnoreCase(AbslView({expect.data(), expect.size()}),
+                             "100-continue")) {
+    out_.append("HTTP/1.1 100 Continue\r\n\r\n");
+    Flush();
+  }
+}
+
+void HttpConnection::Dispatch() {
+  http::request<http::string_body> message = parser_->release();
+  parser_.reset();
+  keep_alive_ = message.keep_alive() && !host_->draining();
+  http_1_0_ = message.version() < 11;
+  head_only_ = message.method() == http::verb::head;
+  chunked_ = false;
+  Wait(Waiting::kAnswer);
+  current_ = std::make_shared<Exchange>(
+      weak_from_this(), ToRequest(std::move(message)), thread_, thread_index_);
+  const std::shared_ptr<Exchange> exchange = current_;
+  try {
+    host_->handler().Handle(exchange);
+  } catch (const std::exception& e) {
+    spdlog::error("http: the handler of {} failed: {}",
+                  exchange->request().path, e.what());
+    ApiError error;
+    error.http_status = 500;
+    error.type = "server_error";
+    error.message = "the server failed to handle the request";
+    exchange->Respond(ErrorResponse(error));
+  }
+}
+
+void HttpConnection::RejectParseError(const error_code& error) {
+  const auto& options = host_->options();
+  if (error == http::error::header_limit) {
+    return Reject(431,
+                  Cat("the request's headers are larger than ",
+                      options.max_header_bytes, " bytes"),
+                  "headers_too_large");
+  }
+  if (error == http::error::body_limit ||
+      error == http::error::buffer_overflow) {
+    return Reject(413,
+                  Cat("the request's body is larger than ",
+                      options.max_body_bytes, " bytes"),
+                  "request_too_large");
+  }
+  if (error == http::error::bad_version) {
+    return Reject(505, "only HTTP/1.0 and HTTP/1.1 are spoken here",
+                  "bad_http_version");
+  }
+  Reject(400, Cat("malformed HTTP request: ", error.message()),
+         "malformed_http");
+}
+
+// Answers a request that never became one, and ends the connection.
+void HttpConnection::Reject(int status, std::string_view message,
+                            std::string_view code) {
+  parser_.reset();
+  in_.clear();
+  keep_alive_ = false;
+  ApiError error;
+  error.http_status = status;
+  error.message = message;
+  error.code = code;
+  const HttpResponse response = ErrorResponse(error);
+  AppendHead(response, Cat("Content-Length: ", response.body.size(), "\r\n"));
+  out_.append(response.body);
+  close_when_flushed_ = true;
+  Flush();
+}
+
+// ---- answering --------------------------------------------------------------
+
+void HttpConnection::AppendHead(const HttpResponse& response,
+                                std::string_view framing) {
+  out_ += Cat("HTTP/1.1 ", response.status, " ", ReasonPhrase(response.status),
+              "\r\nContent-Type: ", response.content_type,
+              "\r\nDate: ", host_->date(), "\r\n", framing);
+  for (const auto& [name, value] : response.headers) {
+    out_ += Cat(name, ": ", value, "\r\n");
+  }
+  if (!keep_alive_) {
+    out_.append("Connection: close\r\n");
+  } else if (http_1_0_) {
+    out_.append("Connection: keep-alive\r\n");
+  }
+  out_.append("\r\n");
+}
+
+void HttpConnection::Respond(const HttpResponse& response) {
+  if (host_->draining()) keep_alive_ = false;
+  AppendHead(response, Cat("Content-Length: ", response.body.size(), "\r\n"));
+  if (!head_only_) out_.append(response.body);
+  FinishExchange();
+}
+
+void HttpConnection::StartStream(const HttpResponse& head) {
+  chunked_ = !http_1_0_;
+  if (!chunked_ || host_->draining()) keep_alive_ = false;
+  AppendHead(head, chunked_ ? "Transfer-Encoding: chunked\r\n" : "");
+  Flush();
+}
+
+void HttpConnection::Write(std::string_view data) {
+  if (data.empty() || head_only_) return;
+  if (unsent() > host_->options().max_stream_buffer_bytes) {
+    spdlog::info("http: a client reads too slowly and is cut off");
+    return Close();
+  }
+  if (!chunked_) {
+    out_.append(data);
+    return;
+  }
+  char size[16];
+  const auto end = std::to_chars(size, size + sizeof(size), data.size(), 16);
+  out_.append(size, end.ptr);
+  out_.append("\r\n");
+  out_.append(data);
+  out_.append("\r\n");
+}
+
+void HttpConnection::FinishStream() {
+  if (chunked_ && !head_only_) out_.append("0\r\n\r\n");
+  FinishExchange();
+}
+
+void HttpConnection::FinishExchange() {
+  current_->MarkDone();
+  current_.reset();
+  if (!keep_alive_) close_when_flushed_ = true;
+  Wait(Waiting::kIdle);
+  Flush();
+  if (closed_) return;
+  resume_.cancel();
+  ProcessInput();
+}
+
+void HttpConnection::Flush() {
+  if (closed_ || write_waiting_) return;
+  const bool had_something = unsent() > 0;
+  while (unsent() > 0) {
+    error_code error;
+    const size_t n = socket_.write_some(
+        asio::buffer(out_.data() + out_begin_, unsent()), error);
+    if (error == asio::error::would_block || error == asio::error::try_again) {
+      // Bytes that are sent leave the buffer once they are the larger part.
+      if (out_begin_ > unsent()) {
+        out_.erase(0, out_begin_);
+        out_begin_ = 0;
+      }
+      write_waiting_ = true;
+      last_write_progress_ = Clock::now();
+      socket_.async_wait(tcp::socket::wait_write,
+                         [self = shared_from_this()](error_code wait_error) {
+                           self->write_waiting_ = false;
+                           if (wait_error) {
+                             self->Close();
+                           } else {
+                             self->Flush();
+                           }
+                         });
+      return;
+    }
+    if (error) return Close();
+    out_begin_ += n;
+  }
+  if (had_something || close_when_flushed_) OnFlushed();
+}
+
+void HttpConnection::OnFlushed() {
+  out_.clear();
+  out_begin_ = 0;
+  if (out_.capacity() > kKeptBufferBytes) out_.shrink_to_fit();
+  if (close_when_flushed_ && current_ == nullptr) {
+    if (waiting_ == Waiting::kLinger) return;
+    if (peer_closed_) return Close();
+    error_code ignored;
+    socket_.shutdown(tcp::socket::shutdown_send, ignored);
+    in_.clear();
+    Wait(Waiting::kLinger);
+    resume_.cancel();
+    return;
+  }
+  if (current_ == nullptr) {
+    resume_.cancel();
+    ProcessInput();  // pipelined requests wait for the buffer to empty
+  }
+}
+
+// ---- time and end -----------------------------------------------------------
+
+void HttpConnection::Wait(Waiting what) {
+  const auto& options = host_->options();
+  waiting_ = what;
+  std::chrono::milliseconds limit{0};
+  switch (what) {
+    case Waiting::kIdle:
+      limit = std::chrono::milliseconds(options.idle_timeout_ms);
+      break;
+    case Waiting::kHeader:
+      limit = std::chrono::milliseconds(options.header_timeout_ms);
+      break;
+    case Waiting::kBody:
+      limit = std::chrono::milliseconds(options.body_timeout_ms);
+      break;
+    case Waiting::kLinger:
+      limit = kLingerTime;
+      break;
+    case Waiting::kAnswer:
+      deadline_ = Clock::time_point::max();
+      return;
+  }
+  deadline_ = Clock::now() + limit;
+}
+
+void HttpConnection::CheckDeadline(Clock::time_point now) {
+  if (closed_) return;
+  if (write_waiting_ &&
+      now - last_write_progress_ >
+          std::chrono::milliseconds(host_->options().write_timeout_ms)) {
+    spdlog::info("http: a client takes nothing and is cut off");
+    return Close();
+  }
+  if (now < deadline_) return;
+  const bool started = parser_.has_value() || in_.size() > 0;
+  if ((waiting_ == Waiting::kHeader && started) || waiting_ == Waiting::kBody) {
+    if (!close_when_flushed_) {
+      Reject(408, "the request did not arrive in time", "request_timeout");
+    }
+    return;
+  }
+  if (waiting_ == Waiting::kIdle && unsent() > 0) return;  // still sending
+  Close();
+}
+
+void HttpConnection::CloseWhenIdle() {
+  keep_alive_ = false;
+  if (current_ == nullptr && !parser_ && unsent() == 0 &&
+      waiting_ != Waiting::kLinger) {
+    Close();
+  }
+}
+
+void HttpConnection::Close(bool notify_now) {
+  if (closed_) return;
+  closed_ = true;
+  error_code ignored;
+  socket_.close(ignored);
+  resume_.cancel();
+  parser_.reset();
+  if (current_ != nullptr) {
+    // Soon rather than now: the handler may be in the middle of a Write().
+    std::function<void()> closed = current_->MarkClosed();
+    current_.reset();
+    if (closed && notify_now) {
+      closed();
+    } else if (closed) {
+      thread_->Post(std::move(closed));
+    }
+  }
+  host_->OnConnectionClosed(this);
+}
+
+}  // namespace moebius

@@ -1,0 +1,308 @@
+#include "coordinator/api/openai_api.h"
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
+#include "common/cat.h"
+#include "coordinator/api/api_error.h"
+#include "coordinator/api/json_text.h"
+#include "coordinator/api/probe_routes.h"
+#include "coordinator/text/utf8.h"
+
+namespace moebius {
+namespace {
+
+// Smaller bodies are parsed and tokenized where they arrive; it takes less than
+// a millisecond.
+constexpr size_t kPreparedInPlaceBytes = 8 << 10;
+
+constexpr std::string_view kCompletions = "/v1/completions";
+constexpr std::string_view kChat = "/v1/chat/completions";
+constexpr std::string_view kModels = "/v1/models";
+constexpr std::string_view kTokenize = "/tokenize";
+constexpr std::string_view kDetokenize = "/detokenize";
+
+uint64_t RandomBase() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+// SplitMix64 (Steele, Lea, Flood 2014): a bijection that scrambles a counter.
+uint64_t Mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+OpenAiApi::OpenAiApi(Engine& engine, const TextCodec& codec, IoThreads& threads,
+                     FrontMetrics& metrics, OpenAiApiOptions options)
+    : engine_(engine),
+      codec_(codec),
+      threads_(threads),
+      metrics_(metrics),
+      options_(std::move(options)),
+      created_(time(nullptr)),
+      random_base_(RandomBase()),
+      preparation_(1, "http-prepare") {}
+
+OpenAiApi::~OpenAiApi() { preparation_.Stop(); }
+
+// ---- routes -----------------------------------------------------------------
+
+void OpenAiApi::Answer(HttpExchange& exchange, const std::string& route,
+                       HttpResponse response) {
+  metrics_.CountRequest(route, response.status);
+  exchange.Respond(std::move(response));
+}
+
+void OpenAiApi::Fail(HttpExchange& exchange, const std::string& route,
+                     const ApiError& error) {
+  Answer(exchange, route, ErrorResponse(error));
+}
+
+void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
+  const HttpRequest& request = exchange->request();
+  const std::string& path = request.path;
+  const bool post = path == kCompletions || path == kChat ||
+                    path == kTokenize || path == kDetokenize;
+  const bool model =
+      path == kModels || absl::StartsWith(path, Cat(kModels, "/"));
+  const bool get = model || IsProbe(path) || path == "/version";
+  const std::string route = model         ? std::string(kModels)
+                            : post || get ? path
+                                          : "other";
+  if (!post && !get) return Fail(*exchange, route, UnknownPath(request));
+  const std::string_view allowed = post ? "POST" : "GET";
+  if (!IsMethod(request, allowed)) {
+    return Answer(*exchange, route, WrongMethod(request, allowed));
+  }
+  if (path == kCompletions) return HandlePost(exchange, Kind::kCompletion);
+  if (path == kChat) return HandlePost(exchange, Kind::kChat);
+  if (path == kTokenize) return HandlePost(exchange, Kind::kTokenize);
+  if (path == kDetokenize) return HandlePost(exchange, Kind::kDetokenize);
+  if (model) return HandleModels(*exchange);
+  if (path == "/version") {
+    return Answer(*exchange, route, VersionResponse(options_.version));
+  }
+  Answer(*exchange, route, ProbeResponse(path, engine_));
+}
+
+void OpenAiApi::HandleModels(HttpExchange& exchange) {
+  const std::string& path = exchange.request().path;
+  HttpResponse response;
+  const ApiLimits& limits = options_.limits;
+  const std::string route(kModels);
+  if (path == kModels) {
+    response.body = ModelsBody(limits.model, options_.model_root,
+                               limits.max_model_len, created_);
+    return Answer(exchange, route, std::move(response));
+  }
+  const std::string_view name =
+      std::string_view(path).substr(kModels.size() + 1);
+  if (name != limits.model) {
+    ApiError error;
+    error.http_status = 404;
+    error.param = "model";
+    error.code = "model_not_found";
+    error.message =
+        Cat("the model \"", RepairUtf8(name),
+            "\" does not exist; this server has \"", limits.model, "\"");
+    return Fail(exchange, route, error);
+  }
+  response.body = ModelBody(limits.model, options_.model_root,
+                            limits.max_model_len, created_);
+  Answer(exchange, route, std::move(response));
+}
+
+void OpenAiApi::HandlePost(std::shared_ptr<HttpExchange> exchange, Kind kind) {
+  const auto arrived = Clock::now();
+  auto body = std::make_shared<std::string>(exchange->TakeBody());
+  const bool generates = kind == Kind::kCompletion || kind == Kind::kChat;
+  const bool in_place = body->size() <= kPreparedInPlaceBytes;
+  const auto prepare = [this, exchange, kind, body, arrived, generates,
+                        in_place] {
+    // Runs `finish` on the exchange's thread.
+    const auto back = [&](std::function<void()> finish) {
+      if (in_place) {
+        finish();
+      } else {
+        exchange->Post(std::move(finish));
+      }
+    };
+    if (generates) {
+      auto prepared =
+          std::make_shared<Parsed<PreparedRequest>>(Prepare(kind, *body));
+      back([this, exchange, prepared, arrived] {
+        Submit(exchange, std::move(*prepared), arrived);
+      });
+      return;
+    }
+    auto text = std::make_shared<Parsed<HttpResponse>>(Text(kind, *body));
+    back([this, exchange, text] {
+      const std::string& route = exchange->request().path;
+      if (!text->ok()) return Fail(*exchange, route, text->error());
+      Answer(*exchange, route, std::move(**text));
+    });
+  };
+  if (in_place) {
+    prepare();
+  } else {
+    preparation_.Post(0, prepare);
+  }
+}
+
+Parsed<PreparedRequest> OpenAiApi::Prepare(Kind kind, const std::string& body) {
+  return kind == Kind::kChat
+             ? PrepareChat(body, options_.limits, codec_, DrawSeed())
+             : PrepareCompletion(body, options_.limits, codec_, DrawSeed());
+}
+
+Parsed<HttpResponse> OpenAiApi::Text(Kind kind, const std::string& body) const {
+  HttpResponse response;
+  if (kind == Kind::kDetokenize) {
+    auto request = ParseDetokenize(body, options_.limits);
+    if (!request.ok()) return request.error();
+    response.body = DetokenizeBody(codec_.Decode(request->tokens));
+    return response;
+  }
+  auto request = ParseTokenize(body, options_.limits);
+  if (!request.ok()) return request.error();
+  const auto* chat = std::get_if<ChatInput>(&request->input);
+  auto ids = chat != nullptr ? EncodeChat(*chat, codec_)
+                             : EncodeText(std::get<std::string>(request->input),
+                                          "prompt", codec_);
+  if (!ids.ok()) return ids.error();
+  response.body = TokenizeBody(*ids, options_.limits.max_model_len,
+                               request->return_token_strs ? &codec_ : nullptr);
+  return response;
+}
+
+// ---- generations ------------------------------------------------------------
+
+AnswerHead OpenAiApi::NewHead(bool chat) {
+  const uint64_t n = num_drawn_.fetch_add(1, std::memory_order_relaxed);
+  AnswerHead head;
+  head.chat = chat;
+  head.id = absl::StrFormat("%s-%016x%016x", chat ? "chatcmpl" : "cmpl",
+                            Mix(random_base_ + n), Mix(~random_base_ + n));
+  head.model = options_.limits.model;
+  head.created = time(nullptr);
+  return head;
+}
+
+uint64_t OpenAiApi::DrawSeed() {
+  const uint64_t n = num_drawn_.fetch_add(1, std::memory_order_relaxed);
+  return Mix(random_base_ ^ Mix(n));
+}
+
+void OpenAiApi::Submit(std::shared_ptr<HttpExchange> exchange,
+                       Parsed<PreparedRequest> prepared,
+                       Clock::time_point arrived) {
+  if (!exchange->open()) return;  // left while its body was being read
+  const std::string& route = exchange->request().path;
+  if (!prepared.ok()) return Fail(*exchange, route, prepared.error());
+  std::vector<Generation> generations;
+  for (Generation& generation : prepared->generations) {
+    generations.push_back({std::move(generation.prompt),
+                           std::move(generation.sampling), generation.stop});
+  }
+  const bool chat = prepared->chat;
+  auto call = std::make_shared<GenerationCall>(
+      exchange, std::move(*prepared), NewHead(chat), codec_, metrics_, arrived);
+  std::vector<RequestId> ids;
+  {
+    std::lock_guard lock(calls_mutex_);
+    auto submitted = engine_.Submit(std::move(generations));
+    if (!submitted.ok()) {
+      return Fail(*exchange, route, EngineError(submitted.status()));
+    }
+    ids = std::move(*submitted);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      calls_[ids[i].value] = Entry{call, static_cast<int>(i)};
+    }
+  }
+  // The exchange must not own what owns it.
+  exchange->OnClosed([this, weak = std::weak_ptr<GenerationCall>(call)] {
+    if (auto gone = weak.lock()) AbortCall(*gone);
+  });
+  call->Accepted(std::move(ids));
+}
+
+void OpenAiApi::AbortCall(GenerationCall& call) {
+  metrics_.CountDisconnect();
+  const std::vector<RequestId> ids = call.UnfinishedIds();
+  // Calls may go with their last entry: not under the lock.
+  std::vector<Entry> dropped;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (RequestId id : ids) {
+      auto it = calls_.find(id.value);
+      if (it == calls_.end()) continue;
+      dropped.push_back(std::move(it->second));
+      calls_.erase(it);
+    }
+  }
+  for (RequestId id : ids) engine_.Abort(id);
+}
+
+void OpenAiApi::OnOutputs(std::vector<Output> outputs) {
+  std::lock_guard lock(queue_mutex_);
+  queue_.push_back(std::move(outputs));
+  if (fan_out_posted_) return;
+  fan_out_posted_ = threads_.Post(0, [this] { FanOut(); });
+}
+
+void OpenAiApi::FanOut() {
+  std::vector<std::vector<Output>> batches;
+  {
+    std::lock_guard lock(queue_mutex_);
+    batches.swap(queue_);
+    fan_out_posted_ = false;
+  }
+  std::vector<std::vector<Delivery>> by_thread(threads_.size());
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (auto& batch : batches) {
+      for (Output& output : batch) {
+        auto it = calls_.find(output.request.value);
+        if (it == calls_.end()) continue;  // aborted
+        Entry entry = it->second;
+        if (output.finish) calls_.erase(it);
+        by_thread[entry.call->exchange().thread()].push_back(
+            {std::move(entry), std::move(output)});
+      }
+    }
+  }
+  for (int i = 1; i < threads_.size(); ++i) {
+    if (by_thread[i].empty()) continue;
+    threads_.Post(i,
+                  [this, deliveries = std::make_shared<std::vector<Delivery>>(
+                             std::move(by_thread[i]))] {
+                    Deliver(std::move(*deliveries));
+                  });
+  }
+  Deliver(std::move(by_thread[0]));
+}
+
+void OpenAiApi::Deliver(std::vector<Delivery> deliveries) {
+  const auto now = Clock::now();
+  std::vector<GenerationCall*> dirty;
+  for (Delivery& delivery : deliveries) {
+    GenerationCall& call = *delivery.entry.call;
+    call.OnOutput(delivery.entry.choice, delivery.output, now);
+    if (!call.dirty) dirty.push_back(&call);
+    call.dirty = true;
+  }
+  // `deliveries` keeps the calls alive until here.
+  for (GenerationCall* call : dirty) {
+    call->dirty = false;
+    call->Flush(now);
+  }
+}
+
+}  // namespace moebius

@@ -1,0 +1,114 @@
+// The public routes: OpenAI's, vLLM's tokenizer routes, and probes.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "coordinator/api/generation_call.h"
+#include "coordinator/api/http_message.h"
+#include "coordinator/api/io_threads.h"
+#include "coordinator/api/openai_request.h"
+#include "coordinator/api/text_codec.h"
+#include "coordinator/engine.h"
+#include "coordinator/status/front_metrics.h"
+
+namespace moebius {
+
+struct OpenAiApiOptions {
+  ApiLimits limits;
+  std::string model_root;  // path of the checkpoint, /v1/models says it
+  std::string version;
+};
+
+// OpenAiApi
+//
+//   POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize
+//   GET  /v1/models, /v1/models/{model}, /health, /ready, /version
+//
+// Requests whose body is large are parsed and tokenized on a thread of their
+// own, so that they hold no stream up. A client that goes away has its
+// generations aborted at once.
+//
+// Threading: thread-safe. OnOutputs() takes a lock for a moment and posts at
+// most once, so it may be called on the engine's thread.
+//
+// Lifetime: engine, codec, metrics and threads outlive it; before it is
+// destroyed the server must have been stopped, `threads` too, and the engine
+// must call OnOutputs() no more.
+class OpenAiApi final : public HttpHandler {
+ public:
+  OpenAiApi(Engine& engine, const TextCodec& codec, IoThreads& threads,
+            FrontMetrics& metrics, OpenAiApiOptions options);
+  ~OpenAiApi() override;
+
+  // The engine's listener.
+  void OnOutputs(std::vector<Output> outputs);
+
+  void Handle(std::shared_ptr<HttpExchange> exchange) override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  enum class Kind { kCompletion, kChat, kTokenize, kDetokenize };
+
+  struct Entry {
+    std::shared_ptr<GenerationCall> call;
+    int choice = 0;
+  };
+  struct Delivery {
+    Entry entry;
+    Output output;
+  };
+
+  void Answer(HttpExchange& exchange, const std::string& route,
+              HttpResponse response);
+  void Fail(HttpExchange& exchange, const std::string& route,
+            const ApiError& error);
+
+  void HandlePost(std::shared_ptr<HttpExchange> exchange, Kind kind);
+  void HandleModels(HttpExchange& exchange);
+  void HandleReady(HttpExchange& exchange);
+
+  // Parses and tokenizes; pure but for drawing a seed. Any thread.
+  Parsed<PreparedRequest> Prepare(Kind kind, const std::string& body);
+  Parsed<HttpResponse> Text(Kind kind, const std::string& body) const;
+
+  void Submit(std::shared_ptr<HttpExchange> exchange,
+              Parsed<PreparedRequest> prepared, Clock::time_point arrived);
+  void AbortCall(GenerationCall& call);
+
+  // On the first io thread.
+  void FanOut();
+  void Deliver(std::vector<Delivery> deliveries);
+
+  AnswerHead NewHead(bool chat);
+  uint64_t DrawSeed();
+
+  Engine& engine_;
+  const TextCodec& codec_;
+  IoThreads& threads_;
+  FrontMetrics& metrics_;
+  const OpenAiApiOptions options_;
+  const int64_t created_;
+  const uint64_t random_base_;
+  std::atomic<uint64_t> num_drawn_{0};
+
+  std::mutex queue_mutex_;
+  std::vector<std::vector<Output>> queue_ ABSL_GUARDED_BY(queue_mutex_);
+  bool fan_out_posted_ ABSL_GUARDED_BY(queue_mutex_) = false;
+
+  // Held over Engine::Submit, so that no output can be looked up before its
+  // request is entered.
+  std::mutex calls_mutex_;
+  absl::flat_hash_map<uint64_t, Entry> calls_ ABSL_GUARDED_BY(calls_mutex_);
+
+  IoThreads preparation_;  // last: its tasks use the rest
+};
+
+}  // namespace moebius

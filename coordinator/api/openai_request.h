@@ -1,0 +1,111 @@
+// The bodies of requests, parsed and checked. Pure.
+//
+// Every function gives a value or the error to answer with: 400 whose `param`
+// names the field at fault and whose message says what is allowed, or 404 for
+// a model that is not served. Unknown fields are ignored; null is the same as
+// a field left out.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "common/config.h"
+#include "common/sampling_params.h"
+#include "coordinator/api/api_error.h"
+#include "coordinator/api/generation_defaults.h"
+#include "coordinator/api/json_input.h"
+#include "coordinator/api/text_codec.h"
+#include "coordinator/engine.h"
+
+namespace moebius {
+
+inline constexpr int kMaxChoices = 8;
+inline constexpr int kMaxPrompts = 256;
+inline constexpr int kMaxStopStrings = 16;
+inline constexpr int kMaxStopStringBytes = 256;
+inline constexpr int kMaxStopTokenIds = 256;
+inline constexpr int kMaxMessages = 4096;
+inline constexpr int kMaxContentParts = 4096;
+inline constexpr int kMaxTools = 512;
+inline constexpr int kMaxUserBytes = 1024;
+
+// What the model and the server allow, and what they take for granted.
+struct ApiLimits {
+  std::string model;  // the name it is served under
+  int max_model_len = 0;
+  int vocab_size = 0;
+  GenerationDefaults defaults;
+};
+
+// A value, or the error to answer with.
+template <typename T>
+class Parsed {
+ public:
+  Parsed(T value) : rep_(std::move(value)) {}
+  Parsed(ApiError error) : rep_(std::move(error)) {}
+  bool ok() const { return rep_.index() == 0; }
+  T& operator*() { return std::get<0>(rep_); }
+  const T& operator*() const { return std::get<0>(rep_); }
+  T* operator->() { return &std::get<0>(rep_); }
+  const T* operator->() const { return &std::get<0>(rep_); }
+  const ApiError& error() const { return std::get<1>(rep_); }
+
+ private:
+  std::variant<T, ApiError> rep_;
+};
+
+// What completions and chat completions share. `sampling.seed`,
+// `sampling.suppressed_ids` and `stop.max_tokens` are still to be filled in.
+struct GenerationFields {
+  std::optional<int> max_tokens;
+  std::string max_tokens_field;  // the name it was given under
+  int n = 1;
+  std::optional<int64_t> seed;
+  SamplingParams sampling;
+  StopCriteria stop;
+  bool stream = false;
+  bool include_usage = false;
+  bool return_token_ids = false;
+};
+
+using Prompt = std::variant<std::string, std::vector<int32_t>>;
+
+struct CompletionRequest {
+  GenerationFields generation;
+  std::vector<Prompt> prompts;  // 1 .. kMaxPrompts
+  bool echo = false;
+  std::optional<int> logprobs;
+};
+
+struct ChatRequest {
+  GenerationFields generation;
+  ChatInput input;
+  bool logprobs = false;
+  int top_logprobs = 0;
+};
+
+struct TokenizeRequest {
+  std::variant<std::string, ChatInput> input;
+  bool return_token_strs = false;
+};
+
+struct DetokenizeRequest {
+  std::vector<int32_t> tokens;
+};
+
+Parsed<CompletionRequest> ParseCompletion(std::string_view body,
+                                          const ApiLimits& limits);
+Parsed<ChatRequest> ParseChat(std::string_view body, const ApiLimits& limits);
+Parsed<TokenizeRequest> ParseTokenize(std::string_view body,
+                                      const ApiLimits& limits);
+Parsed<DetokenizeRequest> ParseDetokenize(std::string_view body,
+                                          const ApiLimits& limits);
+// {"layout": "ep" | "tp" | "auto"}
+Parsed<LayoutChoice> ParseLayoutBody(std::string_view body);
+
+}  // namespace moebius

@@ -1,0 +1,29 @@
+// The routes that both listeners answer, and the answers for wrong ones.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "coordinator/api/api_error.h"
+#include "coordinator/api/http_message.h"
+#include "coordinator/engine.h"
+
+namespace moebius {
+
+// /health and /ready.
+bool IsProbe(std::string_view path);
+
+// /health: 200 while the process answers. /ready: 200 while new requests are
+// taken, else 503 with the reason. Neither submits anything.
+HttpResponse ProbeResponse(std::string_view path, const Engine& engine);
+
+HttpResponse VersionResponse(std::string_view version);
+
+// True for `method`, and for HEAD where GET is meant.
+bool IsMethod(const HttpRequest& request, std::string_view method);
+
+ApiError UnknownPath(const HttpRequest& request);  // 404
+HttpResponse WrongMethod(const HttpRequest& request,
+                         std::string_view allowed);  // 405 with Allow
+
+}  // namespace moebius

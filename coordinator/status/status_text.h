@@ -1,0 +1,57 @@
+// The status and the metrics of a group as text. Pure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "coordinator/engine.h"
+#include "coordinator/status/front_metrics.h"
+
+namespace moebius {
+
+// What a server says of itself.
+struct ServerInfo {
+  std::string version;
+  std::string model;  // the name it is served under
+  std::string model_path;
+  int max_model_len = 0;
+  int num_workers = 0;
+  double uptime_seconds = 0;
+  int http_connections = 0;
+};
+
+// Durations in milliseconds, sizes in bytes:
+//   {"version","model","model_path","max_model_len","uptime_s","ready",
+//    "draining","not_ready_reason","layout","layout_choice","switch_state",
+//    "last_step","running","waiting","requests":{"total","finished","aborted"},
+//    "tokens":{"prompt","generated"},"preemptions",
+//    "switches":{"total","refused","last":null or as SwitchReportJson},
+//    "step_ms","decision_us","load","http_connections",
+//    "workers":[{"rank","pid","connected","weight_bytes","pages_total",
+//                "pages_free"}]}
+std::string StatusJson(const EngineStatus& status, const ServerInfo& info);
+
+//   {"epoch","from","to","done","reason","boundary","weight_bytes","kv_bytes",
+//    "prepare_ms","pause_ms","switch_ms","weight_ms","kv_ms"}
+std::string SwitchReportJson(const SwitchReport& report);
+
+// "ep", "tp" or "auto".
+std::string LayoutChoiceName(LayoutChoice choice);
+
+// The same and the front's counts in the text format of Prometheus 0.0.4; the
+// names begin with "moebius_".
+std::string MetricsText(const EngineStatus& status, const ServerInfo& info,
+                        const FrontMetrics::Snapshot& front);
+
+// What the last progress probe saw, to tell standing still from having nothing
+// to do.
+struct ProgressWatch {
+  uint64_t step = 0;
+  double advanced_at_s = 0;  // when the step was first seen, or work arrived
+  bool idle = true;
+};
+// The watch after a look at `status`.
+ProgressWatch Observe(const ProgressWatch& watch, const EngineStatus& status,
+                      double now_s);
+
+}  // namespace moebius
