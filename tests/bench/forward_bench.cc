@@ -1,0 +1,250 @@
+// The forward pass of the small checkpoint: threads as ranks, memory of their
+// own, the barrier that workers use. Counts tokens a second.
+//
+//   Decode/<ranks>/<tp>/<sequences>   one token of each sequence, at position
+//                                     128, greedy
+//   Prefill/<ranks>/<tp>/<tokens>     one sequence in chunks of 512
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "benchmark/benchmark.h"
+#include "common/check.h"
+#include "worker/memory/group_barrier.h"
+#include "worker/model/forward.h"
+#include "worker/model/weights.h"
+
+namespace moebius {
+namespace {
+
+constexpr int kMaxRows = 512;
+constexpr int kDecodePosition = 128;
+constexpr absl::Duration kPatience = absl::Seconds(30);
+
+struct FreeBytes {
+  void operator()(std::byte* data) const { std::free(data); }
+};
+using Memory = std::unique_ptr<std::byte, FreeBytes>;
+Memory Allocate(int64_t size_bytes) {
+  const size_t rounded = (static_cast<size_t>(size_bytes) + 4159) / 4096 * 4096;
+  Memory memory(static_cast<std::byte*>(std::aligned_alloc(4096, rounded)));
+  CHECK(memory != nullptr);
+  std::memset(memory.get(), 0, rounded);
+  return memory;
+}
+
+class CountingBarrier : public Barrier {
+ public:
+  explicit CountingBarrier(GroupBarrier* barrier) : barrier_(barrier) {}
+  absl::Status Wait() override { return barrier_->Wait(++next_, kPatience); }
+
+ private:
+  GroupBarrier* barrier_;
+  uint64_t next_ = 0;
+};
+
+// The greedy token of each row.
+class Greedy : public LogitsSink {
+ public:
+  void OnLogits(size_t, absl::Span<float> logits) override {
+    benchmark::DoNotOptimize(std::max_element(logits.begin(), logits.end()) -
+                             logits.begin());
+  }
+};
+
+struct RankState {
+  Memory dense, experts, kv, exchange, signals;
+  std::unique_ptr<GroupBarrier> group_barrier;
+  std::unique_ptr<CountingBarrier> barrier;
+  std::unique_ptr<Forward> forward;
+
+  std::vector<int32_t> tokens;
+  std::vector<uint32_t> positions, row_sequence, logit_rows;
+  std::vector<std::vector<PageId>> pages;
+  std::vector<SequencePages> sequences;
+};
+
+class Group {
+ public:
+  Group(int num_ranks, bool tp, int num_sequences, int num_blocks)
+      : layout_(tp ? TensorParallel(num_ranks) : ExpertParallel()) {
+    const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
+    const std::string dir =
+        std::string(source != nullptr ? source : ".") + "/models/verse-moe";
+    const auto config = LoadModelConfig(dir);
+    CHECK(config.ok());
+    const auto shape = MakeModelShape(*config, num_ranks);
+    CHECK(shape.ok());
+    const KvPageFormat kv = Forward::KvFormat(*shape, KvType::kFloat32);
+    const int num_pages = num_sequences * num_blocks * config->num_kv_heads;
+    ranks_.resize(num_ranks);
+    rows_of_rank_.resize(num_ranks);
+    std::vector<std::byte*> signals;
+    for (Rank r = 0; r < num_ranks; ++r) {
+      RankState& rank = ranks_[r];
+      rank.dense = Allocate(PlanDense(*shape).size_bytes);
+      rank.experts = Allocate(shape->experts.region_bytes());
+      rank.kv = Allocate(static_cast<int64_t>(kv.page_bytes()) * num_pages);
+      rank.exchange = Allocate(Forward::ExchangeBytes(*shape, kMaxRows));
+      rank.signals = Allocate(sizeof(SignalsBlock));
+      InitSignals(rank.signals.get(), r, num_ranks, Incarnation{1});
+      signals.push_back(rank.signals.get());
+      CHECK(LoadWeights(*shape, dir, false,
+                        {r, layout_, rank.dense.get(), rank.experts.get()})
+                .ok());
+    }
+    for (Rank r = 0; r < num_ranks; ++r) {
+      RankState& rank = ranks_[r];
+      BarrierOptions barrier;
+      barrier.spin_us = DefaultSpinUs(
+          num_ranks, 1, static_cast<int>(std::thread::hardware_concurrency()));
+      rank.group_barrier = std::make_unique<GroupBarrier>(r, signals, barrier);
+      rank.barrier =
+          std::make_unique<CountingBarrier>(rank.group_barrier.get());
+      ForwardOptions options;
+      options.shape = *shape;
+      options.rank = r;
+      options.max_rows = kMaxRows;
+      options.num_pages = static_cast<uint32_t>(num_pages);
+      options.dense = rank.dense.get();
+      options.experts = rank.experts.get();
+      options.kv = rank.kv.get();
+      options.exchange = rank.exchange.get();
+      for (const RankState& peer : ranks_) {
+        options.peer_exchange.push_back(peer.exchange.get());
+      }
+      options.barrier = rank.barrier.get();
+      auto forward = Forward::Create(options);
+      CHECK(forward.ok());
+      rank.forward = *std::move(forward);
+      // Pages of every sequence, whoever owns it: EP uses those of its own.
+      const int heads = HeadsOf(shape->attention, layout_, r).num_kv();
+      PageId next = 0;
+      for (int s = 0; s < num_sequences; ++s) {
+        std::vector<PageId> pages;
+        for (int i = 0; i < num_blocks * heads; ++i) pages.push_back(next++);
+        rank.pages.push_back(std::move(pages));
+      }
+      for (const auto& pages : rank.pages) {
+        rank.sequences.push_back({pages.data(), num_blocks});
+      }
+    }
+    for (Rank r = 1; r < num_ranks; ++r) {
+      threads_.emplace_back([this, r] { Serve(r); });
+    }
+  }
+
+  ~Group() {
+    stop_ = true;
+    if (ranks_.size() > 1) CHECK(ranks_[0].barrier->Wait().ok());
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  // `count` tokens of each sequence from `position` on; logits of the last one
+  // if `logits`.
+  void Step(int num_sequences, int count, int position, bool logits) {
+    const bool tp = layout_.tp_size > 1;
+    const int num_ranks = static_cast<int>(ranks_.size());
+    for (Rank r = 0; r < num_ranks; ++r) {
+      RankState& rank = ranks_[r];
+      rank.tokens.clear();
+      rank.positions.clear();
+      rank.row_sequence.clear();
+      rank.logit_rows.clear();
+      for (int s = 0; s < num_sequences; ++s) {
+        if (!tp && s % num_ranks != r) continue;
+        for (int i = 0; i < count; ++i) {
+          rank.tokens.push_back((s * 131 + (position + i) * 17) % 4000);
+          rank.positions.push_back(static_cast<uint32_t>(position + i));
+          rank.row_sequence.push_back(static_cast<uint32_t>(s));
+        }
+        if (logits) {
+          rank.logit_rows.push_back(
+              static_cast<uint32_t>(rank.tokens.size() - 1));
+        }
+      }
+      rows_of_rank_[r] = static_cast<int>(rank.tokens.size());
+    }
+    if (num_ranks > 1) CHECK(ranks_[0].barrier->Wait().ok());
+    Run(0);
+    if (num_ranks > 1) CHECK(ranks_[0].barrier->Wait().ok());
+  }
+
+ private:
+  void Run(Rank r) {
+    RankState& rank = ranks_[r];
+    Greedy sink;
+    const absl::Status status = rank.forward->Run({{layout_, layout_},
+                                                   rank.tokens,
+                                                   rank.positions,
+                                                   rank.row_sequence,
+                                                   rank.sequences,
+                                                   rows_of_rank_,
+                                                   rank.logit_rows},
+                                                  sink);
+    CHECK(status.ok());
+  }
+
+  void Serve(Rank r) {
+    for (;;) {
+      CHECK(ranks_[r].barrier->Wait().ok());
+      if (stop_) return;
+      Run(r);
+      CHECK(ranks_[r].barrier->Wait().ok());
+    }
+  }
+
+  const Layout layout_;
+  std::vector<RankState> ranks_;
+  std::vector<int> rows_of_rank_;
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> threads_;
+};
+
+void BM_Decode(benchmark::State& state) {
+  const int num_sequences = static_cast<int>(state.range(2));
+  Group group(static_cast<int>(state.range(0)), state.range(1) != 0,
+              num_sequences, kDecodePosition / kPageTokens + 1);
+  for (auto _ : state) group.Step(num_sequences, 1, kDecodePosition, true);
+  state.counters["tok/s"] = benchmark::Counter(
+      static_cast<double>(state.iterations() * num_sequences),
+      benchmark::Counter::kIsRate);
+}
+BENCHMARK(BM_Decode)
+    ->ArgNames({"ranks", "tp", "seqs"})
+    ->ArgsProduct({{1}, {0}, {1, 4, 8, 32}})
+    ->ArgsProduct({{2}, {0, 1}, {1, 4, 8, 32}})
+    ->UseRealTime();
+
+void BM_Prefill(benchmark::State& state) {
+  const int num_tokens = static_cast<int>(state.range(2));
+  Group group(static_cast<int>(state.range(0)), state.range(1) != 0, 2,
+              num_tokens / kPageTokens);
+  // EP shares out sequences: two of half the length, one a rank.
+  const bool split = state.range(0) > 1 && state.range(1) == 0;
+  const int sequences = split ? 2 : 1;
+  const int length = num_tokens / sequences;
+  const int chunk = std::min(length, kMaxRows / sequences);
+  for (auto _ : state) {
+    for (int at = 0; at < length; at += chunk) {
+      group.Step(sequences, chunk, at, at + chunk == length);
+    }
+  }
+  state.counters["tok/s"] =
+      benchmark::Counter(static_cast<double>(state.iterations() * num_tokens),
+                         benchmark::Counter::kIsRate);
+}
+BENCHMARK(BM_Prefill)
+    ->ArgNames({"ranks", "tp", "tokens"})
+    ->Args({1, 0, 1024})
+    ->Args({2, 0, 1024})
+    ->Args({2, 1, 1024})
+    ->UseRealTime();
+
+}  // namespace
+}  // namespace moebius
