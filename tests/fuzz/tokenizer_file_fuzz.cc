@@ -1,10 +1,13 @@
-// Any bytes as a tokenizer.json. What loads must encode and decode a short
-// text to ids that exist, and the deltas of a stream must be the whole.
+// Any bytes as a tokenizer.json, or, if they do not begin like one, as a split
+// pattern. A file that loads must encode a short text to ids that exist, and
+// the deltas of a stream must be the whole; the pieces of a pattern must be
+// the text.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
 #include <string_view>
 
+#include "coordinator/text/pretokenizer.h"
 #include "coordinator/text/streaming_detokenizer.h"
 #include "coordinator/text/tokenizer.h"
 #include "coordinator/text/utf8.h"
@@ -37,11 +40,29 @@ void TryOne(const Tokenizer& tokenizer, bool parse_special) {
   Require(streamed == tokenizer.Decode(*ids, /*skip_special=*/false));
 }
 
+void TryPattern(std::string_view pattern) {
+  const auto compiled = moebius::SplitPattern::Compile(pattern);
+  if (!compiled.ok()) return;
+  const std::string text = moebius::RepairUtf8(kText);
+  std::string joined;
+  const absl::Status status =
+      (*compiled)->Split(text, [&](std::string_view piece) {
+        Require(!piece.empty() && moebius::IsValidUtf8(piece));
+        joined += piece;
+        return absl::OkStatus();
+      });
+  Require(!status.ok() || joined == text);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const auto tokenizer = Tokenizer::FromJson(
-      std::string_view(reinterpret_cast<const char*>(data), size), "fuzz");
+  const std::string_view input(reinterpret_cast<const char*>(data), size);
+  if (!input.empty() && input[0] != '{') {
+    TryPattern(input);
+    return 0;
+  }
+  const auto tokenizer = Tokenizer::FromJson(input, "fuzz");
   if (!tokenizer.ok()) {
     // Every refusal says where.
     Require(tokenizer.status().message().substr(0, 4) == "fuzz");

@@ -128,14 +128,14 @@ TEST(BpeModel, AgreesWithTheDefinitionOnRandomVocabularies) {
   }
 }
 
-TEST(BpeModel, AWordOfMillionsOfBytesIsNotQuadratic) {
+TEST(BpeModel, AVeryLongWordIsNotQuadratic) {
   Vocabulary vocabulary;
   vocabulary.Merge('a', 'a');
   vocabulary.Merge(256, 256);
   vocabulary.Merge(257, 257);
   const BpeModel model = vocabulary.Build();
-  const Ids ids = Encode(model, std::string(1 << 21, 'a'));
-  EXPECT_EQ(ids, Ids((1 << 21) / 8, 258));
+  const Ids ids = Encode(model, std::string(1 << 19, 'a'));
+  EXPECT_EQ(ids, Ids((1 << 19) / 8, 258));
 }
 
 TEST(BpeModel, ThreadsMayShareIt) {
