@@ -129,15 +129,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   HttpServerOptions public_options, admin_options_http;
   public_options.listen = config.listen;
   admin_options_http.listen = config.admin;
-  // Whatever ends us, sockets and their threads end before the API does.
   std::unique_ptr<HttpServer> server, admin_server;
-  const auto stop_front = absl::MakeCleanup([&] {
-    if (server != nullptr) server->Stop();
-    if (admin_server != nullptr) admin_server->Stop();
-    threads.Stop();
-    admin_threads.Stop();
-  });
-  ASSIGN_OR_RETURN(server, HttpServer::Start(public_options, threads, api));
   AdminApiOptions admin_options;
   admin_options.info = {kVersion, ServedModelName(config), config.model_path,
                         max_model_len, config.num_workers, 0, 0};
@@ -145,6 +137,14 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     return server->num_connections();
   };
   AdminApi admin(engine, metrics, std::move(admin_options));
+  // Whatever ends us, sockets and their threads end before the APIs do.
+  const auto stop_front = absl::MakeCleanup([&] {
+    if (server != nullptr) server->Stop();
+    if (admin_server != nullptr) admin_server->Stop();
+    threads.Stop();
+    admin_threads.Stop();
+  });
+  ASSIGN_OR_RETURN(server, HttpServer::Start(public_options, threads, api));
   ASSIGN_OR_RETURN(admin_server, HttpServer::Start(admin_options_http,
                                                    admin_threads, admin));
   engine.Start();
