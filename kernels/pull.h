@@ -11,14 +11,18 @@
 
 namespace moebius {
 
+// From this many bytes in all, a copy uses streaming stores: it would evict what
+// the caches hold. Below, what was copied is at hand for who reads it next; a
+// slot of 1.5 MB is pulled 1.5 times as fast that way (EPYC, copy_bench).
+inline constexpr int64_t kStreamTotalBytes = int64_t{8} << 20;
+
 // Copies every segment: dst + dst_offset <- sources[src_rank] + src_offset.
 //
 // REQUIRES: destinations are disjoint and overlap no source.
 // Errors: kInvalidArgument, before copying anything, when a segment's rank has
 //   no source, or a negative number, or reaches beyond `source_bytes` or
 //   `dst_bytes`.
-// Cost: no allocation; large segments use streaming stores, so the caches keep
-// what they held. Returns when every byte is visible to this process.
+// Cost: no allocation. Returns when every byte is visible to this process.
 absl::Status PullSegments(absl::Span<const std::byte* const> sources,
                           int64_t source_bytes,
                           absl::Span<const CopySegment> segments,

@@ -82,8 +82,6 @@ namespace {
 HWY_EXPORT(StreamBytes);
 HWY_EXPORT(BlockChecksum);
 
-// A copy that in all moves this much would evict what the caches hold.
-constexpr int64_t kStreamTotalBytes = int64_t{1} << 20;
 // Shorter pieces are not worth the partial lines at their ends.
 constexpr size_t kStreamPieceBytes = size_t{1} << 10;
 

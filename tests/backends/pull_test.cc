@@ -1,5 +1,6 @@
 #include "kernels/pull.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <set>
@@ -15,7 +16,10 @@ namespace {
 std::vector<std::byte> RandomBytes(size_t size, uint64_t seed) {
   std::mt19937_64 generator(seed);
   std::vector<std::byte> out(size);
-  for (std::byte& b : out) b = static_cast<std::byte>(generator());
+  for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+    const uint64_t word = generator();
+    std::memcpy(&out[i], &word, std::min(sizeof(word), size - i));
+  }
   return out;
 }
 
@@ -42,7 +46,8 @@ TEST(PullSegments, RefusesSegmentsOutsideTheRegionsAndCopiesNothing) {
 TEST(PullSegments, CopiesEverySegmentAndNothingElse) {
   ThreadPool pool(2);
   // Below and above the size from which stores stream; odd offsets and sizes.
-  for (const int64_t unit : {64, 1000, 300007}) {
+  for (const int64_t unit :
+       {int64_t{64}, int64_t{1000}, kStreamTotalBytes / 4 + 7}) {
     for (ThreadPool* threads : {static_cast<ThreadPool*>(nullptr), &pool}) {
       const int64_t size = 8 * unit + 100;
       std::vector<std::vector<std::byte>> owned;
@@ -74,9 +79,12 @@ TEST(PullSegments, NothingToCopy) {
 }
 
 TEST(CopyBlock, EverySizeAndAlignment) {
-  const auto source = RandomBytes(4 << 20, 3);
-  std::vector<std::byte> dst(4 << 20), want(4 << 20);
-  for (const size_t size : {0, 1, 63, 64, 4095, (1 << 20) + 33, 3 << 20}) {
+  constexpr size_t kStream = kStreamTotalBytes;
+  const auto source = RandomBytes(kStream + 128, 3);
+  std::vector<std::byte> dst(kStream + 128), want(kStream + 128);
+  for (const size_t size :
+       {size_t{0}, size_t{1}, size_t{63}, size_t{64}, size_t{4095},
+        size_t{(1 << 20) + 33}, kStream, kStream + 33}) {
     for (const size_t from : {0, 13}) {
       for (const size_t to : {0, 1, 64}) {
         std::fill(dst.begin(), dst.end(), std::byte{0});
