@@ -326,13 +326,16 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir) {
   if (!file) {
     return absl::NotFoundError(absl::StrCat(path, ": cannot be opened"));
   }
+  // A little more than is allowed, so that the parser sees it is too long.
   std::string text;
-  text.resize(kMaxFileBytes + 1);
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad() || (file.fail() && !file.eof())) {
+  char block[1 << 14];
+  while (text.size() <= static_cast<size_t>(kMaxFileBytes) &&
+         file.read(block, sizeof(block)).gcount() > 0) {
+    text.append(block, static_cast<size_t>(file.gcount()));
+  }
+  if (file.bad()) {
     return absl::InternalError(absl::StrCat(path, ": cannot be read"));
   }
-  text.resize(static_cast<size_t>(file.gcount()));
   return ParseModelConfig(text, path);
 }
 

@@ -1,5 +1,6 @@
 #include "common/model_config.h"
 
+#include <filesystem>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/status_matchers.h"
+#include "tests/unit/model/checkpoint_writer.h"
 #include "tests/unit/model/test_group.h"
 
 namespace moebius {
@@ -130,6 +132,18 @@ TEST(ModelConfig, FilesThatAreNoJsonObjectAreRefused) {
   EXPECT_THAT(LoadModelConfig("/nonexistent"),
               StatusIs(absl::StatusCode::kNotFound,
                        HasSubstr("/nonexistent/config.json")));
+}
+
+TEST(ModelConfig, AFileWithoutEndIsRefused) {
+  TempDir dir;
+  WriteFile(dir.File("config.json"), std::string((16 << 20) + 1, ' '));
+  EXPECT_THAT(LoadModelConfig(dir.path()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("allowed: at most 16777216")));
+  // A folder can be opened, but not read.
+  TempDir other;
+  std::filesystem::create_directory(other.File("config.json"));
+  EXPECT_FALSE(LoadModelConfig(other.path()).ok());
 }
 
 TEST(ModelConfig, TheSmallCheckpointIsRead) {
