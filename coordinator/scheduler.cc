@@ -179,6 +179,7 @@ void Scheduler::Preempt(uint32_t slot) {
   Sequence& sequence = sequences_[index];
   ++preemptions_;
   const bool all_issued = s.length == s.limit;
+  sequence.in_flight = s.length - static_cast<uint32_t>(sequence.tokens.size());
   LeaveSlot(slot);
   sequence.slot = kNone;
   if (all_issued) {

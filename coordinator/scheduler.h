@@ -158,13 +158,13 @@ class Scheduler {
   };
 
   // A request from Add to Finish. `life` tells it from the one that had the
-  // same index before.
-  struct Sequence {
+  // same index before. What every result touches is in its first cache line.
+  struct alignas(64) Sequence {
     uint32_t life = 0;
     uint32_t slot = kNone;
     uint32_t num_prompt = 0;
     uint32_t limit = 0;      // tokens it has at its end
-    uint32_t in_flight = 0;  // samples issued and not in yet
+    uint32_t in_flight = 0;  // without a slot: samples issued and not in yet
     Stage stage = Stage::kWaiting;
     bool prompt_logprobs_pending = false;
     bool admitted_before = false;

@@ -53,7 +53,6 @@ void Scheduler::AddItem(Draft& draft, uint32_t slot, uint32_t start,
   }
   if (sample) {
     draft.record->samples.push_back({s.sequence, s.life, slot, end});
-    ++sequences_[s.sequence].in_flight;
     ++s.length;
     ++load_tokens_[s.group];
     // The step that draws the first new token completes the prompt.

@@ -45,12 +45,23 @@ absl::StatusOr<std::vector<NewToken>> Scheduler::OnResult(
   TakePromptLogprobs(record, results);
   std::vector<NewToken> tokens;
   tokens.reserve(record.samples.size());
-  for (size_t i = 0; i < record.samples.size(); ++i) {
+  // The ends of all those token lists are cold: ask for them a little ahead.
+  constexpr size_t kAhead = 8;
+  const size_t count = record.samples.size();
+  for (size_t i = 0; i < count; ++i) {
+    if (i + 2 * kAhead < count) {
+      __builtin_prefetch(&sequences_[record.samples[i + 2 * kAhead].sequence],
+                         1);
+    }
+    if (i + kAhead < count) {
+      const Sequence& later = sequences_[record.samples[i + kAhead].sequence];
+      __builtin_prefetch(later.tokens.data() + later.tokens.size(), 1);
+    }
     const Expected& expected = record.samples[i];
     Sequence& sequence = sequences_[expected.sequence];
     if (sequence.life != expected.life) continue;  // it has ended since
     CHECK(sequence.tokens.size() == expected.position);
-    --sequence.in_flight;
+    if (sequence.stage != Stage::kRunning) --sequence.in_flight;
     sequence.tokens.push_back(found_[i]->token);
     NewToken& token = tokens.emplace_back();
     token.request = sequence.request;
