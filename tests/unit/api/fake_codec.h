@@ -1,0 +1,60 @@
+// A text codec whose tokens are bytes, with a few longer ones.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coordinator/api/text_codec.h"
+
+namespace moebius {
+
+inline constexpr int kFakeVocab = 300;
+inline constexpr int32_t kFakeEos = 256;
+
+class FakeCodec final : public TextCodec {
+ public:
+  absl::StatusOr<std::vector<int32_t>> Encode(
+      std::string_view text) const override {
+    if (text == "unencodable") {
+      return absl::ResourceExhaustedError("that cannot be encoded");
+    }
+    std::vector<int32_t> ids;
+    for (unsigned char c : text) ids.push_back(c);
+    return ids;
+  }
+
+  std::string Decode(absl::Span<const int32_t> tokens) const override {
+    std::string out;
+    for (int32_t token : tokens) out += TokenBytes(token);
+    return out;
+  }
+
+  std::string TokenBytes(int32_t token) const override {
+    if (token < 256) return std::string(1, static_cast<char>(token));
+    if (token == kFakeEos) return "<|im_end|>";
+    if (token == 257) return "\xc3\xa9";  // é
+    return "";
+  }
+
+  // "role:content;" for each message, then "assistant:".
+  absl::StatusOr<std::string> RenderChat(
+      const ChatInput& input) const override {
+    std::string out;
+    if (input.tools.is_array()) out += "tools:" + input.tools.dump() + ";";
+    if (!input.template_kwargs.empty()) {
+      out += "kwargs:" + input.template_kwargs.dump() + ";";
+    }
+    for (const Json& message : input.messages) {
+      const std::string content = message["content"].get<std::string>();
+      if (content == "raise") {
+        return absl::InvalidArgumentError("roles must alternate");
+      }
+      out += message["role"].get<std::string>() + ":" + content + ";";
+    }
+    if (input.add_generation_prompt) out += "assistant:";
+    return out;
+  }
+};
+
+}  // namespace moebius

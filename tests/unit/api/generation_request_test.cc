@@ -1,0 +1,220 @@
+// From a body to what the engine is asked for.
+#include "coordinator/api/generation_request.h"
+
+#include "coordinator/api/generation_defaults.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/status_matchers.h"
+#include "tests/unit/api/fake_codec.h"
+
+namespace moebius {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+ApiLimits Limits() {
+  ApiLimits limits;
+  limits.model = "verse";
+  limits.max_model_len = 100;
+  limits.vocab_size = kFakeVocab;
+  limits.defaults.eos_ids = {kFakeEos};
+  return limits;
+}
+
+Parsed<PreparedRequest> Complete(const std::string& body,
+                                 const ApiLimits& limits = Limits()) {
+  return PrepareCompletion(body, limits, FakeCodec(), 1000);
+}
+Parsed<PreparedRequest> Chat(const std::string& body) {
+  return PrepareChat(body, Limits(), FakeCodec(), 1000);
+}
+
+TEST(GenerationRequest, APromptThatFillsTheContextIsRefusedWithBothNumbers) {
+  const auto prepared =
+      Complete(R"({"prompt":")" + std::string(100, 'a') + "\"}");
+  ASSERT_FALSE(prepared.ok());
+  EXPECT_EQ(prepared.error().http_status, 400);
+  EXPECT_EQ(prepared.error().param, "prompt");
+  EXPECT_EQ(prepared.error().code, "context_length_exceeded");
+  EXPECT_THAT(prepared.error().message,
+              HasSubstr("context holds 100 tokens, but the prompt has 100"));
+  const auto chat = Chat(R"({"messages":[{"role":"user","content":")" +
+                         std::string(100, 'a') + "\"}]}");
+  ASSERT_FALSE(chat.ok());
+  EXPECT_EQ(chat.error().param, "messages");
+}
+
+TEST(GenerationRequest, MoreTokensThanTheContextHasLeftAreRefused) {
+  const auto prepared = Complete(R"({"prompt":"abcd","max_tokens":97})");
+  ASSERT_FALSE(prepared.ok());
+  EXPECT_EQ(prepared.error().param, "max_tokens");
+  EXPECT_THAT(prepared.error().message, HasSubstr("at most 96, got 97"));
+  const auto chat = Chat(
+      R"({"messages":[{"role":"user","content":"x"}],
+          "max_completion_tokens":1000})");
+  ASSERT_FALSE(chat.ok());
+  EXPECT_EQ(chat.error().param, "max_completion_tokens");
+  EXPECT_TRUE(Complete(R"({"prompt":"abcd","max_tokens":96})").ok());
+}
+
+TEST(GenerationRequest, APromptWithoutTokensIsRefused) {
+  const auto prepared = Complete(R"({"prompt":["a",""]})");
+  ASSERT_FALSE(prepared.ok());
+  EXPECT_EQ(prepared.error().param, "prompt");
+  EXPECT_THAT(prepared.error().message, HasSubstr("no tokens"));
+}
+
+TEST(GenerationRequest, WhatTokenizerOrTemplateRefuseIsA400) {
+  const auto text = Complete(R"({"prompt":"unencodable"})");
+  ASSERT_FALSE(text.ok());
+  EXPECT_EQ(text.error().http_status, 400);
+  EXPECT_EQ(text.error().param, "prompt");
+  const auto chat = Chat(R"({"messages":[{"role":"user","content":"raise"}]})");
+  ASSERT_FALSE(chat.ok());
+  EXPECT_EQ(chat.error().http_status, 400);
+  EXPECT_EQ(chat.error().param, "messages");
+  EXPECT_THAT(chat.error().message, HasSubstr("roles must alternate"));
+}
+
+TEST(GenerationRequest, CompletionsGetSixteenTokensAndChatsTheRest) {
+  auto completion = Complete(R"({"prompt":"abcd"})");
+  ASSERT_TRUE(completion.ok());
+  EXPECT_EQ(completion->generations[0].stop.max_tokens, 16);
+  EXPECT_THAT(completion->generations[0].prompt,
+              ElementsAre('a', 'b', 'c', 'd'));
+  auto nearly = Complete(R"({"prompt":")" + std::string(95, 'a') + "\"}");
+  ASSERT_TRUE(nearly.ok());
+  EXPECT_EQ(nearly->generations[0].stop.max_tokens, 5);
+  auto chat = Chat(R"({"messages":[{"role":"user","content":"x"}]})");
+  ASSERT_TRUE(chat.ok());
+  const int prompt = std::string("user:x;assistant:").size();
+  EXPECT_EQ(chat->generations[0].prompt.size(), prompt);
+  EXPECT_EQ(chat->generations[0].stop.max_tokens, 100 - prompt);
+}
+
+TEST(GenerationRequest, TheModelsOwnLengthIsTheDefault) {
+  ApiLimits limits = Limits();
+  limits.defaults.max_new_tokens = 40;
+  auto prepared = Complete(R"({"prompt":"abcd"})", limits);
+  ASSERT_TRUE(prepared.ok());
+  EXPECT_EQ(prepared->generations[0].stop.max_tokens, 40);
+}
+
+TEST(GenerationRequest, ChoicesDifferInTheirSeeds) {
+  auto prepared = Complete(R"({"prompt":["a","b"],"n":3,"seed":-1})");
+  ASSERT_TRUE(prepared.ok());
+  ASSERT_EQ(prepared->generations.size(), 6u);
+  std::vector<uint64_t> seeds;
+  for (const auto& g : prepared->generations) seeds.push_back(g.sampling.seed);
+  EXPECT_THAT(seeds, ElementsAre(~uint64_t{0}, 0, 1, ~uint64_t{0}, 0, 1));
+  EXPECT_THAT(prepared->generations[2].prompt, ElementsAre('a'));
+  EXPECT_THAT(prepared->generations[3].prompt, ElementsAre('b'));
+  auto drawn = Complete(R"({"prompt":"a","n":2})");
+  ASSERT_TRUE(drawn.ok());
+  EXPECT_EQ(drawn->generations[0].sampling.seed, 1000u);
+  EXPECT_EQ(drawn->generations[1].sampling.seed, 1001u);
+}
+
+TEST(GenerationRequest, NothingMayEndItBeforeMinTokens) {
+  auto prepared =
+      Complete(R"({"prompt":"a","min_tokens":3,"stop_token_ids":[9,4,9]})");
+  ASSERT_TRUE(prepared.ok());
+  EXPECT_EQ(prepared->generations[0].sampling.min_tokens, 3);
+  EXPECT_THAT(prepared->generations[0].sampling.suppressed_ids,
+              ElementsAre(4, 9, kFakeEos));
+  auto ignoring =
+      Complete(R"({"prompt":"a","min_tokens":3,"ignore_eos":true})");
+  ASSERT_TRUE(ignoring.ok());
+  EXPECT_TRUE(ignoring->generations[0].sampling.suppressed_ids.empty());
+  EXPECT_EQ(Complete(R"({"prompt":"a","min_tokens":17})").error().param,
+            "min_tokens");
+}
+
+TEST(GenerationRequest, ScoringAsksTheEngineForOneToken) {
+  auto prepared =
+      Complete(R"({"prompt":"ab","max_tokens":0,"echo":true,"logprobs":1})");
+  ASSERT_TRUE(prepared.ok());
+  EXPECT_TRUE(prepared->score_only);
+  EXPECT_EQ(prepared->generations[0].stop.max_tokens, 1);
+  EXPECT_EQ(prepared->generations[0].sampling.num_prompt_logprobs, 1);
+  EXPECT_EQ(prepared->prompts[0].text, "ab");
+  EXPECT_THAT(prepared->prompts[0].ids, ElementsAre('a', 'b'));
+}
+
+TEST(GenerationRequest, EchoedTokenIdsBecomeText) {
+  auto prepared = Complete(R"({"prompt":[97,257,195],"echo":true})");
+  ASSERT_TRUE(prepared.ok());
+  EXPECT_EQ(prepared->prompts[0].text, "aé\ufffd");
+}
+
+TEST(GenerationRequest, EndsReadAsInVllm) {
+  StopCriteria stop;
+  stop.stop = {"END", "7"};
+  stop.stop_token_ids = {42};
+  stop.eos_ids = {kFakeEos};
+  const auto text = ToFinishInfo(FinishReason::kStop, "END", stop);
+  EXPECT_EQ(text.stop_string, "END");
+  EXPECT_EQ(text.stop_token, std::nullopt);
+  EXPECT_EQ(ToFinishInfo(FinishReason::kStop, "7", stop).stop_string, "7");
+  EXPECT_EQ(ToFinishInfo(FinishReason::kStop, "42", stop).stop_token, 42);
+  const auto eos = ToFinishInfo(FinishReason::kStop, "256", stop);
+  EXPECT_EQ(eos.stop_token, std::nullopt);
+  EXPECT_EQ(eos.stop_string, "");
+  EXPECT_EQ(ToFinishInfo(FinishReason::kLength, "", stop).reason,
+            FinishReason::kLength);
+}
+
+TEST(GenerationDefaults, WrongValuesNameFileAndKey) {
+  const struct {
+    const char* json;
+    const char* reason;
+  } kCases[] = {
+      {"[]", "f.json: must be a JSON object"},
+      {"{", "f.json: not valid JSON"},
+      {R"({"temperature":"x"})", "f.json: \"temperature\" must be a number"},
+      {R"({"temperature":-1})", "\"temperature\""},
+      {R"({"top_p":0})", "\"top_p\" must be a number above 0"},
+      {R"({"top_k":1.5})", "\"top_k\" must be an integer"},
+      {R"({"top_k":99999999999})", "\"top_k\""},
+      {R"({"max_new_tokens":0})", "\"max_new_tokens\""},
+      {R"({"eos_token_id":"a"})", "\"eos_token_id\" must be a token id"},
+      {R"({"eos_token_id":[1,-1]})", "\"eos_token_id\""},
+  };
+  for (const auto& c : kCases) {
+    EXPECT_THAT(
+        ParseGenerationConfig(c.json, "f.json"),
+        StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.reason)));
+  }
+}
+
+TEST(GenerationDefaults, OneEndTokenOrSeveral) {
+  auto one = ParseGenerationConfig(R"({"eos_token_id":5})", "f");
+  ASSERT_THAT(one, IsOk());
+  EXPECT_THAT(one->eos_ids, ElementsAre(5));
+  auto full = ParseGenerationConfig(
+      R"({"eos_token_id":[5,6],"pad_token_id":6,"do_sample":true,
+          "temperature":0.7,"top_k":-1,"top_p":0.8})",
+      "f");
+  ASSERT_THAT(full, IsOk());
+  EXPECT_THAT(full->eos_ids, ElementsAre(5, 6));
+  EXPECT_EQ(full->temperature, 0.7f);
+  EXPECT_EQ(full->top_k, 0);
+  EXPECT_EQ(full->top_p, 0.8f);
+  EXPECT_EQ(full->min_p, std::nullopt);
+}
+
+TEST(GenerationDefaults, TheCheckpointsFilesAreRead) {
+  const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
+  ASSERT_NE(source, nullptr) << "run by ctest";
+  auto defaults =
+      LoadGenerationDefaults(std::string(source) + "/models/verse-moe");
+  ASSERT_THAT(defaults, IsOk());
+  EXPECT_THAT(defaults->eos_ids, ElementsAre(4095, 4093));
+  EXPECT_EQ(defaults->top_k, 20);
+  EXPECT_THAT(LoadGenerationDefaults("/no/such/folder"),
+              StatusIs(absl::StatusCode::kNotFound));
+}
+
+}  // namespace
+}  // namespace moebius
