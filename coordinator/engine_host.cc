@@ -191,7 +191,7 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
   struct Visitor {
     EngineHost* host;
     Rank rank;
-    absl::Status operator()(const Hello&) { return host->OnHello(); }
+    absl::Status operator()(const Hello&) { return host->OnHello(rank); }
     absl::Status operator()(StepResult& result) {
       return host->OnStepResult(rank, std::move(result));
     }
@@ -214,9 +214,15 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
   return std::visit(Visitor{this, rank}, report);
 }
 
-absl::Status EngineHost::OnHello() {
+absl::Status EngineHost::OnHello(Rank rank) {
   if (scheduler_.has_value()) {
-    return absl::FailedPreconditionError("a worker joined a running group");
+    // Several workers may have joined in one turn, and the first of them then
+    // made the group whole.
+    if (group_.member(rank).incarnation == founders_[rank]) {
+      return absl::OkStatus();
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker ", rank, " joined a running group"));
   }
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     const WorkerGroup::Member& member = group_.member(r);
@@ -240,6 +246,7 @@ absl::Status EngineHost::OnHello() {
   uint64_t weight_checksum = 0;
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     const Hello& hello = group_.member(r).hello;
+    founders_.push_back(group_.member(r).incarnation);
     scheduler.pages_per_rank.push_back(hello.num_pages);
     scheduler.max_running =
         std::min<int>(scheduler.max_running, hello.max_slots);

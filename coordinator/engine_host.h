@@ -91,7 +91,7 @@ class EngineHost final : public Engine {
   int TimeoutMs() const;
   absl::Status TakeReports(int timeout_ms);
   absl::Status TakeReport(Rank rank, Report report);
-  absl::Status OnHello();
+  absl::Status OnHello(Rank rank);
   absl::Status OnStepResult(Rank rank, StepResult result);
   void TakeInbox();
   void Queue(Submission submission);
@@ -107,6 +107,7 @@ class EngineHost final : public Engine {
 
   // The engine thread's own.
   WorkerGroup group_;
+  std::vector<Incarnation> founders_;  // [rank] lives that made it whole
   std::optional<Scheduler> scheduler_;  // once every worker has joined
   std::optional<SwitchControl> switches_;
   std::optional<PolicyHost> policy_;
