@@ -65,6 +65,7 @@ class TestClient {
   TestClient(const TestClient&) = delete;
 
   bool connected() const { return connected_; }
+  int fd() const { return fd_; }
 
   void Close() {
     if (fd_ >= 0) close(fd_);
