@@ -56,8 +56,8 @@ using OutputListener = std::function<void(std::vector<Output>)>;
 struct SwitchReport {
   Epoch epoch;
   Layout from, to;
-  bool done = false;         // false: nothing to do, or refused
-  std::string reason;        // of a refusal
+  bool done = false;         // false: refused, or nothing to do
+  std::string reason;        // of a refusal; empty when nothing was to do
   uint64_t weight_bytes = 0; // over all ranks
   uint64_t kv_bytes = 0;
   double prepare_ms = 0;     // PREPARE sent to last answer

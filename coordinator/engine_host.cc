@@ -339,7 +339,6 @@ void EngineHost::TakeInbox() {
     if (request.choice == LayoutChoice::kAuto) {
       SwitchReport report;
       report.from = report.to = scheduler_->layout();
-      report.reason = "the policy decides from here on";
       request.callback(report);
       continue;
     }

@@ -63,8 +63,8 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
       control->Answer(false, e.reason);
       return absl::OkStatus();
     }
-    absl::Status operator()(const NothingToDo& e) {
-      control->Answer(false, Cat("already in ", LayoutName(e.layout)));
+    absl::Status operator()(const NothingToDo&) {
+      control->Answer(false, "");
       return absl::OkStatus();
     }
     absl::Status operator()(const Busy& e) {

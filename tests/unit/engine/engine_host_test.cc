@@ -275,7 +275,7 @@ TEST_F(EngineHostTest, SwitchingToTheLayoutItIsInDoesNothing) {
   const auto report = SwitchTo(LayoutChoice::kEp);
   ASSERT_THAT(report, IsOk());
   EXPECT_FALSE(report->done);
-  EXPECT_THAT(report->reason, HasSubstr("already"));
+  EXPECT_EQ(report->reason, "");
 }
 
 TEST_F(EngineHostTest, ARefusedSwitchGivesTheReasonAndStreamsGoOn) {
