@@ -1,71 +1,35 @@
 #include "coordinator/text/tokenizer_file.h"
 
-#include <simdjson.h>
-
 #include <algorithm>
-#include <initializer_list>
 #include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "common/cat.h"
 #include "common/status_macros.h"
 #include "coordinator/text/byte_alphabet.h"
+#include "coordinator/text/json_reader.h"
 #include "coordinator/text/pretokenizer.h"
 
 namespace moebius {
 namespace {
 
-using Element = simdjson::dom::element;
-using Array = simdjson::dom::array;
-using Object = simdjson::dom::object;
+using Element = JsonReader::Element;
+using Array = JsonReader::Array;
+using Object = JsonReader::Object;
 
 constexpr size_t kMaxJsonDepth = 64;
 constexpr int kMaxSequenceDepth = 8;
-constexpr size_t kMaxQuotedBytes = 60;
-
-// A string of the file as it may stand in a message.
-std::string Quoted(std::string_view text) {
-  const bool cut = text.size() > kMaxQuotedBytes;
-  return Cat("\"", absl::CHexEscape(AbslView(text.substr(0, kMaxQuotedBytes))),
-             cut ? "...\"" : "\"");
-}
 
 class Parser {
  public:
-  explicit Parser(std::string_view name) : name_(name) {}
+  explicit Parser(std::string_view name) : json_(name) {}
 
   absl::StatusOr<TokenizerFile> Run(std::string_view json);
 
  private:
-  template <typename... Parts>
-  absl::Status Error(std::string_view key, const Parts&... parts) const {
-    return absl::InvalidArgumentError(Cat(name_, ": ", key, ": ", parts...));
-  }
-
-  // Typed reading; `key` is the path for messages.
-  absl::StatusOr<Object> AsObject(Element element, std::string_view key) const;
-  absl::StatusOr<Array> AsArray(Element element, std::string_view key) const;
-  absl::StatusOr<std::string_view> AsString(Element element,
-                                            std::string_view key) const;
-  absl::StatusOr<bool> AsBool(Element element, std::string_view key) const;
   absl::StatusOr<int32_t> AsId(Element element, std::string_view key) const;
-
-  // Members. Require refuses a missing one.
-  absl::StatusOr<Element> Require(Object object, std::string_view member,
-                                  std::string_view key) const;
-  absl::StatusOr<bool> BoolOr(Object object, std::string_view member,
-                              std::string_view key, bool fallback) const;
-  absl::StatusOr<std::string_view> Type(Object object,
-                                        std::string_view key) const;
-  // Refuses members that are not listed, and one that is there twice.
-  absl::Status OnlyMembers(Object object, std::string_view key,
-                           std::initializer_list<std::string_view> known) const;
-  // Refuses `member` unless it is absent, null, or equal to an empty value.
-  absl::Status OnlyEmpty(Object object, std::string_view member,
-                         std::string_view key) const;
 
   absl::Status Normalizer(Element element, const std::string& key, int depth);
   absl::Status PreTokenizer(Element element, const std::string& key, int depth);
@@ -86,7 +50,7 @@ class Parser {
   absl::Status AddToken(Element element, const std::string& key);
   std::optional<int32_t> IdOfSpelling(std::string_view spelling) const;
 
-  std::string name_;
+  JsonReader json_;
   TokenizerFile file_;
   std::vector<bool> taken_;  // by id
   bool byte_level_ = false;
@@ -94,124 +58,19 @@ class Parser {
   absl::flat_hash_map<std::string, int32_t> other_spellings_;
 };
 
-absl::StatusOr<Object> Parser::AsObject(Element element,
-                                        std::string_view key) const {
-  Object object;
-  if (element.get(object) != simdjson::SUCCESS) {
-    return Error(key, "must be an object");
-  }
-  return object;
-}
-
-absl::StatusOr<Array> Parser::AsArray(Element element,
-                                      std::string_view key) const {
-  Array array;
-  if (element.get(array) != simdjson::SUCCESS) {
-    return Error(key, "must be a list");
-  }
-  return array;
-}
-
-absl::StatusOr<std::string_view> Parser::AsString(Element element,
-                                                  std::string_view key) const {
-  std::string_view text;
-  if (element.get(text) != simdjson::SUCCESS) {
-    return Error(key, "must be a string");
-  }
-  return text;
-}
-
-absl::StatusOr<bool> Parser::AsBool(Element element,
-                                    std::string_view key) const {
-  bool value;
-  if (element.get(value) != simdjson::SUCCESS) {
-    return Error(key, "must be true or false");
-  }
-  return value;
-}
-
 absl::StatusOr<int32_t> Parser::AsId(Element element,
                                      std::string_view key) const {
   int64_t id;
   if (element.get(id) != simdjson::SUCCESS || id < 0 || id >= kMaxVocabSize) {
-    return Error(key, "must be a token id, a whole number from 0 to ",
-                 kMaxVocabSize - 1);
+    return json_.Error(key, "must be a token id, a whole number from 0 to ",
+                       kMaxVocabSize - 1);
   }
   return static_cast<int32_t>(id);
 }
 
-absl::StatusOr<Element> Parser::Require(Object object, std::string_view member,
-                                        std::string_view key) const {
-  Element element;
-  if (object[member].get(element) != simdjson::SUCCESS) {
-    return Error(key, "lacks \"", member, "\"");
-  }
-  return element;
-}
-
-absl::StatusOr<bool> Parser::BoolOr(Object object, std::string_view member,
-                                    std::string_view key, bool fallback) const {
-  Element element;
-  if (object[member].get(element) != simdjson::SUCCESS) return fallback;
-  return AsBool(element, Cat(key, ".", member));
-}
-
-absl::StatusOr<std::string_view> Parser::Type(Object object,
-                                              std::string_view key) const {
-  ASSIGN_OR_RETURN(const Element type, Require(object, "type", key));
-  return AsString(type, Cat(key, ".type"));
-}
-
-absl::Status Parser::OnlyMembers(
-    Object object, std::string_view key,
-    std::initializer_list<std::string_view> known) const {
-  uint32_t seen = 0;
-  for (const auto member : object) {
-    uint32_t bit = 1;
-    bool found = false;
-    for (const std::string_view name : known) {
-      if (member.key == name) {
-        if (seen & bit) return Error(key, Quoted(name), " is there twice");
-        seen |= bit;
-        found = true;
-        break;
-      }
-      bit <<= 1;
-    }
-    if (!found) {
-      std::string supported;
-      for (const std::string_view name : known) {
-        supported += Cat(supported.empty() ? "" : ", ", name);
-      }
-      return Error(key, Quoted(member.key),
-                   " is not known; supported: ", supported);
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Parser::OnlyEmpty(Object object, std::string_view member,
-                               std::string_view key) const {
-  Element element;
-  if (object[member].get(element) != simdjson::SUCCESS) {
-    return absl::OkStatus();
-  }
-  std::string_view text;
-  bool flag;
-  double number;
-  if (element.is_null() ||
-      (element.get(text) == simdjson::SUCCESS && text.empty()) ||
-      (element.get(flag) == simdjson::SUCCESS && !flag) ||
-      (element.get(number) == simdjson::SUCCESS && number == 0)) {
-    return absl::OkStatus();
-  }
-  return Error(Cat(key, ".", member),
-               "is not supported; supported is only null");
-}
-
 absl::StatusOr<TokenizerFile> Parser::Run(std::string_view json) {
   if (json.size() > kMaxTokenizerFileBytes) {
-    return absl::InvalidArgumentError(Cat(name_, ": has ", json.size(),
+    return absl::InvalidArgumentError(Cat(json_.name(), ": has ", json.size(),
                                           " bytes, more than ",
                                           kMaxTokenizerFileBytes));
   }
@@ -226,42 +85,44 @@ absl::StatusOr<TokenizerFile> Parser::Run(std::string_view json) {
   }
   if (error != simdjson::SUCCESS) {
     return absl::InvalidArgumentError(
-        Cat(name_, ": is not a JSON document of at most ", kMaxJsonDepth,
+        Cat(json_.name(), ": is not a JSON document of at most ", kMaxJsonDepth,
             " levels: ", simdjson::error_message(error)));
   }
-  ASSIGN_OR_RETURN(const Object top, AsObject(root, "the document"));
-  RETURN_IF_ERROR(OnlyMembers(
+  ASSIGN_OR_RETURN(const Object top, json_.AsObject(root, "the document"));
+  RETURN_IF_ERROR(json_.OnlyMembers(
       top, "the document",
       {"version", "truncation", "padding", "added_tokens", "normalizer",
        "pre_tokenizer", "post_processor", "decoder", "model"}));
   Element element;
   if (top["version"].get(element) == simdjson::SUCCESS) {
     ASSIGN_OR_RETURN(const std::string_view version,
-                     AsString(element, "version"));
+                     json_.AsString(element, "version"));
     if (version != "1.0") {
-      return Error("version", Quoted(version),
-                   " is not supported; supported: \"1.0\"");
+      return json_.Error("version", QuotedForMessage(version),
+                         " is not supported; supported: \"1.0\"");
     }
   }
   if (top["normalizer"].get(element) == simdjson::SUCCESS) {
     RETURN_IF_ERROR(Normalizer(element, "normalizer", 0));
   }
-  ASSIGN_OR_RETURN(element, Require(top, "pre_tokenizer", "the document"));
+  ASSIGN_OR_RETURN(element,
+                   json_.Require(top, "pre_tokenizer", "the document"));
   RETURN_IF_ERROR(PreTokenizer(element, "pre_tokenizer", 0));
   if (!byte_level_) {
-    return Error("pre_tokenizer",
-                 "has no ByteLevel; supported are byte-level vocabularies");
+    return json_.Error(
+        "pre_tokenizer",
+        "has no ByteLevel; supported are byte-level vocabularies");
   }
-  ASSIGN_OR_RETURN(element, Require(top, "decoder", "the document"));
+  ASSIGN_OR_RETURN(element, json_.Require(top, "decoder", "the document"));
   RETURN_IF_ERROR(Decoder(element));
   if (top["post_processor"].get(element) == simdjson::SUCCESS) {
     RETURN_IF_ERROR(PostProcessor(element, "post_processor", 0));
   }
-  ASSIGN_OR_RETURN(element, Require(top, "model", "the document"));
+  ASSIGN_OR_RETURN(element, json_.Require(top, "model", "the document"));
   RETURN_IF_ERROR(Model(element));
   if (top["added_tokens"].get(element) == simdjson::SUCCESS &&
       !element.is_null()) {
-    ASSIGN_OR_RETURN(const Array added, AsArray(element, "added_tokens"));
+    ASSIGN_OR_RETURN(const Array added, json_.AsArray(element, "added_tokens"));
     RETURN_IF_ERROR(AddedTokens(added));
   }
   return std::move(file_);
@@ -270,18 +131,19 @@ absl::StatusOr<TokenizerFile> Parser::Run(std::string_view json) {
 absl::Status Parser::Normalizer(Element element, const std::string& key,
                                 int depth) {
   if (element.is_null()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const Object object, AsObject(element, key));
-  ASSIGN_OR_RETURN(const std::string_view type, Type(object, key));
+  ASSIGN_OR_RETURN(const Object object, json_.AsObject(element, key));
+  ASSIGN_OR_RETURN(const std::string_view type, json_.Type(object, key));
   if (type == "NFC") {
-    RETURN_IF_ERROR(OnlyMembers(object, key, {"type"}));
+    RETURN_IF_ERROR(json_.OnlyMembers(object, key, {"type"}));
     file_.nfc = true;
     return absl::OkStatus();
   }
   if (type == "Sequence" && depth < kMaxSequenceDepth) {
-    RETURN_IF_ERROR(OnlyMembers(object, key, {"type", "normalizers"}));
-    ASSIGN_OR_RETURN(const Element list, Require(object, "normalizers", key));
+    RETURN_IF_ERROR(json_.OnlyMembers(object, key, {"type", "normalizers"}));
+    ASSIGN_OR_RETURN(const Element list,
+                     json_.Require(object, "normalizers", key));
     const std::string list_key = key + ".normalizers";
-    ASSIGN_OR_RETURN(const Array steps, AsArray(list, list_key));
+    ASSIGN_OR_RETURN(const Array steps, json_.AsArray(list, list_key));
     size_t index = 0;
     for (const Element step : steps) {
       RETURN_IF_ERROR(
@@ -289,23 +151,25 @@ absl::Status Parser::Normalizer(Element element, const std::string& key,
     }
     return absl::OkStatus();
   }
-  return Error(Cat(key, ".type"), Quoted(type),
-               " is not supported; supported: null, NFC, Sequence of these (",
-               kMaxSequenceDepth, " levels)");
+  return json_.Error(
+      Cat(key, ".type"), QuotedForMessage(type),
+      " is not supported; supported: null, NFC, Sequence of these (",
+      kMaxSequenceDepth, " levels)");
 }
 
 absl::Status Parser::PreTokenizer(Element element, const std::string& key,
                                   int depth) {
-  ASSIGN_OR_RETURN(const Object object, AsObject(element, key));
-  ASSIGN_OR_RETURN(const std::string_view type, Type(object, key));
-  if (byte_level_) return Error(key, "nothing may follow ByteLevel");
+  ASSIGN_OR_RETURN(const Object object, json_.AsObject(element, key));
+  ASSIGN_OR_RETURN(const std::string_view type, json_.Type(object, key));
+  if (byte_level_) return json_.Error(key, "nothing may follow ByteLevel");
   if (type == "Split") return Split(object, key);
   if (type == "ByteLevel") return ByteLevel(object, key);
   if (type == "Sequence" && depth < kMaxSequenceDepth) {
-    RETURN_IF_ERROR(OnlyMembers(object, key, {"type", "pretokenizers"}));
-    ASSIGN_OR_RETURN(const Element list, Require(object, "pretokenizers", key));
+    RETURN_IF_ERROR(json_.OnlyMembers(object, key, {"type", "pretokenizers"}));
+    ASSIGN_OR_RETURN(const Element list,
+                     json_.Require(object, "pretokenizers", key));
     const std::string list_key = key + ".pretokenizers";
-    ASSIGN_OR_RETURN(const Array steps, AsArray(list, list_key));
+    ASSIGN_OR_RETURN(const Array steps, json_.AsArray(list, list_key));
     size_t index = 0;
     for (const Element step : steps) {
       RETURN_IF_ERROR(
@@ -313,55 +177,59 @@ absl::Status Parser::PreTokenizer(Element element, const std::string& key,
     }
     return absl::OkStatus();
   }
-  return Error(Cat(key, ".type"), Quoted(type),
-               " is not supported; supported: Split, ByteLevel, Sequence of "
-               "these (",
-               kMaxSequenceDepth, " levels)");
+  return json_.Error(
+      Cat(key, ".type"), QuotedForMessage(type),
+      " is not supported; supported: Split, ByteLevel, Sequence of "
+      "these (",
+      kMaxSequenceDepth, " levels)");
 }
 
 absl::Status Parser::Split(Object object, const std::string& key) {
-  RETURN_IF_ERROR(
-      OnlyMembers(object, key, {"type", "pattern", "behavior", "invert"}));
-  ASSIGN_OR_RETURN(Element element, Require(object, "behavior", key));
+  RETURN_IF_ERROR(json_.OnlyMembers(object, key,
+                                    {"type", "pattern", "behavior", "invert"}));
+  ASSIGN_OR_RETURN(Element element, json_.Require(object, "behavior", key));
   ASSIGN_OR_RETURN(const std::string_view behavior,
-                   AsString(element, key + ".behavior"));
+                   json_.AsString(element, key + ".behavior"));
   if (behavior != "Isolated") {
-    return Error(key + ".behavior", Quoted(behavior),
-                 " is not supported; supported: \"Isolated\"");
+    return json_.Error(key + ".behavior", QuotedForMessage(behavior),
+                       " is not supported; supported: \"Isolated\"");
   }
-  ASSIGN_OR_RETURN(const bool invert, BoolOr(object, "invert", key, false));
+  ASSIGN_OR_RETURN(const bool invert,
+                   json_.BoolOr(object, "invert", key, false));
   if (invert) {
-    return Error(key + ".invert", "true is not supported; supported: false");
+    return json_.Error(key + ".invert",
+                       "true is not supported; supported: false");
   }
-  ASSIGN_OR_RETURN(element, Require(object, "pattern", key));
+  ASSIGN_OR_RETURN(element, json_.Require(object, "pattern", key));
   const std::string pattern_key = key + ".pattern";
-  ASSIGN_OR_RETURN(const Object pattern, AsObject(element, pattern_key));
-  RETURN_IF_ERROR(OnlyMembers(pattern, pattern_key, {"Regex"}));
-  ASSIGN_OR_RETURN(element, Require(pattern, "Regex", pattern_key));
+  ASSIGN_OR_RETURN(const Object pattern, json_.AsObject(element, pattern_key));
+  RETURN_IF_ERROR(json_.OnlyMembers(pattern, pattern_key, {"Regex"}));
+  ASSIGN_OR_RETURN(element, json_.Require(pattern, "Regex", pattern_key));
   ASSIGN_OR_RETURN(const std::string_view regex,
-                   AsString(element, pattern_key + ".Regex"));
+                   json_.AsString(element, pattern_key + ".Regex"));
   // Compiled here for the sake of the message; Tokenizer compiles again.
   const auto compiled = SplitPattern::Compile(regex);
   if (!compiled.ok()) {
-    return Error(pattern_key + ".Regex", compiled.status().message());
+    return json_.Error(pattern_key + ".Regex", compiled.status().message());
   }
   if (file_.split_patterns.size() == kMaxSplits) {
-    return Error(key, "there are more than ", kMaxSplits, " Split steps");
+    return json_.Error(key, "there are more than ", kMaxSplits, " Split steps");
   }
   file_.split_patterns.emplace_back(regex);
   return absl::OkStatus();
 }
 
 absl::Status Parser::ByteLevel(Object object, const std::string& key) {
-  RETURN_IF_ERROR(OnlyMembers(
+  RETURN_IF_ERROR(json_.OnlyMembers(
       object, key, {"type", "add_prefix_space", "trim_offsets", "use_regex"}));
   ASSIGN_OR_RETURN(const bool prefix,
-                   BoolOr(object, "add_prefix_space", key, true));
+                   json_.BoolOr(object, "add_prefix_space", key, true));
   if (prefix) {
-    return Error(key + ".add_prefix_space",
-                 "true (the default) is not supported; supported: false");
+    return json_.Error(key + ".add_prefix_space",
+                       "true (the default) is not supported; supported: false");
   }
-  ASSIGN_OR_RETURN(const bool regex, BoolOr(object, "use_regex", key, true));
+  ASSIGN_OR_RETURN(const bool regex,
+                   json_.BoolOr(object, "use_regex", key, true));
   if (regex) file_.split_patterns.emplace_back(kGpt2SplitPattern);
   byte_level_ = true;
   return absl::OkStatus();
@@ -369,33 +237,36 @@ absl::Status Parser::ByteLevel(Object object, const std::string& key) {
 
 absl::Status Parser::Decoder(Element element) {
   if (element.is_null()) {
-    return Error("decoder", "null is not supported; supported: ByteLevel");
+    return json_.Error("decoder",
+                       "null is not supported; supported: ByteLevel");
   }
-  ASSIGN_OR_RETURN(const Object object, AsObject(element, "decoder"));
-  ASSIGN_OR_RETURN(const std::string_view type, Type(object, "decoder"));
+  ASSIGN_OR_RETURN(const Object object, json_.AsObject(element, "decoder"));
+  ASSIGN_OR_RETURN(const std::string_view type, json_.Type(object, "decoder"));
   if (type != "ByteLevel") {
-    return Error("decoder.type", Quoted(type),
-                 " is not supported; supported: ByteLevel");
+    return json_.Error("decoder.type", QuotedForMessage(type),
+                       " is not supported; supported: ByteLevel");
   }
-  return OnlyMembers(object, "decoder",
-                     {"type", "add_prefix_space", "trim_offsets", "use_regex"});
+  return json_.OnlyMembers(
+      object, "decoder",
+      {"type", "add_prefix_space", "trim_offsets", "use_regex"});
 }
 
 absl::Status Parser::PostProcessor(Element element, const std::string& key,
                                    int depth) {
   if (element.is_null()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const Object object, AsObject(element, key));
-  ASSIGN_OR_RETURN(const std::string_view type, Type(object, key));
+  ASSIGN_OR_RETURN(const Object object, json_.AsObject(element, key));
+  ASSIGN_OR_RETURN(const std::string_view type, json_.Type(object, key));
   if (type == "ByteLevel") {
-    return OnlyMembers(
+    return json_.OnlyMembers(
         object, key, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
   }
   if (type == "TemplateProcessing") return Template(object, key);
   if (type == "Sequence" && depth < kMaxSequenceDepth) {
-    RETURN_IF_ERROR(OnlyMembers(object, key, {"type", "processors"}));
-    ASSIGN_OR_RETURN(const Element list, Require(object, "processors", key));
+    RETURN_IF_ERROR(json_.OnlyMembers(object, key, {"type", "processors"}));
+    ASSIGN_OR_RETURN(const Element list,
+                     json_.Require(object, "processors", key));
     const std::string list_key = key + ".processors";
-    ASSIGN_OR_RETURN(const Array steps, AsArray(list, list_key));
+    ASSIGN_OR_RETURN(const Array steps, json_.AsArray(list, list_key));
     size_t index = 0;
     for (const Element step : steps) {
       RETURN_IF_ERROR(
@@ -403,57 +274,58 @@ absl::Status Parser::PostProcessor(Element element, const std::string& key,
     }
     return absl::OkStatus();
   }
-  return Error(Cat(key, ".type"), Quoted(type),
-               " is not supported; supported: null, ByteLevel, Sequence of "
-               "these, TemplateProcessing that adds no token");
+  return json_.Error(
+      Cat(key, ".type"), QuotedForMessage(type),
+      " is not supported; supported: null, ByteLevel, Sequence of "
+      "these, TemplateProcessing that adds no token");
 }
 
 absl::Status Parser::Template(Object object, const std::string& key) {
-  ASSIGN_OR_RETURN(const Element single, Require(object, "single", key));
+  ASSIGN_OR_RETURN(const Element single, json_.Require(object, "single", key));
   const std::string single_key = key + ".single";
-  ASSIGN_OR_RETURN(const Array pieces, AsArray(single, single_key));
+  ASSIGN_OR_RETURN(const Array pieces, json_.AsArray(single, single_key));
   for (const Element piece : pieces) {
-    ASSIGN_OR_RETURN(const Object item, AsObject(piece, single_key));
+    ASSIGN_OR_RETURN(const Object item, json_.AsObject(piece, single_key));
     Element sequence;
     if (item["Sequence"].get(sequence) != simdjson::SUCCESS) {
-      return Error(single_key,
-                   "adds tokens to every text, which is not supported; "
-                   "supported is only {\"Sequence\": ..}");
+      return json_.Error(single_key,
+                         "adds tokens to every text, which is not supported; "
+                         "supported is only {\"Sequence\": ..}");
     }
   }
   return absl::OkStatus();
 }
 
 absl::Status Parser::Model(Element element) {
-  ASSIGN_OR_RETURN(const Object model, AsObject(element, "model"));
-  RETURN_IF_ERROR(
-      OnlyMembers(model, "model",
-                  {"type", "dropout", "unk_token", "continuing_subword_prefix",
-                   "end_of_word_suffix", "fuse_unk", "byte_fallback",
-                   "ignore_merges", "vocab", "merges"}));
-  ASSIGN_OR_RETURN(const std::string_view type, Type(model, "model"));
+  ASSIGN_OR_RETURN(const Object model, json_.AsObject(element, "model"));
+  RETURN_IF_ERROR(json_.OnlyMembers(
+      model, "model",
+      {"type", "dropout", "unk_token", "continuing_subword_prefix",
+       "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges",
+       "vocab", "merges"}));
+  ASSIGN_OR_RETURN(const std::string_view type, json_.Type(model, "model"));
   if (type != "BPE") {
-    return Error("model.type", Quoted(type),
-                 " is not supported; supported: BPE");
+    return json_.Error("model.type", QuotedForMessage(type),
+                       " is not supported; supported: BPE");
   }
   for (const std::string_view member :
        {"dropout", "continuing_subword_prefix", "end_of_word_suffix",
         "byte_fallback"}) {
-    RETURN_IF_ERROR(OnlyEmpty(model, member, "model"));
+    RETURN_IF_ERROR(json_.OnlyEmpty(model, member, "model"));
   }
   ASSIGN_OR_RETURN(file_.ignore_merges,
-                   BoolOr(model, "ignore_merges", "model", false));
-  ASSIGN_OR_RETURN(element, Require(model, "vocab", "model"));
-  ASSIGN_OR_RETURN(const Object vocab, AsObject(element, "model.vocab"));
+                   json_.BoolOr(model, "ignore_merges", "model", false));
+  ASSIGN_OR_RETURN(element, json_.Require(model, "vocab", "model"));
+  ASSIGN_OR_RETURN(const Object vocab, json_.AsObject(element, "model.vocab"));
   RETURN_IF_ERROR(Vocabulary(vocab));
-  ASSIGN_OR_RETURN(element, Require(model, "merges", "model"));
-  ASSIGN_OR_RETURN(const Array merges, AsArray(element, "model.merges"));
+  ASSIGN_OR_RETURN(element, json_.Require(model, "merges", "model"));
+  ASSIGN_OR_RETURN(const Array merges, json_.AsArray(element, "model.merges"));
   return Merges(merges);
 }
 
 absl::Status Parser::Vocabulary(Object vocab) {
   const auto key_of = [](std::string_view spelling) {
-    return Cat("model.vocab[", Quoted(spelling), "]");
+    return Cat("model.vocab[", QuotedForMessage(spelling), "]");
   };
   std::vector<std::pair<std::string_view, int32_t>> entries;
   int32_t size = 0;
@@ -471,9 +343,10 @@ absl::Status Parser::Vocabulary(Object vocab) {
   taken_.resize(size);
   file_.ids.reserve(entries.size());
   for (const auto& [spelling, id] : entries) {
-    if (spelling.empty()) return Error(key_of(spelling), "is an empty token");
+    if (spelling.empty())
+      return json_.Error(key_of(spelling), "is an empty token");
     if (taken_[id]) {
-      return Error(key_of(spelling), "id ", id, " is there twice");
+      return json_.Error(key_of(spelling), "id ", id, " is there twice");
     }
     taken_[id] = true;
     std::string& bytes = file_.tokens[id];
@@ -486,16 +359,17 @@ absl::Status Parser::Vocabulary(Object vocab) {
       bytes = spelling;
       is_new = other_spellings_.emplace(bytes, id).second;
     }
-    if (!is_new) return Error(key_of(spelling), "is there twice");
+    if (!is_new) return json_.Error(key_of(spelling), "is there twice");
   }
   for (int byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(byte);
     const auto it = file_.ids.find(std::string_view(&c, 1));
     if (it == file_.ids.end()) {
-      return Error("model.vocab", "lacks ",
-                   Quoted(SpellingFromBytes(std::string_view(&c, 1))),
-                   ", the token of byte ", byte,
-                   "; supported are vocabularies with all 256");
+      return json_.Error(
+          "model.vocab", "lacks ",
+          QuotedForMessage(SpellingFromBytes(std::string_view(&c, 1))),
+          ", the token of byte ", byte,
+          "; supported are vocabularies with all 256");
     }
     file_.byte_tokens[byte] = it->second;
   }
@@ -505,8 +379,8 @@ absl::Status Parser::Vocabulary(Object vocab) {
 absl::StatusOr<std::pair<std::string_view, std::string_view>>
 Parser::MergeParts(Element element, size_t index) const {
   const auto refuse = [&] {
-    return Error(Cat("model.merges[", index, "]"),
-                 "must be \"left right\" or [\"left\", \"right\"]");
+    return json_.Error(Cat("model.merges[", index, "]"),
+                       "must be \"left right\" or [\"left\", \"right\"]");
   };
   std::string_view text;
   if (element.get(text) == simdjson::SUCCESS) {
@@ -533,8 +407,8 @@ absl::StatusOr<int32_t> Parser::MergeToken(std::string_view spelling,
                                            size_t index,
                                            std::string* bytes) const {
   const auto refuse = [&](std::string_view reason) {
-    return Error(Cat("model.merges[", index, "]"), Quoted(spelling), " ",
-                 reason);
+    return json_.Error(Cat("model.merges[", index, "]"),
+                       QuotedForMessage(spelling), " ", reason);
   };
   std::optional<std::string> spelled = BytesFromSpelling(spelling);
   if (!spelled.has_value()) {
@@ -561,12 +435,12 @@ absl::Status Parser::Merges(Array merges) {
     left_bytes += right_bytes;
     const auto result = file_.ids.find(left_bytes);
     if (result == file_.ids.end()) {
-      return Error(Cat("model.merges[", index, "]"), "gives ",
-                   Quoted(SpellingFromBytes(left_bytes)),
-                   ", which is not in model.vocab");
+      return json_.Error(Cat("model.merges[", index, "]"), "gives ",
+                         QuotedForMessage(SpellingFromBytes(left_bytes)),
+                         ", which is not in model.vocab");
     }
     if (!pairs.insert(static_cast<uint64_t>(left) << 32 | right).second) {
-      return Error(Cat("model.merges[", index, "]"), "is there twice");
+      return json_.Error(Cat("model.merges[", index, "]"), "is there twice");
     }
     file_.merges.push_back({left, right, result->second});
     ++index;
@@ -592,7 +466,7 @@ absl::Status Parser::AddedTokens(Array added) {
   for (const Element element : added) {
     const std::string key = Cat("added_tokens[", count, "]");
     if (++count > kMaxAddedTokens) {
-      return Error("added_tokens", "has more than ", kMaxAddedTokens);
+      return json_.Error("added_tokens", "has more than ", kMaxAddedTokens);
     }
     RETURN_IF_ERROR(AddToken(element, key));
   }
@@ -601,10 +475,11 @@ absl::Status Parser::AddedTokens(Array added) {
   int32_t size = static_cast<int32_t>(file_.tokens.size());
   for (const AddedToken& token : file_.added_tokens) {
     if (!contents.insert(token.content).second) {
-      return Error("added_tokens", Quoted(token.content), " is there twice");
+      return json_.Error("added_tokens", QuotedForMessage(token.content),
+                         " is there twice");
     }
     if (!ids.insert(token.id).second) {
-      return Error("added_tokens", "id ", token.id, " is there twice");
+      return json_.Error("added_tokens", "id ", token.id, " is there twice");
     }
     size = std::max(size, token.id + 1);
   }
@@ -626,38 +501,39 @@ absl::Status Parser::AddedTokens(Array added) {
 }
 
 absl::Status Parser::AddToken(Element element, const std::string& key) {
-  ASSIGN_OR_RETURN(const Object object, AsObject(element, key));
-  RETURN_IF_ERROR(OnlyMembers(object, key,
-                              {"id", "content", "single_word", "lstrip",
-                               "rstrip", "normalized", "special"}));
+  ASSIGN_OR_RETURN(const Object object, json_.AsObject(element, key));
+  RETURN_IF_ERROR(json_.OnlyMembers(object, key,
+                                    {"id", "content", "single_word", "lstrip",
+                                     "rstrip", "normalized", "special"}));
   AddedToken token;
-  ASSIGN_OR_RETURN(Element member, Require(object, "id", key));
+  ASSIGN_OR_RETURN(Element member, json_.Require(object, "id", key));
   ASSIGN_OR_RETURN(token.id, AsId(member, key + ".id"));
-  ASSIGN_OR_RETURN(member, Require(object, "content", key));
+  ASSIGN_OR_RETURN(member, json_.Require(object, "content", key));
   ASSIGN_OR_RETURN(const std::string_view content,
-                   AsString(member, key + ".content"));
+                   json_.AsString(member, key + ".content"));
   if (content.empty() || content.size() > kMaxAddedTokenBytes) {
-    return Error(key + ".content", "must have 1 to ", kMaxAddedTokenBytes,
-                 " bytes, not ", content.size());
+    return json_.Error(key + ".content", "must have 1 to ", kMaxAddedTokenBytes,
+                       " bytes, not ", content.size());
   }
   token.content = content;
   ASSIGN_OR_RETURN(token.single_word,
-                   BoolOr(object, "single_word", key, false));
-  ASSIGN_OR_RETURN(token.lstrip, BoolOr(object, "lstrip", key, false));
-  ASSIGN_OR_RETURN(token.rstrip, BoolOr(object, "rstrip", key, false));
-  ASSIGN_OR_RETURN(token.special, BoolOr(object, "special", key, false));
+                   json_.BoolOr(object, "single_word", key, false));
+  ASSIGN_OR_RETURN(token.lstrip, json_.BoolOr(object, "lstrip", key, false));
+  ASSIGN_OR_RETURN(token.rstrip, json_.BoolOr(object, "rstrip", key, false));
+  ASSIGN_OR_RETURN(token.special, json_.BoolOr(object, "special", key, false));
   ASSIGN_OR_RETURN(token.normalized,
-                   BoolOr(object, "normalized", key, !token.special));
+                   json_.BoolOr(object, "normalized", key, !token.special));
   const std::optional<int32_t> in_vocab = IdOfSpelling(content);
   const bool id_in_vocab =
       token.id < static_cast<int32_t>(taken_.size()) && taken_[token.id];
   if (in_vocab.has_value() && *in_vocab != token.id) {
-    return Error(key, Quoted(content), " has id ", token.id, " here and id ",
-                 *in_vocab, " in model.vocab");
+    return json_.Error(key, QuotedForMessage(content), " has id ", token.id,
+                       " here and id ", *in_vocab, " in model.vocab");
   }
   if (!in_vocab.has_value() && id_in_vocab) {
-    return Error(key, "id ", token.id, " belongs to another token, ",
-                 Quoted(file_.tokens[token.id]), " in model.vocab");
+    return json_.Error(key, "id ", token.id, " belongs to another token, ",
+                       QuotedForMessage(file_.tokens[token.id]),
+                       " in model.vocab");
   }
   file_.added_tokens.push_back(std::move(token));
   return absl::OkStatus();

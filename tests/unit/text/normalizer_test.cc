@@ -97,7 +97,8 @@ TEST(IsInertInNfc, HoldsForEveryCharacterItNames) {
     if (!IsInertInNfc(value)) continue;
     ASSERT_EQ(utf8proc_get_property(value)->combining_class, 0);
     ASSERT_EQ(LibraryForm(Utf8(value), UTF8PROC_COMPOSE), Utf8(value));
-    ASSERT_FALSE(last_of_decomposition.count(value)) << std::hex << uint32_t{value};
+    ASSERT_FALSE(last_of_decomposition.count(value))
+        << std::hex << uint32_t{value};
   }
 }
 

@@ -58,7 +58,7 @@ TEST(TokenizerFile, RefusesWhatIsNoJson) {
   ExpectTextError("\"text\"", "must be an object");
   std::string file = SmallTokenizer().dump();
   ExpectTextError(file.substr(0, file.size() / 2), "is not a JSON document");
-  file.replace(file.find("<|end|>"), 1, "\xFF");
+  file[file.find("<|end|>")] = '\xFF';
   ExpectTextError(file, "UTF-8");
 }
 
