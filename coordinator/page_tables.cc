@@ -82,10 +82,11 @@ KvTable PageTables::TableOf(uint32_t slot) const {
   return table;
 }
 
-std::vector<std::vector<PageId>> PageTables::FreePages() const {
+std::vector<std::vector<PageId>> PageTables::FreePages(size_t most) const {
   std::vector<std::vector<PageId>> free;
   for (const PageAllocator& allocator : allocators_) {
-    free.push_back(allocator.free_pages());
+    const std::vector<PageId>& pages = allocator.free_pages();
+    free.emplace_back(pages.end() - std::min(most, pages.size()), pages.end());
   }
   return free;
 }

@@ -62,8 +62,8 @@ class PageTables {
 
   // The sequence's tables as a switch wants them.
   KvTable TableOf(uint32_t slot) const;
-  // [rank] pages that no slot holds.
-  std::vector<std::vector<PageId>> FreePages() const;
+  // [rank] pages that no slot holds, `most` of each rank at most.
+  std::vector<std::vector<PageId>> FreePages(size_t most) const;
 
   // Puts the tables of a switch to `target` in place. Slots that `tables` does
   // not name hold nothing afterwards.

@@ -16,13 +16,15 @@ absl::StatusOr<KvPlan> Scheduler::PlanSwitch(Layout target) const {
   }
   std::vector<KvTable> tables;
   std::vector<int64_t> kv_tokens;
+  size_t most = 0;  // pages that a rank could be given
   for (const uint32_t slot : running_) {
     if (slots_[slot].sequence == kNone) continue;
+    most += size_t{pages_.num_blocks(slot)} * options_.attention.num_kv_heads;
     tables.push_back(pages_.TableOf(slot));
     kv_tokens.push_back(slots_[slot].length);
   }
   return PlanKv(options_.attention, layout(), target, tables, kv_tokens,
-                pages_.FreePages());
+                pages_.FreePages(most));
 }
 
 absl::Status Scheduler::ApplySwitch(Layout target, const KvPlan& plan) {

@@ -36,15 +36,14 @@ struct Load {
   static constexpr int kPrompt = 100;
   static constexpr int kMaxTokens = 1 << 20;
 
-  Load(int running, int ranks, int tp_size) {
+  Load(int running, int ranks, int tp_size, uint32_t pages = 1 << 21) {
     options.attention = {ranks, 8 * ranks, 8};
     options.layout = Layout{tp_size};
     options.max_running = running;
     options.max_queue = running;
     options.token_budget = 8192;
     options.max_model_len = 16384;
-    // Enough for all, however they grow while we look.
-    options.pages_per_rank.assign(ranks, 1 << 21);
+    options.pages_per_rank.assign(ranks, pages);
     scheduler.emplace(*Scheduler::Create(options));
     results.resize(ranks);
     for (int i = 0; i < running; ++i) {
@@ -77,7 +76,7 @@ struct Load {
 
 // NextStep and OnResult of a step in which everybody decodes one token, two
 // steps ahead of the results. Sequences start again, unseen by the clock,
-// before they reach the context's end.
+// before they outgrow the pool.
 void BM_SchedulerStep(benchmark::State& state) {
   const int running = static_cast<int>(state.range(0));
   const int ranks = static_cast<int>(state.range(1));
@@ -98,7 +97,7 @@ void BM_SchedulerStep(benchmark::State& state) {
     benchmark::DoNotOptimize(tokens);
     tokens = absl::StatusOr<std::vector<NewToken>>();  // the host reads it
     ahead = std::move(plan);
-    if (++steps % 8000 == 0) {
+    if (++steps % 2000 == 0) {
       state.PauseTiming();
       load.emplace(running, ranks, tp_size);
       ahead = load->scheduler->NextStep();
@@ -140,7 +139,7 @@ BENCHMARK(BM_SchedulerChurn)
 void BM_PlanSwitch(benchmark::State& state) {
   const int ranks = static_cast<int>(state.range(1));
   const int tp_size = static_cast<int>(state.range(2));
-  Load load(static_cast<int>(state.range(0)), ranks, tp_size);
+  Load load(static_cast<int>(state.range(0)), ranks, tp_size, 1 << 18);
   const Layout target = tp_size == 1 ? TensorParallel(ranks) : ExpertParallel();
   int64_t moves = 0;
   for (auto _ : state) {
