@@ -3,6 +3,8 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <iterator>
+#include <tuple>
 #include <utility>
 #include <variant>
 
@@ -17,6 +19,22 @@ constexpr double kAverageWeight = 0.05;
 // A loop that waits without end still looks around this often when the policy
 // has to see time pass.
 constexpr int kPolicyTickMs = 100;
+
+// In TP the ranks take turns with the rows of a prompt; the scheduler takes a
+// prompt's log-probabilities in the order of its positions.
+void MergePromptLogprobs(std::vector<StepResult>& results) {
+  std::vector<PromptLogprob>& all = results[0].prompt_logprobs;
+  for (size_t rank = 1; rank < results.size(); ++rank) {
+    auto& more = results[rank].prompt_logprobs;
+    std::move(more.begin(), more.end(), std::back_inserter(all));
+    more.clear();
+  }
+  std::sort(all.begin(), all.end(),
+            [](const PromptLogprob& a, const PromptLogprob& b) {
+              return std::tie(a.slot, a.position) <
+                     std::tie(b.slot, b.position);
+            });
+}
 
 double ElapsedUs(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double, std::micro>(
@@ -283,6 +301,7 @@ absl::Status EngineHost::OnStepResult(Rank rank, StepResult result) {
     FlyingStep done = std::move(flying_.front());
     flying_.pop_front();
     RETURN_IF_ERROR(switches_->OnStepDone(done.step, begin));
+    MergePromptLogprobs(done.results);
     ASSIGN_OR_RETURN(auto tokens, scheduler_->OnResult(
                                       done.step, absl::MakeSpan(done.results)));
     status_.last_step = done.step.value;

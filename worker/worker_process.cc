@@ -33,7 +33,6 @@ namespace {
 constexpr int64_t kDefaultKvBytes = int64_t{512} << 20;
 // Peers load their weights at their own pace.
 constexpr absl::Duration kPeerTimeout = absl::Minutes(30);
-constexpr int kBarrierYields = 64;
 
 constexpr int64_t RoundUp(int64_t bytes, int64_t multiple) {
   return (bytes + multiple - 1) / multiple * multiple;
@@ -147,7 +146,6 @@ absl::Status RunWorker(const WorkerOptions& options, VaultClient& vault,
           ? config.spin_us
           : DefaultSpinUs(num_ranks, threads,
                           static_cast<int>(std::thread::hardware_concurrency()));
-  barrier_options.max_yields = kBarrierYields;
   GroupBarrier group_barrier(rank, memory->all_signals(), barrier_options);
   StepBarrier barrier(&group_barrier,
                       absl::Milliseconds(config.switch_timeout_ms));

@@ -29,6 +29,7 @@ class Listener {
   struct Stream {
     std::vector<int32_t> tokens;
     std::string text;
+    std::vector<PromptLogprob> prompt_logprobs;
     std::optional<FinishReason> finish;
     std::string stop_reason;
   };
@@ -42,6 +43,9 @@ class Listener {
         stream.tokens.push_back(token.token);
       }
       stream.text += output.text;
+      for (const PromptLogprob& logprob : output.prompt_logprobs) {
+        stream.prompt_logprobs.push_back(logprob);
+      }
       stream.finish = output.finish;
       stream.stop_reason = output.stop_reason;
       ++heard_;
@@ -276,6 +280,27 @@ TEST_F(EngineHostTest, SwitchingToTheLayoutItIsInDoesNothing) {
   ASSERT_THAT(report, IsOk());
   EXPECT_FALSE(report->done);
   EXPECT_EQ(report->reason, "");
+}
+
+TEST_F(EngineHostTest, PromptLogprobsAreWholeAndInOrderInBothLayouts) {
+  Start();
+  for (const LayoutChoice choice : {LayoutChoice::kEp, LayoutChoice::kTp}) {
+    ASSERT_THAT(SwitchTo(choice), IsOk());
+    std::vector<RequestId> ids;
+    for (int i = 0; i < 3; ++i) {
+      Generation generation = Request(150, 3);  // several chunks
+      generation.sampling.num_prompt_logprobs = 0;
+      ids.push_back(Submit(std::move(generation)));
+    }
+    for (RequestId id : ids) {
+      const auto stream = listener_.AwaitEnd(id);
+      EXPECT_EQ(stream.finish, FinishReason::kLength);
+      ASSERT_EQ(stream.prompt_logprobs.size(), 149u);
+      for (uint32_t p = 1; p < 150; ++p) {
+        EXPECT_EQ(stream.prompt_logprobs[p - 1].position, p);
+      }
+    }
+  }
 }
 
 TEST_F(EngineHostTest, ARefusedSwitchGivesTheReasonAndStreamsGoOn) {

@@ -142,6 +142,7 @@ class FakeHub final : public Hub {
   void Obey(const Command& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (const auto* plan = std::get_if<StepPlan>(&command)) {
       std::vector<StepResult> results = group_.Execute(*plan);
+      if (plan->layout.attention.tp_size > 1) DealOutPrompts(results);
       for (Rank r = 0; r < ranks(); ++r) Report_(r, std::move(results[r]));
     } else if (const auto* prepare = std::get_if<Prepare>(&command)) {
       prepared_ = *prepare;
@@ -172,6 +173,15 @@ class FakeHub final : public Hub {
       prepared_.reset();
     } else if (std::holds_alternative<Shutdown>(command)) {
       shut_down_ = true;
+    }
+  }
+
+  // As real ranks do in TP: each tells of every N-th row.
+  void DealOutPrompts(std::vector<StepResult>& results) const {
+    std::vector<PromptLogprob> all;
+    std::swap(all, results[0].prompt_logprobs);
+    for (size_t i = 0; i < all.size(); ++i) {
+      results[i % ranks()].prompt_logprobs.push_back(all[i]);
     }
   }
 

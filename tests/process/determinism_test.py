@@ -1,0 +1,140 @@
+"""Response bodies do not depend on layout, number of workers, or switches:
+tokens, text and log-probabilities are the same to the last digit."""
+
+import random
+import threading
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+
+from group import Group
+
+NUM_REQUESTS = 32
+STEPS_BETWEEN_SWITCHES = 10
+
+
+def make_requests():
+    """32 different ones: greedy and sampled, penalties, truncation, biases,
+    several choices, stops, long and short prompts."""
+    draw = random.Random(5)
+    requests = []
+    for i in range(NUM_REQUESTS):
+        body = {
+            "prompt": [draw.randrange(4000)
+                       for _ in range(draw.choice([1, 3, 17, 64, 300, 900]))],
+            "max_tokens": draw.choice([20, 60, 120]),
+            "seed": 1000 + i, "ignore_eos": True, "return_token_ids": True,
+            "logprobs": draw.choice([None, 0, 1, 5, 20]),
+            "temperature": draw.choice([0, 0.7, 1.0, 1.5]),
+            "top_p": draw.choice([1.0, 0.9, 0.5]),
+            "top_k": draw.choice([0, 1, 20, 100]),
+            "min_p": draw.choice([0.0, 0.05]),
+            "repetition_penalty": draw.choice([1.0, 1.2]),
+            "presence_penalty": draw.choice([0.0, 0.5]),
+            "frequency_penalty": draw.choice([0.0, 0.3]),
+            "n": draw.choice([1, 1, 1, 3]),
+        }
+        if i % 5 == 0:
+            body["logit_bias"] = {str(draw.randrange(4000)): 3.5, "12": -100}
+        if i % 7 == 0:
+            body["stop"] = [" the ", "and"]
+        if i % 6 == 0:
+            body["echo"] = True
+        requests.append(body)
+    return requests
+
+
+def comparable(answer):
+    """An answer without what names this one request."""
+    return {key: value for key, value in answer.items()
+            if key not in ("id", "created")}
+
+
+def run_all(group):
+    with ThreadPoolExecutor(NUM_REQUESTS) as pool:
+        return [comparable(a) for a in pool.map(group.complete,
+                                                make_requests())]
+
+
+class Switcher:
+    """Switches back and forth, as often as the steps allow."""
+
+    def __init__(self, group):
+        self.group = group
+        self.stop = threading.Event()
+        self.boundaries = []
+        self.failure = None
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        try:
+            layout = "tp"
+            while not self.stop.is_set():
+                report = self.group.switch(layout)
+                if not report["done"]:
+                    raise AssertionError(f"no switch: {report}")
+                self.boundaries.append(report["boundary"])
+                layout = "ep" if layout == "tp" else "tp"
+                while not self.stop.is_set():
+                    status = self.group.status()
+                    if status["last_step"] >= (report["boundary"]
+                                               + STEPS_BETWEEN_SWITCHES):
+                        break
+        except Exception as failure:  # shown by the test's thread
+            self.failure = failure
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+
+class DeterminismTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        with Group(["--workers", "1"]) as group:
+            cls.quiet = [comparable(group.complete(body))
+                         for body in make_requests()]
+
+    def assert_quiet(self, answers):
+        self.maxDiff = 2000
+        for body, got, want in zip(make_requests(), answers, self.quiet):
+            self.assertEqual(got, want, body)
+
+    def check(self, workers, layout, *more):
+        with Group(["--workers", str(workers), "--layout", layout,
+                    *more]) as group:
+            self.assert_quiet(run_all(group))
+
+    def test_one_worker_all_at_once(self):
+        self.check(1, "ep")
+
+    def test_two_workers_ep(self):
+        self.check(2, "ep")
+
+    def test_two_workers_tp(self):
+        self.check(2, "tp")
+
+    def test_four_workers_ep(self):
+        self.check(4, "ep")
+
+    def test_four_workers_tp(self):
+        self.check(4, "tp")
+
+    def test_small_steps_and_several_threads(self):
+        self.check(2, "ep", "--token-budget", "48", "--threads", "3")
+
+    def test_switch_every_ten_steps(self):
+        with Group(["--workers", "2", "--layout", "ep"]) as group:
+            with Switcher(group) as switcher:
+                answers = run_all(group)
+            self.assert_quiet(answers)
+            self.assertGreater(len(switcher.boundaries), 5)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,177 @@
+// Text of a generation: what is shown, held back, cut.
+#include "coordinator/generation_output.h"
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/status_matchers.h"
+
+namespace moebius {
+namespace {
+
+constexpr int32_t kEndOfText = 4095;
+
+const Tokenizer& TestTokenizer() {
+  static const Tokenizer* tokenizer = [] {
+    const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
+    auto loaded =
+        Tokenizer::Load(std::string(source == nullptr ? "." : source) +
+                        "/models/verse-moe/tokenizer.json");
+    EXPECT_THAT(loaded, IsOk());
+    return loaded->release();
+  }();
+  return *tokenizer;
+}
+
+std::vector<int32_t> Ids(const std::string& text) {
+  auto ids = TestTokenizer().Encode(text);
+  EXPECT_THAT(ids, IsOk());
+  return *ids;
+}
+
+// Feeds tokens one a step, as the engine does.
+struct Shown {
+  std::vector<std::string> deltas;
+  std::string text;
+  std::vector<int32_t> tokens;
+  std::optional<FinishReason> finish;
+  std::string stop_reason;
+};
+Shown Feed(StopCriteria stop, const std::vector<int32_t>& ids) {
+  GenerationOutput generation(&TestTokenizer(), std::move(stop));
+  Shown run;
+  for (int32_t id : ids) {
+    Output output;
+    const SampledToken token{0, 0, id, 0.0f, {}};
+    generation.Add(absl::MakeConstSpan(&token, 1), output);
+    run.deltas.push_back(output.text);
+    run.text += output.text;
+    for (const auto& t : output.tokens) run.tokens.push_back(t.token);
+    run.finish = output.finish;
+    run.stop_reason = output.stop_reason;
+    if (output.finish.has_value()) break;
+  }
+  return run;
+}
+
+StopCriteria Limit(int max_tokens) {
+  StopCriteria stop;
+  stop.max_tokens = max_tokens;
+  stop.eos_ids = {kEndOfText};
+  return stop;
+}
+
+TEST(GenerationOutput, EndsWithLengthAtMaxTokens) {
+  const auto ids = Ids("In the beginning God created the heaven");
+  const Shown run = Feed(Limit(3), ids);
+  EXPECT_EQ(run.finish, FinishReason::kLength);
+  EXPECT_EQ(run.tokens.size(), 3u);
+  EXPECT_EQ(run.text, TestTokenizer().Decode(
+                          absl::MakeConstSpan(ids).first(3), true));
+}
+
+TEST(GenerationOutput, EndOfTextStopsAndIsNotShown) {
+  auto ids = Ids("the LORD");
+  ids.push_back(kEndOfText);
+  const Shown run = Feed(Limit(100), ids);
+  EXPECT_EQ(run.finish, FinishReason::kStop);
+  EXPECT_EQ(run.stop_reason, "");
+  EXPECT_EQ(run.text, "the LORD");
+  EXPECT_EQ(run.tokens, ids);
+}
+
+TEST(GenerationOutput, IgnoreEosGoesOn) {
+  StopCriteria stop = Limit(100);
+  stop.ignore_eos = true;
+  const Shown run = Feed(stop, {kEndOfText, kEndOfText});
+  EXPECT_FALSE(run.finish.has_value());
+}
+
+TEST(GenerationOutput, StopStringCutsTheTextBeforeIt) {
+  StopCriteria stop = Limit(100);
+  stop.stop = {"unto Moses"};
+  const Shown run = Feed(stop, Ids("And the LORD said unto Moses, Go"));
+  EXPECT_EQ(run.finish, FinishReason::kStop);
+  EXPECT_EQ(run.stop_reason, "unto Moses");
+  EXPECT_EQ(run.text, "And the LORD said ");
+}
+
+TEST(GenerationOutput, StopStringIsKeptWhenAskedFor) {
+  StopCriteria stop = Limit(100);
+  stop.stop = {"unto Moses"};
+  stop.include_stop_str_in_output = true;
+  const Shown run = Feed(stop, Ids("And the LORD said unto Moses, Go"));
+  EXPECT_EQ(run.text, "And the LORD said unto Moses");
+}
+
+TEST(GenerationOutput, NothingOfAStopStringIsEverShown) {
+  StopCriteria stop = Limit(100);
+  stop.stop = {"heaven and the earth"};
+  const Shown run =
+      Feed(stop, Ids("God created the heaven and the earth. And"));
+  EXPECT_EQ(run.text, "God created the ");
+  for (const std::string& delta : run.deltas) {
+    EXPECT_THAT(delta, testing::Not(testing::HasSubstr("heaven")));
+  }
+}
+
+TEST(GenerationOutput, HeldTextComesOutWhenItIsNoStopString) {
+  StopCriteria stop = Limit(100);
+  stop.stop = {"heaven and the sea"};
+  const auto ids = Ids("God created the heaven and the earth.");
+  stop.max_tokens = static_cast<int>(ids.size());
+  const Shown run = Feed(stop, ids);
+  EXPECT_EQ(run.text, "God created the heaven and the earth.");
+  EXPECT_EQ(run.finish, FinishReason::kLength);
+}
+
+TEST(GenerationOutput, TheEarliestOfSeveralStopStringsWins) {
+  StopCriteria stop = Limit(100);
+  stop.stop = {"earth", "and", "the"};
+  const Shown run = Feed(stop, Ids("heaven and the earth"));
+  EXPECT_EQ(run.stop_reason, "and");
+  EXPECT_EQ(run.text, "heaven ");
+}
+
+TEST(GenerationOutput, StopTokenEndsAndIsNotShownUnlessAskedFor) {
+  const auto ids = Ids(" the LORD said");
+  StopCriteria stop = Limit(100);
+  stop.stop_token_ids = {ids[1]};
+  Shown run = Feed(stop, ids);
+  EXPECT_EQ(run.finish, FinishReason::kStop);
+  EXPECT_EQ(run.stop_reason, std::to_string(ids[1]));
+  EXPECT_EQ(run.text, TestTokenizer().Decode({ids[0]}, true));
+  EXPECT_EQ(run.tokens.size(), 2u);
+  stop.include_stop_str_in_output = true;
+  run = Feed(stop, ids);
+  EXPECT_EQ(run.text, TestTokenizer().Decode({ids[0], ids[1]}, true));
+}
+
+TEST(GenerationOutput, NothingStopsBeforeMinTokens) {
+  StopCriteria stop = Limit(100);
+  stop.min_tokens = 4;
+  stop.stop_token_ids = {7};
+  const Shown run = Feed(stop, {7, kEndOfText, 7, 7, 7});
+  EXPECT_EQ(run.finish, FinishReason::kStop);
+  EXPECT_EQ(run.tokens.size(), 4u);
+}
+
+TEST(GenerationOutput, BrokenCharactersAreHeldUntilWhole) {
+  const auto ids = Ids("\xF0\x9F\x98\x80\xE4\xB8\xAD");
+  ASSERT_GT(ids.size(), 2u);  // several tokens a character
+  const Shown run = Feed(Limit(static_cast<int>(ids.size())), ids);
+  EXPECT_EQ(run.text, "\xF0\x9F\x98\x80\xE4\xB8\xAD");
+  EXPECT_EQ(run.deltas[0], "");
+}
+
+TEST(GenerationOutput, ACharacterCutByTheLimitBecomesOneReplacement) {
+  const auto ids = Ids("\xF0\x9F\x98\x80");
+  const Shown run = Feed(Limit(1), ids);
+  EXPECT_EQ(run.text, "\xEF\xBF\xBD");
+}
+
+}  // namespace
+}  // namespace moebius
