@@ -34,7 +34,7 @@ constexpr int64_t kMaxExperts = 4096;
 constexpr int64_t kMaxExpertsPerToken = 64;
 constexpr int64_t kMaxVocab = 1 << 20;
 constexpr int64_t kMaxPositions = 1 << 24;
-constexpr int64_t kMaxFileBytes = 16 << 20;
+constexpr int64_t kMaxFileBytes = 1 << 20;
 
 // The keys of one JSON object, with errors that name file and key.
 class Keys {

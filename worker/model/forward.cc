@@ -37,7 +37,8 @@ class ForwardImpl : public Forward {
 
   absl::Status Run(const ForwardBatch& batch, LogitsSink& sink) override;
   void MapExchange(Rank peer, const std::byte* base) override {
-    peers_.at(peer) = base;
+    CHECK(peer >= 0 && peer < num_ranks() && base != nullptr);
+    if (peer != rank_) peers_[peer] = base;
   }
 
  private:
@@ -545,6 +546,12 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
       options.max_positions > 0
           ? std::min(options.max_positions, shape.config.max_positions)
           : shape.config.max_positions;
+  constexpr int64_t kMaxRotaryBytes = int64_t{4} << 30;
+  if (int64_t{positions} * shape.config.head_dim * 4 > kMaxRotaryBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "forward: rotary tables of ", positions, " positions are larger than ",
+        kMaxRotaryBytes, " bytes; set max_model_len lower"));
+  }
   ASSIGN_OR_RETURN(RotaryTable rotary,
                    RotaryTable::Create(positions, shape.config.head_dim,
                                        shape.config.rope_theta));

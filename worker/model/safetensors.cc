@@ -24,7 +24,6 @@ static_assert(std::endian::native == std::endian::little);
 constexpr int64_t kPageBytes = 4096;
 // Of a conversion or of a block with bytes to leave out.
 constexpr int64_t kBufferBytes = 1 << 20;
-constexpr int64_t kMaxIndexFileBytes = 100 << 20;
 
 int64_t SizeOf(TensorType type) { return type == TensorType::kF32 ? 4 : 2; }
 
@@ -173,10 +172,10 @@ absl::Status Checkpoint::AddShards(const std::string& model_dir,
                                    const std::string& index_path) {
   ASSIGN_OR_RETURN(auto opened, OpenFile(index_path));
   auto& [fd, file_bytes] = opened;
-  if (file_bytes > kMaxIndexFileBytes) {
+  if (file_bytes > kMaxSafetensorsIndexBytes) {
     return absl::InvalidArgumentError(absl::StrCat(index_path, ": ", file_bytes,
                                                    " bytes; allowed: at most ",
-                                                   kMaxIndexFileBytes));
+                                                   kMaxSafetensorsIndexBytes));
   }
   std::string json(static_cast<size_t>(file_bytes), '\0');
   RETURN_IF_ERROR(ReadExactly(fd.get(), index_path, 0, file_bytes,

@@ -27,6 +27,7 @@
 namespace moebius {
 
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100 << 20;
+inline constexpr int64_t kMaxSafetensorsIndexBytes = 100 << 20;
 
 enum class TensorType { kBf16, kF16, kF32, kOther };
 
@@ -47,7 +48,7 @@ absl::StatusOr<std::vector<TensorInfo>> ParseSafetensorsHeader(
     std::string_view header, int64_t data_bytes, std::string_view file_name);
 
 // Parses "weight_map" of an index: tensor name -> file name in the same folder.
-// Errors: kInvalidArgument; a file name may have no path separator.
+// Errors: kInvalidArgument; a name occurs once, a file name has no separator.
 absl::StatusOr<std::unordered_map<std::string, std::string>>
 ParseSafetensorsIndex(std::string_view json, std::string_view file_name);
 

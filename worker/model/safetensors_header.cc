@@ -22,7 +22,6 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxDimensions = 32;
 constexpr size_t kMaxTensors = 16 << 20;
-constexpr size_t kMaxIndexBytes = 100 << 20;
 
 struct TypeName {
   std::string_view name;
@@ -262,6 +261,99 @@ class HeaderReader {
   std::unordered_set<std::string> names_;
 };
 
+bool IsPlainFileName(std::string_view name) {
+  return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == name.npos;
+}
+
+// Takes the events of an index: the strings of "weight_map". What else is there
+// is passed over, at no cost but time.
+class IndexReader {
+ public:
+  explicit IndexReader(std::string_view file) : file_(file) {}
+
+  absl::Status status() const { return status_; }
+  bool has_map() const { return has_map_; }
+  std::unordered_map<std::string, std::string> TakeFiles() {
+    return std::move(files_);
+  }
+
+  // nlohmann's SAX interface; false stops the parser.
+  bool null() { return Other(); }
+  bool boolean(bool) { return Other(); }
+  bool number_integer(int64_t) { return Other(); }
+  bool number_unsigned(uint64_t) { return Other(); }
+  bool number_float(double, const std::string&) { return Other(); }
+  bool binary(std::vector<uint8_t>&) { return Other(); }
+
+  bool string(std::string& value) {
+    if (!InMap()) return Other();
+    if (!IsPlainFileName(value)) {
+      return Fail(absl::StrCat(Show(value), " of tensor ", Show(name_),
+                               " is not a plain file name"));
+    }
+    if (!files_.emplace(name_, value).second) {
+      return Fail(absl::StrCat("tensor ", Show(name_), " occurs twice"));
+    }
+    return true;
+  }
+  bool key(std::string& name) {
+    if (depth_ == 1) {
+      map_is_next_ = name == "weight_map";
+      if (map_is_next_ && has_map_) return Fail("occurs twice");
+      has_map_ = has_map_ || map_is_next_;
+    } else if (InMap()) {
+      name_ = name;
+    }
+    return true;
+  }
+  bool start_object(size_t) {
+    if (InMap()) return Other();
+    ++depth_;
+    return true;
+  }
+  bool start_array(size_t) {
+    if (depth_ <= 1 && (depth_ == 0 || map_is_next_)) return Other();
+    return start_object(0);
+  }
+  bool end_object() {
+    --depth_;
+    return true;
+  }
+  bool end_array() { return end_object(); }
+  bool parse_error(size_t position, const std::string&,
+                   const nlohmann::detail::exception&) {
+    status_ =
+        Bad(file_, absl::StrCat("not valid JSON (at byte ", position, ")"));
+    return false;
+  }
+
+ private:
+  bool InMap() const { return depth_ == 2 && map_is_next_; }
+  bool Fail(std::string_view what) {
+    status_ = Bad(file_, absl::StrCat("weight_map: ", std::string(what)));
+    return false;
+  }
+  // A value that is no string of the map, nor an object that may hold it.
+  bool Other() {
+    if (InMap()) {
+      return Fail(absl::StrCat(Show(name_), " is not mapped to a file name"));
+    }
+    if (depth_ == 0 || (depth_ == 1 && map_is_next_)) {
+      return Fail("missing, or no object");
+    }
+    return true;
+  }
+
+  std::string_view file_;
+  absl::Status status_;
+  int64_t depth_ = 0;
+  bool map_is_next_ = false;  // at depth 1 the value, at depth 2 around us
+  bool has_map_ = false;
+  std::string name_;
+  std::unordered_map<std::string, std::string> files_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::vector<TensorInfo>> ParseSafetensorsHeader(
@@ -305,35 +397,14 @@ absl::StatusOr<std::vector<TensorInfo>> ParseSafetensorsHeader(
 
 absl::StatusOr<std::unordered_map<std::string, std::string>>
 ParseSafetensorsIndex(std::string_view json, std::string_view file_name) {
-  if (json.size() > kMaxIndexBytes) {
+  if (json.size() > static_cast<size_t>(kMaxSafetensorsIndexBytes)) {
     return Bad(file_name, absl::StrCat(json.size(), " bytes; allowed: at most ",
-                                       kMaxIndexBytes));
+                                       kMaxSafetensorsIndexBytes));
   }
-  const Json document = Json::parse(json, nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) return Bad(file_name, "not valid JSON");
-  const auto map =
-      document.is_object() ? document.find("weight_map") : document.end();
-  if (map == document.end() || !map->is_object()) {
-    return Bad(file_name, "weight_map: missing, or no object");
-  }
-  std::unordered_map<std::string, std::string> files;
-  for (const auto& [name, value] : map->items()) {
-    if (!value.is_string()) {
-      return Bad(file_name, absl::StrCat("weight_map: ", Show(name),
-                                         " is not mapped to a file name"));
-    }
-    const std::string& file = value.get_ref<const std::string&>();
-    if (file.empty() || file.size() > 255 || file == "." || file == ".." ||
-        file.find('/') != std::string::npos ||
-        file.find('\\') != std::string::npos ||
-        file.find('\0') != std::string::npos) {
-      return Bad(file_name,
-                 absl::StrCat("weight_map: ", Show(file), " of tensor ",
-                              Show(name), " is not a plain file name"));
-    }
-    files.emplace(name, file);
-  }
-  return files;
+  IndexReader reader(file_name);
+  if (!Json::sax_parse(json, &reader)) return reader.status();
+  if (!reader.has_map()) return Bad(file_name, "weight_map: missing");
+  return reader.TakeFiles();
 }
 
 }  // namespace moebius

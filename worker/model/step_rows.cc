@@ -1,6 +1,5 @@
 #include "worker/model/step_rows.h"
 
-#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"

@@ -327,6 +327,12 @@ TEST(Forward, OptionsOutOfRangeAreRefused) {
   expect_refused([](auto& o) { o.max_rows = 0; }, "max_rows 0");
   expect_refused([](auto& o) { o.dense = nullptr; }, "region");
   expect_refused([](auto& o) { o.kv += 16; }, "region");
+  expect_refused(
+      [](auto& o) {
+        o.shape.config.max_positions = 1 << 24;
+        o.shape.config.head_dim = 1024;
+      },
+      "set max_model_len lower");
   expect_refused([](auto& o) { o.barrier = nullptr; }, "barrier");
   expect_refused([](auto& o) { o.peer_exchange.pop_back(); }, "exchange");
   expect_refused([](auto& o) { o.peer_exchange[1] = nullptr; }, "rank 1");

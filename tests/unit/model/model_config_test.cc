@@ -136,10 +136,10 @@ TEST(ModelConfig, FilesThatAreNoJsonObjectAreRefused) {
 
 TEST(ModelConfig, AFileWithoutEndIsRefused) {
   TempDir dir;
-  WriteFile(dir.File("config.json"), std::string((16 << 20) + 1, ' '));
+  WriteFile(dir.File("config.json"), std::string((1 << 20) + 1, ' '));
   EXPECT_THAT(LoadModelConfig(dir.path()),
               StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("allowed: at most 16777216")));
+                       HasSubstr("allowed: at most 1048576")));
   // A folder can be opened, but not read.
   TempDir other;
   std::filesystem::create_directory(other.File("config.json"));

@@ -149,8 +149,11 @@ TEST(SafetensorsIndex, OnlyPlainFileNamesAreTaken) {
                 StatusIs(StatusCode::kInvalidArgument, HasSubstr("i.json: ")));
   }
   const auto files = ParseSafetensorsIndex(
-      "{\"metadata\":{},\"weight_map\":{\"t\":\"m-1.safetensors\"}}", "i");
+      "{\"metadata\":{\"a\":[{\"b\":null}],\"weight_map\":{\"x\":7}},\"z\":[1],"
+      "\"weight_map\":{\"t\":\"m-1.safetensors\"},\"y\":{\"u\":\"v\"}}",
+      "i");
   ASSERT_THAT(files, IsOk());
+  EXPECT_EQ(files->size(), 1u);
   EXPECT_EQ(files->at("t"), "m-1.safetensors");
 }
 

@@ -38,22 +38,23 @@ AlignedBytes::AlignedBytes(int64_t size_bytes) : size_(size_bytes) {
 }
 
 absl::Status ThreadBarrier::Wait() {
-  absl::MutexLock lock(&mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   const uint64_t round = round_;
   if (++waiting_ == num_threads_) {
     waiting_ = 0;
     ++round_;
+    changed_.notify_all();
     return absl::OkStatus();
   }
-  const auto done = [&] { return round_ != round || given_up_; };
-  mutex_.Await(absl::Condition(&done));
+  changed_.wait(lock, [&] { return round_ != round || given_up_; });
   return round_ != round ? absl::OkStatus()
                          : absl::AbortedError("another rank gave up");
 }
 
 void ThreadBarrier::GiveUp() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   given_up_ = true;
+  changed_.notify_all();
 }
 
 struct TestGroup::RankState {

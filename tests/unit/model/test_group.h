@@ -1,15 +1,16 @@
 // A group of ranks in one process: a thread and memory of its own for each.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "common/layout.h"
 #include "common/model_config.h"
@@ -50,7 +51,8 @@ class ThreadBarrier : public Barrier {
 
  private:
   const int num_threads_;
-  absl::Mutex mutex_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
   int waiting_ = 0;
   uint64_t round_ = 0;
   bool given_up_ = false;
