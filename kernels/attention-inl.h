@@ -21,6 +21,7 @@
 #include <limits>
 #include <vector>
 
+#include "hwy/cache_control.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 #include "kernels/attention.h"
@@ -67,8 +68,8 @@ namespace moebius {
 namespace HWY_NAMESPACE {
 
 // Queries, pages and groups of 16 dimensions that are worked on together.
-inline constexpr int kMaxQueries = kVecs == 1 ? 4 : 2;
-inline constexpr int kMaxPages = kVecs == 1 ? 4 : 2;
+inline constexpr int kMaxQueries = kVecs == 1 ? 4 : kVecs <= 4 ? 2 : 1;
+inline constexpr int kMaxPages = kMaxQueries;
 inline constexpr int kMaxDims = kVecs == 1 ? 2 : 1;
 
 HWY_INLINE PanelVec LoadElements(const float* from) {
@@ -82,10 +83,11 @@ HWY_INLINE PanelVec LoadElements(const Bf16* from) {
   return hn::BitCast(df, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
 }
 
-// scores[r * kBlockTokens + 16 g + t] = query r . K of token t of page g.
+// scores[r * kBlockTokens + 16 g + t] = query r . K of token t of page g. Reads
+// ahead, as it goes through K, the same places of `ahead`: V of these pages.
 template <typename T, int kQueries, int kPages>
 HWY_INLINE void Scores(const float* query, int head_dim, const T* const* k,
-                       float* scores) {
+                       const T* const* ahead, float* scores) {
   const PanelFloats df;
   PanelVec acc[kQueries][kPages][kVecs];
   MOEBIUS_UNROLL
@@ -97,12 +99,17 @@ HWY_INLINE void Scores(const float* query, int head_dim, const T* const* k,
     }
   }
   const T* pages[kPages];
+  const T* ahead_pages[kPages];
   MOEBIUS_UNROLL
-  for (int g = 0; g < kPages; ++g) pages[g] = k[g];
+  for (int g = 0; g < kPages; ++g) {
+    pages[g] = k[g];
+    ahead_pages[g] = ahead[g];
+  }
   for (ptrdiff_t i = 0; i < head_dim; ++i) {
     PanelVec keys[kPages][kVecs];
     MOEBIUS_UNROLL
     for (int g = 0; g < kPages; ++g) {
+      hwy::Prefetch(ahead_pages[g] + i * kPageTokens);
       MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         keys[g][v] = LoadElements(pages[g] + i * kPageTokens + v * kVecLanes);
@@ -133,18 +140,19 @@ HWY_INLINE void Scores(const float* query, int head_dim, const T* const* k,
   }
 }
 
-template <typename T, int kQueries>
+template <typename T, int kQueries, int kPages = kMaxPages>
 HWY_INLINE void BlockScores(const float* query, int head_dim, const T* const* k,
-                            int pages, float* scores) {
+                            const T* const* ahead, int pages, float* scores) {
   int g = 0;
-  if constexpr (kMaxPages >= 4) {
-    if (pages == 4) return Scores<T, kQueries, 4>(query, head_dim, k, scores);
+  for (; g + kPages <= pages; g += kPages) {
+    Scores<T, kQueries, kPages>(query, head_dim, k + g, ahead + g,
+                                scores + g * kPageTokens);
   }
-  for (; g + 2 <= pages; g += 2) {
-    Scores<T, kQueries, 2>(query, head_dim, k + g, scores + g * kPageTokens);
-  }
-  if (g < pages) {
-    Scores<T, kQueries, 1>(query, head_dim, k + g, scores + g * kPageTokens);
+  if constexpr (kPages > 1) {
+    if (g < pages) {
+      BlockScores<T, kQueries, kPages / 2>(query, head_dim, k + g, ahead + g,
+                                           pages - g, scores + g * kPageTokens);
+    }
   }
 }
 
@@ -196,11 +204,12 @@ HWY_INLINE float SoftmaxBlock(float* scores, int count, float* maximum,
 // value[r] = factor[r] * value[r] + sum of p[r][t] V[t] over t in [begin, end)
 // for kDims groups of 16 dimensions, even and odd t apart.
 //   v      [4] V of each page, at the first of these dimensions
+//   ahead  [4] read ahead at the same places: K of the next block
 //   value  at these dimensions; the odd sums are head_dim further on
 template <typename T, int kQueries, int kDims>
-HWY_INLINE void AddValues(const float* p, const T* const* v, int head_dim,
-                          int begin, int end, const float* factor,
-                          float* value) {
+HWY_INLINE void AddValues(const float* p, const T* const* v,
+                          const T* const* ahead, int head_dim, int begin,
+                          int end, const float* factor, float* value) {
   const PanelFloats df;
   const ptrdiff_t stride = 2 * ptrdiff_t{head_dim};
   PanelVec acc[2][kQueries][kDims * kVecs];
@@ -235,13 +244,20 @@ HWY_INLINE void AddValues(const float* p, const T* const* v, int head_dim,
   int t = begin;
   while (t < end) {
     const int page_end = std::min(end, (t / kPageTokens + 1) * kPageTokens);
-    const T* row = v[t / kPageTokens] + ptrdiff_t{t % kPageTokens} * head_dim;
+    const ptrdiff_t offset = ptrdiff_t{t % kPageTokens} * head_dim;
+    const T* row = v[t / kPageTokens] + offset;
+    const ptrdiff_t distance = ahead[t / kPageTokens] - v[t / kPageTokens];
     if (t % 2 != 0) {
       step(t, row, acc[1]);
       ++t;
       row += head_dim;
     }
     for (; t + 2 <= page_end; t += 2, row += 2 * ptrdiff_t{head_dim}) {
+      MOEBIUS_UNROLL
+      for (int j = 0; j < kDims; ++j) {
+        hwy::Prefetch(row + distance + j * kPanelRows);
+        hwy::Prefetch(row + distance + head_dim + j * kPanelRows);
+      }
       step(t, row, acc[0]);
       step(t + 1, row + head_dim, acc[1]);
     }
@@ -264,33 +280,40 @@ HWY_INLINE void AddValues(const float* p, const T* const* v, int head_dim,
 }
 
 template <typename T, int kQueries>
-HWY_INLINE void BlockValues(const float* p, const T* const* v, int head_dim,
-                            int begin, int end, const float* factor,
-                            float* value) {
+HWY_INLINE void BlockValues(const float* p, const T* const* v,
+                            const T* const* ahead, int head_dim, int begin,
+                            int end, const float* factor, float* value) {
   const T* at[kBlockPages];
+  const T* ahead_at[kBlockPages];
   int i = 0;
   const auto move_to = [&](int dim) {
-    for (int g = 0; g * kPageTokens < end; ++g) at[g] = v[g] + dim;
+    for (int g = 0; g * kPageTokens < end; ++g) {
+      at[g] = v[g] + dim;
+      ahead_at[g] = ahead[g] + dim;
+    }
   };
   if constexpr (kMaxDims == 2) {
     for (; i + 2 * kPanelRows <= head_dim; i += 2 * kPanelRows) {
       move_to(i);
-      AddValues<T, kQueries, 2>(p, at, head_dim, begin, end, factor, value + i);
+      AddValues<T, kQueries, 2>(p, at, ahead_at, head_dim, begin, end, factor,
+                                value + i);
     }
   }
   for (; i < head_dim; i += kPanelRows) {
     move_to(i);
-    AddValues<T, kQueries, 1>(p, at, head_dim, begin, end, factor, value + i);
+    AddValues<T, kQueries, 1>(p, at, ahead_at, head_dim, begin, end, factor,
+                              value + i);
   }
 }
 
 // One block of up to 64 positions for queries [first, first + kQueries).
 //   k, v    [pages of the block]
+//   next_k  [pages of the block] K of the next block, to read ahead
 //   before  positions before the block
 template <typename T, int kQueries>
 HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
-                            const T* const* v, int before,
-                            AttentionScratch& scratch) {
+                            const T* const* v, const T* const* next_k,
+                            int before, AttentionScratch& scratch) {
   HWY_ALIGN float p[kQueries * kBlockTokens];
   int counts[kQueries];
   int least = kBlockTokens, most = 0;
@@ -302,7 +325,7 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
   }
   if (most == 0) return;
   const ptrdiff_t query_at = ptrdiff_t{first} * head_dim;
-  BlockScores<T, kQueries>(scratch.query.data() + query_at, head_dim, k,
+  BlockScores<T, kQueries>(scratch.query.data() + query_at, head_dim, k, v,
                            (most + kPageTokens - 1) / kPageTokens, p);
   float factors[kQueries];
   MOEBIUS_UNROLL
@@ -314,13 +337,13 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
         scratch.sum.data() + ptrdiff_t{first + r} * kPanelRows);
   }
   float* value = scratch.value.data() + 2 * query_at;
-  BlockValues<T, kQueries>(p, v, head_dim, 0, least, factors, value);
+  BlockValues<T, kQueries>(p, v, next_k, head_dim, 0, least, factors, value);
   const float keep = 1.0f;
   MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
     if (counts[r] == least) continue;
-    BlockValues<T, 1>(p + r * kBlockTokens, v, head_dim, least, counts[r],
-                      &keep, value + ptrdiff_t{r} * 2 * head_dim);
+    BlockValues<T, 1>(p + r * kBlockTokens, v, next_k, head_dim, least,
+                      counts[r], &keep, value + ptrdiff_t{r} * 2 * head_dim);
   }
 }
 
@@ -350,27 +373,41 @@ HWY_INLINE void AttendTileOf(ConstRows q, const AttentionTile& tile,
       hn::StoreU(hn::Mul(hn::LoadU(df, from + d), scale), df, to + d);
     }
   }
+  const auto page_at = [&](int position) {
+    const size_t block = static_cast<size_t>(position / kPageTokens);
+    const uint32_t page = chunk.pages[block * tile.num_kv_heads +
+                                      static_cast<size_t>(tile.kv_head)];
+    return pool.base + page * format.page_bytes();
+  };
   for (int before = 0; before < length; before += kBlockTokens) {
     const T* k[kBlockPages];
     const T* v[kBlockPages];
+    const T* next_k[kBlockPages];
     for (int g = 0; g < kBlockPages && before + g * kPageTokens < length; ++g) {
-      const size_t block = static_cast<size_t>(before / kPageTokens + g);
-      const uint32_t page = chunk.pages[block * tile.num_kv_heads +
-                                        static_cast<size_t>(tile.kv_head)];
-      const std::byte* at = pool.base + page * format.page_bytes();
-      k[g] = reinterpret_cast<const T*>(at + format.k_offset(tile.layer));
-      v[g] = reinterpret_cast<const T*>(at + format.v_offset(tile.layer));
+      const int position = before + g * kPageTokens;
+      const std::byte* page = page_at(position);
+      k[g] = reinterpret_cast<const T*>(page + format.k_offset(tile.layer));
+      v[g] = reinterpret_cast<const T*>(page + format.v_offset(tile.layer));
+      next_k[g] = v[g];
+      if (position + kBlockTokens < length) {
+        next_k[g] = reinterpret_cast<const T*>(
+            page_at(position + kBlockTokens) + format.k_offset(tile.layer));
+      }
     }
     int i = 0;
     if constexpr (kMaxQueries >= 4) {
       for (; i + 4 <= queries; i += 4) {
-        AttendBlock<T, 4>(i, head_dim, k, v, before, scratch);
+        AttendBlock<T, 4>(i, head_dim, k, v, next_k, before, scratch);
       }
     }
-    for (; i + 2 <= queries; i += 2) {
-      AttendBlock<T, 2>(i, head_dim, k, v, before, scratch);
+    if constexpr (kMaxQueries >= 2) {
+      for (; i + 2 <= queries; i += 2) {
+        AttendBlock<T, 2>(i, head_dim, k, v, next_k, before, scratch);
+      }
     }
-    if (i < queries) AttendBlock<T, 1>(i, head_dim, k, v, before, scratch);
+    for (; i < queries; ++i) {
+      AttendBlock<T, 1>(i, head_dim, k, v, next_k, before, scratch);
+    }
   }
   for (int i = 0; i < queries; ++i) {
     const int row = tile.first_row + i / tile.group;
