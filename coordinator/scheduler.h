@@ -272,6 +272,7 @@ class Scheduler {
   int first_record_ = 0;
   int num_in_flight_ = 0;
 
+  size_t last_rows_ = 0;  // page rows of the last plan
   // Scratch, kept to keep its memory.
   std::vector<uint32_t> prefills_;
   std::vector<Chunk> chunks_;

@@ -23,10 +23,12 @@ std::optional<StepPlan> Scheduler::NextStep() {
   draft.plan.step = next_step_;
   draft.plan.layout = {pages_.layout(), pages_.layout()};
   draft.plan.items.reserve(num_running_);
+  draft.plan.page_rows.reserve(last_rows_);
   PlanDecodes(draft);
   PlanPrefill(draft);
   if (draft.plan.items.empty()) return std::nullopt;
 
+  last_rows_ = draft.plan.page_rows.size();
   draft.plan.released = std::move(released_);
   released_.clear();
   next_step_ = next_step_.next();
