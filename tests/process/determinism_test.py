@@ -126,7 +126,8 @@ class DeterminismTest(unittest.TestCase):
         self.check(4, "tp")
 
     def test_small_steps_and_several_threads(self):
-        self.check(2, "ep", "--token-budget", "48", "--threads", "3")
+        self.check(2, "ep", "--token-budget", "64",
+                   "--max-running", "64", "--threads", "3")
 
     def test_switch_every_ten_steps(self):
         with Group(["--workers", "2", "--layout", "ep"]) as group:

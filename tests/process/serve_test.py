@@ -1,0 +1,237 @@
+"""A group of the real programs: its start, its drain, and its end."""
+
+import os
+import signal
+import subprocess
+import unittest
+
+from group import MODEL, MOEBIUS, Group, run_moebius
+
+
+class ServeTest(unittest.TestCase):
+    def test_serves_and_stops(self):
+        with Group() as group:
+            self.assertEqual(group.get("/health").status, 200)
+            self.assertEqual(group.get("/ready").status, 200)
+            answer = group.complete({"prompt": "And the LORD said unto",
+                                     "max_tokens": 8, "temperature": 0})
+            self.assertEqual(answer["usage"]["completion_tokens"], 8)
+            status = group.status()
+            self.assertTrue(status["ready"])
+            self.assertEqual(status["layout"], "ep")
+            self.assertEqual(
+                sorted(worker["pid"] for worker in status["workers"]),
+                sorted([group.worker_pid(0), group.worker_pid(1)]))
+
+    def test_drain_finishes_the_streams_in_flight(self):
+        with Group() as group:
+            stream = group.stream({"prompt": "In the beginning",
+                                   "max_tokens": 600, "ignore_eos": True,
+                                   "return_token_ids": True})
+            self.assertEqual(stream.status, 200)
+            tokens = 0
+            reason = None
+            done = False
+            for _, data in stream:
+                if data == "[DONE]":
+                    done = True
+                    break
+                for choice in data["choices"]:
+                    if tokens == 0:
+                        group.terminate()  # in mid-stream
+                    tokens += len(choice["token_ids"])
+                    reason = choice["finish_reason"] or reason
+            stream.close()
+            self.assertTrue(done)
+            self.assertEqual((tokens, reason), (600, "length"))
+            self.assertEqual(group.wait_end(), 0)
+
+    def test_new_requests_are_refused_while_draining(self):
+        with Group() as group:
+            stream = group.stream({"prompt": "In the beginning",
+                                   "max_tokens": 2000, "ignore_eos": True})
+            next(iter(stream))
+            group.terminate()
+            group.wait_line("draining")
+            # Until the coordinator has heard of it, it may still take one.
+            while True:
+                try:
+                    answer = group.post("/v1/completions",
+                                        {"model": "verse-moe", "prompt": "x",
+                                         "max_tokens": 1})
+                except OSError:  # it has stopped listening
+                    break
+                if answer.status == 503:
+                    break
+                self.assertEqual(answer.status, 200)
+            stream.close()
+            self.assertEqual(group.wait_end(), 0)
+
+    def test_second_signal_ends_at_once(self):
+        with Group() as group:
+            stream = group.stream({"prompt": "In the beginning",
+                                   "max_tokens": 3000, "ignore_eos": True})
+            next(iter(stream))
+            group.terminate()
+            group.wait_line("draining")
+            group.terminate()
+            self.assertEqual(group.wait_end(timeout_s=20), 1)
+            group.wait_line("stopped at once")
+            stream.close()
+
+    def test_killed_worker_ends_the_group_with_a_message(self):
+        with Group() as group:
+            stream = group.stream({"prompt": "In the beginning",
+                                   "max_tokens": 3000, "ignore_eos": True})
+            next(iter(stream))
+            os.kill(group.worker_pid(1), signal.SIGKILL)
+            self.assertEqual(group.wait_end(timeout_s=30), 1)
+            group.wait_line("worker 1 was killed by signal 9")
+            stream.close()
+
+    def test_killed_coordinator_ends_the_group_with_a_message(self):
+        with Group() as group:
+            os.kill(group.coordinator_pid(), signal.SIGKILL)
+            self.assertEqual(group.wait_end(timeout_s=30), 1)
+            group.wait_line("coordinator was killed by signal 9")
+
+    def test_model_that_cannot_be_divided_is_refused_with_the_reason(self):
+        with Group(["--workers", "3"], wait=False) as group:
+            self.assertEqual(group.wait_end(), 1)
+            line = group.wait_line("the group has ended")
+            self.assertRegex(line, "worker [0-2]: .*")
+
+    def test_folder_without_a_model_is_refused(self):
+        folder = os.path.join(os.path.dirname(MODEL), "..", "configs")
+        with Group(["--workers", "1"], model=folder, wait=False) as group:
+            self.assertEqual(group.wait_end(), 1)
+            self.assertIn("config.json", group.wait_line("group has ended"))
+
+
+class CommandsTest(unittest.TestCase):
+    def test_status_and_layout(self):
+        with Group() as group:
+            admin = f"http://127.0.0.1:{group.admin_port}"
+            shown = run_moebius("status", "--admin", admin)
+            self.assertEqual(shown.returncode, 0, shown.stderr)
+            self.assertIn("state       ready", shown.stdout)
+            self.assertIn("verse-moe", shown.stdout)
+            switched = run_moebius("layout", "tp", "--admin", admin)
+            self.assertEqual(switched.returncode, 0, switched.stderr)
+            self.assertIn("Switched from ep to tp.", switched.stdout)
+            self.assertEqual(group.status()["layout"], "tp")
+            again = run_moebius("layout", "tp", "--admin", admin)
+            self.assertEqual(again.returncode, 0, again.stderr)
+            self.assertIn("is tp already", again.stdout)
+            auto = run_moebius("layout", "auto", "--admin", admin)
+            self.assertEqual(auto.returncode, 0, auto.stderr)
+            shown = run_moebius("status", "--json", "--admin", admin)
+            self.assertIn('"layout_choice": "auto"', shown.stdout)
+
+    def test_watch_goes_on_until_interrupted(self):
+        with Group(["--workers", "1"]) as group:
+            process = subprocess.Popen(
+                [MOEBIUS, "status", "--watch", "--json", "--interval", "0.1",
+                 "--admin", f"http://127.0.0.1:{group.admin_port}"],
+                stdout=subprocess.PIPE, text=True)
+            for _ in range(3):
+                self.assertIn('"ready":true', process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            process.stdout.close()
+            self.assertEqual(process.wait(30), 0)
+
+    def test_nobody_listens(self):
+        result = run_moebius("status", "--admin", "http://127.0.0.1:9")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("cannot connect", result.stderr)
+
+    def test_nonsense_for_an_address(self):
+        result = run_moebius("layout", "tp", "--admin", "127.0.0.1:8001")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("allowed is http://ADDRESS:PORT", result.stderr)
+
+    def test_refused_switch_says_why(self):
+        with Group(["--workers", "1"]) as group:
+            result = run_moebius(
+                "layout", "sideways", "--admin",
+                f"http://127.0.0.1:{group.admin_port}")
+            self.assertEqual(result.returncode, 2)
+
+    def test_bench_serve_against_a_group(self):
+        with Group() as group:
+            url = f"http://127.0.0.1:{group.port}"
+            for extra in (["--concurrency", "4"], ["--rate", "50"]):
+                result = run_moebius(
+                    "bench", "serve", "--url", url, "--requests", "12",
+                    "--prompt-tokens", "20", "--output-tokens", "15", *extra)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                self.assertIn("12 requests completed, 0 failed",
+                              result.stdout)
+
+    def test_bench_serve_counts_failures(self):
+        with Group(["--workers", "1"]) as group:
+            result = run_moebius(
+                "bench", "serve", "--url", f"http://127.0.0.1:{group.port}",
+                "--requests", "3", "--model", "verse-moe", "--prompt-tokens",
+                "4000", "--output-tokens", "4000")
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("3 requests failed, the first with: the server "
+                          "answered 400", result.stderr)
+
+
+class OwnGroupTest(unittest.TestCase):
+    """Commands that start a group of their own."""
+
+    def run_command(self, *arguments):
+        result = run_moebius(*arguments, timeout_s=280)
+        self.assertEqual(result.returncode, 0, result.stderr + result.stdout)
+        return result.stdout
+
+    def test_bench_throughput(self):
+        out = self.run_command(
+            "bench", "throughput", "--model", MODEL, "--streams", "1,4",
+            "--prompt-tokens", "16", "--output-tokens", "8", "--prefill",
+            "64", "--repeat", "1")
+        self.assertEqual(len(out.splitlines()), 7, out)
+
+    def test_bench_throughput_of_a_spec_that_cannot_be(self):
+        result = run_moebius("bench", "throughput", "--model", MODEL,
+                             "--prompt-tokens", "100000")
+        self.assertEqual(result.returncode, 1)
+
+    def test_bench_switch(self):
+        out = self.run_command("bench", "switch", "--model", MODEL,
+                               "--switches", "4", "--streams", "4",
+                               "--output-tokens", "200")
+        self.assertIn("4 switches of 2 workers under 4 streams", out)
+        self.assertIn("of a memcpy of as many bytes", out)
+
+    def test_demo(self):
+        out = self.run_command("demo", "--model", MODEL, "--output-tokens",
+                               "150")
+        self.assertEqual(out.count("ep to tp "), 2, out)
+        self.assertEqual(out.count("all 8 equal, token for token"), 2, out)
+        self.assertIn("No process, socket or shared memory is left.", out)
+
+    def test_interrupted_demo_leaves_nothing(self):
+        runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "/tmp")
+        process = subprocess.Popen(
+            [MOEBIUS, "demo", "--model", MODEL, "--output-tokens", "3000"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if "back, and again" in line:
+                break
+        before = set(os.listdir(runtime_dir))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 1, out + err)
+        self.assertIn("interrupted", err)
+        ours = {name for name in before & set(os.listdir(runtime_dir))
+                if name.startswith("moebius-")}
+        for name in ours:
+            # Of another group that runs on this machine.
+            self.assertTrue(os.path.exists(f"/proc/{name.split('-')[1]}"))
+
+
+if __name__ == "__main__":
+    unittest.main()
