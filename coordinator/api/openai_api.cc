@@ -1,5 +1,6 @@
 #include "coordinator/api/openai_api.h"
 
+#include <exception>
 #include <random>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "coordinator/api/json_text.h"
 #include "coordinator/api/probe_routes.h"
 #include "coordinator/text/utf8.h"
+#include "spdlog/spdlog.h"
 
 namespace moebius {
 namespace {
@@ -121,38 +123,60 @@ void OpenAiApi::HandleModels(HttpExchange& exchange) {
 
 void OpenAiApi::HandlePost(std::shared_ptr<HttpExchange> exchange, Kind kind) {
   const auto arrived = Clock::now();
-  auto body = std::make_shared<std::string>(exchange->TakeBody());
-  const bool generates = kind == Kind::kCompletion || kind == Kind::kChat;
+  auto body = std::make_shared<const std::string>(exchange->TakeBody());
   const bool in_place = body->size() <= kPreparedInPlaceBytes;
-  const auto prepare = [this, exchange, kind, body, arrived, generates,
-                        in_place] {
-    // Runs `finish` on the exchange's thread.
-    const auto back = [&](std::function<void()> finish) {
-      if (in_place) {
-        finish();
-      } else {
-        exchange->Post(std::move(finish));
-      }
-    };
-    if (generates) {
-      auto prepared =
-          std::make_shared<Parsed<PreparedRequest>>(Prepare(kind, *body));
-      back([this, exchange, prepared, arrived] {
-        Submit(exchange, std::move(*prepared), arrived);
-      });
-      return;
+  const auto prepare = [this, exchange, kind, body, in_place, arrived] {
+    if (kind == Kind::kCompletion || kind == Kind::kChat) {
+      PrepareGeneration(exchange, kind, *body, in_place, arrived);
+    } else {
+      PrepareText(exchange, kind, *body, in_place);
     }
-    auto text = std::make_shared<Parsed<HttpResponse>>(Text(kind, *body));
-    back([this, exchange, text] {
-      const std::string& route = exchange->request().path;
-      if (!text->ok()) return Fail(*exchange, route, text->error());
-      Answer(*exchange, route, std::move(**text));
-    });
+  };
+  if (in_place) return prepare();
+  if (num_preparing_.fetch_add(1) >= options_.max_preparing) {
+    num_preparing_.fetch_sub(1);
+    return Fail(*exchange, exchange->request().path,
+                EngineError(absl::ResourceExhaustedError(
+                    "too many large requests are waiting")));
+  }
+  preparation_.Post(0, [this, prepare, exchange] {
+    try {
+      prepare();
+    } catch (const std::exception& e) {  // memory, most likely
+      spdlog::error("http: a large request could not be prepared: {}",
+                    e.what());
+      exchange->Post([this, exchange] {
+        Fail(*exchange, exchange->request().path,
+             EngineError(absl::InternalError("the request failed")));
+      });
+    }
+    num_preparing_.fetch_sub(1);
+  });
+}
+
+void OpenAiApi::PrepareGeneration(std::shared_ptr<HttpExchange> exchange,
+                                  Kind kind, const std::string& body,
+                                  bool in_place, Clock::time_point arrived) {
+  Parsed<PreparedRequest> prepared = Prepare(kind, body);
+  if (in_place) return Submit(exchange, std::move(prepared), arrived);
+  auto shared = std::make_shared<Parsed<PreparedRequest>>(std::move(prepared));
+  exchange->Post([this, exchange, shared, arrived] {
+    Submit(exchange, std::move(*shared), arrived);
+  });
+}
+
+void OpenAiApi::PrepareText(std::shared_ptr<HttpExchange> exchange, Kind kind,
+                            const std::string& body, bool in_place) {
+  auto text = std::make_shared<Parsed<HttpResponse>>(Text(kind, body));
+  const auto finish = [this, exchange, text] {
+    const std::string& route = exchange->request().path;
+    if (!text->ok()) return Fail(*exchange, route, text->error());
+    Answer(*exchange, route, std::move(**text));
   };
   if (in_place) {
-    prepare();
+    finish();
   } else {
-    preparation_.Post(0, prepare);
+    exchange->Post(finish);
   }
 }
 

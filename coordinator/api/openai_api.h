@@ -25,6 +25,8 @@ struct OpenAiApiOptions {
   ApiLimits limits;
   std::string model_root;  // path of the checkpoint, /v1/models says it
   std::string version;
+  // Large bodies waiting for the thread that prepares them; 429 beyond.
+  int max_preparing = 256;
 };
 
 // OpenAiApi
@@ -72,6 +74,13 @@ class OpenAiApi final : public HttpHandler {
             const ApiError& error);
 
   void HandlePost(std::shared_ptr<HttpExchange> exchange, Kind kind);
+  // Parse the body and go on with what comes of it on the exchange's thread:
+  // at once if called there, `in_place`, else through a post.
+  void PrepareGeneration(std::shared_ptr<HttpExchange> exchange, Kind kind,
+                         const std::string& body, bool in_place,
+                         Clock::time_point arrived);
+  void PrepareText(std::shared_ptr<HttpExchange> exchange, Kind kind,
+                   const std::string& body, bool in_place);
   void HandleModels(HttpExchange& exchange);
   void HandleReady(HttpExchange& exchange);
 
@@ -98,6 +107,7 @@ class OpenAiApi final : public HttpHandler {
   const int64_t created_;
   const uint64_t random_base_;
   std::atomic<uint64_t> num_drawn_{0};
+  std::atomic<int> num_preparing_{0};
 
   std::mutex queue_mutex_;
   std::vector<std::vector<Output>> queue_ ABSL_GUARDED_BY(queue_mutex_);

@@ -39,7 +39,8 @@ class OpenAiApiTest : public testing::Test {
     options.limits.defaults.eos_ids = {kFakeEos};
     options.model_root = "/models/verse";
     options.version = "1.2.3";
-    api_ = std::make_unique<OpenAiApi>(engine_, codec_, *threads_, metrics_,
+    options.max_preparing = max_preparing_;
+    api_ = std::make_unique<OpenAiApi>(engine_, *codec_, *threads_, metrics_,
                                        options);
     engine_.set_listener([this](std::vector<Output> outputs) {
       api_->OnOutputs(std::move(outputs));
@@ -59,7 +60,8 @@ class OpenAiApiTest : public testing::Test {
 
   HttpServerOptions http_options_;
   FakeEngine engine_;
-  FakeCodec codec_;
+  int max_preparing_ = 256;
+  std::unique_ptr<TextCodec> codec_ = std::make_unique<FakeCodec>();
   FrontMetrics metrics_;
   std::unique_ptr<IoThreads> threads_;
   std::unique_ptr<OpenAiApi> api_;
@@ -463,6 +465,57 @@ TEST_F(OpenAiApiTest, ALargeBodyIsPreparedApartAndAnswered) {
   EXPECT_EQ(too_long.status, 400);
   EXPECT_THAT(too_long.body, HasSubstr("context holds 100000 tokens, but the "
                                        "prompt has 100000"));
+}
+
+// Holds every text longer than a few bytes up until told to go on.
+class HeldCodec final : public TextCodec {
+ public:
+  absl::StatusOr<std::vector<int32_t>> Encode(
+      std::string_view text) const override {
+    if (text.size() > 100) {
+      held.count_down();
+      go.wait();
+    }
+    return codec_.Encode(text);
+  }
+  std::string Decode(absl::Span<const int32_t> tokens) const override {
+    return codec_.Decode(tokens);
+  }
+  std::string TokenBytes(int32_t token) const override {
+    return codec_.TokenBytes(token);
+  }
+  absl::StatusOr<std::string> RenderChat(
+      const ChatInput& input) const override {
+    return codec_.RenderChat(input);
+  }
+  mutable std::latch held{1};
+  std::latch go{1};
+
+ private:
+  FakeCodec codec_;
+};
+
+TEST_F(OpenAiApiTest, LargeBodiesHoldNobodyUpAndTheirQueueIsBounded) {
+  auto held_codec = std::make_unique<HeldCodec>();
+  HeldCodec& codec = *held_codec;
+  codec_ = std::move(held_codec);
+  max_preparing_ = 1;
+  Start();
+  const std::string large =
+      HttpText("POST", "/v1/completions",
+               R"({"prompt":")" + std::string(20'000, 'y') + "\"}");
+  TestClient first(port());
+  ASSERT_TRUE(first.Send(large));
+  codec.held.wait();
+  const TestResponse refused = TestClient(port()).Exchange(large);
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_EQ(refused.headers.at("retry-after"), "1");
+  EXPECT_EQ(Post("/tokenize", R"({"prompt":"ab"})").status, 200);
+  codec.go.count_down();
+  const auto submitted = engine_.TakeSubmitted(1);
+  ASSERT_EQ(submitted.size(), 1u);
+  engine_.Emit(LastOutput(submitted[0].id, "ok"));
+  EXPECT_EQ(first.ReadResponse().status, 200);
 }
 
 // Steps that arrive while the io thread is busy are sent together, whole and in
