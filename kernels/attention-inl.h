@@ -83,11 +83,22 @@ HWY_INLINE PanelVec LoadElements(const Bf16* from) {
   return hn::BitCast(df, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
 }
 
-// scores[r * kBlockTokens + 16 g + t] = query r . K of token t of page g. Reads
-// ahead, as it goes through K, the same places of `ahead`: V of these pages.
+// Keeps a vector that was loaded once in a register: the compiler would read
+// it from memory again at every use, and loads are what is short here.
+template <typename V>
+HWY_INLINE void KeepInRegister(V& v) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+  asm("" : "+v"(v.raw));
+#else
+  (void)v;
+#endif
+}
+
+// scores[r * kBlockTokens + 16 g + t] = query r . K of token t of page g. While
+// it goes through K it reads V of the same page ahead, which lies behind K.
 template <typename T, int kQueries, int kPages>
 HWY_INLINE void Scores(const float* query, int head_dim, const T* const* k,
-                       const T* const* ahead, float* scores) {
+                       float* scores) {
   const PanelFloats df;
   PanelVec acc[kQueries][kPages][kVecs];
   MOEBIUS_UNROLL
@@ -99,20 +110,18 @@ HWY_INLINE void Scores(const float* query, int head_dim, const T* const* k,
     }
   }
   const T* pages[kPages];
-  const T* ahead_pages[kPages];
   MOEBIUS_UNROLL
-  for (int g = 0; g < kPages; ++g) {
-    pages[g] = k[g];
-    ahead_pages[g] = ahead[g];
-  }
+  for (int g = 0; g < kPages; ++g) pages[g] = k[g];
+  const ptrdiff_t v_offset = ptrdiff_t{head_dim} * kPageTokens;
   for (ptrdiff_t i = 0; i < head_dim; ++i) {
     PanelVec keys[kPages][kVecs];
     MOEBIUS_UNROLL
     for (int g = 0; g < kPages; ++g) {
-      hwy::Prefetch(ahead_pages[g] + i * kPageTokens);
+      hwy::Prefetch(pages[g] + v_offset + i * kPageTokens);
       MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         keys[g][v] = LoadElements(pages[g] + i * kPageTokens + v * kVecLanes);
+        if constexpr (kQueries > 1) KeepInRegister(keys[g][v]);
       }
     }
     MOEBIUS_UNROLL
@@ -142,16 +151,16 @@ HWY_INLINE void Scores(const float* query, int head_dim, const T* const* k,
 
 template <typename T, int kQueries, int kPages = kMaxPages>
 HWY_INLINE void BlockScores(const float* query, int head_dim, const T* const* k,
-                            const T* const* ahead, int pages, float* scores) {
+                            int pages, float* scores) {
   int g = 0;
   for (; g + kPages <= pages; g += kPages) {
-    Scores<T, kQueries, kPages>(query, head_dim, k + g, ahead + g,
+    Scores<T, kQueries, kPages>(query, head_dim, k + g,
                                 scores + g * kPageTokens);
   }
   if constexpr (kPages > 1) {
     if (g < pages) {
-      BlockScores<T, kQueries, kPages / 2>(query, head_dim, k + g, ahead + g,
-                                           pages - g, scores + g * kPageTokens);
+      BlockScores<T, kQueries, kPages / 2>(query, head_dim, k + g, pages - g,
+                                           scores + g * kPageTokens);
     }
   }
 }
@@ -231,6 +240,7 @@ HWY_INLINE void AddValues(const float* p, const T* const* v,
     MOEBIUS_UNROLL
     for (int j = 0; j < kDims * kVecs; ++j) {
       values[j] = LoadElements(row + j * kVecLanes);
+      if constexpr (kQueries > 1) KeepInRegister(values[j]);
     }
     MOEBIUS_UNROLL
     for (int r = 0; r < kQueries; ++r) {
@@ -325,7 +335,7 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
   }
   if (most == 0) return;
   const ptrdiff_t query_at = ptrdiff_t{first} * head_dim;
-  BlockScores<T, kQueries>(scratch.query.data() + query_at, head_dim, k, v,
+  BlockScores<T, kQueries>(scratch.query.data() + query_at, head_dim, k,
                            (most + kPageTokens - 1) / kPageTokens, p);
   float factors[kQueries];
   MOEBIUS_UNROLL
