@@ -339,6 +339,7 @@ void HttpConnection::Dispatch() {
     error.type = "server_error";
     error.message = "the server failed to handle the request";
     exchange->Respond(ErrorResponse(error));
+    if (exchange->open()) Close();  // a stream had been started
   }
 }
 

@@ -22,12 +22,13 @@ using testing::StartsWith;
 
 // /echo answers with method, path, query and body; /big with a megabyte;
 // /stream opens a stream and hands it to the test; /wait is handed to the test
-// unanswered; /throw throws.
+// unanswered; /throw throws, /throw-late after it has begun a stream.
 class TestHandler final : public HttpHandler {
  public:
   void Handle(std::shared_ptr<HttpExchange> exchange) override {
     const HttpRequest& request = exchange->request();
-    if (request.path == "/throw") throw std::runtime_error("oh no");
+    if (request.path == "/throw-late") exchange->StartStream({});
+    if (request.path.starts_with("/throw")) throw std::runtime_error("oh no");
     if (request.path == "/stream" || request.path == "/wait") {
       exchange->OnClosed([this] {
         std::lock_guard lock(mutex_);
@@ -258,6 +259,11 @@ TEST_F(HttpServerTest, AHandlerThatThrowsIsA500) {
   EXPECT_EQ(response.status, 500);
   EXPECT_THAT(response.body, HasSubstr("server_error"));
   EXPECT_EQ(client.Exchange(HttpText("GET", "/echo")).status, 200);
+  // With a stream begun there is only the end of it left.
+  ASSERT_TRUE(client.Send(HttpText("GET", "/throw-late")));
+  EXPECT_EQ(client.ReadHead().status, 200);
+  EXPECT_FALSE(client.ReadChunk().has_value());
+  EXPECT_TRUE(client.AtEnd());
 }
 
 TEST_F(HttpServerTest, ConnectionsAreKeptAndAnswersAreComplete) {
