@@ -60,6 +60,14 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::New(
       new WorkerMemory(rank, num_ranks, options));
 }
 
+RegionOptions WorkerMemory::OptionsOf(RegionKind kind) const {
+  RegionOptions options = options_.region;
+  if (kind == RegionKind::kExperts && options_.prefault_experts) {
+    options.prefault = true;
+  }
+  return options;
+}
+
 void WorkerMemory::Show(RegionKind kind, Rank rank, const Region& region) {
   bases_[static_cast<size_t>(kind)][rank] = region.base();
   if (kind == RegionKind::kSignals) signals_[rank] = region.mutable_base();
@@ -68,7 +76,7 @@ void WorkerMemory::Show(RegionKind kind, Rank rank, const Region& region) {
 absl::Status WorkerMemory::CreateRegions(const MemoryGeometry& geometry) {
   for (RegionKind kind : kAllKinds) {
     auto region = CreateMemfdRegion(NameOf(kind, rank_),
-                                    BytesOf(geometry, kind), options_.region);
+                                    BytesOf(geometry, kind), OptionsOf(kind));
     if (!region.ok()) return About(kind, rank_, region.status());
     own_[static_cast<size_t>(kind)] = *std::move(region);
     Show(kind, rank_, own(kind));
@@ -100,8 +108,9 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Adopt(
   for (RegionKind kind : kAllKinds) {
     auto kept = vault.Withdraw(kind, options.vault_timeout);
     if (!kept.ok()) return About(kind, rank, kept.status());
-    auto region = AdoptMemfdRegion(std::move(kept->fd), BytesOf(geometry, kind),
-                                   Region::Access::kReadWrite, options.region);
+    auto region =
+        AdoptMemfdRegion(std::move(kept->fd), BytesOf(geometry, kind),
+                         Region::Access::kReadWrite, memory->OptionsOf(kind));
     if (absl::IsInvalidArgument(region.status())) {
       return About(kind, rank,
                    absl::FailedPreconditionError(region.status().message()));
@@ -123,7 +132,7 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Adopt(
 absl::StatusOr<std::unique_ptr<Region>> WorkerMemory::MapPeer(
     RegionKind kind, Rank peer, UniqueFd fd) const {
   auto region = AdoptMemfdRegion(std::move(fd), size_bytes(kind),
-                                 PeerAccess(kind), options_.region);
+                                 PeerAccess(kind), OptionsOf(kind));
   if (absl::IsInvalidArgument(region.status())) {
     return absl::FailedPreconditionError(absl::StrCat(
         region.status().message(), "; do the ranks have one geometry?"));

@@ -34,6 +34,9 @@ struct MemoryGeometry {
 
 struct WorkerMemoryOptions {
   RegionOptions region;
+  // Allocates our experts region and enters the pages of our peers' at once,
+  // whatever region.prefault says, so that no switch meets a page fault.
+  bool prefault_experts = true;
   Incarnation incarnation{1};
   absl::Duration vault_timeout = absl::Seconds(10);  // of one request
 };
@@ -117,6 +120,7 @@ class WorkerMemory {
   absl::Status CreateRegions(const MemoryGeometry& geometry);
   absl::StatusOr<std::unique_ptr<Region>> MapPeer(RegionKind kind, Rank peer,
                                                   UniqueFd fd) const;
+  RegionOptions OptionsOf(RegionKind kind) const;
   absl::Status ShareInProcess(const WorkerMemory& peer);
   void Show(RegionKind kind, Rank rank, const Region& region);
   const Region& own(RegionKind kind) const {
