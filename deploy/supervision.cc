@@ -60,6 +60,14 @@ GroupTransition OnEarlyExit(const SupervisionPolicy& policy, ChildSet alive,
   const bool well = policy.one_shot && exit.child == kCoordinatorChild &&
                     exit.signal == 0 && exit.exit_code == 0;
   if (well) return End(policy, alive, 0, "", false);
+  // A coordinator that is done sends its workers home, and they may be quicker
+  // than it is.
+  if (policy.one_shot && exit.signal == 0 && exit.exit_code == 0) {
+    GroupTransition transition = Stay(GroupDraining{alive});
+    transition.effects.push_back(
+        SetDeadline{policy.drain_timeout_ms + policy.drain_margin_ms});
+    return transition;
+  }
   return End(policy, alive, 1, Describe(exit), false);
 }
 

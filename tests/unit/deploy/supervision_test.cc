@@ -113,11 +113,13 @@ std::vector<Row> Table() {
                   "coordinator ended with exit code 2 without being told to",
                   false},
       Terminate({0, 1}), kTask);
-  add("a worker of a task ends", serving, Exited(0),
+  add("a worker of a task is sent home before its coordinator ends", serving,
+      Exited(0), GroupDraining{Set({-1, 1})}, {SetDeadline{35000}}, kTask);
+  add("a worker of a server ends unasked", serving, Exited(0),
       GroupEnding{Set({-1, 1}), 1,
                   "worker 0 ended with exit code 0 without being told to",
                   false},
-      Terminate({-1, 1}), kTask);
+      Terminate({-1, 1}));
   add("worker ends in the drain", draining, Exited(0),
       GroupDraining{Set({-1, 1})});
   add("worker dies in the drain", draining, Exited(1, 0, SIGKILL),
