@@ -22,9 +22,9 @@
 #include <vector>
 
 #include "hwy/cache_control.h"
-#include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 #include "kernels/attention.h"
+#include "kernels/exp-inl.h"
 #include "kernels/gemm-inl.h"
 
 #ifndef MOEBIUS_KERNELS_ATTENTION_TILE_
@@ -189,7 +189,9 @@ HWY_INLINE float SoftmaxBlock(float* scores, int count, float* maximum,
       std::max(old_maximum, hn::GetLane(hn::MaxOfLanes(df, highest)));
   const auto shift = hn::Set(df, new_maximum);
   const float factor =
-      hn::GetLane(hn::Exp(df, hn::Sub(hn::Set(df, old_maximum), shift)));
+      old_maximum == new_maximum
+          ? 1.0f
+          : hn::GetLane(FastExp(df, hn::Sub(hn::Set(df, old_maximum), shift)));
   const auto shrink = hn::Set(df, factor);
   PanelVec sums[kVecs];
   MOEBIUS_UNROLL
@@ -198,7 +200,7 @@ HWY_INLINE float SoftmaxBlock(float* scores, int count, float* maximum,
   }
   for (int i = 0; i < vectors; ++i) {
     float* at = scores + i * kVecLanes;
-    const auto p = hn::Exp(df, hn::Sub(hn::LoadU(df, at), shift));
+    const auto p = FastExp(df, hn::Sub(hn::LoadU(df, at), shift));
     hn::StoreU(p, df, at);
     sums[i % kVecs] = hn::Add(sums[i % kVecs], p);
   }

@@ -10,8 +10,8 @@
 #define HWY_TARGET_INCLUDE "kernels/moe_cpu.cc"
 #include "hwy/foreach_target.h"
 //
-#include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
+#include "kernels/exp-inl.h"
 #include "kernels/gemm-inl.h"
 
 #ifndef MOEBIUS_KERNELS_MOE_ARGS_
@@ -71,7 +71,7 @@ HWY_INLINE float Exponentials(float* values, int n, int padded, float highest) {
   const auto shift = hn::Set(d, highest);
   auto sum = hn::Zero(d);
   for (int i = 0; i < padded; i += kVecLanes) {
-    const auto e = hn::Exp(d, hn::Sub(hn::LoadU(d, values + i), shift));
+    const auto e = FastExp(d, hn::Sub(hn::LoadU(d, values + i), shift));
     hn::StoreU(e, d, values + i);
     sum = hn::Add(sum, e);
   }
@@ -112,7 +112,7 @@ void RouteRow(const float* logits, int num_experts, int top_k, bool renormalize,
 HWY_INLINE PanelVec SiluTimes(PanelVec gate, PanelVec up, PanelVec weight) {
   const PanelFloats d;
   const auto one = hn::Set(d, 1.0f);
-  const auto denominator = hn::Add(one, hn::Exp(d, hn::Neg(gate)));
+  const auto denominator = hn::Add(one, FastExp(d, hn::Neg(gate)));
   return hn::Mul(hn::Mul(hn::Div(gate, denominator), up), weight);
 }
 

@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/reference.h"
+#include "kernels/vocabulary_scan.h"
 #include "tests/backends/random_tensors.h"
 
 namespace moebius {
@@ -120,6 +121,26 @@ TEST(Argmax, LowestIdOnTies) {
       ASSERT_EQ(Argmax(one), at + 1 == n ? 0 : static_cast<int32_t>(n - 1));
     }
   }
+}
+
+TEST(ExpWeights, IsExpWithinTwoUnitsInTheLastPlace) {
+  std::vector<float> x = {0.0f, -1e-30f, -87.3f, -87.4f, -1e30f, -kInf, kNan};
+  for (float value = -87.0f; value < 0.0f; value += 0.00731f) {
+    x.push_back(value);
+  }
+  std::vector<float> weights(x.size());
+  std::vector<double> sums(x.size() / kWeightChunk + 1);
+  const double total =
+      ExpWeights(x, 0.0f, 1.0f, 0.0f, weights.data(), sums.data());
+  EXPECT_EQ(weights[0], 1.0f);
+  double want_total = 0.0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    // Results below the smallest normal number are 0.
+    const double want = x[i] >= -87.33f ? std::exp(double{x[i]}) : 0.0;
+    ASSERT_NEAR(weights[i], want, want * 0x1p-22) << x[i];
+    want_total += want;
+  }
+  EXPECT_NEAR(total, want_total, 1e-6 * want_total);
 }
 
 // The known answers that Random123 publishes for Philox4x32-10 (kat_vectors).

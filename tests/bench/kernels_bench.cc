@@ -203,7 +203,7 @@ BENCHMARK(ReduceBench)->Arg(1)->Arg(32);
 
 // One layer: every row goes to top_k random experts.
 void ExpertsBench(benchmark::State& state, int hidden, int intermediate,
-                  int num_experts, int top_k) {
+                  int slice_rows, int num_experts, int top_k) {
   const int rows = static_cast<int>(state.range(0));
   const size_t size = ExpertBlock::NumElements(hidden, intermediate);
   auto slot = Weights(size * num_experts);
@@ -232,15 +232,15 @@ void ExpertsBench(benchmark::State& state, int hidden, int intermediate,
   ExpertWorkspace workspace;
   int i = 0;
   for (auto _ : state) {
-    ExpertsFfn(x.view(), blocks, groups[i++ % kRoutings], intermediate / 8,
+    ExpertsFfn(x.view(), blocks, groups[i++ % kRoutings], slice_rows,
                acc.rows(), &workspace, nullptr);
     benchmark::ClobberMemory();
   }
   Report(state, 2.0 * rows * top_k * size, 2.0 * size * used / kRoutings);
 }
-BENCHMARK_CAPTURE(ExpertsBench, verse, 256, 128, 16, 4) ROWS;
-BENCHMARK_CAPTURE(ExpertsBench, verse_tp2, 256, 64, 16, 4) ROWS;
-BENCHMARK_CAPTURE(ExpertsBench, qwen_64_experts, 2048, 768, 64, 8) ROWS;
+BENCHMARK_CAPTURE(ExpertsBench, verse, 256, 128, 16, 16, 4) ROWS;
+BENCHMARK_CAPTURE(ExpertsBench, verse_tp2, 256, 64, 16, 16, 4) ROWS;
+BENCHMARK_CAPTURE(ExpertsBench, qwen_64_experts, 2048, 768, 96, 64, 8) ROWS;
 
 void RouteBench(benchmark::State& state, int num_experts, int top_k) {
   const int rows = static_cast<int>(state.range(0));
