@@ -33,9 +33,10 @@ double NumberAt(const Json& object, const char* key, double fallback) {
 
 uint64_t CountAt(const Json& object, const char* key) {
   const Json* value = Find(object, key);
-  return value != nullptr && value->is_number_unsigned()
-             ? value->get<uint64_t>()
-             : 0;
+  const bool is_count =
+      value != nullptr && value->is_number_integer() &&
+      (value->is_number_unsigned() || value->get<int64_t>() >= 0);
+  return is_count ? value->get<uint64_t>() : 0;
 }
 
 bool BoolAt(const Json& object, const char* key) {
@@ -64,6 +65,7 @@ absl::StatusOr<Json> ParseAnswer(const HttpAnswer& answer) {
   }
   const std::string text = ErrorText(answer, body);
   if (answer.status == 503) return absl::UnavailableError(text);
+  if (answer.status == 409) return absl::FailedPreconditionError(text);
   if (answer.status >= 400 && answer.status < 500) {
     return absl::InvalidArgumentError(text);
   }
@@ -103,8 +105,14 @@ absl::StatusOr<SwitchFigures> RequestLayout(EventLoop& loop, const Url& admin,
   ASSIGN_OR_RETURN(const HttpAnswer answer,
                    HttpRequest(loop, admin, "POST", "/admin/layout",
                                LayoutRequestBody(layout), timeout));
-  ASSIGN_OR_RETURN(const Json report, ParseAnswer(answer));
-  SwitchFigures figures = ParseSwitchFigures(report);
+  const absl::StatusOr<Json> report = ParseAnswer(answer);
+  if (absl::IsFailedPrecondition(report.status())) {
+    // Also said when it is in that layout already, which is no failure.
+    ASSIGN_OR_RETURN(const Json status, FetchStatus(loop, admin, timeout));
+    if (TextAt(status, "layout") == layout) return SwitchFigures();
+  }
+  RETURN_IF_ERROR(report.status());
+  SwitchFigures figures = ParseSwitchFigures(*report);
   if (!figures.done && !figures.reason.empty()) {
     return absl::FailedPreconditionError(
         Cat("the switch was refused: ", figures.reason));

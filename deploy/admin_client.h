@@ -27,8 +27,9 @@ std::string TextAt(const nlohmann::json& object, const char* key);
 const nlohmann::json& ObjectAt(const nlohmann::json& object, const char* key);
 
 // The JSON object that an answer with code 2xx carries. Otherwise an error with
-// the server's message: kUnavailable for 503, kInvalidArgument for other codes
-// from 400 to 499, kInternal for the rest.
+// the server's message: kUnavailable for 503, kFailedPrecondition for
+// 409, kInvalidArgument for other codes from 400 to 499, kInternal for the
+// rest.
 absl::StatusOr<nlohmann::json> ParseAnswer(const HttpAnswer& answer);
 
 absl::StatusOr<nlohmann::json> FetchStatus(EventLoop& loop, const Url& admin,
@@ -48,7 +49,8 @@ SwitchFigures ParseSwitchFigures(const nlohmann::json& report);
 // Body of POST /admin/layout.
 std::string LayoutRequestBody(std::string_view layout);
 
-// Asks for a layout ("ep", "tp", "auto") and waits until the switch has ended.
+// Asks for a layout ("ep", "tp", "auto") and waits until the switch has ended;
+// one that is in force already comes back with `done` false.
 // Errors: also kFailedPrecondition with the reason when it was refused.
 absl::StatusOr<SwitchFigures> RequestLayout(EventLoop& loop, const Url& admin,
                                             std::string_view layout,

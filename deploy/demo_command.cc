@@ -142,9 +142,9 @@ absl::Status Demo::Wait(StreamSet& streams, const std::function<bool()>& done,
 
 absl::Status Demo::StreamAndSwitch() {
   Print(Cat("\n", requests_.size(), " streams of ", args_.output_tokens,
-            " tokens, half of them greedy, half sampled with a seed. While "
-            "they run,\nthe group goes from expert parallel (ep) to tensor "
-            "parallel (tp), back, and again:\n"));
+            " tokens, half of them greedy, half sampled with a seed.\n"
+            "While they run, the group goes from expert parallel (ep) to "
+            "tensor parallel (tp),\nback, and again:\n"));
   streams_ = std::make_unique<StreamSet>(loop_, group_->api(), requests_,
                                          CompletionOptions{true}, false);
   const size_t num_switches = std::size(kSwitches);
@@ -219,7 +219,7 @@ void Demo::ShowStream() const {
   if (tail.size() > kTailBytes) {
     tail = Cat(tail.substr(0, tail.rfind(' ', kTailBytes)), " ...");
   }
-  Print(Cat("\nOne of the streams:\n\n", text, tail, "\n"));
+  Print(Cat("\nOne of the streams:\n\n", WrapText(Cat(text, tail), 80)));
 }
 
 absl::Status Demo::CheckEqual(const StreamSet& quiet) const {

@@ -136,23 +136,27 @@ absl::Status SseParser::Add(
     std::string_view bytes,
     const std::function<void(std::string_view)>& on_data) {
   // Most pieces are whole events: nothing is copied then.
-  std::string_view text = bytes;
+  const bool joins = !pending_.empty();
   size_t from = 0;
-  if (!pending_.empty()) {
+  if (joins) {
     from = pending_.size() - std::min<size_t>(pending_.size(), 3);
     pending_.append(bytes);
-    text = pending_;
   }
+  const std::string_view text = joins ? pending_ : bytes;
+  size_t begin = 0;  // of the event that is looked at
   for (size_t end; (end = EventEnd(text, from)) != std::string_view::npos;) {
-    DeliverEvent(text.substr(0, end), on_data);
-    text.remove_prefix(end);
-    from = 0;
+    DeliverEvent(text.substr(begin, end - begin), on_data);
+    begin = from = end;
   }
-  if (text.size() > kMaxEventBytes) {
+  if (joins) {
+    pending_.erase(0, begin);
+  } else {
+    pending_ = std::string(text.substr(begin));
+  }
+  if (pending_.size() > kMaxEventBytes) {
     return absl::ResourceExhaustedError(
         Cat("an event of more than ", kMaxEventBytes, " bytes"));
   }
-  pending_ = std::string(text);
   return absl::OkStatus();
 }
 

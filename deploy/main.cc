@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <sstream>
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -34,6 +35,43 @@ void OpenStandardDescriptors() {
   }
 }
 
+// Help that fits a terminal of 80 columns.
+class WrappedHelp : public CLI::Formatter {
+ public:
+  WrappedHelp() { column_width(kNameColumns); }
+  std::string make_option_desc(const CLI::Option* option) const override {
+    return Wrapped(CLI::Formatter::make_option_desc(option));
+  }
+  std::string make_subcommand(const CLI::App* command) const override {
+    std::stringstream out;
+    CLI::detail::format_help(out, command->get_name(),
+                             Wrapped(command->get_description()), kNameColumns);
+    return out.str();
+  }
+
+ private:
+  static constexpr size_t kNameColumns = 30;
+  static constexpr size_t kTextColumns = 80 - kNameColumns;
+
+  static std::string Wrapped(const std::string& text) {
+    std::istringstream words(text);
+    std::string wrapped;
+    size_t column = 0;
+    for (std::string word; words >> word;) {
+      if (column > 0 && column + 1 + word.size() > kTextColumns) {
+        wrapped += '\n';
+        column = 0;
+      } else if (column > 0) {
+        wrapped += ' ';
+        ++column;
+      }
+      wrapped += word;
+      column += word.size();
+    }
+    return wrapped;
+  }
+};
+
 int Main(int argc, char** argv) {
   OpenStandardDescriptors();
   signal(SIGPIPE, SIG_IGN);
@@ -43,7 +81,7 @@ int Main(int argc, char** argv) {
       "moebius");
   app.require_subcommand(1);
   app.set_version_flag("--version", Cat("moebius ", kVersion));
-  app.get_formatter()->column_width(32);
+  app.formatter(std::make_shared<WrappedHelp>());
   app.footer("`moebius COMMAND --help` explains a command.");
   Action action;
   AddServeCommand(app, action);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 
 #include "absl/strings/str_format.h"
 #include "common/cat.h"
@@ -42,6 +43,24 @@ std::string FormatTable(const std::vector<std::string>& header,
   append(header);
   for (const auto& row : rows) append(row);
   return text;
+}
+
+std::string WrapText(const std::string& text, size_t columns) {
+  std::string wrapped;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string out;
+    for (std::string word; words >> word;) {
+      if (!out.empty() && Width(out) + 1 + Width(word) > columns) {
+        wrapped += Cat(out, "\n");
+        out.clear();
+      }
+      out += Cat(out.empty() ? "" : " ", word);
+    }
+    wrapped += Cat(out, "\n");
+  }
+  return wrapped;
 }
 
 std::string ShortNumber(double value) {

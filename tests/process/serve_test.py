@@ -5,7 +5,8 @@ import signal
 import subprocess
 import unittest
 
-from group import MODEL, MOEBIUS, Group, run_moebius
+from group import (MODEL, MOEBIUS, Group, children_of, make_runtime_dir,
+                   remove_runtime_dir, run_moebius, start_time, wait_gone)
 
 
 class ServeTest(unittest.TestCase):
@@ -150,7 +151,7 @@ class CommandsTest(unittest.TestCase):
         self.assertEqual(result.returncode, 2)
         self.assertIn("allowed is http://ADDRESS:PORT", result.stderr)
 
-    def test_refused_switch_says_why(self):
+    def test_layout_that_is_none_is_a_usage_error(self):
         with Group(["--workers", "1"]) as group:
             result = run_moebius(
                 "layout", "sideways", "--admin",
@@ -214,23 +215,26 @@ class OwnGroupTest(unittest.TestCase):
         self.assertIn("No process, socket or shared memory is left.", out)
 
     def test_interrupted_demo_leaves_nothing(self):
-        runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "/tmp")
+        runtime_dir = make_runtime_dir()
+        self.addCleanup(remove_runtime_dir, runtime_dir)
         process = subprocess.Popen(
             [MOEBIUS, "demo", "--model", MODEL, "--output-tokens", "3000"],
+            env=dict(os.environ, XDG_RUNTIME_DIR=runtime_dir),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for line in process.stdout:
             if "back, and again" in line:
                 break
-        before = set(os.listdir(runtime_dir))
+        launchers = children_of(process.pid)
+        group = [child for pid in launchers for child in children_of(pid)]
+        self.assertEqual(len(launchers + group), 4)
+        since = {pid: start_time(pid) for pid in launchers + group}
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1, out + err)
         self.assertIn("interrupted", err)
-        ours = {name for name in before & set(os.listdir(runtime_dir))
-                if name.startswith("moebius-")}
-        for name in ours:
-            # Of another group that runs on this machine.
-            self.assertTrue(os.path.exists(f"/proc/{name.split('-')[1]}"))
+        for pid, start in since.items():
+            wait_gone(pid, start)
+        self.assertEqual(os.listdir(runtime_dir), [])
 
 
 if __name__ == "__main__":

@@ -378,6 +378,23 @@ TEST(AdminClient, RefusedSwitchIsAnErrorWithItsReason) {
                        HasSubstr("KV does not fit")));
 }
 
+TEST(AdminClient, LayoutThatIsInForceAlreadyIsNoFailure) {
+  const std::string conflict =
+      Whole(R"({"error":{"message":"already in tp"}})", "409 Conflict");
+  CannedServer server({{conflict},
+                       {Whole(R"({"layout":"tp"})")},
+                       {conflict},
+                       {Whole(R"({"layout":"ep"})")}});
+  EventLoop loop;
+  const absl::StatusOr<SwitchFigures> figures =
+      RequestLayout(loop, server.url(), "tp", kTimeout);
+  ASSERT_THAT(figures, IsOk());
+  EXPECT_FALSE(figures->done);
+  EXPECT_THAT(RequestLayout(loop, server.url(), "tp", kTimeout),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("409: already in tp")));
+}
+
 TEST(AdminClient, FiguresOfASwitch) {
   CannedServer server({{Whole(
       R"({"from":"ep","to":"tp","done":true,"reason":"","weight_bytes":5,)"
@@ -405,6 +422,14 @@ TEST(Statistics, PercentilesLieBetweenRanks) {
   EXPECT_EQ(summary.max, 3.0);
   EXPECT_NEAR(summary.p99, 2.98, 1e-12);
   EXPECT_EQ(Summarize({}).count, 0u);
+}
+
+TEST(Table, TextIsBrokenAtSpaces) {
+  EXPECT_EQ(WrapText("aa bb cc", 5), "aa bb\ncc\n");
+  EXPECT_EQ(WrapText("aa\n\nbb", 5), "aa\n\nbb\n");
+  EXPECT_EQ(WrapText("toolongaword b", 5), "toolongaword\nb\n");
+  EXPECT_EQ(WrapText("\u00e9\u00e9 \u00e9\u00e9", 5),
+            "\u00e9\u00e9 \u00e9\u00e9\n");
 }
 
 TEST(Table, ColumnsAreAligned) {
