@@ -51,7 +51,9 @@ class SwitchBench {
   absl::Status Connect();
   absl::StatusOr<std::vector<Json>> MakeBodies();
   absl::Status SwitchOnce(const std::string& to, StreamSet& streams);
-  absl::Status MeasureCopy();
+  absl::Status MeasureCopy(int repeats);
+  absl::Status SwitchIdle();
+  absl::Status SwitchUnderLoad();
   Json Figures() const;
   void Show(const Json& figures) const;
 
@@ -109,13 +111,12 @@ absl::StatusOr<std::vector<Json>> SwitchBench::MakeBodies() {
 
 // The same number of bytes as a switch, and as many threads as workers, while
 // the group is idle.
-absl::Status SwitchBench::MeasureCopy() {
+absl::Status SwitchBench::MeasureCopy(int repeats) {
   const uint64_t size = measured_.empty() ? uint64_t{16} << 20
                                           : measured_[0].figures.weight_bytes;
-  ASSIGN_OR_RETURN(
-      const double rate,
-      SharedCopyBytesPerSecond(std::max<uint64_t>(size, 1),
-                               std::max(num_workers_, 1), kCopyRepeats));
+  ASSIGN_OR_RETURN(const double rate, SharedCopyBytesPerSecond(
+                                          std::max<uint64_t>(size, 1),
+                                          std::max(num_workers_, 1), repeats));
   copy_bytes_per_s_.push_back(rate);
   return absl::OkStatus();
 }
@@ -207,22 +208,27 @@ void SwitchBench::Show(const Json& figures) const {
                    row("longest gap of a stream", "longest_gap_ms")})
           .c_str(),
       stdout);
-  std::printf("Longest gap before the first switch: %s ms\n",
-              ShortNumber(quiet_gap_ms_).c_str());
+  if (args_.streams > 0) {
+    std::printf("Longest gap before the first switch: %s ms\n",
+                ShortNumber(quiet_gap_ms_).c_str());
+  }
 }
 
-absl::Status SwitchBench::Run() {
-  RETURN_IF_ERROR(Connect());
-  ASSIGN_OR_RETURN(const std::vector<Json> bodies, MakeBodies());
-  // From a known layout, so that each request switches. This one, without
-  // load, also tells how many bytes there are.
-  for (const char* layout : {"tp", "ep"}) {
-    ASSIGN_OR_RETURN(const SwitchFigures figures,
-                     RequestLayout(loop_, admin_, layout, kTimeout));
+// Switch and memcpy by turns: both see the machine in the same state.
+absl::Status SwitchBench::SwitchIdle() {
+  copy_bytes_per_s_.clear();
+  for (int i = 0; i < args_.switches; ++i) {
+    ASSIGN_OR_RETURN(
+        const SwitchFigures figures,
+        RequestLayout(loop_, admin_, i % 2 == 0 ? "tp" : "ep", kTimeout));
     if (figures.done) measured_.push_back({figures, {}, {}, 0});
+    RETURN_IF_ERROR(MeasureCopy(1));
   }
-  RETURN_IF_ERROR(MeasureCopy());
-  measured_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status SwitchBench::SwitchUnderLoad() {
+  ASSIGN_OR_RETURN(const std::vector<Json> bodies, MakeBodies());
   StreamSet streams(loop_, url_, bodies, CompletionOptions{}, true);
   constexpr size_t kQuietEvents = 50;
   RETURN_IF_ERROR(loop_.RunUntil(
@@ -242,7 +248,22 @@ absl::Status SwitchBench::Run() {
     m.gap_ms = streams.LongestGapMs(m.asked, m.answered);
   }
   quiet_gap_ms_ = streams.LongestGapMs(Clock::time_point::min(), first_switch);
-  RETURN_IF_ERROR(MeasureCopy());
+  return absl::OkStatus();
+}
+
+absl::Status SwitchBench::Run() {
+  RETURN_IF_ERROR(Connect());
+  // From a known layout, so that each request switches. This one, without
+  // load, also tells how many bytes there are.
+  for (const char* layout : {"tp", "ep"}) {
+    ASSIGN_OR_RETURN(const SwitchFigures figures,
+                     RequestLayout(loop_, admin_, layout, kTimeout));
+    if (figures.done) measured_.push_back({figures, {}, {}, 0});
+  }
+  RETURN_IF_ERROR(MeasureCopy(kCopyRepeats));
+  measured_.clear();
+  RETURN_IF_ERROR(args_.streams == 0 ? SwitchIdle() : SwitchUnderLoad());
+  RETURN_IF_ERROR(MeasureCopy(kCopyRepeats));
   const Json figures = Figures();
   Show(figures);
   if (group_ != nullptr) RETURN_IF_ERROR(group_->Stop(kTimeout));
@@ -268,9 +289,12 @@ void AddBenchSwitchCommand(CLI::App& bench, Action& action) {
       ->option_text("URL")
       ->needs("--url");
   command
-      ->add_option("--streams", args->streams, "Streams under way [default 8]")
+      ->add_option(
+          "--streams", args->streams,
+          "Streams under way; with 0 the group is idle, and each switch is "
+          "followed by a memcpy to compare with [default 8]")
       ->option_text("N")
-      ->check(CLI::Range(1, 1024));
+      ->check(CLI::Range(0, 1024));
   command->add_option("--switches", args->switches, "Switches [default 20]")
       ->option_text("N")
       ->check(CLI::Range(1, 10000));

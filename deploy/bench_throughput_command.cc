@@ -89,7 +89,9 @@ std::string Describe(const Json& result) {
 }
 
 absl::Status Run(const ThroughputArgs& args) {
-  ASSIGN_OR_RETURN(Config config, args.flags.Load());
+  Config defaults;
+  defaults.log_level = "warn";
+  ASSIGN_OR_RETURN(Config config, args.flags.Load(defaults));
   const int most_streams =
       *std::max_element(args.streams.begin(), args.streams.end());
   config.max_running = std::max(config.max_running, most_streams);

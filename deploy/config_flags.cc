@@ -67,8 +67,8 @@ void ConfigFlags::AddTo(CLI::App& command, bool listeners) {
       ->group("Configuration");
 }
 
-absl::StatusOr<Config> ConfigFlags::Load() const {
-  Config config;
+absl::StatusOr<Config> ConfigFlags::Load(const Config& defaults) const {
+  Config config = defaults;
   ConfigLines lines;
   if (!file_.empty()) {
     ASSIGN_OR_RETURN(config, LoadConfigYaml(file_, config, &lines));

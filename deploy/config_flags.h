@@ -26,7 +26,8 @@ class ConfigFlags {
   // Defaults, file and flags, checked, with an absolute model path.
   // Errors: kInvalidArgument, kNotFound; the message names file and line, or
   // the flag.
-  absl::StatusOr<Config> Load() const;
+  // `defaults`: what holds where neither file nor flags say.
+  absl::StatusOr<Config> Load(const Config& defaults = {}) const;
 
   // The flags that were given, as words of a command line.
   std::vector<std::string> Given() const;

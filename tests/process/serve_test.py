@@ -106,7 +106,7 @@ class ServeTest(unittest.TestCase):
         folder = os.path.join(os.path.dirname(MODEL), "..", "configs")
         with Group(["--workers", "1"], model=folder, wait=False) as group:
             self.assertEqual(group.wait_end(), 1)
-            self.assertIn("config.json", group.wait_line("group has ended"))
+            self.assertIn("configs/", group.wait_line("group has ended"))
 
 
 class CommandsTest(unittest.TestCase):
