@@ -120,8 +120,9 @@ HWY_INLINE void Scores(const float* query, int head_dim, const T* const* k,
       hwy::Prefetch(pages[g] + v_offset + i * kPageTokens);
       MOEBIUS_UNROLL
       for (int v = 0; v < kVecs; ++v) {
-        keys[g][v] = LoadElements(pages[g] + i * kPageTokens + v * kVecLanes);
-        if constexpr (kQueries > 1) KeepInRegister(keys[g][v]);
+        PanelVec key = LoadElements(pages[g] + i * kPageTokens + v * kVecLanes);
+        if constexpr (kQueries > 1) KeepInRegister(key);
+        keys[g][v] = key;
       }
     }
     MOEBIUS_UNROLL
@@ -241,8 +242,9 @@ HWY_INLINE void AddValues(const float* p, const T* const* v,
     PanelVec values[kDims * kVecs];
     MOEBIUS_UNROLL
     for (int j = 0; j < kDims * kVecs; ++j) {
-      values[j] = LoadElements(row + j * kVecLanes);
-      if constexpr (kQueries > 1) KeepInRegister(values[j]);
+      PanelVec value_row = LoadElements(row + j * kVecLanes);
+      if constexpr (kQueries > 1) KeepInRegister(value_row);
+      values[j] = value_row;
     }
     MOEBIUS_UNROLL
     for (int r = 0; r < kQueries; ++r) {

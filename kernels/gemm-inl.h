@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/formats.h"
 #include "kernels/targets.h"
@@ -247,6 +248,14 @@ HWY_INLINE void SlicedChains(const float* const* x, RowParallelMatrix w,
                    in_unit * kLineElements + j * kPanelStride;
       }
       for (ptrdiff_t i = 0; i < run; ++i, offset += 2) {
+        // Few rows wait for memory, and the next unit is a jump away that no
+        // hardware foresees.
+        if constexpr (kRows <= 2) {
+          MOEBIUS_UNROLL
+          for (int j = 0; j < kPanels; ++j) {
+            hwy::Prefetch(lines[j] + unit_stride + i * kLineElements);
+          }
+        }
         Step2<kRows, kPanels>(rows, offset, lines, i * kLineElements, sums);
       }
       pair += run;
