@@ -51,6 +51,7 @@ struct Config {
   ListenAddress listen{"127.0.0.1", 8000};
   ListenAddress admin{"127.0.0.1", 8001};
   int http_threads = 1;
+  int write_interval_us = 2000;  // tokens go to the streams at most this often
   int drain_timeout_ms = 30000;
 
   std::string log_level = "info";

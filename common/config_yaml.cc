@@ -294,6 +294,10 @@ std::vector<Key> MakeKeys() {
                              &Config::listen, &ListenAddress::port, 0, 65535));
   keys.push_back(WholeNumber("http.threads", "Threads of the HTTP front.",
                              &Config::http_threads, 1, 64));
+  keys.push_back(WholeNumber(
+      "http.write_interval_us",
+      "Tokens go to the streams at most this often; 0 sends each at once.",
+      &Config::write_interval_us, 0, 1'000'000));
   keys.push_back(WholeNumber("http.drain_timeout_ms",
                              "How long a drain waits for requests in flight.",
                              &Config::drain_timeout_ms, 0, kDayMs));

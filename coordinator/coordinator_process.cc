@@ -123,6 +123,8 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         std::move(defaults)};
   api_options.model_root = config.model_path;
   api_options.version = kVersion;
+  api_options.write_interval =
+      std::chrono::microseconds(config.write_interval_us);
   OpenAiApi api(engine, *codec, threads, metrics, std::move(api_options));
   listener = &api;
 

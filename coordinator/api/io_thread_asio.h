@@ -3,6 +3,7 @@
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <chrono>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -21,6 +22,7 @@ class IoThread {
   ~IoThread();
 
   bool Post(std::function<void()> task);
+  bool PostAfter(std::chrono::microseconds delay, std::function<void()> task);
   void Stop();
 
   // REQUIRES: called on the thread itself, or before Stop().

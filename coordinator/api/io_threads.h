@@ -2,6 +2,7 @@
 // what belongs to a connection is only ever touched by one thread.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -28,6 +29,10 @@ class IoThreads {
   // Queues `task`; tasks of one poster run in order. False, and `task` is
   // dropped, once stopped. Exceptions of a task are caught and logged.
   bool Post(int thread, std::function<void()> task);
+
+  // The same after `delay`.
+  bool PostAfter(int thread, std::chrono::microseconds delay,
+                 std::function<void()> task);
 
   // Ends the loops and joins; queued tasks and open operations are destroyed.
   void Stop();

@@ -1,7 +1,10 @@
 #include <pthread.h>
 
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <exception>
+#include <memory>
 #include <utility>
 
 #include "common/check.h"
@@ -46,6 +49,19 @@ bool IoThread::Post(std::function<void()> task) {
   return true;
 }
 
+bool IoThread::PostAfter(std::chrono::microseconds delay,
+                         std::function<void()> task) {
+  std::lock_guard lock(mutex_);
+  if (stopped_) return false;
+  auto timer = std::make_unique<boost::asio::steady_timer>(*context_, delay);
+  auto& waiting = *timer;
+  waiting.async_wait([timer = std::move(timer), task = std::move(task)](
+                         const boost::system::error_code& error) {
+    if (!error) task();
+  });
+  return true;
+}
+
 void IoThread::Stop() {
   {
     std::lock_guard lock(mutex_);
@@ -69,6 +85,11 @@ IoThreads::~IoThreads() { Stop(); }
 
 bool IoThreads::Post(int thread, std::function<void()> task) {
   return threads_[thread]->Post(std::move(task));
+}
+
+bool IoThreads::PostAfter(int thread, std::chrono::microseconds delay,
+                          std::function<void()> task) {
+  return threads_[thread]->PostAfter(delay, std::move(task));
 }
 
 void IoThreads::Stop() {

@@ -278,7 +278,16 @@ void OpenAiApi::OnOutputs(std::vector<Output> outputs) {
   std::lock_guard lock(queue_mutex_);
   queue_.push_back(std::move(outputs));
   if (fan_out_posted_) return;
-  fan_out_posted_ = threads_.Post(0, [this] { FanOut(); });
+  const auto since = Clock::now() - last_fan_out_;
+  if (since >= options_.write_interval) {
+    fan_out_posted_ = threads_.Post(0, [this] { FanOut(); });
+    return;
+  }
+  fan_out_posted_ = threads_.PostAfter(
+      0,
+      std::chrono::duration_cast<std::chrono::microseconds>(
+          options_.write_interval - since),
+      [this] { FanOut(); });
 }
 
 void OpenAiApi::FanOut() {
@@ -287,6 +296,7 @@ void OpenAiApi::FanOut() {
     std::lock_guard lock(queue_mutex_);
     batches.swap(queue_);
     fan_out_posted_ = false;
+    last_fan_out_ = Clock::now();
   }
   std::vector<std::vector<Delivery>> by_thread(threads_.size());
   {

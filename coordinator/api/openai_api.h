@@ -27,6 +27,11 @@ struct OpenAiApiOptions {
   std::string version;
   // Large bodies waiting for the thread that prepares them; 429 beyond.
   int max_preparing = 256;
+  // Outputs go to the streams at most this often. Steps of a large model are
+  // further apart, so nothing waits; with steps of a fraction of it, the tokens
+  // of several go out in one write to each client instead of one a token, whose
+  // system calls would take the processor from the workers. 0: at once.
+  std::chrono::microseconds write_interval{0};
 };
 
 // OpenAiApi
@@ -112,6 +117,7 @@ class OpenAiApi final : public HttpHandler {
   std::mutex queue_mutex_;
   std::vector<std::vector<Output>> queue_ ABSL_GUARDED_BY(queue_mutex_);
   bool fan_out_posted_ ABSL_GUARDED_BY(queue_mutex_) = false;
+  Clock::time_point last_fan_out_ ABSL_GUARDED_BY(queue_mutex_);
 
   // Held over Engine::Submit, so that no output can be looked up before its
   // request is entered.
