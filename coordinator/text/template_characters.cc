@@ -392,6 +392,26 @@ std::vector<std::string_view> SplitAt(std::string_view text,
   return parts;
 }
 
+size_t CountLines(std::string_view text) {
+  size_t count = 1;
+  ForEach(text, [&](char32_t, size_t at) {
+    count += LineEndBytes(text, at) != 0;
+    return true;
+  });
+  return count;
+}
+
+size_t CountWords(std::string_view text) {
+  size_t count = 1;
+  bool in_word = false;
+  ForEach(text, [&](char32_t c, size_t) {
+    count += !in_word && !IsSpace(c);
+    in_word = !IsSpace(c);
+    return true;
+  });
+  return count;
+}
+
 size_t FindFirst(std::string_view text, std::string_view needle,
                  size_t from_byte) {
   if (from_byte > text.size()) return std::string_view::npos;

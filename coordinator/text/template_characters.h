@@ -67,6 +67,10 @@ std::vector<std::string_view> SplitAt(std::string_view text,
                                       std::string_view separator,
                                       long max_splits, bool from_right);
 
+// Upper bounds of the number of parts that the above give.
+size_t CountLines(std::string_view text);
+size_t CountWords(std::string_view text);
+
 // Byte offset of the first (last) occurrence in linear time, npos if none.
 size_t FindFirst(std::string_view text, std::string_view needle,
                  size_t from_byte = 0);

@@ -110,6 +110,7 @@ absl::StatusOr<Value> Indent(Runtime& runtime, const Value& input,
   const bool first = bound[1].has_value() && IsTrue(*bound[1]);
   const bool blank = bound[2].has_value() && IsTrue(*bound[2]);
   const std::string ended = StrCat(text, "\n");
+  RETURN_IF_ERROR(runtime.budget.Charge(CountLines(ended)));
   const auto lines = SplitLines(ended, /*keep_ends=*/false);
   RETURN_IF_ERROR(
       runtime.budget.ChargeBytes(text.size() + lines.size() * padding.size()));
@@ -182,7 +183,7 @@ absl::StatusOr<Value> ToJsonText(Runtime& runtime, const Value& input,
   style.ensure_ascii = bound[0].has_value() && IsTrue(*bound[0]);
   if (bound[1].has_value() && !bound[1]->is_none()) {
     ASSIGN_OR_RETURN(style.indent, Padding(runtime, *bound[1]));
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
   }
   if (bound[2].has_value() && !bound[2]->is_none()) {
     ASSIGN_OR_RETURN(Items pair, Iterate(runtime, *bound[2]));

@@ -33,9 +33,10 @@ inline constexpr size_t kMaxRangeItems = 100'000;
 inline constexpr size_t kMaxOutputBytes = 16 << 20;
 
 // Work of one rendering. A node evaluated is one step, and so is an item
-// looked at, and so are kBytesPerStep bytes made or scanned. Memory made in
-// one rendering is therefore bounded too, by about kMaxSteps * kBytesPerStep.
-inline constexpr size_t kMaxSteps = 16'000'000;
+// looked at, and so are kBytesPerStep bytes made or scanned (a string costs
+// two more). Memory made in one rendering is therefore bounded too, by about
+// kMaxSteps * kBytesPerStep: 244 MiB.
+inline constexpr size_t kMaxSteps = 8'000'000;
 inline constexpr size_t kBytesPerStep = 32;
 
 // Budget
@@ -56,7 +57,7 @@ class Budget {
 
   // Takes what making or scanning `bytes` costs.
   absl::Status ChargeBytes(size_t bytes) {
-    return Charge(bytes / kBytesPerStep + 1);
+    return Charge(bytes / kBytesPerStep + 2);
   }
 
  private:

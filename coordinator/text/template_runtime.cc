@@ -259,8 +259,7 @@ absl::StatusOr<Value> GetItem(Runtime& runtime, const Value& object,
     return UndefinedError(*undefined);
   }
   if (auto dict = object.dict(); dict && IsHashable(key)) {
-    const size_t bytes = key.text() ? key.text()->bytes.size() : 0;
-    RETURN_IF_ERROR(runtime.budget.ChargeBytes(bytes));
+    RETURN_IF_ERROR(runtime.budget.Charge(KeySteps(key)));
     const Value* value = dict->Find(key);
     if (value != nullptr) return *value;
   }
@@ -343,8 +342,7 @@ absl::StatusOr<bool> Contains(Runtime& runtime, const Value& haystack,
     if (!IsHashable(needle)) {
       return TypeError(StrCat("unhashable type: '", TypeName(needle), "'"));
     }
-    const size_t bytes = needle.text() ? needle.text()->bytes.size() : 0;
-    RETURN_IF_ERROR(runtime.budget.ChargeBytes(bytes));
+    RETURN_IF_ERROR(runtime.budget.Charge(KeySteps(needle)));
     return dict->Find(needle) != nullptr;
   }
   ASSIGN_OR_RETURN(Items items, Iterate(runtime, haystack));

@@ -277,9 +277,7 @@ absl::StatusOr<Value> Unique(Runtime& runtime, const Value& input,
     if (!IsHashable(key)) {
       return TypeError(StrCat("unhashable type: '", TypeName(key), "'"));
     }
-    if (auto text = key.text()) {
-      RETURN_IF_ERROR(runtime.budget.ChargeBytes(text->bytes.size()));
-    }
+    RETURN_IF_ERROR(runtime.budget.Charge(KeySteps(key) + 4));
     if (seen.insert(std::move(key)).second) kept.push_back(item);
   }
   return NewSequence(runtime.budget, Flavor::kGenerator, std::move(kept));
@@ -327,9 +325,13 @@ absl::StatusOr<Value> Sum(Runtime& runtime, const Value& input,
 }
 
 // The arguments from `begin` on.
-ArgumentValues Rest(const ArgumentValues& arguments, size_t begin) {
-  return {{arguments.positional.begin() + begin, arguments.positional.end()},
-          arguments.keyword};
+absl::StatusOr<ArgumentValues> Rest(Runtime& runtime,
+                                    const ArgumentValues& arguments,
+                                    size_t begin) {
+  RETURN_IF_ERROR(runtime.budget.Charge(arguments.positional.size()));
+  return ArgumentValues{
+      {arguments.positional.begin() + begin, arguments.positional.end()},
+      arguments.keyword};
 }
 
 absl::StatusOr<Value> Map(Runtime& runtime, const Value& input,
@@ -351,7 +353,7 @@ absl::StatusOr<Value> Map(Runtime& runtime, const Value& input,
   } else {
     ASSIGN_OR_RETURN(std::string_view name,
                      StringArgument("filter", arguments.positional[0]));
-    const ArgumentValues rest = Rest(arguments, 1);
+    ASSIGN_OR_RETURN(const ArgumentValues rest, Rest(runtime, arguments, 1));
     for (const Value& item : *items) {
       ASSIGN_OR_RETURN(Value value, CallFilter(runtime, name, item, rest));
       mapped.push_back(std::move(value));
@@ -376,7 +378,7 @@ absl::StatusOr<Value> Choose(Runtime& runtime, const Value& input,
   ArgumentValues rest;
   if (arguments.positional.size() > kTest) {
     ASSIGN_OR_RETURN(test, StringArgument("test", arguments.positional[kTest]));
-    rest = Rest(arguments, kTest + 1);
+    ASSIGN_OR_RETURN(rest, Rest(runtime, arguments, kTest + 1));
   }
   ASSIGN_OR_RETURN(Items items, Iterate(runtime, input));
   std::vector<Value> chosen;

@@ -90,12 +90,15 @@ absl::StatusOr<Value> Split(const MethodCall& call) {
       CountArgument("maxsplit", bound[1].value_or(Value::Integer(-1))));
   RETURN_IF_ERROR(call.ChargeScan());
   if (!bound[0].has_value() || bound[0]->is_none()) {
+    RETURN_IF_ERROR(call.runtime.budget.Charge(CountWords(call.self.bytes)));
     return Strings(call, SplitSpace(call.self.bytes, max_splits, kFromRight),
                    Flavor::kList);
   }
   ASSIGN_OR_RETURN(std::string_view separator,
                    StringArgument("sep", *bound[0]));
   if (separator.empty()) return TypeError("empty separator");
+  RETURN_IF_ERROR(
+      call.runtime.budget.Charge(CountOccurrences(call.self.bytes, separator)));
   return Strings(call,
                  SplitAt(call.self.bytes, separator, max_splits, kFromRight),
                  Flavor::kList);
@@ -104,6 +107,7 @@ absl::StatusOr<Value> Split(const MethodCall& call) {
 absl::StatusOr<Value> Lines(const MethodCall& call) {
   ASSIGN_OR_RETURN(auto bound, call.Bind({"keepends"}, 0));
   RETURN_IF_ERROR(call.ChargeScan());
+  RETURN_IF_ERROR(call.runtime.budget.Charge(CountLines(call.self.bytes)));
   const bool keep = bound[0].has_value() && IsTrue(*bound[0]);
   return Strings(call, SplitLines(call.self.bytes, keep), Flavor::kList);
 }

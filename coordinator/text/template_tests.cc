@@ -97,7 +97,8 @@ absl::StatusOr<bool> IsGreaterOrEqual(Runtime& r, const Value& a,
 absl::StatusOr<bool> IsIn(Runtime& r, const Value& a, const Value& b) {
   return Contains(r, b, a);
 }
-absl::StatusOr<bool> IsSameAs(Runtime&, const Value& a, const Value& b) {
+absl::StatusOr<bool> IsSameAs(Runtime& r, const Value& a, const Value& b) {
+  RETURN_IF_ERROR(r.budget.Charge(KeySteps(a)));
   return IsSameObject(a, b);
 }
 absl::StatusOr<bool> IsDivisible(Runtime& r, const Value& a, const Value& b) {

@@ -206,7 +206,7 @@ size_t KeyHash::operator()(const Value& key) const {
 }
 
 bool KeyEqual::operator()(const Value& a, const Value& b) const {
-  Budget budget;  // keys are small: their own making was paid for
+  Budget budget;  // KeySteps was paid for it
   const auto equal = Equal(budget, a, b);
   return equal.ok() && *equal;
 }
@@ -224,10 +224,17 @@ absl::StatusOr<Value> NewString(Budget& budget, std::string bytes) {
 absl::StatusOr<Value> NewSequence(Budget& budget, Sequence::Flavor flavor,
                                   std::vector<Value> items, std::string label) {
   RETURN_IF_ERROR(budget.Charge(items.size() + 1));
-  int depth = 0;
-  for (const Value& item : items) depth = std::max(depth, Depth(item));
-  RETURN_IF_ERROR(CheckDepth(depth + 1));
   auto sequence = std::make_shared<Sequence>();
+  int depth = 0;
+  sequence->hashable = flavor == Sequence::Flavor::kTuple;
+  for (const Value& item : items) {
+    depth = std::max(depth, Depth(item));
+    sequence->hashable = sequence->hashable && IsHashable(item);
+    // More than there are steps is too much, however much more.
+    sequence->key_steps =
+        std::min(sequence->key_steps + KeySteps(item), kMaxSteps + 1);
+  }
+  RETURN_IF_ERROR(CheckDepth(depth + 1));
   sequence->flavor = flavor;
   sequence->items = std::move(items);
   sequence->depth = depth + 1;
@@ -237,7 +244,7 @@ absl::StatusOr<Value> NewSequence(Budget& budget, Sequence::Flavor flavor,
 
 absl::StatusOr<Value> NewDict(Budget& budget,
                               std::vector<std::pair<Value, Value>> entries) {
-  RETURN_IF_ERROR(budget.Charge(2 * entries.size() + 1));
+  RETURN_IF_ERROR(budget.Charge(4 * entries.size() + 1));
   auto dict = std::make_shared<Dict>();
   dict->entries.reserve(entries.size());
   int depth = 0;
@@ -245,6 +252,7 @@ absl::StatusOr<Value> NewDict(Budget& budget,
     if (!IsHashable(key)) {
       return TypeError(StrCat("unhashable type: '", TypeName(key), "'"));
     }
+    RETURN_IF_ERROR(budget.Charge(KeySteps(key)));
     depth = std::max({depth, Depth(key), Depth(value)});
     const auto [at, is_new] = dict->index.emplace(key, dict->entries.size());
     if (is_new) {
@@ -297,13 +305,14 @@ std::string_view TypeName(const Value& value) {
 }
 
 bool IsHashable(const Value& value) {
-  if (value.dict()) return false;
-  if (auto sequence = value.sequence()) {
-    return sequence->flavor == Sequence::Flavor::kTuple &&
-           std::all_of(sequence->items.begin(), sequence->items.end(),
-                       IsHashable);
-  }
-  return true;
+  if (auto sequence = value.sequence()) return sequence->hashable;
+  return value.dict() == nullptr;
+}
+
+size_t KeySteps(const Value& value) {
+  if (auto text = value.text()) return text->bytes.size() / kBytesPerStep + 1;
+  if (auto sequence = value.sequence()) return sequence->key_steps;
+  return 1;
 }
 
 bool IsTrue(const Value& value) {

@@ -120,6 +120,8 @@ struct Sequence {
   Flavor flavor;
   std::vector<Value> items;
   int depth = 1;              // 1 + the deepest item's
+  bool hashable = false;      // a tuple of what can be a key
+  size_t key_steps = 1;       // see KeySteps()
   std::string label;          // kRange, kView: how it prints
   mutable bool used = false;  // kGenerator: iterated over already
 };
@@ -167,6 +169,11 @@ std::string_view TypeName(const Value& value);
 
 // Whether Python could use it as a dict key.
 bool IsHashable(const Value& value);
+
+// What hashing or comparing a key costs. Tuples may share their parts, so
+// that a look into a few of them can take long: charge this before every
+// look-up.
+size_t KeySteps(const Value& value);
 
 // bool(value).
 bool IsTrue(const Value& value);
