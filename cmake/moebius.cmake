@@ -81,6 +81,8 @@ function(moebius_program name)
   moebius_check_deps(${name} ${room} ${ARG_DEPS})
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} moebius_options)
+  # Command lines take longer to optimise than they will ever run.
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
   install(TARGETS ${name} RUNTIME DESTINATION bin)
 endfunction()
 

@@ -1,0 +1,326 @@
+#include "common/config_keys.h"
+
+#include <arpa/inet.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "common/cat.h"
+#include "common/ids.h"
+
+namespace moebius {
+namespace {
+
+template <typename Int, typename Owner>
+ConfigKey WholeNumber(std::string_view name, std::string_view help,
+                      Owner Config::*owner, Int Owner::*field, Int min,
+                      Int max) {
+  return ConfigKey{
+      name,
+      help,
+      Cat("a whole number from ", min, " to ", max),
+      false,
+      [=](Config& config, std::string_view text) {
+        Int value = 0;
+        if (!absl::SimpleAtoi(AbslView(text), &value)) return false;
+        if (value < min || value > max) return false;
+        config.*owner.*field = value;
+        return true;
+      },
+      [=](const Config& config) { return Cat(config.*owner.*field); }};
+}
+
+ConfigKey WholeNumber(std::string_view name, std::string_view help,
+                      int Config::*field, int min, int max) {
+  return ConfigKey{name,
+                   help,
+                   Cat("a whole number from ", min, " to ", max),
+                   false,
+                   [=](Config& config, std::string_view text) {
+                     int value = 0;
+                     if (!absl::SimpleAtoi(AbslView(text), &value))
+                       return false;
+                     if (value < min || value > max) return false;
+                     config.*field = value;
+                     return true;
+                   },
+                   [=](const Config& config) { return Cat(config.*field); }};
+}
+
+ConfigKey Real(std::string_view name, std::string_view help,
+               double Config::*field, double min, double max) {
+  return ConfigKey{name,
+                   help,
+                   Cat("a number from ", min, " to ", max),
+                   false,
+                   [=](Config& config, std::string_view text) {
+                     double value = 0;
+                     if (!absl::SimpleAtod(AbslView(text), &value))
+                       return false;
+                     if (!(value >= min && value <= max)) return false;
+                     config.*field = value;
+                     return true;
+                   },
+                   [=](const Config& config) {
+                     char text[40];
+                     std::snprintf(text, sizeof text, "%.17g", config.*field);
+                     return std::string(text);
+                   }};
+}
+
+// Sizes: a whole number of bytes, or with a suffix KiB, MiB, GiB.
+bool ParseBytes(std::string_view text, int64_t max, int64_t* bytes) {
+  int shift = 0;
+  for (auto [suffix, bits] : {std::pair<std::string_view, int>{"KiB", 10},
+                              {"MiB", 20},
+                              {"GiB", 30}}) {
+    if (text.ends_with(suffix)) {
+      text.remove_suffix(suffix.size());
+      shift = bits;
+      break;
+    }
+  }
+  int64_t value = 0;
+  if (!absl::SimpleAtoi(AbslView(text), &value) || value < 0) return false;
+  if (value > (max >> shift)) return false;
+  *bytes = value << shift;
+  return true;
+}
+
+ConfigKey Bytes(std::string_view name, std::string_view help,
+                int64_t Config::*field, int64_t max) {
+  return ConfigKey{
+      name,
+      help,
+      "a number of bytes, with KiB, MiB or GiB behind it if wanted, up "
+      "to 16384GiB",
+      false,
+      [=](Config& config, std::string_view text) {
+        return ParseBytes(text, max, &(config.*field));
+      },
+      [=](const Config& config) { return Cat(config.*field); }};
+}
+
+ConfigKey Text(std::string_view name, std::string_view help,
+               std::string allowed, std::string Config::*field,
+               size_t max_bytes, bool may_be_empty) {
+  return ConfigKey{name,
+                   help,
+                   std::move(allowed),
+                   true,
+                   [=](Config& config, std::string_view text) {
+                     if (text.size() > max_bytes) return false;
+                     if (text.empty() && !may_be_empty) return false;
+                     for (unsigned char c : text) {
+                       if (c < 0x20 || c == 0x7f) return false;
+                     }
+                     config.*field = std::string(text);
+                     return true;
+                   },
+                   [=](const Config& config) { return config.*field; }};
+}
+
+template <typename Value>
+ConfigKey Choice(std::string_view name, std::string_view help,
+                 Value Config::*field,
+                 std::vector<std::pair<std::string_view, Value>> choices) {
+  std::vector<std::string_view> names;
+  for (const auto& choice : choices) names.push_back(choice.first);
+  return ConfigKey{name,
+                   help,
+                   Cat(choices.size() > 1 ? "one of " : "", JoinWords(names)),
+                   true,
+                   [=](Config& config, std::string_view text) {
+                     for (const auto& [choice, value] : choices) {
+                       if (choice == text) {
+                         config.*field = value;
+                         return true;
+                       }
+                     }
+                     return false;
+                   },
+                   [=](const Config& config) {
+                     for (const auto& [choice, value] : choices) {
+                       if (config.*field == value) return std::string(choice);
+                     }
+                     return std::string();
+                   }};
+}
+
+ConfigKey Host(std::string_view name, std::string_view help,
+               ListenAddress Config::*address) {
+  return ConfigKey{
+      name,
+      help,
+      "an IPv4 or IPv6 address, or localhost",
+      true,
+      [=](Config& config, std::string_view text) {
+        if (text == "localhost") text = "127.0.0.1";
+        const std::string host(text);
+        unsigned char bytes[16];
+        if (inet_pton(AF_INET, host.c_str(), bytes) != 1 &&
+            inet_pton(AF_INET6, host.c_str(), bytes) != 1) {
+          return false;
+        }
+        (config.*address).host = host;
+        return true;
+      },
+      [=](const Config& config) { return (config.*address).host; }};
+}
+
+std::vector<ConfigKey> MakeKeys() {
+  constexpr int kDayMs = 24 * 60 * 60 * 1000;
+  std::vector<ConfigKey> keys;
+  // model
+  keys.push_back(Text(
+      "model.path",
+      "Folder of the checkpoint (config.json, *.safetensors, tokenizer.json). "
+      "A relative one is looked for below the current directory, then below "
+      "the parent of the configuration file's folder.",
+      "the path of a folder", &Config::model_path, 4096, false));
+  keys.push_back(Text("model.served_name",
+                      "Name that requests give; the checkpoint's folder name "
+                      "if empty.",
+                      "a name of up to 256 bytes", &Config::served_model_name,
+                      256, true));
+  keys.push_back(Choice<bool>(
+      "model.load_format",
+      "auto reads the checkpoint's weights; dummy makes up random ones and "
+      "reads only config.json and the tokenizer.",
+      &Config::dummy_weights, {{"auto", false}, {"dummy", true}}));
+  keys.push_back(WholeNumber("model.max_model_len",
+                             "Longest prompt and output together, in tokens; 0 "
+                             "takes what config.json says.",
+                             &Config::max_model_len, 0, 1 << 20));
+  // workers
+  keys.push_back(WholeNumber("workers.count",
+                             "Worker processes that share the model.",
+                             &Config::num_workers, 1, kMaxRanks));
+  keys.push_back(WholeNumber("workers.threads",
+                             "Compute threads of each worker; 0 divides the "
+                             "machine's cores among them.",
+                             &Config::threads_per_worker, 0, 256));
+  keys.push_back(WholeNumber("workers.spin_us",
+                             "How long a worker spins at a barrier before it "
+                             "sleeps, in microseconds; -1 decides by load.",
+                             &Config::spin_us, -1, 1'000'000));
+  keys.push_back(Choice<bool>("workers.kv_dtype", "Type of the KV cache.",
+                              &Config::kv_bfloat16,
+                              {{"float32", false}, {"bfloat16", true}}));
+  keys.push_back(Bytes("workers.kv_bytes",
+                       "KV memory of each worker; 0 makes room for "
+                       "scheduler.max_running sequences.",
+                       &Config::kv_bytes, int64_t{16384} << 30));
+  keys.push_back(Choice<std::string>(
+      "workers.numerics",
+      "exact gives bit-equal results in both layouts and for any number of "
+      "workers.",
+      &Config::numerics, {{"exact", "exact"}}));
+  // scheduler
+  keys.push_back(WholeNumber("scheduler.max_running",
+                             "Sequences in flight at once.",
+                             &Config::max_running, 1, 65536));
+  keys.push_back(WholeNumber("scheduler.max_queue",
+                             "Accepted requests that may wait; beyond it the "
+                             "answer is 429.",
+                             &Config::max_queue, 1, 1'000'000));
+  keys.push_back(WholeNumber("scheduler.token_budget",
+                             "Tokens of one step, prefill and decode together.",
+                             &Config::token_budget, 16, 1 << 20));
+  keys.push_back(WholeNumber("scheduler.steps_ahead",
+                             "Steps that are planned before the results of "
+                             "the one before are in.",
+                             &Config::steps_ahead, 1, 16));
+  // layout
+  keys.push_back(Choice<LayoutChoice>(
+      "layout.choice", "Layout to start in, or auto to let the load decide.",
+      &Config::layout,
+      {{"ep", LayoutChoice::kEp},
+       {"tp", LayoutChoice::kTp},
+       {"auto", LayoutChoice::kAuto}}));
+  keys.push_back(WholeNumber("layout.switch_threshold",
+                             "auto: requests in flight at and above which EP "
+                             "is preferred; 0 is twice the workers.",
+                             &Config::switch_threshold, 0, 1'000'000));
+  keys.push_back(Real("layout.hysteresis",
+                      "auto: share of the threshold, to each side, in which "
+                      "nothing changes.",
+                      &Config::hysteresis, 0.0, 1.0));
+  keys.push_back(WholeNumber("layout.min_dwell_ms",
+                             "auto: shortest stay in a layout.",
+                             &Config::min_dwell_ms, 0, kDayMs));
+  keys.push_back(WholeNumber("layout.smoothing_ms",
+                             "auto: time constant of the average of the load.",
+                             &Config::smoothing_ms, 1, kDayMs));
+  keys.push_back(WholeNumber("layout.prepare_timeout_ms",
+                             "How long workers may take to answer PREPARE; "
+                             "then the switch is refused.",
+                             &Config::prepare_timeout_ms, 1, kDayMs));
+  keys.push_back(WholeNumber("layout.switch_timeout_ms",
+                             "How long a committed switch may take before a "
+                             "worker counts as lost.",
+                             &Config::switch_timeout_ms, 1, kDayMs));
+  // http
+  keys.push_back(
+      Host("http.host", "Address of the OpenAI API.", &Config::listen));
+  keys.push_back(WholeNumber("http.port",
+                             "Port of the OpenAI API; 0 is any free one.",
+                             &Config::listen, &ListenAddress::port, 0, 65535));
+  keys.push_back(WholeNumber("http.threads", "Threads of the HTTP front.",
+                             &Config::http_threads, 1, 64));
+  keys.push_back(WholeNumber(
+      "http.write_interval_us",
+      "Tokens go to the streams at most this often; 0 sends each at once.",
+      &Config::write_interval_us, 0, 1'000'000));
+  keys.push_back(WholeNumber("http.drain_timeout_ms",
+                             "How long a drain waits for requests in flight.",
+                             &Config::drain_timeout_ms, 0, kDayMs));
+  // admin
+  keys.push_back(Host("admin.host", "Address of control, status and metrics.",
+                      &Config::admin));
+  keys.push_back(WholeNumber("admin.port",
+                             "Port of control, status and metrics; 0 is any "
+                             "free one.",
+                             &Config::admin, &ListenAddress::port, 0, 65535));
+  // log
+  keys.push_back(Choice<std::string>("log.level", "Least that is logged.",
+                                     &Config::log_level,
+                                     {{"trace", "trace"},
+                                      {"debug", "debug"},
+                                      {"info", "info"},
+                                      {"warn", "warn"},
+                                      {"error", "error"},
+                                      {"off", "off"}}));
+  return keys;
+}
+
+}  // namespace
+
+const std::vector<ConfigKey>& ConfigKeyTable() {
+  static const auto* keys = new std::vector<ConfigKey>(MakeKeys());
+  return *keys;
+}
+
+const ConfigKey* FindConfigKey(std::string_view name) {
+  for (const ConfigKey& key : ConfigKeyTable()) {
+    if (key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+std::string_view ConfigSectionOf(std::string_view name) {
+  return name.substr(0, name.find('.'));
+}
+
+std::string JoinWords(const std::vector<std::string_view>& words) {
+  std::string text;
+  for (std::string_view word : words) {
+    if (!text.empty()) text += ", ";
+    text += word;
+  }
+  return text;
+}
+
+}  // namespace moebius
