@@ -416,10 +416,11 @@ TEST_F(HttpServerTest, AReaderThatIsTooSlowIsCutOff) {
   ASSERT_TRUE(slow.Send(HttpText("GET", "/stream")));
   auto exchange = handler_.TakeExchange();
   ASSERT_NE(exchange, nullptr);
-  const std::string event = "data: " + std::string(8 << 10, 'x') + "\n\n";
+  const auto event = std::make_shared<const std::string>(
+      "data: " + std::string(8 << 10, 'x') + "\n\n");
   for (int i = 0; i < 1000; ++i) {
-    exchange->Post([exchange, &event] {
-      exchange->Write(event);
+    exchange->Post([exchange, event] {
+      exchange->Write(*event);
       exchange->Flush();
     });
   }
@@ -435,8 +436,7 @@ TEST_F(HttpServerTest, AReaderThatTakesNothingIsCutOffInTime) {
   ASSERT_TRUE(slow.Send(HttpText("GET", "/stream")));
   auto exchange = handler_.TakeExchange();
   ASSERT_NE(exchange, nullptr);
-  const std::string event(900 << 10, 'x');
-  exchange->Post([exchange, &event] {
+  exchange->Post([exchange, event = std::string(900 << 10, 'x')] {
     exchange->Write(event);
     exchange->Flush();
   });
