@@ -225,7 +225,8 @@ layout:
   smoothing_ms: 15
   prepare_timeout_ms: 16
   switch_timeout_ms: 17
-http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20}
+http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
+       write_interval_us: 22}
 admin: {host: localhost, port: 21}
 log: {level: "debug"}
 )",
@@ -255,6 +256,7 @@ log: {level: "debug"}
   EXPECT_EQ(config->listen.port, 18);
   EXPECT_EQ(config->http_threads, 19);
   EXPECT_EQ(config->drain_timeout_ms, 20);
+  EXPECT_EQ(config->write_interval_us, 22);
   EXPECT_EQ(config->admin.host, "127.0.0.1");
   EXPECT_EQ(config->admin.port, 21);
   EXPECT_EQ(config->log_level, "debug");
@@ -281,7 +283,7 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
 
 TEST(ConfigYaml, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 28u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 29u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {
