@@ -282,7 +282,7 @@ class LifeTest(unittest.TestCase):
             self.addCleanup(remove_runtime_dir, runtime_dir)
             env = fake_env(runtime_dir)
             env["MOEBIUS_FAKE"] = (
-                '{"worker 0": [["flood", 5000], ["ready"], ["touch", "%s"],'
+                '{"worker 0": [["flood", 5000], ["touch", "%s"], ["ready"],'
                 ' ["wait"]]}' % done)
             read_end, write_end = os.pipe()
             ready_read, ready_write = os.pipe()
