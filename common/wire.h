@@ -143,8 +143,9 @@ struct PromptLogprob {
   friend bool operator==(const PromptLogprob&, const PromptLogprob&) = default;
 };
 
-// A step is done. `sampled` holds the tokens that this rank drew; the ranks'
-// lists together are one for each item with `sample`.
+// A step is done, on every rank: rank 0 reports for the group. `sampled` holds
+// one token for each item with `sample`, in any order; prompt_logprobs are
+// ascending by slot, then position.
 struct StepResult {
   StepId step;
   uint32_t duration_us = 0;

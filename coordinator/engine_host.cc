@@ -3,8 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <iterator>
-#include <tuple>
 #include <utility>
 #include <variant>
 
@@ -19,22 +17,6 @@ constexpr double kAverageWeight = 0.05;
 // A loop that waits without end still looks around this often when the policy
 // has to see time pass.
 constexpr int kPolicyTickMs = 100;
-
-// In TP the ranks take turns with the rows of a prompt; the scheduler takes a
-// prompt's log-probabilities in the order of its positions.
-void MergePromptLogprobs(std::vector<StepResult>& results) {
-  std::vector<PromptLogprob>& all = results[0].prompt_logprobs;
-  for (size_t rank = 1; rank < results.size(); ++rank) {
-    auto& more = results[rank].prompt_logprobs;
-    std::move(more.begin(), more.end(), std::back_inserter(all));
-    more.clear();
-  }
-  std::sort(all.begin(), all.end(),
-            [](const PromptLogprob& a, const PromptLogprob& b) {
-              return std::tie(a.slot, a.position) <
-                     std::tie(b.slot, b.position);
-            });
-}
 
 double ElapsedUs(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double, std::micro>(
@@ -211,7 +193,7 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
     Rank rank;
     absl::Status operator()(const Hello&) { return host->OnHello(rank); }
     absl::Status operator()(StepResult& result) {
-      return host->OnStepResult(rank, std::move(result));
+      return host->OnStepResult(std::move(result));
     }
     absl::Status operator()(const Prepared& prepared) {
       return host->switches_->OnPrepared(rank, prepared, Clock::now());
@@ -284,29 +266,20 @@ absl::Status EngineHost::OnHello(Rank rank) {
   return absl::OkStatus();
 }
 
-absl::Status EngineHost::OnStepResult(Rank rank, StepResult result) {
+absl::Status EngineHost::OnStepResult(StepResult result) {
   const auto begin = Clock::now();
-  const StepId step = result.step;
-  auto flying = std::find_if(flying_.begin(), flying_.end(),
-                             [&](auto& f) { return f.step == step; });
-  if (flying == flying_.end() || flying->results[rank].step == step) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("worker ", rank, " reported step ", step.value,
-                     ", which it was not asked for or has reported already"));
+  if (flying_.empty() || flying_.front() != result.step) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a result of step ", result.step.value, ", which is not the next"));
   }
+  flying_.pop_front();
   Average(status_.step_ms, result.duration_us / 1000.0);
-  flying->results[rank] = std::move(result);
-  --flying->missing;
-  while (!flying_.empty() && flying_.front().missing == 0) {
-    FlyingStep done = std::move(flying_.front());
-    flying_.pop_front();
-    RETURN_IF_ERROR(switches_->OnStepDone(done.step, begin));
-    MergePromptLogprobs(done.results);
-    ASSIGN_OR_RETURN(auto tokens, scheduler_->OnResult(
-                                      done.step, absl::MakeSpan(done.results)));
-    status_.last_step = done.step.value;
-    Deliver(std::move(tokens));
-  }
+  RETURN_IF_ERROR(switches_->OnStepDone(result.step, begin));
+  status_.last_step = result.step.value;
+  ASSIGN_OR_RETURN(
+      auto tokens,
+      scheduler_->OnResult(result.step, absl::MakeSpan(&result, 1)));
+  Deliver(std::move(tokens));
   unaccounted_us_ += ElapsedUs(begin);
   return absl::OkStatus();
 }
@@ -407,10 +380,7 @@ absl::Status EngineHost::IssueSteps() {
     if (!plan.has_value()) break;
     const StepId step = plan->step;
     RETURN_IF_ERROR(group_.Broadcast(*std::move(plan)));
-    FlyingStep& flying = flying_.emplace_back();
-    flying.step = step;
-    flying.results.resize(group_.num_ranks());
-    flying.missing = group_.num_ranks();
+    flying_.push_back(step);
     Average(status_.decision_us,
             std::exchange(unaccounted_us_, 0.0) + ElapsedUs(begin));
   }

@@ -79,12 +79,6 @@ class EngineHost final : public Engine {
     std::vector<LayoutRequest> layouts;
     std::vector<std::function<void()>> drains;
   };
-  // A step whose results are not all in.
-  struct FlyingStep {
-    StepId step;
-    std::vector<StepResult> results;  // [rank]
-    int missing = 0;
-  };
 
   void Loop();
   absl::Status RunOnce();
@@ -92,7 +86,7 @@ class EngineHost final : public Engine {
   absl::Status TakeReports(int timeout_ms);
   absl::Status TakeReport(Rank rank, Report report);
   absl::Status OnHello(Rank rank);
-  absl::Status OnStepResult(Rank rank, StepResult result);
+  absl::Status OnStepResult(StepResult result);
   void TakeInbox();
   void Queue(Submission submission);
   void Deliver(std::vector<NewToken> tokens);
@@ -112,7 +106,7 @@ class EngineHost final : public Engine {
   std::optional<SwitchControl> switches_;
   std::optional<PolicyHost> policy_;
   absl::flat_hash_map<RequestId, GenerationOutput> outputs_;
-  std::deque<FlyingStep> flying_;
+  std::deque<StepId> flying_;  // steps whose results are not in
   std::vector<std::function<void()>> drained_;
   double unaccounted_us_ = 0;  // decision time since the last step issued
   EngineStatus status_;

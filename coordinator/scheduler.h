@@ -112,7 +112,7 @@ class Scheduler {
   // (kMaxStepsInFlight, preempted samples).
   std::optional<StepPlan> NextStep();
 
-  // Takes in the results of `step`, one of each rank, and hands out the tokens
+  // Takes in the results of `step`, whole or in parts, and hands out the tokens
   // in the order of the plan's items; they are moved out of `results`. Samples
   // of requests that have ended since are dropped.
   // Results come in the order of the steps. Errors, changing nothing:

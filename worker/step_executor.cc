@@ -1,6 +1,7 @@
 #include "worker/step_executor.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -119,16 +120,22 @@ absl::Status StepExecutor::BuildBatch(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::Status StepExecutor::ShareTokens(const StepResult& result) {
-  context_.board->Post(result.sampled);
+absl::Status StepExecutor::ShareTokens(StepResult& result) {
+  context_.board->Post(result);
   RETURN_IF_ERROR(context_.barrier->Wait());
-  entries_.clear();
   for (Rank rank = 0; rank < context_.num_ranks; ++rank) {
-    RETURN_IF_ERROR(context_.board->Read(rank, entries_));
+    if (rank == context_.rank) continue;
+    RETURN_IF_ERROR(context_.board->Read(rank, result));
   }
-  for (const BoardEntry& entry : entries_) {
-    RETURN_IF_ERROR(context_.sequences->Append(entry.slot, entry.position,
-                                               entry.token));
+  // In TP the ranks take turns with the rows of a prompt.
+  std::sort(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
+            [](const PromptLogprob& a, const PromptLogprob& b) {
+              return std::tie(a.slot, a.position) <
+                     std::tie(b.slot, b.position);
+            });
+  for (const SampledToken& sampled : result.sampled) {
+    RETURN_IF_ERROR(context_.sequences->Append(
+        sampled.slot, sampled.position, sampled.token));
   }
   return absl::OkStatus();
 }

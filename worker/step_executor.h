@@ -37,6 +37,7 @@ class StepExecutor {
  public:
   explicit StepExecutor(const StepContext& context);
 
+  // The result is the group's: what all ranks drew.
   // REQUIRES: plan.layout is the layout that weights and pages are in.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan);
 
@@ -51,8 +52,8 @@ class StepExecutor {
 
   absl::Status BuildBatch(const StepPlan& plan);
   absl::Status AddItem(const WorkItem& item, int num_kv);
-  // Shows our tokens, takes everyone's.
-  absl::Status ShareTokens(const StepResult& result);
+  // Shows our tokens and log-probabilities, adds everyone's to `result`.
+  absl::Status ShareTokens(StepResult& result);
 
   StepContext context_;
   Sampler sampler_;
@@ -66,7 +67,6 @@ class StepExecutor {
   std::vector<int> rows_of_rank_;
   std::vector<uint32_t> logit_rows_;
   std::vector<LogitRow> wanted_;  // beside logit_rows_
-  std::vector<BoardEntry> entries_;
 };
 
 }  // namespace moebius

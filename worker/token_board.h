@@ -1,80 +1,128 @@
-// Where a rank shows the tokens it drew, so that after each step every rank
-// knows every sequence's tokens. Part of the exchange region.
+// Where a rank shows what it drew in a step, so that every rank knows every
+// sequence's tokens and rank 0 can report for all. Part of the exchange region.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
 #include "common/check.h"
 #include "common/ids.h"
+#include "common/sampling_params.h"
 #include "common/wire.h"
 
 namespace moebius {
-
-struct BoardEntry {
-  uint32_t slot = 0;
-  uint32_t position = 0;
-  int32_t token = 0;
-};
 
 // TokenBoard
 //
 // Post() before a barrier, Read() after it. A board may be written again once
 // every rank has passed another barrier after its Read(); the barriers inside
 // the next step see to that.
+//
+// Layout: two counts in a line of 64 bytes, then fixed records: samples, and
+// behind room for max_samples of them, prompt log-probabilities. Of a record
+// only as many of `top` as it has are written and read.
 // Threading: thread-compatible.
 class TokenBoard {
  public:
-  static int64_t SizeBytes(uint32_t max_slots) {
-    return 64 + static_cast<int64_t>(sizeof(BoardEntry)) * max_slots;
+  struct Capacity {
+    uint32_t max_samples = 0;  // sequence slots
+    uint32_t max_prompts = 0;  // tokens of a step
+  };
+
+  static int64_t SizeBytes(const Capacity& capacity) {
+    return int64_t{kHeaderBytes} +
+           static_cast<int64_t>(sizeof(Record)) *
+               (int64_t{capacity.max_samples} + capacity.max_prompts);
   }
 
   // `boards[r]`: the board of rank r as mapped here; `own` is ours, writable.
   TokenBoard(std::byte* own, std::vector<const std::byte*> boards,
-             uint32_t max_slots)
-      : own_(own), boards_(std::move(boards)), max_slots_(max_slots) {}
+             const Capacity& capacity)
+      : own_(own), boards_(std::move(boards)), capacity_(capacity) {}
 
-  // REQUIRES: at most max_slots entries.
-  void Post(absl::Span<const SampledToken> tokens) {
-    CHECK(tokens.size() <= max_slots_);
-    const uint32_t count = static_cast<uint32_t>(tokens.size());
-    std::memcpy(own_, &count, sizeof(count));
-    std::byte* out = own_ + kHeaderBytes;
-    for (const SampledToken& token : tokens) {
-      const BoardEntry entry{token.slot, token.position, token.token};
-      std::memcpy(out, &entry, sizeof(entry));
-      out += sizeof(entry);
-    }
+  // Shows `result`. REQUIRES: it fits the capacity.
+  void Post(const StepResult& result) {
+    const Counts counts{static_cast<uint32_t>(result.sampled.size()),
+                        static_cast<uint32_t>(result.prompt_logprobs.size())};
+    CHECK(counts.samples <= capacity_.max_samples);
+    CHECK(counts.prompts <= capacity_.max_prompts);
+    std::memcpy(own_, &counts, sizeof(counts));
+    Write(result.sampled, 0);
+    Write(result.prompt_logprobs, capacity_.max_samples);
   }
 
-  // Appends the entries of rank to `entries`. kDataLoss when the count cannot
-  // be: a peer wrote nonsense.
-  absl::Status Read(Rank rank, std::vector<BoardEntry>& entries) const {
-    uint32_t count;
-    std::memcpy(&count, boards_[rank], sizeof(count));
-    if (count > max_slots_) {
+  // Appends what `rank` shows to `result`. kDataLoss when it cannot be: a peer
+  // wrote nonsense.
+  absl::Status Read(Rank rank, StepResult& result) const {
+    Counts counts;
+    std::memcpy(&counts, boards_[rank], sizeof(counts));
+    if (counts.samples > capacity_.max_samples ||
+        counts.prompts > capacity_.max_prompts ||
+        !Append(rank, 0, counts.samples, result.sampled) ||
+        !Append(rank, capacity_.max_samples, counts.prompts,
+                result.prompt_logprobs)) {
       return absl::DataLossError(
-          absl::StrCat("rank ", rank, " shows ", count, " tokens"));
-    }
-    const size_t old = entries.size();
-    entries.resize(old + count);
-    if (count > 0) {
-      std::memcpy(entries.data() + old, boards_[rank] + kHeaderBytes,
-                  count * sizeof(BoardEntry));
+          absl::StrCat("the token board of rank ", rank, " is not one"));
     }
     return absl::OkStatus();
   }
 
  private:
   static constexpr size_t kHeaderBytes = 64;
+  struct Counts {
+    uint32_t samples = 0;
+    uint32_t prompts = 0;
+  };
+  struct Record {
+    uint32_t slot = 0;
+    uint32_t position = 0;
+    int32_t token = 0;
+    float logprob = 0.0f;
+    uint32_t num_top = 0;
+    TokenLogprob top[kMaxLogprobs];
+  };
+  static constexpr size_t kFixedBytes = offsetof(Record, top);
+
+  template <typename Entry>
+  void Write(const std::vector<Entry>& entries, size_t first) {
+    std::byte* out = own_ + kHeaderBytes + first * sizeof(Record);
+    for (const Entry& entry : entries) {
+      Record record{entry.slot, entry.position, entry.token, entry.logprob,
+                    static_cast<uint32_t>(entry.top.size()), {}};
+      CHECK(record.num_top <= static_cast<uint32_t>(kMaxLogprobs));
+      std::copy(entry.top.begin(), entry.top.end(), record.top);
+      std::memcpy(out, &record,
+                  kFixedBytes + record.num_top * sizeof(TokenLogprob));
+      out += sizeof(Record);
+    }
+  }
+
+  template <typename Entry>
+  bool Append(Rank rank, size_t first, uint32_t count,
+              std::vector<Entry>& entries) const {
+    const std::byte* in = boards_[rank] + kHeaderBytes + first * sizeof(Record);
+    for (uint32_t i = 0; i < count; ++i, in += sizeof(Record)) {
+      Record record;
+      std::memcpy(&record, in, kFixedBytes);
+      if (record.num_top > static_cast<uint32_t>(kMaxLogprobs)) return false;
+      std::memcpy(record.top, in + kFixedBytes,
+                  record.num_top * sizeof(TokenLogprob));
+      entries.push_back(Entry{record.slot, record.position, record.token,
+                              record.logprob,
+                              {record.top, record.top + record.num_top}});
+    }
+    return true;
+  }
+
   std::byte* own_;
   std::vector<const std::byte*> boards_;
-  uint32_t max_slots_;
+  Capacity capacity_;
 };
 
 }  // namespace moebius

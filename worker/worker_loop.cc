@@ -99,7 +99,8 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
   context_.signals->progress.step.store(plan.step.value,
                                         std::memory_order_release);
   next_step_ = next_step_.next();
-  return Send(std::move(result));
+  // The step ended with a barrier, so what rank 0 says of it holds for all.
+  return context_.rank == 0 ? Send(std::move(result)) : absl::OkStatus();
 }
 
 absl::Status WorkerLoop::On(Prepare& prepare) {

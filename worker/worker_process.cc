@@ -38,6 +38,11 @@ constexpr int64_t RoundUp(int64_t bytes, int64_t multiple) {
   return (bytes + multiple - 1) / multiple * multiple;
 }
 
+TokenBoard::Capacity BoardCapacity(const Config& config) {
+  return {static_cast<uint32_t>(config.max_running),
+          static_cast<uint32_t>(config.token_budget)};
+}
+
 // How much of what this worker has.
 struct Sizes {
   int context_length = 0;
@@ -75,7 +80,7 @@ absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
   sizes.geometry[RegionKind::kDense] = PlanDense(shape).size_bytes;
   sizes.geometry[RegionKind::kKv] = sizes.num_pages * page_bytes;
   sizes.geometry[RegionKind::kExchange] =
-      sizes.exchange_bytes + TokenBoard::SizeBytes(config.max_running);
+      sizes.exchange_bytes + TokenBoard::SizeBytes(BoardCapacity(config));
   return sizes;
 }
 
@@ -170,7 +175,7 @@ absl::Status RunWorker(const WorkerOptions& options, VaultClient& vault,
                           model.vocab_size);
   TokenBoard board(
       memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
-      BasesOf(*memory, sizes.exchange_bytes), config.max_running);
+      BasesOf(*memory, sizes.exchange_bytes), BoardCapacity(config));
   const AttentionShape attention = shape.attention;
   StepExecutor steps(StepContext{rank, num_ranks, attention, &sequences,
                                  forward.get(), &board, &barrier});

@@ -96,7 +96,7 @@ TEST(Scheduler, ResultsThatDoNotMatchTheStepAreRefusedAndChangeNothing) {
   ASSERT_THAT(good[1].sampled, SizeIs(1));
   EXPECT_THAT(refused([](auto&) {}, now.next()), HasSubstr("not the oldest"));
   EXPECT_THAT(refused([](auto& r) { r.pop_back(); }, now),
-              HasSubstr("results of 1 ranks of 2"));
+              HasSubstr("no token"));
   EXPECT_THAT(refused([&](auto& r) { r[1].step = now.next(); }, now),
               HasSubstr("among those"));
   EXPECT_THAT(refused([](auto& r) { r[1].sampled.clear(); }, now),

@@ -2,11 +2,11 @@
 // the production codec between, and faults on demand.
 #pragma once
 
-#include <deque>
-#include <map>
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -142,8 +142,22 @@ class FakeHub final : public Hub {
   void Obey(const Command& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (const auto* plan = std::get_if<StepPlan>(&command)) {
       std::vector<StepResult> results = group_.Execute(*plan);
-      if (plan->layout.attention.tp_size > 1) DealOutPrompts(results);
-      for (Rank r = 0; r < ranks(); ++r) Report_(r, std::move(results[r]));
+      // Rank 0 reports for the group.
+      for (Rank r = 1; r < ranks(); ++r) {
+        for (auto& token : results[r].sampled) {
+          results[0].sampled.push_back(token);
+        }
+        for (auto& logprob : results[r].prompt_logprobs) {
+          results[0].prompt_logprobs.push_back(logprob);
+        }
+      }
+      std::sort(results[0].prompt_logprobs.begin(),
+                results[0].prompt_logprobs.end(),
+                [](const PromptLogprob& a, const PromptLogprob& b) {
+                  return std::tie(a.slot, a.position) <
+                         std::tie(b.slot, b.position);
+                });
+      Report_(0, std::move(results[0]));
     } else if (const auto* prepare = std::get_if<Prepare>(&command)) {
       prepared_ = *prepare;
       for (Rank r = 0; r < ranks(); ++r) {
@@ -173,15 +187,6 @@ class FakeHub final : public Hub {
       prepared_.reset();
     } else if (std::holds_alternative<Shutdown>(command)) {
       shut_down_ = true;
-    }
-  }
-
-  // As real ranks do in TP: each tells of every N-th row.
-  void DealOutPrompts(std::vector<StepResult>& results) const {
-    std::vector<PromptLogprob> all;
-    std::swap(all, results[0].prompt_logprobs);
-    for (size_t i = 0; i < all.size(); ++i) {
-      results[i % ranks()].prompt_logprobs.push_back(all[i]);
     }
   }
 
