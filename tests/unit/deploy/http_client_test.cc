@@ -236,7 +236,10 @@ TEST(HttpConnection, IsKeptAndMadeAnewWhenTheServerClosedIt) {
 }
 
 TEST(HttpConnection, DestroyedInTheMiddleSaysNothingMore) {
-  CannedServer server({{"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"}});
+  // The second answer keeps the server waiting for a second request, so that it
+  // does not hang up by itself.
+  CannedServer server({{"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+                        Whole("never asked for")}});
   EventLoop loop;
   auto connection = std::make_unique<HttpConnection>(loop, server.url());
   Repeater repeater(*connection, 1);
