@@ -103,10 +103,14 @@ bool IsListOrTuple(const Value& value) {
 
 absl::StatusOr<Value> Add(Runtime& runtime, const Value& a, const Value& b) {
   if (a.text() && b.text()) {
-    return NewString(runtime.budget, a.text()->bytes + b.text()->bytes);
+    const std::string &x = a.text()->bytes, &y = b.text()->bytes;
+    RETURN_IF_ERROR(runtime.budget.ChargeBytes(x.size() + y.size()));
+    return Value::String(x + y);
   }
   if (IsListOrTuple(a) && IsListOrTuple(b) &&
       a.sequence()->flavor == b.sequence()->flavor) {
+    RETURN_IF_ERROR(runtime.budget.Charge(a.sequence()->items.size() +
+                                          b.sequence()->items.size()));
     std::vector<Value> items = a.sequence()->items;
     items.insert(items.end(), b.sequence()->items.begin(),
                  b.sequence()->items.end());

@@ -19,6 +19,14 @@ namespace {
 
 using Flavor = Sequence::Flavor;
 
+constexpr size_t kMaxAttributePathBytes = 1024;
+
+absl::Status CheckPath(std::string_view path) {
+  if (path.size() <= kMaxAttributePathBytes) return absl::OkStatus();
+  return TypeError(StrCat("an attribute's path is longer than ",
+                          kMaxAttributePathBytes, " bytes"));
+}
+
 // A path like "user.name" or 0, looked up part by part. An empty path is the
 // item itself.
 class Getter {
@@ -33,6 +41,7 @@ class Getter {
     }
     ASSIGN_OR_RETURN(std::string_view path,
                      StringArgument("attribute", *attribute));
+    RETURN_IF_ERROR(CheckPath(path));
     for (std::string_view part : SplitAt(path, ".", -1, false)) {
       int64_t number;
       const bool is_number =
@@ -185,6 +194,7 @@ absl::StatusOr<Value> Sort(Runtime& runtime, const Value& input,
   // "age,name" sorts by several.
   std::vector<Getter> getters;
   if (bound[2].has_value() && bound[2]->text()) {
+    RETURN_IF_ERROR(CheckPath(bound[2]->text()->bytes));
     for (std::string_view path :
          SplitAt(bound[2]->text()->bytes, ",", -1, false)) {
       ASSIGN_OR_RETURN(Getter getter,

@@ -323,6 +323,8 @@ std::vector<Bomb> Bombs() {
        "{% set n = namespace(s=(1,)) %}{% for i in range(60) %}"
        "{% set n.s = (n.s, n.s) %}{% endfor %}{{ {1: 1}[n.s] }}",
        "steps"},
+      {"AttributePath", "{{ [1]|map(attribute='a.' * 1000000)|list }}",
+       "longer than 1024 bytes"},
       {"Circle", "{% set n = namespace() %}{% set n.n = n %}{{ n }}",
        "nested deeper"},
       {"Output",
