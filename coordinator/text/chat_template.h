@@ -44,7 +44,7 @@ struct ChatTemplateInput {
 // (template_limits.h).
 //
 // Threading: immutable; Render may run on any number of threads at once. A
-// rendering uses up to about 2 MiB of stack.
+// rendering uses up to about 1 MiB of stack.
 class ChatTemplate {
  public:
   // bos_token and the like: name and text.
