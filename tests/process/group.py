@@ -13,13 +13,16 @@ model is models/verse-moe. Everything waits for events: the launcher writes to
 turn a hang into a failure.
 """
 
+import atexit
 import http.client
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -150,6 +153,9 @@ class Group:
                  model=MODEL, runtime_dir=None):
         self.own_runtime_dir = runtime_dir is None
         self.runtime_dir = runtime_dir or make_runtime_dir()
+        if self.own_runtime_dir:  # also where a test fails
+            atexit.register(shutil.rmtree, self.runtime_dir,
+                            ignore_errors=True)
         self.env = dict(os.environ, XDG_RUNTIME_DIR=self.runtime_dir)
         if fake is not None:
             self.env["MOEBIUS_PROGRAM_DIR"] = FAKE_PROGRAMS
@@ -394,10 +400,8 @@ def is_listening(host, port):
 
 def make_runtime_dir():
     """A runtime directory of a test's own: short, for socket names."""
-    import tempfile
     return tempfile.mkdtemp(prefix="mt", dir="/tmp")
 
 
 def remove_runtime_dir(path):
-    import shutil
     shutil.rmtree(path)
