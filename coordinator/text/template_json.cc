@@ -141,7 +141,7 @@ class Writer {
   }
 
   void Escape(char32_t unit) {
-    char escape[8];
+    char escape[16];
     std::snprintf(escape, sizeof(escape), "\\u%04x",
                   static_cast<unsigned>(unit));
     out_.append(escape);
