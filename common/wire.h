@@ -1,5 +1,6 @@
 // The messages between the coordinator and its workers, as plain values.
-// wire_capnp.cc turns them into bytes and back; nothing else knows Cap'n Proto.
+// wire_*_capnp.cc turn them into bytes and back; nothing else knows Cap'n
+// Proto.
 //
 // Steps and switch commands share one ordered channel to each worker. Every
 // message carries (term, incarnation, sequence): a worker ignores what is not
@@ -62,8 +63,8 @@ struct WorkItem {
   uint32_t slot = 0;
   uint32_t position = 0;
   uint32_t num_tokens = 0;
-  uint8_t owner = 0;      // EP: rank that holds it. TP: 0.
-  bool sample = false;    // draw the token at position + num_tokens
+  uint8_t owner = 0;    // EP: rank that holds it. TP: 0.
+  bool sample = false;  // draw the token at position + num_tokens
   friend bool operator==(const WorkItem&, const WorkItem&) = default;
 };
 
@@ -111,11 +112,11 @@ struct Hello {
   Rank rank = 0;
   int num_ranks = 1;
   uint32_t pid = 0;
-  uint32_t num_pages = 0;       // head pages of its pool
-  uint32_t max_slots = 0;       // sequence slots
+  uint32_t num_pages = 0;  // head pages of its pool
+  uint32_t max_slots = 0;  // sequence slots
   uint64_t weight_bytes = 0;
-  uint64_t weight_checksum = 0; // see worker/weight_checksum.h
-  uint64_t model_digest = 0;    // of config.json: all ranks must agree
+  uint64_t weight_checksum = 0;  // see worker/weight_checksum.h
+  uint64_t model_digest = 0;     // of config.json: all ranks must agree
   StepId last_executed;
 };
 
@@ -129,8 +130,8 @@ struct SampledToken {
   uint32_t slot = 0;
   uint32_t position = 0;  // of the token in the sequence
   int32_t token = 0;
-  float logprob = 0.0f;                // when asked for
-  std::vector<TokenLogprob> top;       // descending
+  float logprob = 0.0f;           // when asked for
+  std::vector<TokenLogprob> top;  // descending
   friend bool operator==(const SampledToken&, const SampledToken&) = default;
 };
 
@@ -161,10 +162,10 @@ struct Prepared {
 
 struct Switched {
   Epoch epoch;
-  uint64_t checksum = 0;        // of tables and layout: equal on every rank
-  uint64_t weight_checksum = 0; // summed over ranks it is the same in every
-                                // layout: see worker/weight_checksum.h
-  uint64_t weight_bytes = 0;    // written on this rank
+  uint64_t checksum = 0;         // of tables and layout: equal on every rank
+  uint64_t weight_checksum = 0;  // summed over ranks it is the same in every
+                                 // layout: see worker/weight_checksum.h
+  uint64_t weight_bytes = 0;     // written on this rank
   uint64_t kv_bytes = 0;
   uint32_t weight_us = 0;
   uint32_t kv_us = 0;

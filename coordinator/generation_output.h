@@ -30,9 +30,6 @@ class GenerationOutput {
   // is set nothing more may be added.
   void Add(absl::Span<const SampledToken> tokens, Output& output);
 
-  // Tokens shown so far.
-  int num_tokens() const { return num_tokens_; }
-
  private:
   // Whether the token alone ends it.
   bool EndsWith(int32_t token, Output& output);

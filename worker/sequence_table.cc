@@ -26,8 +26,8 @@ absl::Status SequenceTable::CheckPages(absl::Span<const PageId> pages,
                                        uint32_t slot) const {
   for (PageId page : pages) {
     if (page >= num_pages_) {
-      return Disagree(slot, absl::StrCat("page ", page, " of a pool of ",
-                                         num_pages_));
+      return Disagree(
+          slot, absl::StrCat("page ", page, " of a pool of ", num_pages_));
     }
   }
   return absl::OkStatus();
@@ -40,9 +40,9 @@ absl::Status SequenceTable::Admit(const Admission& admission) {
   }
   for (int32_t token : admission.tokens) {
     if (token < 0 || token >= vocab_size_) {
-      return Disagree(admission.slot, absl::StrCat("token ", token,
-                                                   " of a vocabulary of ",
-                                                   vocab_size_));
+      return Disagree(
+          admission.slot,
+          absl::StrCat("token ", token, " of a vocabulary of ", vocab_size_));
     }
   }
   Sequence& sequence = sequences_[admission.slot];
@@ -106,13 +106,12 @@ absl::Status SequenceTable::CheckItem(const WorkItem& item, int num_kv) const {
                     absl::StrCat("work up to token ", end, " but only ",
                                  sequence->tokens.size(), " are known"));
   }
-  if (num_kv > 0 &&
-      (sequence->num_kv != num_kv ||
-       end > uint64_t{kPageTokens} * sequence->num_blocks())) {
-    return Disagree(item.slot,
-                    absl::StrCat("work up to token ", end, " with ",
-                                 sequence->num_blocks(), " blocks of ",
-                                 sequence->num_kv, " heads"));
+  if (num_kv > 0 && (sequence->num_kv != num_kv ||
+                     end > uint64_t{kPageTokens} * sequence->num_blocks())) {
+    return Disagree(
+        item.slot,
+        absl::StrCat("work up to token ", end, " with ", sequence->num_blocks(),
+                     " blocks of ", sequence->num_kv, " heads"));
   }
   return absl::OkStatus();
 }
@@ -134,26 +133,32 @@ absl::Status SequenceTable::Append(uint32_t slot, uint32_t position,
     return Disagree(slot, "a token for a sequence that is not here");
   }
   Sequence& sequence = sequences_[slot];
-  if (position != sequence.tokens.size() || token < 0 ||
-      token >= vocab_size_) {
-    return Disagree(slot, absl::StrCat("token ", token, " for position ",
-                                       position, " after ",
-                                       sequence.tokens.size(), " tokens"));
+  if (position != sequence.tokens.size() || token < 0 || token >= vocab_size_) {
+    return Disagree(slot,
+                    absl::StrCat("token ", token, " for position ", position,
+                                 " after ", sequence.tokens.size(), " tokens"));
   }
   sequence.tokens.push_back(token);
   if (NeedsHistory(sequence.sampling)) sequence.history.AddOutput(token);
   return absl::OkStatus();
 }
 
-absl::Status SequenceTable::ReplaceTables(absl::Span<const KvTable> tables) {
+absl::Status SequenceTable::CheckTables(
+    absl::Span<const KvTable> tables) const {
   for (const KvTable& table : tables) {
     if (Find(table.slot) == nullptr) {
       return Disagree(table.slot, "a table for a sequence that is not here");
     }
     for (const RankTable& rank : table.tables) {
-      if (rank.rank == rank_) RETURN_IF_ERROR(CheckPages(rank.pages, table.slot));
+      if (rank.rank == rank_)
+        RETURN_IF_ERROR(CheckPages(rank.pages, table.slot));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status SequenceTable::ReplaceTables(absl::Span<const KvTable> tables) {
+  RETURN_IF_ERROR(CheckTables(tables));
   for (Sequence& sequence : sequences_) {
     sequence.num_kv = 0;
     sequence.pages.clear();

@@ -35,8 +35,8 @@ struct Sequence {
 // state it left and changes nothing: admissions replace, page rows rewrite,
 // tokens are cut back to where they were.
 // Errors are kInvalidArgument and name the slot; they mean that coordinator and
-// worker disagree, and nothing was changed by the call that failed.
-// Threading: thread-compatible.
+// worker disagree. Apply may have carried out a part of its plan then; the
+// other calls have changed nothing. Threading: thread-compatible.
 class SequenceTable {
  public:
   // `num_pages` of the pool and `max_slots` bound what plans may name.
@@ -52,9 +52,8 @@ class SequenceTable {
 
   // Live sequence in `slot`, null when there is none.
   const Sequence* Find(uint32_t slot) const {
-    return slot < sequences_.size() && sequences_[slot].live
-               ? &sequences_[slot]
-               : nullptr;
+    return slot < sequences_.size() && sequences_[slot].live ? &sequences_[slot]
+                                                             : nullptr;
   }
 
   // Checks an item against the sequence: tokens known, pages there (when this
@@ -68,11 +67,12 @@ class SequenceTable {
   // The token drawn for `position`.
   absl::Status Append(uint32_t slot, uint32_t position, int32_t token);
 
+  // Whether ReplaceTables(tables) can be done.
+  absl::Status CheckTables(absl::Span<const KvTable> tables) const;
+
   // Replaces this rank's page tables by those of `tables`; a request with no
   // table for this rank holds nothing here.
   absl::Status ReplaceTables(absl::Span<const KvTable> tables);
-
-  uint32_t max_slots() const { return sequences_.size(); }
 
  private:
   absl::Status CheckPages(absl::Span<const PageId> pages, uint32_t slot) const;

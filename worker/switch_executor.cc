@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/fnv.h"
 #include "common/status_macros.h"
 #include "worker/memory/pull.h"
 #include "worker/memory/signals.h"
@@ -24,45 +25,34 @@ uint32_t MicrosSince(Clock::time_point begin) {
 
 uint64_t TablesChecksum(Epoch epoch, Layout layout,
                         absl::Span<const KvTable> tables) {
-  // FNV-1a (Fowler, Noll, Vo) over 64-bit words.
-  uint64_t hash = 14695981039346656037u;
-  const auto add = [&hash](uint64_t word) {
-    hash = (hash ^ word) * 1099511628211u;
-  };
-  add(epoch.value);
-  add(layout.tp_size);
+  Fnv1a hash;
+  hash.Add(epoch.value);
+  hash.Add(layout.tp_size);
   for (const KvTable& table : tables) {
-    add(table.slot);
-    add(table.num_blocks);
+    hash.Add(table.slot);
+    hash.Add(table.num_blocks);
     for (const RankTable& rank : table.tables) {
-      add(rank.rank);
-      add(rank.kv_begin);
-      add(rank.num_kv);
-      for (PageId page : rank.pages) add(page);
+      hash.Add(rank.rank);
+      hash.Add(rank.kv_begin);
+      hash.Add(rank.num_kv);
+      for (PageId page : rank.pages) hash.Add(page);
     }
   }
-  return hash;
+  return hash.hash();
 }
 
 SwitchExecutor::SwitchExecutor(const SwitchContext& context, Layout layout)
     : context_(context), layout_(layout) {}
 
 absl::Status SwitchExecutor::Check(const moebius::Prepare& prepare) const {
-  if (boundary_.has_value()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("epoch ", prepared_->epoch.value,
-                     " is committed and has not run yet"));
-  }
   if (prepare.epoch <= last_epoch_) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("epoch ", prepare.epoch.value, " after ",
-                     last_epoch_.value));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "epoch ", prepare.epoch.value, " after ", last_epoch_.value));
   }
   const int tp = prepare.target.tp_size;
   if ((tp != 1 && tp != context_.num_ranks) || prepare.target == layout_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot switch from tp_size ", layout_.tp_size, " to ",
-                     tp));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "cannot switch from tp_size ", layout_.tp_size, " to ", tp));
   }
   if (!context_.memory->peers_mapped()) {
     return absl::UnavailableError("peers are not mapped");
@@ -78,19 +68,15 @@ absl::Status SwitchExecutor::Check(const moebius::Prepare& prepare) const {
       }
     }
   }
+  RETURN_IF_ERROR(context_.sequences->CheckTables(prepare.kv.tables));
   for (const KvTable& table : prepare.kv.tables) {
-    const Sequence* sequence = context_.sequences->Find(table.slot);
-    if (sequence == nullptr) {
-      return absl::NotFoundError(
-          absl::StrCat("no sequence in slot ", table.slot));
-    }
     for (const RankTable& rank : table.tables) {
       const HeadRange heads =
           HeadsOf(context_.attention, prepare.target, rank.rank);
       if (rank.rank >= context_.num_ranks || rank.kv_begin != heads.kv_begin ||
           rank.num_kv != heads.num_kv()) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "slot ", table.slot, ": heads of rank ", rank.rank));
+        return absl::InvalidArgumentError(
+            absl::StrCat("slot ", table.slot, ": heads of rank ", rank.rank));
       }
     }
   }
@@ -100,9 +86,9 @@ absl::Status SwitchExecutor::Check(const moebius::Prepare& prepare) const {
 Prepared SwitchExecutor::Prepare(moebius::Prepare prepare) {
   const Epoch epoch = prepare.epoch;
   if (const absl::Status status = Check(prepare); !status.ok()) {
-    return Prepared{epoch, false,
-                    absl::StrCat("worker ", context_.rank, ": ",
-                                 status.message())};
+    return Prepared{
+        epoch, false,
+        absl::StrCat("worker ", context_.rank, ": ", status.message())};
   }
   last_epoch_ = epoch;
   prepared_ = std::move(prepare);
@@ -110,23 +96,7 @@ Prepared SwitchExecutor::Prepare(moebius::Prepare prepare) {
 }
 
 void SwitchExecutor::Abort(Epoch epoch) {
-  if (prepared_.has_value() && prepared_->epoch == epoch &&
-      !boundary_.has_value()) {
-    prepared_.reset();
-  }
-}
-
-absl::Status SwitchExecutor::Commit(const moebius::Commit& commit) {
-  if (!prepared_.has_value() || prepared_->epoch != commit.epoch) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "commit of epoch ", commit.epoch.value, ", which is not prepared"));
-  }
-  if (boundary_.has_value() && *boundary_ != commit.boundary) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("epoch ", commit.epoch.value, " committed to two steps"));
-  }
-  boundary_ = commit.boundary;
-  return absl::OkStatus();
+  if (prepared_.has_value() && prepared_->epoch == epoch) prepared_.reset();
 }
 
 absl::StatusOr<int64_t> SwitchExecutor::PullWeights(Layout to) {
@@ -149,8 +119,7 @@ absl::StatusOr<int64_t> SwitchExecutor::PullWeights(Layout to) {
 
 absl::StatusOr<int64_t> SwitchExecutor::PullPages(const KvPlan& plan) {
   PagePuller puller(context_.memory, context_.page_bytes);
-  SwitchProgress progress{prepared_->epoch, context_.experts.num_moe_layers,
-                          0};
+  SwitchProgress progress{prepared_->epoch, context_.experts.num_moe_layers, 0};
   int64_t bytes = 0;
   for (const auto& wave : plan.waves) {
     ASSIGN_OR_RETURN(const int64_t moved, puller.Pull(wave, context_.pool));
@@ -162,7 +131,11 @@ absl::StatusOr<int64_t> SwitchExecutor::PullPages(const KvPlan& plan) {
   return bytes;
 }
 
-absl::StatusOr<Switched> SwitchExecutor::Run() {
+absl::StatusOr<Switched> SwitchExecutor::Commit(const moebius::Commit& commit) {
+  if (!prepared_.has_value() || prepared_->epoch != commit.epoch) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "commit of epoch ", commit.epoch.value, ", which is not prepared"));
+  }
   const Layout to = prepared_->target;
   Switched switched;
   switched.epoch = prepared_->epoch;
@@ -182,13 +155,12 @@ absl::StatusOr<Switched> SwitchExecutor::Run() {
   switched.kv_bytes = kv_bytes;
   switched.checksum =
       TablesChecksum(prepared_->epoch, to, prepared_->kv.tables);
-  switched.weight_checksum = WeightChecksum(
-      context_.experts, to, context_.rank,
-      context_.memory->base(RegionKind::kExperts, context_.rank),
-      context_.pool);
+  switched.weight_checksum =
+      WeightChecksum(context_.experts, to, context_.rank,
+                     context_.memory->base(RegionKind::kExperts, context_.rank),
+                     context_.pool);
   switched.total_us = MicrosSince(begin);
   prepared_.reset();
-  boundary_.reset();
   return switched;
 }
 

@@ -31,7 +31,7 @@ struct SwitchContext {
 
 // SwitchExecutor
 //
-// Prepare() changes nothing that a step can see; Run() does the copies and
+// Prepare() changes nothing that a step can see; Commit() does the copies and
 // flips layout and tables. A prepared switch waits for its Commit or Abort for
 // as long as it takes: the decision is the coordinator's alone.
 //
@@ -53,13 +53,11 @@ class SwitchExecutor {
   // Forgets the prepared switch of that epoch; others are left alone.
   void Abort(Epoch epoch);
 
-  // Takes note of the boundary. kFailedPrecondition unless that epoch is
-  // prepared.
-  absl::Status Commit(const moebius::Commit& commit);
-
-  // Runs the committed switch. An error leaves the group between layouts; the
-  // worker cannot go on. REQUIRES: a committed switch.
-  absl::StatusOr<Switched> Run();
+  // Runs the prepared switch. kFailedPrecondition, changing nothing, unless
+  // that epoch is prepared; any other error leaves the group between layouts,
+  // and the worker cannot go on. REQUIRES: every step before the boundary has
+  // been executed, none after it.
+  absl::StatusOr<Switched> Commit(const moebius::Commit& commit);
 
  private:
   absl::Status Check(const moebius::Prepare& prepare) const;
@@ -70,7 +68,6 @@ class SwitchExecutor {
   Layout layout_;
   Epoch last_epoch_;  // of the latest PREPARE
   std::optional<moebius::Prepare> prepared_;
-  std::optional<StepId> boundary_;
 };
 
 // A hash of what every rank must agree on after a switch: layout, epoch and all

@@ -2,11 +2,9 @@
 // sequence's tokens and rank 0 can report for all. Part of the exchange region.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <iterator>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -25,8 +23,8 @@ namespace moebius {
 // the next step see to that.
 //
 // Layout: two counts in a line of 64 bytes, then fixed records: samples, and
-// behind room for max_samples of them, prompt log-probabilities. Of a record
-// only as many of `top` as it has are written and read.
+// behind room for max_samples of them, prompt log-probabilities. Of a ranking
+// only as much as there is is written and read.
 // Threading: thread-compatible.
 class TokenBoard {
  public:
@@ -37,7 +35,7 @@ class TokenBoard {
 
   static int64_t SizeBytes(const Capacity& capacity) {
     return int64_t{kHeaderBytes} +
-           static_cast<int64_t>(sizeof(Record)) *
+           static_cast<int64_t>(kStrideBytes) *
                (int64_t{capacity.max_samples} + capacity.max_prompts);
   }
 
@@ -85,37 +83,43 @@ class TokenBoard {
     int32_t token = 0;
     float logprob = 0.0f;
     uint32_t num_top = 0;
-    TokenLogprob top[kMaxLogprobs];
   };
-  static constexpr size_t kFixedBytes = offsetof(Record, top);
+  // A record and room for its ranking.
+  static constexpr size_t kStrideBytes =
+      sizeof(Record) + kMaxLogprobs * sizeof(TokenLogprob);
 
   template <typename Entry>
   void Write(const std::vector<Entry>& entries, size_t first) {
-    std::byte* out = own_ + kHeaderBytes + first * sizeof(Record);
+    std::byte* out = own_ + kHeaderBytes + first * kStrideBytes;
     for (const Entry& entry : entries) {
-      Record record{entry.slot, entry.position, entry.token, entry.logprob,
-                    static_cast<uint32_t>(entry.top.size()), {}};
-      CHECK(record.num_top <= static_cast<uint32_t>(kMaxLogprobs));
-      std::copy(entry.top.begin(), entry.top.end(), record.top);
-      std::memcpy(out, &record,
-                  kFixedBytes + record.num_top * sizeof(TokenLogprob));
-      out += sizeof(Record);
+      const size_t num_top = entry.top.size();
+      CHECK(num_top <= static_cast<size_t>(kMaxLogprobs));
+      const Record record{entry.slot, entry.position, entry.token,
+                          entry.logprob, static_cast<uint32_t>(num_top)};
+      std::memcpy(out, &record, sizeof(record));
+      if (num_top > 0) {
+        std::memcpy(out + sizeof(record), entry.top.data(),
+                    num_top * sizeof(TokenLogprob));
+      }
+      out += kStrideBytes;
     }
   }
 
   template <typename Entry>
   bool Append(Rank rank, size_t first, uint32_t count,
               std::vector<Entry>& entries) const {
-    const std::byte* in = boards_[rank] + kHeaderBytes + first * sizeof(Record);
-    for (uint32_t i = 0; i < count; ++i, in += sizeof(Record)) {
+    const std::byte* in = boards_[rank] + kHeaderBytes + first * kStrideBytes;
+    for (uint32_t i = 0; i < count; ++i, in += kStrideBytes) {
       Record record;
-      std::memcpy(&record, in, kFixedBytes);
+      std::memcpy(&record, in, sizeof(record));
       if (record.num_top > static_cast<uint32_t>(kMaxLogprobs)) return false;
-      std::memcpy(record.top, in + kFixedBytes,
-                  record.num_top * sizeof(TokenLogprob));
-      entries.push_back(Entry{record.slot, record.position, record.token,
-                              record.logprob,
-                              {record.top, record.top + record.num_top}});
+      Entry& entry = entries.emplace_back(Entry{
+          record.slot, record.position, record.token, record.logprob, {}});
+      entry.top.resize(record.num_top);
+      if (record.num_top > 0) {
+        std::memcpy(entry.top.data(), in + sizeof(record),
+                    record.num_top * sizeof(TokenLogprob));
+      }
     }
     return true;
   }

@@ -26,7 +26,8 @@ absl::Status WorkerLoop::Send(Report report) {
 absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
   RETURN_IF_ERROR(Send(context_.hello));
   while (!shut_down_ && *stop == 0) {
-    ASSIGN_OR_RETURN(const auto bytes, context_.link->Receive(context_.poll_ms));
+    ASSIGN_OR_RETURN(const auto bytes,
+                     context_.link->Receive(context_.poll_ms));
     if (!bytes.has_value()) continue;
     const absl::Status status = Handle(*bytes);
     if (status.ok()) continue;
@@ -51,8 +52,7 @@ absl::Status WorkerLoop::Handle(const std::string& bytes) {
   }
   if (envelope.sequence < next_in_) return absl::OkStatus();
   if (envelope.sequence > next_in_) {
-    return absl::DataLossError(
-        absl::StrCat("command ", next_in_, " was lost"));
+    return absl::DataLossError(absl::StrCat("command ", next_in_, " was lost"));
   }
   ++next_in_;
   const bool welcome = std::holds_alternative<Welcome>(message.command);
@@ -70,8 +70,7 @@ absl::Status WorkerLoop::On(const Welcome& welcome) {
       welcome.layout.experts != context_.switches->layout()) {
     return absl::FailedPreconditionError(
         Cat("welcomed in ", LayoutName(welcome.layout.attention),
-                     " with weights in ",
-                     LayoutName(context_.switches->layout())));
+            " with weights in ", LayoutName(context_.switches->layout())));
   }
   welcomed_ = true;
   next_step_ = welcome.next_step;
@@ -80,14 +79,14 @@ absl::Status WorkerLoop::On(const Welcome& welcome) {
 
 absl::Status WorkerLoop::On(const StepPlan& plan) {
   if (plan.step != next_step_) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("step ", plan.step.value, " where ", next_step_.value,
-                     " was next"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "step ", plan.step.value, " where ", next_step_.value, " was next"));
   }
   const Layout layout = context_.switches->layout();
   if (plan.layout.attention != layout || plan.layout.experts != layout) {
     return absl::FailedPreconditionError(
-        absl::StrCat("step ", plan.step.value, " is planned in another layout "
+        absl::StrCat("step ", plan.step.value,
+                     " is planned in another layout "
                      "than the one we are in"));
   }
   const auto begin = std::chrono::steady_clock::now();
@@ -115,8 +114,7 @@ absl::Status WorkerLoop::On(const Commit& commit) {
         absl::StrCat("a switch at step ", commit.boundary.value, " where ",
                      next_step_.value, " is next"));
   }
-  RETURN_IF_ERROR(context_.switches->Commit(commit));
-  ASSIGN_OR_RETURN(const Switched switched, context_.switches->Run());
+  ASSIGN_OR_RETURN(const Switched switched, context_.switches->Commit(commit));
   return Send(switched);
 }
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/channel.h"
+#include "common/fnv.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
 #include "worker/memory/group_barrier.h"
@@ -58,8 +59,7 @@ absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
   sizes.page = Forward::KvFormat(
       shape, config.kv_bfloat16 ? KvType::kBf16 : KvType::kFloat32);
   const int64_t page_bytes = static_cast<int64_t>(sizes.page.page_bytes());
-  const int64_t blocks =
-      (sizes.context_length + kPageTokens - 1) / kPageTokens;
+  const int64_t blocks = (sizes.context_length + kPageTokens - 1) / kPageTokens;
   const int64_t pages_of_longest = blocks * shape.config.num_kv_heads;
   int64_t pages = config.kv_bytes / page_bytes;
   if (config.kv_bytes == 0) {
@@ -73,7 +73,8 @@ absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
         sizes.context_length, " tokens needs ", pages_of_longest * page_bytes,
         ": raise it, or lower model.max_model_len"));
   }
-  sizes.num_pages = static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
+  sizes.num_pages =
+      static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
   sizes.exchange_bytes =
       RoundUp(Forward::ExchangeBytes(shape, config.token_budget), 64);
   sizes.geometry[RegionKind::kExperts] = shape.experts.region_bytes();
@@ -92,16 +93,27 @@ absl::StatusOr<uint64_t> ModelDigest(const std::string& model_dir) {
   if (!file) {
     return absl::NotFoundError(absl::StrCat(model_dir, "/config.json"));
   }
-  uint64_t hash = 14695981039346656037u;  // FNV-1a
-  for (unsigned char c : text.str()) hash = (hash ^ c) * 1099511628211u;
-  return hash;
+  Fnv1a hash;
+  for (unsigned char c : text.str()) hash.Add(c);
+  return hash.hash();
+}
+
+int NumCores() {
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 int ThreadsOf(const Config& config) {
   if (config.threads_per_worker > 0) return config.threads_per_worker;
-  const int cores =
-      std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  return std::max(1, cores / config.num_workers);
+  return std::max(1, NumCores() / config.num_workers);
+}
+
+BarrierOptions BarrierOptionsOf(const Config& config) {
+  BarrierOptions options;
+  options.spin_us =
+      config.spin_us >= 0
+          ? config.spin_us
+          : DefaultSpinUs(config.num_workers, ThreadsOf(config), NumCores());
+  return options;
 }
 
 std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
@@ -111,6 +123,27 @@ std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
     bases.push_back(base + offset);
   }
   return bases;
+}
+
+absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
+    const Config& config, const ModelShape& shape, const Sizes& sizes,
+    const WorkerMemory& memory, Barrier* barrier, ThreadPool* pool) {
+  const Rank rank = memory.rank();
+  ForwardOptions options;
+  options.shape = shape;
+  options.rank = rank;
+  options.max_rows = config.token_budget;
+  options.max_positions = sizes.context_length;
+  options.kv_type = sizes.page.type;
+  options.num_pages = sizes.num_pages;
+  options.dense = memory.base(RegionKind::kDense, rank);
+  options.experts = memory.base(RegionKind::kExperts, rank);
+  options.kv = memory.mutable_base(RegionKind::kKv);
+  options.exchange = memory.mutable_base(RegionKind::kExchange);
+  options.peer_exchange = BasesOf(memory, 0);
+  options.barrier = barrier;
+  options.pool = pool;
+  return Forward::Create(options);
 }
 
 }  // namespace
@@ -133,64 +166,34 @@ absl::Status RunWorker(const WorkerOptions& options, VaultClient& vault,
   const LoadTarget target{rank, InitialLayout(config),
                           memory->mutable_base(RegionKind::kDense),
                           memory->mutable_base(RegionKind::kExperts)};
-  ASSIGN_OR_RETURN(
-      const LoadStats loaded,
-      LoadWeights(shape, config.model_path, config.dummy_weights, target,
-                  [&vault](int64_t done, int64_t total) {
-                    vault.Progress(done, total).IgnoreError();
-                  }));
+  ASSIGN_OR_RETURN(const LoadStats loaded,
+                   LoadWeights(shape, config.model_path, config.dummy_weights,
+                               target, [&vault](int64_t done, int64_t total) {
+                                 vault.Progress(done, total).IgnoreError();
+                               }));
   spdlog::debug("loaded {} bytes from {} read", loaded.bytes_written,
                 loaded.bytes_read);
   RETURN_IF_ERROR(memory->MapPeers(vault, kPeerTimeout));
 
-  const int threads = ThreadsOf(config);
-  ThreadPool pool(threads - 1);
-  BarrierOptions barrier_options;
-  barrier_options.spin_us =
-      config.spin_us >= 0
-          ? config.spin_us
-          : DefaultSpinUs(num_ranks, threads,
-                          static_cast<int>(std::thread::hardware_concurrency()));
-  GroupBarrier group_barrier(rank, memory->all_signals(), barrier_options);
+  ThreadPool pool(ThreadsOf(config) - 1);
+  GroupBarrier group_barrier(rank, memory->all_signals(),
+                             BarrierOptionsOf(config));
   StepBarrier barrier(&group_barrier,
                       absl::Milliseconds(config.switch_timeout_ms));
-
-  ForwardOptions forward_options;
-  forward_options.shape = shape;
-  forward_options.rank = rank;
-  forward_options.max_rows = config.token_budget;
-  forward_options.max_positions = sizes.context_length;
-  forward_options.kv_type = sizes.page.type;
-  forward_options.num_pages = sizes.num_pages;
-  forward_options.dense = memory->base(RegionKind::kDense, rank);
-  forward_options.experts = memory->base(RegionKind::kExperts, rank);
-  forward_options.kv = memory->mutable_base(RegionKind::kKv);
-  forward_options.exchange = memory->mutable_base(RegionKind::kExchange);
-  forward_options.peer_exchange = BasesOf(*memory, 0);
-  forward_options.barrier = &barrier;
-  forward_options.pool = &pool;
-  ASSIGN_OR_RETURN(auto forward, Forward::Create(forward_options));
-
+  ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
+                                               &barrier, &pool));
   SequenceTable sequences(rank, config.max_running, sizes.num_pages,
                           model.vocab_size);
   TokenBoard board(
       memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
       BasesOf(*memory, sizes.exchange_bytes), BoardCapacity(config));
-  const AttentionShape attention = shape.attention;
-  StepExecutor steps(StepContext{rank, num_ranks, attention, &sequences,
+  StepExecutor steps(StepContext{rank, num_ranks, shape.attention, &sequences,
                                  forward.get(), &board, &barrier});
-  SwitchContext switch_context;
-  switch_context.rank = rank;
-  switch_context.num_ranks = num_ranks;
-  switch_context.experts = shape.experts;
-  switch_context.attention = attention;
-  switch_context.page_bytes = static_cast<int64_t>(sizes.page.page_bytes());
-  switch_context.num_pages = sizes.num_pages;
-  switch_context.memory = memory.get();
-  switch_context.sequences = &sequences;
-  switch_context.barrier = &barrier;
-  switch_context.pool = &pool;
-  SwitchExecutor switches(switch_context, target.layout);
+  SwitchExecutor switches(
+      SwitchContext{rank, num_ranks, shape.experts, shape.attention,
+                    static_cast<int64_t>(sizes.page.page_bytes()),
+                    sizes.num_pages, memory.get(), &sequences, &barrier, &pool},
+      target.layout);
 
   ASSIGN_OR_RETURN(auto link,
                    Link::Connect(options.dir, rank, options.incarnation));
@@ -203,8 +206,8 @@ absl::Status RunWorker(const WorkerOptions& options, VaultClient& vault,
   loop.hello.num_pages = sizes.num_pages;
   loop.hello.max_slots = config.max_running;
   loop.hello.weight_bytes = loaded.bytes_written;
-  loop.hello.weight_checksum = WeightChecksum(
-      shape.experts, target.layout, rank, target.experts, &pool);
+  loop.hello.weight_checksum =
+      WeightChecksum(shape.experts, target.layout, rank, target.experts, &pool);
   loop.hello.model_digest = digest;
   loop.link = link.get();
   loop.steps = &steps;

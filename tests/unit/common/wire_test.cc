@@ -49,14 +49,13 @@ TEST(Wire, UnalignedBytesAreRead) {
   const std::string bytes = Encode(SampleCommands().front());
   for (size_t shift = 1; shift < 8; ++shift) {
     const std::string moved = std::string(shift, 'x') + bytes;
-    EXPECT_THAT(
-        DecodeCommand(absl::MakeConstSpan(moved).subspan(shift)), IsOk());
+    EXPECT_THAT(DecodeCommand(absl::MakeConstSpan(moved).subspan(shift)),
+                IsOk());
   }
 }
 
 TEST(Wire, EmptyAndTruncatedBytesAreRefused) {
-  EXPECT_THAT(DecodeCommand({}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(DecodeCommand({}), StatusIs(absl::StatusCode::kInvalidArgument));
   for (const CommandMessage& message : SampleCommands()) {
     const std::string bytes = Encode(message);
     for (size_t size = 1; size < bytes.size(); size += 8) {
@@ -73,9 +72,8 @@ TEST(Wire, ForeignVersionIsNamed) {
   const size_t at = bytes.rfind(version);
   ASSERT_NE(at, std::string::npos);
   bytes[at] = 77;
-  EXPECT_THAT(DecodeCommand(bytes),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("version 77")));
+  EXPECT_THAT(DecodeCommand(bytes), StatusIs(absl::StatusCode::kInvalidArgument,
+                                             HasSubstr("version 77")));
 }
 
 TEST(Wire, OutOfRangeNumbersAreRefused) {

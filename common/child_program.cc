@@ -1,0 +1,45 @@
+#include "common/child_program.h"
+
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <csignal>
+
+#include "absl/time/time.h"
+#include "common/config_yaml.h"
+
+namespace moebius {
+namespace {
+
+constexpr absl::Duration kVaultTimeout = absl::Seconds(10);
+
+absl::Status LoadAndRun(
+    const ChildProgram& program, VaultClient& vault,
+    const std::function<absl::Status(const Config&, VaultClient&)>& body) {
+  auto config = LoadConfigYaml(program.config_path);
+  if (!config.ok()) return config.status();
+  spdlog::set_level(spdlog::level::from_str(config->log_level));
+  return body(*config, vault);
+}
+
+}  // namespace
+
+int RunChildProgram(
+    const ChildProgram& program,
+    const std::function<absl::Status(const Config&, VaultClient&)>& body) {
+  std::signal(SIGINT, SIG_IGN);
+  spdlog::set_default_logger(spdlog::stderr_color_mt(program.name));
+  spdlog::set_pattern("%L %v");
+  auto vault = VaultClient::Connect(program.dir, program.rank, kVaultTimeout);
+  if (!vault.ok()) {
+    spdlog::error("{}", vault.status().ToString());
+    return 1;
+  }
+  const absl::Status status = LoadAndRun(program, **vault, body);
+  if (status.ok()) return 0;
+  spdlog::error("{}", status.ToString());
+  (*vault)->Failed(status.message()).IgnoreError();
+  return 1;
+}
+
+}  // namespace moebius

@@ -1,0 +1,30 @@
+// What the programs that the launcher starts have in common: their log, their
+// line to the launcher, their configuration, and how they say that they failed.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/config.h"
+#include "common/ids.h"
+#include "common/vault_client.h"
+
+namespace moebius {
+
+struct ChildProgram {
+  std::string name;         // of the logger
+  std::string dir;          // the group's private directory
+  std::string config_path;  // effective configuration
+  Rank rank = 0;            // kCoordinatorRank for the coordinator
+};
+
+// Ignores SIGINT (an interactive Ctrl-C reaches the whole process group; the
+// launcher decides what it means), connects to the launcher, loads the
+// configuration and runs `body`. An error is logged and told to the launcher.
+// Returns the exit code of the program.
+int RunChildProgram(
+    const ChildProgram& program,
+    const std::function<absl::Status(const Config&, VaultClient&)>& body);
+
+}  // namespace moebius

@@ -1,0 +1,402 @@
+// Cap'n Proto codec of wire.h: bytes to values. Readers are flat arrays with a
+// traversal limit proportional to the message and a small nesting limit;
+// exceptions of the library end here.
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "common/wire.capnp.h"
+#include "common/wire.h"
+#include "common/wire_limits.h"
+
+namespace moebius {
+namespace {
+
+constexpr int kNestingLimit = 8;
+
+absl::Status Malformed(absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
+}
+
+template <typename T, typename List>
+std::vector<T> ReadList(List list) {
+  std::vector<T> values;
+  values.reserve(list.size());
+  for (auto value : list) values.push_back(static_cast<T>(value));
+  return values;
+}
+
+absl::Status Read(wire::Envelope::Reader in, Envelope& out) {
+  if (in.getVersion() != kWireVersion) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("message of wire version ", in.getVersion(),
+                     "; this program speaks ", kWireVersion));
+  }
+  out.term = Term{in.getTerm()};
+  out.incarnation = Incarnation{in.getIncarnation()};
+  out.sequence = in.getSequence();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Layout> ReadLayout(unsigned tp_size) {
+  if (tp_size < 1 || tp_size > kMaxRanks) return Malformed("layout");
+  return Layout{static_cast<int>(tp_size)};
+}
+
+absl::Status Read(wire::Sampling::Reader in, SamplingParams& out) {
+  out.temperature = in.getTemperature();
+  out.top_k = in.getTopK();
+  out.top_p = in.getTopP();
+  out.min_p = in.getMinP();
+  out.repetition_penalty = in.getRepetitionPenalty();
+  out.presence_penalty = in.getPresencePenalty();
+  out.frequency_penalty = in.getFrequencyPenalty();
+  out.seed = in.getSeed();
+  out.num_logprobs = in.getNumLogprobs();
+  out.num_prompt_logprobs = in.getNumPromptLogprobs();
+  if (std::max(out.num_logprobs, out.num_prompt_logprobs) > kMaxLogprobs) {
+    return Malformed("number of log-probabilities");
+  }
+  out.min_tokens = in.getMinTokens();
+  out.suppressed_ids = ReadList<int32_t>(in.getSuppressed());
+  const auto tokens = in.getBiasTokens();
+  const auto values = in.getBiasValues();
+  if (tokens.size() != values.size() || tokens.size() > kMaxLogitBias) {
+    return Malformed("logit bias");
+  }
+  out.logit_bias.reserve(tokens.size());
+  for (unsigned i = 0; i < tokens.size(); ++i) {
+    out.logit_bias.emplace_back(tokens[i], values[i]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Read(wire::Admission::Reader in, Admission& out) {
+  out.slot = in.getSlot();
+  out.request = RequestId{in.getRequest()};
+  out.num_prompt_tokens = in.getNumPromptTokens();
+  out.tokens = ReadList<int32_t>(in.getTokens());
+  if (out.slot >= kMaxSlotNumber || out.tokens.empty() ||
+      out.tokens.size() > kMaxPosition || out.num_prompt_tokens == 0 ||
+      out.num_prompt_tokens > out.tokens.size()) {
+    return Malformed("admission");
+  }
+  return Read(in.getSampling(), out.sampling);
+}
+
+absl::Status ReadRows(wire::StepPlan::Reader in, std::vector<PageRow>& out) {
+  const auto slots = in.getRowSlot();
+  const auto blocks = in.getRowBlock();
+  const auto ranks = in.getRowRank();
+  const auto counts = in.getRowNumPages();
+  const auto pages = in.getRowPages();
+  const unsigned n = slots.size();
+  if (blocks.size() != n || ranks.size() != n || counts.size() != n) {
+    return Malformed("columns of page rows differ in length");
+  }
+  out.resize(n);
+  uint64_t next = 0;
+  for (unsigned i = 0; i < n; ++i) {
+    if (slots[i] >= kMaxSlotNumber || blocks[i] >= kMaxPosition ||
+        ranks[i] >= kMaxRanks || next + counts[i] > pages.size()) {
+      return Malformed("page row");
+    }
+    out[i] = PageRow{slots[i], blocks[i], ranks[i], {}};
+    out[i].pages.reserve(counts[i]);
+    for (unsigned k = 0; k < counts[i]; ++k) {
+      out[i].pages.push_back(pages[next++]);
+    }
+  }
+  if (next != pages.size()) return Malformed("page rows: pages left over");
+  return absl::OkStatus();
+}
+
+absl::Status Read(wire::StepPlan::Reader in, StepPlan& out) {
+  out.step = StepId{in.getStep()};
+  ASSIGN_OR_RETURN(out.layout.attention, ReadLayout(in.getAttentionTp()));
+  ASSIGN_OR_RETURN(out.layout.experts, ReadLayout(in.getExpertsTp()));
+  out.released = ReadList<uint32_t>(in.getReleased());
+  for (uint32_t slot : out.released) {
+    if (slot >= kMaxSlotNumber) return Malformed("released slot");
+  }
+  const auto admissions = in.getAdmissions();
+  out.admissions.resize(admissions.size());
+  for (unsigned i = 0; i < admissions.size(); ++i) {
+    RETURN_IF_ERROR(Read(admissions[i], out.admissions[i]));
+  }
+  RETURN_IF_ERROR(ReadRows(in, out.page_rows));
+  const auto slots = in.getItemSlot();
+  const auto positions = in.getItemPosition();
+  const auto tokens = in.getItemNumTokens();
+  const auto owners = in.getItemOwner();
+  const auto samples = in.getItemSample();
+  const unsigned n = slots.size();
+  if (positions.size() != n || tokens.size() != n || owners.size() != n ||
+      samples.size() != n) {
+    return Malformed("columns of work items differ in length");
+  }
+  out.items.resize(n);
+  for (unsigned i = 0; i < n; ++i) {
+    if (slots[i] >= kMaxSlotNumber || positions[i] >= kMaxPosition ||
+        tokens[i] < 1 || tokens[i] > kMaxPosition || owners[i] >= kMaxRanks) {
+      return Malformed("work item");
+    }
+    out.items[i] =
+        WorkItem{slots[i], positions[i], tokens[i], owners[i], samples[i]};
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Read(wire::MoveWave::Reader in, std::vector<PageMove>& out) {
+  const auto src_rank = in.getSrcRank();
+  const auto src_page = in.getSrcPage();
+  const auto dst_rank = in.getDstRank();
+  const auto dst_page = in.getDstPage();
+  const unsigned n = src_rank.size();
+  if (src_page.size() != n || dst_rank.size() != n || dst_page.size() != n) {
+    return Malformed("columns of page moves differ in length");
+  }
+  out.resize(n);
+  for (unsigned i = 0; i < n; ++i) {
+    if (src_rank[i] >= kMaxRanks || dst_rank[i] >= kMaxRanks) {
+      return Malformed("page move");
+    }
+    out[i] = PageMove{src_rank[i], src_page[i], dst_rank[i], dst_page[i]};
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Read(wire::KvTable::Reader in, KvTable& out) {
+  out.slot = in.getSlot();
+  out.num_blocks = static_cast<int>(in.getNumBlocks());
+  const auto tables = in.getTables();
+  if (out.slot >= kMaxSlotNumber || in.getNumBlocks() > kMaxPosition ||
+      tables.size() > kMaxRanks) {
+    return Malformed("KV table");
+  }
+  out.tables.resize(tables.size());
+  for (unsigned i = 0; i < tables.size(); ++i) {
+    RankTable& table = out.tables[i];
+    table.rank = tables[i].getRank();
+    table.kv_begin = tables[i].getKvBegin();
+    table.num_kv = tables[i].getNumKv();
+    table.pages = ReadList<PageId>(tables[i].getPages());
+    if (table.rank >= kMaxRanks ||
+        table.pages.size() !=
+            static_cast<size_t>(out.num_blocks) * table.num_kv) {
+      return Malformed("KV table of a rank");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Read(wire::Prepare::Reader in, Prepare& out) {
+  out.epoch = Epoch{in.getEpoch()};
+  ASSIGN_OR_RETURN(out.target, ReadLayout(in.getTargetTp()));
+  const auto waves = in.getWaves();
+  if (waves.size() > kMaxKvWaves) return Malformed("number of waves");
+  out.kv.waves.resize(waves.size());
+  for (unsigned i = 0; i < waves.size(); ++i) {
+    RETURN_IF_ERROR(Read(waves[i], out.kv.waves[i]));
+  }
+  const auto tables = in.getTables();
+  out.kv.tables.resize(tables.size());
+  for (unsigned i = 0; i < tables.size(); ++i) {
+    RETURN_IF_ERROR(Read(tables[i], out.kv.tables[i]));
+  }
+  return absl::OkStatus();
+}
+
+template <typename List, typename Entries>
+absl::Status ReadRankings(List rankings, Entries& entries) {
+  for (auto ranking : rankings) {
+    const auto tokens = ranking.getTokens();
+    const auto logprobs = ranking.getLogprobs();
+    if (ranking.getIndex() >= entries.size() ||
+        tokens.size() != logprobs.size() ||
+        tokens.size() > static_cast<unsigned>(kMaxLogprobs)) {
+      return Malformed("ranking");
+    }
+    auto& top = entries[ranking.getIndex()].top;
+    if (!top.empty()) return Malformed("two rankings of one entry");
+    top.reserve(tokens.size());
+    for (unsigned i = 0; i < tokens.size(); ++i) {
+      top.push_back(TokenLogprob{tokens[i], logprobs[i]});
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Reads the columns slot, position, token, log-probability.
+template <typename Entry, typename U, typename I, typename F>
+absl::Status ReadEntries(U slots, U positions, I tokens, F logprobs,
+                         std::vector<Entry>& out) {
+  const unsigned n = slots.size();
+  if (positions.size() != n || tokens.size() != n || logprobs.size() != n) {
+    return Malformed("columns of tokens differ in length");
+  }
+  out.reserve(n);
+  for (unsigned i = 0; i < n; ++i) {
+    if (slots[i] >= kMaxSlotNumber || positions[i] > kMaxPosition) {
+      return Malformed("token");
+    }
+    out.push_back(Entry{slots[i], positions[i], tokens[i], logprobs[i], {}});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Read(wire::StepResult::Reader in, StepResult& out) {
+  out.step = StepId{in.getStep()};
+  out.duration_us = in.getDurationUs();
+  RETURN_IF_ERROR(ReadEntries(in.getSlot(), in.getPosition(), in.getToken(),
+                              in.getLogprob(), out.sampled));
+  RETURN_IF_ERROR(ReadRankings(in.getRankings(), out.sampled));
+  RETURN_IF_ERROR(ReadEntries(in.getPromptSlot(), in.getPromptPosition(),
+                              in.getPromptToken(), in.getPromptLogprob(),
+                              out.prompt_logprobs));
+  return ReadRankings(in.getPromptRankings(), out.prompt_logprobs);
+}
+
+absl::StatusOr<std::string> ReadReason(capnp::Text::Reader text) {
+  if (text.size() > kMaxReasonBytes) return Malformed("reason too long");
+  return std::string(text.begin(), text.size());
+}
+
+absl::Status Read(wire::Hello::Reader in, Hello& out) {
+  out.rank = in.getRank();
+  out.num_ranks = in.getNumRanks();
+  out.pid = in.getPid();
+  out.num_pages = in.getNumPages();
+  out.max_slots = in.getMaxSlots();
+  out.weight_bytes = in.getWeightBytes();
+  out.weight_checksum = in.getWeightChecksum();
+  out.model_digest = in.getModelDigest();
+  out.last_executed = StepId{in.getLastExecuted()};
+  if (out.num_ranks < 1 || out.num_ranks > kMaxRanks ||
+      out.rank >= out.num_ranks || out.max_slots > kMaxSlotNumber) {
+    return Malformed("hello");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadBody(wire::Command::Reader in, Command& out) {
+  switch (in.which()) {
+    case wire::Command::WELCOME: {
+      Welcome welcome;
+      const auto body = in.getWelcome();
+      ASSIGN_OR_RETURN(welcome.layout.attention,
+                       ReadLayout(body.getAttentionTp()));
+      ASSIGN_OR_RETURN(welcome.layout.experts, ReadLayout(body.getExpertsTp()));
+      welcome.next_step = StepId{body.getNextStep()};
+      out = welcome;
+      return absl::OkStatus();
+    }
+    case wire::Command::STEP:
+      return Read(in.getStep(), out.emplace<StepPlan>());
+    case wire::Command::PREPARE:
+      return Read(in.getPrepare(), out.emplace<Prepare>());
+    case wire::Command::COMMIT:
+      out = Commit{Epoch{in.getCommit().getEpoch()},
+                   StepId{in.getCommit().getBoundary()}};
+      return absl::OkStatus();
+    case wire::Command::ABORT:
+      out = Abort{Epoch{in.getAbort()}};
+      return absl::OkStatus();
+    case wire::Command::SHUTDOWN:
+      out = Shutdown{};
+      return absl::OkStatus();
+  }
+  return Malformed("unknown command");
+}
+
+absl::Status ReadBody(wire::Report::Reader in, Report& out) {
+  switch (in.which()) {
+    case wire::Report::HELLO:
+      return Read(in.getHello(), out.emplace<Hello>());
+    case wire::Report::RESULT:
+      return Read(in.getResult(), out.emplace<StepResult>());
+    case wire::Report::PREPARED: {
+      Prepared& prepared = out.emplace<Prepared>();
+      prepared.epoch = Epoch{in.getPrepared().getEpoch()};
+      prepared.ok = in.getPrepared().getOk();
+      ASSIGN_OR_RETURN(prepared.reason,
+                       ReadReason(in.getPrepared().getReason()));
+      return absl::OkStatus();
+    }
+    case wire::Report::SWITCHED: {
+      const auto body = in.getSwitched();
+      out = Switched{Epoch{body.getEpoch()},   body.getChecksum(),
+                     body.getWeightChecksum(), body.getWeightBytes(),
+                     body.getKvBytes(),        body.getWeightUs(),
+                     body.getKvUs(),           body.getTotalUs()};
+      return absl::OkStatus();
+    }
+    case wire::Report::FAULT: {
+      Fault& fault = out.emplace<Fault>();
+      fault.step = StepId{in.getFault().getStep()};
+      ASSIGN_OR_RETURN(fault.reason, ReadReason(in.getFault().getReason()));
+      return absl::OkStatus();
+    }
+  }
+  return Malformed("unknown report");
+}
+
+// Reads `bytes` as a message whose root is `Root` into (envelope, body).
+template <typename Root, typename Body>
+absl::Status Decode(absl::Span<const char> bytes, Envelope& envelope,
+                    Body& body) {
+  if (bytes.empty() || bytes.size() % sizeof(capnp::word) != 0 ||
+      bytes.size() > kMaxMessageBytes) {
+    return Malformed(absl::StrCat("size ", bytes.size()));
+  }
+  const size_t num_words = bytes.size() / sizeof(capnp::word);
+  kj::Array<capnp::word> aligned;
+  kj::ArrayPtr<const capnp::word> words(
+      reinterpret_cast<const capnp::word*>(bytes.data()), num_words);
+  if (reinterpret_cast<uintptr_t>(bytes.data()) % alignof(capnp::word) != 0) {
+    aligned = kj::heapArray<capnp::word>(num_words);
+    std::memcpy(aligned.begin(), bytes.data(), bytes.size());
+    words = aligned;
+  }
+  capnp::ReaderOptions options;
+  // Each byte is read once or twice (a list's size, then its elements); a
+  // message that points at the same bytes again and again is hostile.
+  options.traversalLimitInWords = 4 * num_words + 64;
+  options.nestingLimit = kNestingLimit;
+  try {
+    capnp::FlatArrayMessageReader reader(words, options);
+    const auto root = reader.getRoot<Root>();
+    RETURN_IF_ERROR(Read(root.getEnvelope(), envelope));
+    return ReadBody(root, body);
+  } catch (const kj::Exception& e) {
+    return Malformed(e.getDescription().cStr());
+  } catch (const std::exception& e) {
+    return Malformed(e.what());
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<CommandMessage> DecodeCommand(absl::Span<const char> bytes) {
+  CommandMessage message;
+  RETURN_IF_ERROR(
+      (Decode<wire::Command>(bytes, message.envelope, message.command)));
+  return message;
+}
+
+absl::StatusOr<ReportMessage> DecodeReport(absl::Span<const char> bytes) {
+  ReportMessage message;
+  RETURN_IF_ERROR(
+      (Decode<wire::Report>(bytes, message.envelope, message.report)));
+  return message;
+}
+
+}  // namespace moebius

@@ -1,0 +1,256 @@
+// Cap'n Proto codec of wire.h: values to bytes.
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "common/wire.capnp.h"
+#include "common/wire.h"
+#include "common/wire_limits.h"
+
+namespace moebius {
+namespace {
+
+// Fills a primitive list with field(element) of each element.
+template <typename List, typename Container, typename Field>
+void FillColumn(List list, const Container& elements, Field field) {
+  for (unsigned i = 0; i < elements.size(); ++i) {
+    list.set(i, field(elements[i]));
+  }
+}
+
+template <typename List, typename T>
+void FillList(List list, const std::vector<T>& values) {
+  for (unsigned i = 0; i < values.size(); ++i) list.set(i, values[i]);
+}
+
+void Build(wire::Envelope::Builder out, const Envelope& in) {
+  out.setVersion(kWireVersion);
+  out.setTerm(in.term.value);
+  out.setIncarnation(in.incarnation.value);
+  out.setSequence(in.sequence);
+}
+
+void Build(wire::Sampling::Builder out, const SamplingParams& in) {
+  out.setTemperature(in.temperature);
+  out.setTopK(in.top_k);
+  out.setTopP(in.top_p);
+  out.setMinP(in.min_p);
+  out.setRepetitionPenalty(in.repetition_penalty);
+  out.setPresencePenalty(in.presence_penalty);
+  out.setFrequencyPenalty(in.frequency_penalty);
+  out.setSeed(in.seed);
+  out.setNumLogprobs(in.num_logprobs);
+  out.setNumPromptLogprobs(in.num_prompt_logprobs);
+  out.setMinTokens(in.min_tokens);
+  FillList(out.initSuppressed(in.suppressed_ids.size()), in.suppressed_ids);
+  FillColumn(out.initBiasTokens(in.logit_bias.size()), in.logit_bias,
+             [](const auto& bias) { return bias.first; });
+  FillColumn(out.initBiasValues(in.logit_bias.size()), in.logit_bias,
+             [](const auto& bias) { return bias.second; });
+}
+
+void Build(wire::Admission::Builder out, const Admission& in) {
+  out.setSlot(in.slot);
+  out.setRequest(in.request.value);
+  out.setNumPromptTokens(in.num_prompt_tokens);
+  FillList(out.initTokens(in.tokens.size()), in.tokens);
+  Build(out.initSampling(), in.sampling);
+}
+
+void BuildRows(wire::StepPlan::Builder out, const std::vector<PageRow>& rows) {
+  const unsigned n = rows.size();
+  FillColumn(out.initRowSlot(n), rows, [](auto& r) { return r.slot; });
+  FillColumn(out.initRowBlock(n), rows, [](auto& r) { return r.block; });
+  FillColumn(out.initRowRank(n), rows, [](auto& r) { return r.rank; });
+  FillColumn(out.initRowNumPages(n), rows,
+             [](auto& r) { return r.pages.size(); });
+  unsigned total = 0;
+  for (const PageRow& row : rows) total += row.pages.size();
+  auto pages = out.initRowPages(total);
+  unsigned i = 0;
+  for (const PageRow& row : rows) {
+    for (PageId page : row.pages) pages.set(i++, page);
+  }
+}
+
+void Build(wire::StepPlan::Builder out, const StepPlan& in) {
+  out.setStep(in.step.value);
+  out.setAttentionTp(in.layout.attention.tp_size);
+  out.setExpertsTp(in.layout.experts.tp_size);
+  FillList(out.initReleased(in.released.size()), in.released);
+  auto admissions = out.initAdmissions(in.admissions.size());
+  for (unsigned i = 0; i < in.admissions.size(); ++i) {
+    Build(admissions[i], in.admissions[i]);
+  }
+  BuildRows(out, in.page_rows);
+  const auto& items = in.items;
+  const unsigned n = items.size();
+  FillColumn(out.initItemSlot(n), items, [](auto& w) { return w.slot; });
+  FillColumn(out.initItemPosition(n), items,
+             [](auto& w) { return w.position; });
+  FillColumn(out.initItemNumTokens(n), items,
+             [](auto& w) { return w.num_tokens; });
+  FillColumn(out.initItemOwner(n), items, [](auto& w) { return w.owner; });
+  FillColumn(out.initItemSample(n), items, [](auto& w) { return w.sample; });
+}
+
+void Build(wire::Prepare::Builder out, const Prepare& in) {
+  out.setEpoch(in.epoch.value);
+  out.setTargetTp(in.target.tp_size);
+  auto waves = out.initWaves(in.kv.waves.size());
+  for (unsigned i = 0; i < in.kv.waves.size(); ++i) {
+    const auto& moves = in.kv.waves[i];
+    const unsigned n = moves.size();
+    FillColumn(waves[i].initSrcRank(n), moves,
+               [](auto& m) { return m.src_rank; });
+    FillColumn(waves[i].initSrcPage(n), moves,
+               [](auto& m) { return m.src_page; });
+    FillColumn(waves[i].initDstRank(n), moves,
+               [](auto& m) { return m.dst_rank; });
+    FillColumn(waves[i].initDstPage(n), moves,
+               [](auto& m) { return m.dst_page; });
+  }
+  auto tables = out.initTables(in.kv.tables.size());
+  for (unsigned i = 0; i < in.kv.tables.size(); ++i) {
+    const KvTable& table = in.kv.tables[i];
+    tables[i].setSlot(table.slot);
+    tables[i].setNumBlocks(table.num_blocks);
+    auto ranks = tables[i].initTables(table.tables.size());
+    for (unsigned j = 0; j < table.tables.size(); ++j) {
+      const RankTable& rank = table.tables[j];
+      ranks[j].setRank(rank.rank);
+      ranks[j].setKvBegin(rank.kv_begin);
+      ranks[j].setNumKv(rank.num_kv);
+      FillList(ranks[j].initPages(rank.pages.size()), rank.pages);
+    }
+  }
+}
+
+// Builds the lists of rankings of the entries that have one.
+template <typename Entries, typename Init>
+void BuildRankings(const Entries& entries, Init init) {
+  unsigned count = 0;
+  for (const auto& entry : entries) count += !entry.top.empty();
+  auto rankings = init(count);
+  unsigned next = 0;
+  for (unsigned i = 0; i < entries.size(); ++i) {
+    const auto& top = entries[i].top;
+    if (top.empty()) continue;
+    auto ranking = rankings[next++];
+    ranking.setIndex(i);
+    FillColumn(ranking.initTokens(top.size()), top,
+               [](auto& t) { return t.token; });
+    FillColumn(ranking.initLogprobs(top.size()), top,
+               [](auto& t) { return t.logprob; });
+  }
+}
+
+void Build(wire::StepResult::Builder out, const StepResult& in) {
+  out.setStep(in.step.value);
+  out.setDurationUs(in.duration_us);
+  const unsigned n = in.sampled.size();
+  FillColumn(out.initSlot(n), in.sampled, [](auto& s) { return s.slot; });
+  FillColumn(out.initPosition(n), in.sampled,
+             [](auto& s) { return s.position; });
+  FillColumn(out.initToken(n), in.sampled, [](auto& s) { return s.token; });
+  FillColumn(out.initLogprob(n), in.sampled, [](auto& s) { return s.logprob; });
+  BuildRankings(in.sampled,
+                [&](unsigned count) { return out.initRankings(count); });
+  const auto& prompt = in.prompt_logprobs;
+  const unsigned p = prompt.size();
+  FillColumn(out.initPromptSlot(p), prompt, [](auto& s) { return s.slot; });
+  FillColumn(out.initPromptPosition(p), prompt,
+             [](auto& s) { return s.position; });
+  FillColumn(out.initPromptToken(p), prompt, [](auto& s) { return s.token; });
+  FillColumn(out.initPromptLogprob(p), prompt,
+             [](auto& s) { return s.logprob; });
+  BuildRankings(prompt,
+                [&](unsigned count) { return out.initPromptRankings(count); });
+}
+
+std::string Finish(capnp::MallocMessageBuilder& builder) {
+  kj::Array<capnp::word> words = capnp::messageToFlatArray(builder);
+  const auto bytes = words.asBytes();
+  return std::string(reinterpret_cast<const char*>(bytes.begin()),
+                     bytes.size());
+}
+
+}  // namespace
+
+std::string Encode(const CommandMessage& message) {
+  capnp::MallocMessageBuilder builder(4096);
+  auto root = builder.initRoot<wire::Command>();
+  Build(root.initEnvelope(), message.envelope);
+  struct Visitor {
+    wire::Command::Builder root;
+    void operator()(const Welcome& in) {
+      auto out = root.initWelcome();
+      out.setAttentionTp(in.layout.attention.tp_size);
+      out.setExpertsTp(in.layout.experts.tp_size);
+      out.setNextStep(in.next_step.value);
+    }
+    void operator()(const StepPlan& in) { Build(root.initStep(), in); }
+    void operator()(const Prepare& in) { Build(root.initPrepare(), in); }
+    void operator()(const Commit& in) {
+      auto out = root.initCommit();
+      out.setEpoch(in.epoch.value);
+      out.setBoundary(in.boundary.value);
+    }
+    void operator()(const Abort& in) { root.setAbort(in.epoch.value); }
+    void operator()(const Shutdown&) { root.setShutdown(); }
+  };
+  std::visit(Visitor{root}, message.command);
+  return Finish(builder);
+}
+
+std::string Encode(const ReportMessage& message) {
+  capnp::MallocMessageBuilder builder(4096);
+  auto root = builder.initRoot<wire::Report>();
+  Build(root.initEnvelope(), message.envelope);
+  struct Visitor {
+    wire::Report::Builder root;
+    void operator()(const Hello& in) {
+      auto out = root.initHello();
+      out.setRank(in.rank);
+      out.setNumRanks(in.num_ranks);
+      out.setPid(in.pid);
+      out.setNumPages(in.num_pages);
+      out.setMaxSlots(in.max_slots);
+      out.setWeightBytes(in.weight_bytes);
+      out.setWeightChecksum(in.weight_checksum);
+      out.setModelDigest(in.model_digest);
+      out.setLastExecuted(in.last_executed.value);
+    }
+    void operator()(const StepResult& in) { Build(root.initResult(), in); }
+    void operator()(const Prepared& in) {
+      auto out = root.initPrepared();
+      out.setEpoch(in.epoch.value);
+      out.setOk(in.ok);
+      out.setReason(in.reason.substr(0, kMaxReasonBytes));
+    }
+    void operator()(const Switched& in) {
+      auto out = root.initSwitched();
+      out.setEpoch(in.epoch.value);
+      out.setChecksum(in.checksum);
+      out.setWeightChecksum(in.weight_checksum);
+      out.setWeightBytes(in.weight_bytes);
+      out.setKvBytes(in.kv_bytes);
+      out.setWeightUs(in.weight_us);
+      out.setKvUs(in.kv_us);
+      out.setTotalUs(in.total_us);
+    }
+    void operator()(const Fault& in) {
+      auto out = root.initFault();
+      out.setStep(in.step.value);
+      out.setReason(in.reason.substr(0, kMaxReasonBytes));
+    }
+  };
+  std::visit(Visitor{root}, message.report);
+  return Finish(builder);
+}
+
+}  // namespace moebius
