@@ -37,8 +37,8 @@ std::string Identity(Rank rank, Incarnation incarnation) {
 // False for anything that Identity() does not make.
 bool ParseIdentity(std::string_view identity, Rank& rank,
                    Incarnation& incarnation) {
-  const std::vector<absl::string_view> parts = absl::StrSplit(
-      absl::string_view(identity.data(), identity.size()), '.');
+  const std::vector<absl::string_view> parts =
+      absl::StrSplit(absl::string_view(identity.data(), identity.size()), '.');
   return parts.size() == 2 && absl::SimpleAtoi(parts[0], &rank) && rank >= 0 &&
          rank < kMaxRanks && absl::SimpleAtoi(parts[1], &incarnation.value) &&
          Identity(rank, incarnation) == identity;

@@ -13,8 +13,8 @@ namespace moebius::internal {
 }
 }  // namespace moebius::internal
 
-#define CHECK(condition)                                                   \
-  do {                                                                     \
-    if (!(condition)) [[unlikely]]                                         \
-      ::moebius::internal::CheckFailed(__FILE__, __LINE__, #condition);    \
+#define CHECK(condition)                                                \
+  do {                                                                  \
+    if (!(condition)) [[unlikely]]                                      \
+      ::moebius::internal::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)

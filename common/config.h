@@ -32,18 +32,18 @@ struct Config {
   std::string numerics = "exact";
 
   // scheduler
-  int max_running = 256;     // sequences in flight
-  int max_queue = 1024;      // accepted and waiting; beyond it 429
-  int token_budget = 2048;   // tokens of one step, prefill and decode
-  int steps_ahead = 2;       // plans issued before their predecessor's results
+  int max_running = 256;    // sequences in flight
+  int max_queue = 1024;     // accepted and waiting; beyond it 429
+  int token_budget = 2048;  // tokens of one step, prefill and decode
+  int steps_ahead = 2;      // plans issued before their predecessor's results
 
   // layout
   LayoutChoice layout = LayoutChoice::kEp;
-  int switch_threshold = 0;     // in-flight requests at and above which EP is
-                                // preferred; 0: 2 * num_workers
-  double hysteresis = 0.25;     // share of the threshold, each side
-  int min_dwell_ms = 2000;      // shortest stay in a layout
-  int smoothing_ms = 500;       // time constant of the load average
+  int switch_threshold = 0;  // in-flight requests at and above which EP is
+                             // preferred; 0: 2 * num_workers
+  double hysteresis = 0.25;  // share of the threshold, each side
+  int min_dwell_ms = 2000;   // shortest stay in a layout
+  int smoothing_ms = 500;    // time constant of the load average
   int prepare_timeout_ms = 2000;
   int switch_timeout_ms = 30000;
 

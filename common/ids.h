@@ -16,12 +16,12 @@ struct Id {
   constexpr Id next() const { return Id{value + 1}; }
 };
 
-using Rank = int;                              // worker in its group, 0..N-1
-using StepId = Id<struct StepTag>;             // forward passes, from 1
-using Epoch = Id<struct EpochTag>;             // switch attempts, never reused
-using Term = Id<struct TermTag>;               // lives of the coordinator
-using Incarnation = Id<struct IncarnationTag>; // lives of a worker
-using RequestId = Id<struct RequestTag>;       // one generation (one choice)
+using Rank = int;                               // worker in its group, 0..N-1
+using StepId = Id<struct StepTag>;              // forward passes, from 1
+using Epoch = Id<struct EpochTag>;              // switch attempts, never reused
+using Term = Id<struct TermTag>;                // lives of the coordinator
+using Incarnation = Id<struct IncarnationTag>;  // lives of a worker
+using RequestId = Id<struct RequestTag>;        // one generation (one choice)
 
 // Largest group of workers.
 inline constexpr int kMaxRanks = 8;

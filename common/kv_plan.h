@@ -29,7 +29,7 @@ struct RankTable {
 
 // Where a request's pages are: EP one table (its owner's), TP one a rank.
 struct KvTable {
-  uint32_t slot = 0;      // sequence slot of the request
+  uint32_t slot = 0;  // sequence slot of the request
   int num_blocks = 0;
   std::vector<RankTable> tables;  // by rank, ascending
   friend bool operator==(const KvTable&, const KvTable&) = default;
@@ -64,9 +64,9 @@ inline constexpr int kMaxKvWaves = 64;
 //               then the lowest rank
 // Pages that stay on their rank are not moved. kResourceExhausted with the
 // numbers when it cannot fit, even in waves.
-absl::StatusOr<KvPlan> PlanKv(const AttentionShape& shape, Layout from,
-                              Layout to, absl::Span<const KvTable> requests,
-                              absl::Span<const int64_t> kv_tokens,
-                              const std::vector<std::vector<PageId>>& free_pages);
+absl::StatusOr<KvPlan> PlanKv(
+    const AttentionShape& shape, Layout from, Layout to,
+    absl::Span<const KvTable> requests, absl::Span<const int64_t> kv_tokens,
+    const std::vector<std::vector<PageId>>& free_pages);
 
 }  // namespace moebius

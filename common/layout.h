@@ -54,8 +54,7 @@ struct ExpertShape {
   int64_t row_bytes = 0;      // bytes of one row of one matrix
 
   int64_t slot_bytes() const {
-    return int64_t{num_experts} * 3 * intermediate_rows * row_bytes /
-           num_ranks;
+    return int64_t{num_experts} * 3 * intermediate_rows * row_bytes / num_ranks;
   }
   int num_slots() const { return num_moe_layers + 1; }
   int64_t region_bytes() const { return slot_bytes() * num_slots(); }

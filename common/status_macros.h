@@ -12,10 +12,10 @@
 #define MOEBIUS_CONCAT_INNER(a, b) a##b
 #define MOEBIUS_CONCAT(a, b) MOEBIUS_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expr)                              \
-  do {                                                     \
-    ::absl::Status moebius_status = (expr);                \
-    if (!moebius_status.ok()) return moebius_status;       \
+#define RETURN_IF_ERROR(expr)                        \
+  do {                                               \
+    ::absl::Status moebius_status = (expr);          \
+    if (!moebius_status.ok()) return moebius_status; \
   } while (false)
 
 #define ASSIGN_OR_RETURN(lhs, expr) \

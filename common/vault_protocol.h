@@ -26,27 +26,32 @@ inline constexpr int kNumRegionKinds = 5;
 
 constexpr std::string_view RegionKindName(RegionKind kind) {
   switch (kind) {
-    case RegionKind::kExperts: return "experts";
-    case RegionKind::kDense: return "dense";
-    case RegionKind::kKv: return "kv";
-    case RegionKind::kExchange: return "exchange";
-    case RegionKind::kSignals: return "signals";
+    case RegionKind::kExperts:
+      return "experts";
+    case RegionKind::kDense:
+      return "dense";
+    case RegionKind::kKv:
+      return "kv";
+    case RegionKind::kExchange:
+      return "exchange";
+    case RegionKind::kSignals:
+      return "signals";
   }
   return "unknown";
 }
 
 enum class VaultMessageType : uint8_t {
-  kDeposit = 1,    // worker: keep this descriptor (rank, region, size_bytes, fd)
-                   // -> kDescriptor without one: it is kept
-  kWithdraw = 2,   // worker: give me mine (its successor adopts) -> kDescriptor
-  kBorrow = 3,     // worker: a peer's (rank, region); waits until deposited
-                   // -> kDescriptor, opened read-only except kSignals
-  kDescriptor = 4, // launcher: the answer to the three above (same rank and
-                   // region, size_bytes of the memory), fd attached when `ok`;
-                   // otherwise `text` says why not
-  kProgress = 5,   // worker: done_bytes of size_bytes loaded (weights)
-  kReady = 6,      // worker: serving; coordinator: listening (port, admin_port)
-  kFailed = 7,     // either: `text` says why; the process ends next
+  kDeposit = 1,   // worker: keep this descriptor (rank, region, size_bytes, fd)
+                  // -> kDescriptor without one: it is kept
+  kWithdraw = 2,  // worker: give me mine (its successor adopts) -> kDescriptor
+  kBorrow = 3,    // worker: a peer's (rank, region); waits until deposited
+                  // -> kDescriptor, opened read-only except kSignals
+  kDescriptor = 4,  // launcher: the answer to the three above (same rank and
+                    // region, size_bytes of the memory), fd attached when `ok`;
+                    // otherwise `text` says why not
+  kProgress = 5,    // worker: done_bytes of size_bytes loaded (weights)
+  kReady = 6,   // worker: serving; coordinator: listening (port, admin_port)
+  kFailed = 7,  // either: `text` says why; the process ends next
 };
 
 struct VaultMessage {
@@ -54,7 +59,7 @@ struct VaultMessage {
   RegionKind region = RegionKind::kExperts;
   uint8_t ok = 0;
   uint8_t answers = 0;  // kDescriptor: the type of the request; else 0
-  int32_t rank = 0;  // owner of the region; -1: the coordinator speaks
+  int32_t rank = 0;     // owner of the region; -1: the coordinator speaks
   uint64_t size_bytes = 0;
   uint64_t done_bytes = 0;
   int32_t port = 0;

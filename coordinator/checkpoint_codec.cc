@@ -18,8 +18,8 @@ absl::StatusOr<std::unique_ptr<CheckpointCodec>> CheckpointCodec::Load(
   } else if (!absl::IsNotFound(loaded.status())) {
     return loaded.status();
   }
-  return std::unique_ptr<CheckpointCodec>(new CheckpointCodec(
-      std::move(tokenizer), std::move(chat_template)));
+  return std::unique_ptr<CheckpointCodec>(
+      new CheckpointCodec(std::move(tokenizer), std::move(chat_template)));
 }
 
 absl::StatusOr<std::vector<int32_t>> CheckpointCodec::Encode(

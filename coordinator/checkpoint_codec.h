@@ -24,8 +24,7 @@ class CheckpointCodec final : public TextCodec {
       std::string_view text) const override;
   std::string Decode(absl::Span<const int32_t> tokens) const override;
   std::string TokenBytes(int32_t token) const override;
-  absl::StatusOr<std::string> RenderChat(
-      const ChatInput& input) const override;
+  absl::StatusOr<std::string> RenderChat(const ChatInput& input) const override;
 
  private:
   CheckpointCodec(std::unique_ptr<Tokenizer> tokenizer,

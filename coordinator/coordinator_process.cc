@@ -51,9 +51,7 @@ class EndOfService {
     return end;
   }
 
-  void Notify() {
-    [[maybe_unused]] ssize_t n = write(write_fd_.get(), "x", 1);
-  }
+  void Notify() { [[maybe_unused]] ssize_t n = write(write_fd_.get(), "x", 1); }
 
   // Returns after SIGTERM, Notify() or `timeout_ms` (-1: without end).
   void Wait(int timeout_ms) {
@@ -133,8 +131,13 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   admin_options_http.listen = config.admin;
   std::unique_ptr<HttpServer> server, admin_server;
   AdminApiOptions admin_options;
-  admin_options.info = {kVersion, ServedModelName(config), config.model_path,
-                        max_model_len, config.num_workers, 0, 0};
+  admin_options.info = {kVersion,
+                        ServedModelName(config),
+                        config.model_path,
+                        max_model_len,
+                        config.num_workers,
+                        0,
+                        0};
   admin_options.num_connections = [&server] {
     return server->num_connections();
   };
@@ -147,15 +150,14 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     admin_threads.Stop();
   });
   ASSIGN_OR_RETURN(server, HttpServer::Start(public_options, threads, api));
-  ASSIGN_OR_RETURN(admin_server, HttpServer::Start(admin_options_http,
-                                                   admin_threads, admin));
+  ASSIGN_OR_RETURN(admin_server,
+                   HttpServer::Start(admin_options_http, admin_threads, admin));
   engine.Start();
 
   // Listeners answer probes while workers load; requests get 503 until then.
   std::thread announce([&] {
     ready.WaitForNotification();
-    if (absl::Status status =
-            vault.Ready(server->port(), admin_server->port());
+    if (absl::Status status = vault.Ready(server->port(), admin_server->port());
         !status.ok()) {
       spdlog::debug("{}", status.ToString());
     }

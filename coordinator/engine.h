@@ -19,12 +19,12 @@ namespace moebius {
 
 // When a generation ends.
 struct StopCriteria {
-  int max_tokens = 16;                  // at least 1
+  int max_tokens = 16;  // at least 1
   int min_tokens = 0;
   bool ignore_eos = false;
-  std::vector<int32_t> eos_ids;         // end without being shown
+  std::vector<int32_t> eos_ids;  // end without being shown
   std::vector<int32_t> stop_token_ids;
-  std::vector<std::string> stop;        // at most 16 of 256 bytes
+  std::vector<std::string> stop;  // at most 16 of 256 bytes
   bool include_stop_str_in_output = false;
 };
 
@@ -56,14 +56,14 @@ using OutputListener = std::function<void(std::vector<Output>)>;
 struct SwitchReport {
   Epoch epoch;
   Layout from, to;
-  bool done = false;         // false: refused, or nothing to do
-  std::string reason;        // of a refusal; empty when nothing was to do
-  uint64_t weight_bytes = 0; // over all ranks
+  bool done = false;          // false: refused, or nothing to do
+  std::string reason;         // of a refusal; empty when nothing was to do
+  uint64_t weight_bytes = 0;  // over all ranks
   uint64_t kv_bytes = 0;
-  double prepare_ms = 0;     // PREPARE sent to last answer
-  double pause_ms = 0;       // last result before to first result after: the
-                             // longest that a running stream waits
-  double switch_ms = 0;      // the slowest worker's copies
+  double prepare_ms = 0;  // PREPARE sent to last answer
+  double pause_ms = 0;    // last result before to first result after: the
+                          // longest that a running stream waits
+  double switch_ms = 0;   // the slowest worker's copies
   double weight_ms = 0, kv_ms = 0;
   StepId boundary;
 };

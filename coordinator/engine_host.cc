@@ -276,9 +276,8 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
   Average(status_.step_ms, result.duration_us / 1000.0);
   RETURN_IF_ERROR(switches_->OnStepDone(result.step, begin));
   status_.last_step = result.step.value;
-  ASSIGN_OR_RETURN(
-      auto tokens,
-      scheduler_->OnResult(result.step, absl::MakeSpan(&result, 1)));
+  ASSIGN_OR_RETURN(auto tokens, scheduler_->OnResult(
+                                    result.step, absl::MakeSpan(&result, 1)));
   Deliver(std::move(tokens));
   unaccounted_us_ += ElapsedUs(begin);
   return absl::OkStatus();

@@ -101,7 +101,7 @@ class EngineHost final : public Engine {
 
   // The engine thread's own.
   WorkerGroup group_;
-  std::vector<Incarnation> founders_;  // [rank] lives that made it whole
+  std::vector<Incarnation> founders_;   // [rank] lives that made it whole
   std::optional<Scheduler> scheduler_;  // once every worker has joined
   std::optional<SwitchControl> switches_;
   std::optional<PolicyHost> policy_;

@@ -27,9 +27,9 @@ SwitchControl::SwitchControl(const SwitchOptions& options, WorkerGroup* group,
 
 absl::Status SwitchControl::Apply(const LayoutEvent& event,
                                   Clock::time_point now) {
-  ASSIGN_OR_RETURN(Transition transition,
-                   Step(state_, event, scheduler_->next_step(),
-                        group_->num_ranks()));
+  ASSIGN_OR_RETURN(
+      Transition transition,
+      Step(state_, event, scheduler_->next_step(), group_->num_ranks()));
   state_ = transition.next;
   for (const LayoutEffect& effect : transition.effects) {
     RETURN_IF_ERROR(Carry(effect, now));
@@ -102,13 +102,13 @@ absl::Status SwitchControl::OnSendPrepare(const SendPrepare& effect,
   current_->report.epoch = effect.epoch;
   auto plan = scheduler_->PlanSwitch(effect.target);
   if (!plan.ok()) {
-    return Apply(PlanRefused{effect.epoch, std::string(plan.status().message())},
-                 now);
+    return Apply(
+        PlanRefused{effect.epoch, std::string(plan.status().message())}, now);
   }
   current_->plan = *std::move(plan);
   current_->begin = now;
-  deadline_ = now + std::chrono::milliseconds(
-                        options_.config.prepare_timeout_ms);
+  deadline_ =
+      now + std::chrono::milliseconds(options_.config.prepare_timeout_ms);
   return group_->Broadcast(
       Prepare{effect.epoch, effect.target, current_->plan});
 }
@@ -118,8 +118,7 @@ absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
   current_->report.prepare_ms = Millis(now - current_->begin);
   current_->report.boundary = effect.boundary;
   current_->result_before = last_result_;
-  RETURN_IF_ERROR(
-      scheduler_->ApplySwitch(current_->report.to, current_->plan));
+  RETURN_IF_ERROR(scheduler_->ApplySwitch(current_->report.to, current_->plan));
   current_->plan = {};
   deadline_ =
       now + std::chrono::milliseconds(options_.config.switch_timeout_ms);
@@ -146,9 +145,9 @@ absl::Status SwitchControl::CheckSums() const {
   for (Rank r = 0; r < group_->num_ranks(); ++r) {
     const std::optional<Switched>& one = current_->switched[r];
     if (one->checksum != first->checksum) {
-      return absl::DataLossError(
-          Cat("after switch ", one->epoch.value, " workers 0 and ", r,
-              " do not hold the same page tables"));
+      return absl::DataLossError(Cat("after switch ", one->epoch.value,
+                                     " workers 0 and ", r,
+                                     " do not hold the same page tables"));
     }
     weights += one->weight_checksum;
   }
@@ -223,7 +222,8 @@ absl::Status SwitchControl::Tick(Clock::time_point now) {
 
 int SwitchControl::TimeoutMs(Clock::time_point now) const {
   if (!deadline_.has_value()) return -1;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline_ - now);
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(*deadline_ - now);
   return static_cast<int>(std::max<int64_t>(0, left.count()));
 }
 

@@ -20,8 +20,7 @@ constexpr int kMaxRepeat = 1000;
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2]
-                    : (values[n / 2 - 1] + values[n / 2]) / 2;
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
 absl::StatusOr<Json> ReadJson(const std::string& path) {
@@ -87,13 +86,12 @@ absl::Status ThroughputBench::SwitchTo(EngineHost& engine,
   absl::Mutex mutex;
   bool answered = false;
   absl::Status status;
-  engine.SetLayout(
-      layout == "ep" ? LayoutChoice::kEp : LayoutChoice::kTp,
-      [&](absl::StatusOr<SwitchReport> report) {
-        absl::MutexLock lock(&mutex);
-        answered = true;
-        if (!report.ok()) status = report.status();
-      });
+  engine.SetLayout(layout == "ep" ? LayoutChoice::kEp : LayoutChoice::kTp,
+                   [&](absl::StatusOr<SwitchReport> report) {
+                     absl::MutexLock lock(&mutex);
+                     answered = true;
+                     if (!report.ok()) status = report.status();
+                   });
   absl::MutexLock lock(&mutex);
   mutex.Await(absl::Condition(&answered));
   return status;
@@ -130,8 +128,8 @@ absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
     return std::max(1e-9, std::chrono::duration<double>(d).count());
   };
   Figures figures;
-  figures.prefill_per_s = double{1} * one.streams * one.prompt_tokens /
-                          seconds(all_first_ - begin);
+  figures.prefill_per_s =
+      double{1} * one.streams * one.prompt_tokens / seconds(all_first_ - begin);
   figures.decode_per_s = tokens_after_first_ / seconds(last_ - all_first_);
   return figures;
 }

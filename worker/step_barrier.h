@@ -19,9 +19,7 @@ class StepBarrier final : public Barrier {
  public:
   // `barrier` must outlive this.
   StepBarrier(GroupBarrier* barrier, absl::Duration timeout)
-      : barrier_(barrier),
-        timeout_(timeout),
-        next_(barrier->arrived() + 1) {}
+      : barrier_(barrier), timeout_(timeout), next_(barrier->arrived() + 1) {}
 
   absl::Status Wait() override { return barrier_->Wait(next_++, timeout_); }
 

@@ -60,8 +60,7 @@ absl::Status StepExecutor::AddItem(const WorkItem& item, int num_kv) {
   RETURN_IF_ERROR(sequences.CheckItem(item, num_kv));
   const Sequence& sequence = *sequences.Find(item.slot);
   const uint32_t index = static_cast<uint32_t>(pages_.size());
-  pages_.push_back(
-      SequencePages{sequence.pages.data(), sequence.num_blocks()});
+  pages_.push_back(SequencePages{sequence.pages.data(), sequence.num_blocks()});
   const uint32_t end = item.position + item.num_tokens;
   const bool prompt_logprobs = sequence.sampling.num_prompt_logprobs >= 0;
   for (uint32_t p = item.position; p < end; ++p) {
@@ -134,8 +133,8 @@ absl::Status StepExecutor::ShareTokens(StepResult& result) {
                      std::tie(b.slot, b.position);
             });
   for (const SampledToken& sampled : result.sampled) {
-    RETURN_IF_ERROR(context_.sequences->Append(
-        sampled.slot, sampled.position, sampled.token));
+    RETURN_IF_ERROR(context_.sequences->Append(sampled.slot, sampled.position,
+                                               sampled.token));
   }
   return absl::OkStatus();
 }

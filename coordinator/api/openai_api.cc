@@ -283,11 +283,11 @@ void OpenAiApi::OnOutputs(std::vector<Output> outputs) {
     fan_out_posted_ = threads_.Post(0, [this] { FanOut(); });
     return;
   }
-  fan_out_posted_ = threads_.PostAfter(
-      0,
-      std::chrono::duration_cast<std::chrono::microseconds>(
-          options_.write_interval - since),
-      [this] { FanOut(); });
+  fan_out_posted_ =
+      threads_.PostAfter(0,
+                         std::chrono::duration_cast<std::chrono::microseconds>(
+                             options_.write_interval - since),
+                         [this] { FanOut(); });
 }
 
 void OpenAiApi::FanOut() {

@@ -16,8 +16,8 @@ StepPlan DecodePlan(uint32_t requests) {
     plan.items.push_back(
         WorkItem{slot, 500 + slot % 1000, 1, uint8_t(slot % 2), true});
     if (slot % kPageTokens == 0) {
-      plan.page_rows.push_back(
-          PageRow{slot, 31, Rank(slot % 2), {slot, slot + 1, slot + 2, slot + 3}});
+      plan.page_rows.push_back(PageRow{
+          slot, 31, Rank(slot % 2), {slot, slot + 1, slot + 2, slot + 3}});
     }
   }
   return plan;
@@ -28,8 +28,11 @@ void BM_EncodeDecodePlan(benchmark::State& state) {
                                DecodePlan(state.range(0))};
   for (auto _ : state) benchmark::DoNotOptimize(Encode(message));
 }
-BENCHMARK(BM_EncodeDecodePlan)->Arg(32)->Arg(256)->Arg(2048)->Unit(
-    benchmark::kMicrosecond);
+BENCHMARK(BM_EncodeDecodePlan)
+    ->Arg(32)
+    ->Arg(256)
+    ->Arg(2048)
+    ->Unit(benchmark::kMicrosecond);
 
 void BM_DecodeResult(benchmark::State& state) {
   StepResult result;
@@ -41,8 +44,11 @@ void BM_DecodeResult(benchmark::State& state) {
       Encode(ReportMessage{{Term{1}, Incarnation{1}, 7}, result});
   for (auto _ : state) benchmark::DoNotOptimize(DecodeReport(bytes));
 }
-BENCHMARK(BM_DecodeResult)->Arg(32)->Arg(256)->Arg(2048)->Unit(
-    benchmark::kMicrosecond);
+BENCHMARK(BM_DecodeResult)
+    ->Arg(32)
+    ->Arg(256)
+    ->Arg(2048)
+    ->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace moebius

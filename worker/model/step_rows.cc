@@ -1,6 +1,5 @@
 #include "worker/model/step_rows.h"
 
-
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/status_macros.h"

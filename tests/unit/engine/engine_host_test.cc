@@ -84,8 +84,9 @@ class Listener {
 const Tokenizer& TestTokenizer() {
   static const Tokenizer* tokenizer = [] {
     const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
-    auto loaded = Tokenizer::Load(std::string(source == nullptr ? "." : source) +
-                                  "/models/verse-moe/tokenizer.json");
+    auto loaded =
+        Tokenizer::Load(std::string(source == nullptr ? "." : source) +
+                        "/models/verse-moe/tokenizer.json");
     EXPECT_THAT(loaded, IsOk());
     return loaded->release();
   }();
@@ -192,10 +193,9 @@ TEST_F(EngineHostTest, EveryRequestGetsTheTokensOfAQuietRun) {
 
 TEST_F(EngineHostTest, PromptsThatCannotFitAreRefusedWithBothNumbers) {
   Start();
-  EXPECT_THAT(
-      engine_->Submit({Request(1024, 1)}),
-      StatusIs(absl::StatusCode::kInvalidArgument,
-               testing::AllOf(HasSubstr("1024"), HasSubstr("1023"))));
+  EXPECT_THAT(engine_->Submit({Request(1024, 1)}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       testing::AllOf(HasSubstr("1024"), HasSubstr("1023"))));
   EXPECT_THAT(engine_->Submit({Generation{}}),
               StatusIs(absl::StatusCode::kInvalidArgument));
 }
@@ -215,8 +215,8 @@ TEST_F(EngineHostTest, AFullQueueRefusesAndKeepsWhatItHas) {
       refused = got.status();
     }
   }
-  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kResourceExhausted,
-                                HasSubstr("64")));
+  EXPECT_THAT(refused,
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("64")));
   hub_->Hold(false);
   hub_->Wake();
   for (RequestId id : ids) {
@@ -357,8 +357,8 @@ TEST_F(EngineHostTest, ALostReportIsNoticed) {
   listener_.AwaitTokens(id, 2);
   hub_->LoseNextReport();
   ASSERT_TRUE(failed_.WaitForNotificationWithTimeout(kLong));
-  EXPECT_THAT(failure_, StatusIs(absl::StatusCode::kDataLoss,
-                                 HasSubstr("was lost")));
+  EXPECT_THAT(failure_,
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("was lost")));
 }
 
 TEST_F(EngineHostTest, RepeatedReportsAreTakenOnce) {

@@ -93,8 +93,8 @@ class FakeHub final : public Hub {
     if (disconnected_ && rank == 1) {
       return absl::UnavailableError("worker 1 is not connected");
     }
-    auto message = DecodeCommand(absl::MakeConstSpan(bytes.data(),
-                                                     bytes.size()));
+    auto message =
+        DecodeCommand(absl::MakeConstSpan(bytes.data(), bytes.size()));
     EXPECT_THAT(message, IsOk());
     // Rank 0's copy is carried out for all; the others must be the same.
     if (rank == 0) {
@@ -151,12 +151,11 @@ class FakeHub final : public Hub {
           results[0].prompt_logprobs.push_back(logprob);
         }
       }
-      std::sort(results[0].prompt_logprobs.begin(),
-                results[0].prompt_logprobs.end(),
-                [](const PromptLogprob& a, const PromptLogprob& b) {
-                  return std::tie(a.slot, a.position) <
-                         std::tie(b.slot, b.position);
-                });
+      std::sort(
+          results[0].prompt_logprobs.begin(), results[0].prompt_logprobs.end(),
+          [](const PromptLogprob& a, const PromptLogprob& b) {
+            return std::tie(a.slot, a.position) < std::tie(b.slot, b.position);
+          });
       Report_(0, std::move(results[0]));
     } else if (const auto* prepare = std::get_if<Prepare>(&command)) {
       prepared_ = *prepare;

@@ -69,8 +69,8 @@ TEST(GenerationOutput, EndsWithLengthAtMaxTokens) {
   const Shown run = Feed(Limit(3), ids);
   EXPECT_EQ(run.finish, FinishReason::kLength);
   EXPECT_EQ(run.tokens.size(), 3u);
-  EXPECT_EQ(run.text, TestTokenizer().Decode(
-                          absl::MakeConstSpan(ids).first(3), true));
+  EXPECT_EQ(run.text,
+            TestTokenizer().Decode(absl::MakeConstSpan(ids).first(3), true));
 }
 
 TEST(GenerationOutput, EndOfTextStopsAndIsNotShown) {
