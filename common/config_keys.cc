@@ -272,7 +272,8 @@ std::vector<ConfigKey> MakeKeys() {
                              &Config::http_threads, 1, 64));
   keys.push_back(WholeNumber(
       "http.write_interval_us",
-      "Tokens go to the streams at most this often; 0 sends each at once.",
+      "Tokens go to the streams at most this often, and less often (8 ms at "
+      "most) where writing takes much of a core; 0 sends each at once.",
       &Config::write_interval_us, 0, 1'000'000));
   keys.push_back(WholeNumber("http.drain_timeout_ms",
                              "How long a drain waits for requests in flight.",

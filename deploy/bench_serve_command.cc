@@ -33,6 +33,7 @@ struct ServeBenchArgs {
   double rate = 0;  // a second; 0: closed loop
   int prompt_tokens = 64;
   int output_tokens = 128;
+  double temperature = 0;  // greedy, as in bench throughput
   bool stop_at_eos = false;
   int64_t seed = 1;
   double timeout_s = 600;
@@ -173,6 +174,7 @@ Json Figures(const ServeBenchArgs& args, const Load& load) {
   return {{"requests", args.requests},
           {"concurrency", args.rate > 0 ? 0 : args.concurrency},
           {"rate", args.rate},
+          {"temperature", args.temperature},
           {"prompt_tokens", args.prompt_tokens},
           {"max_output_tokens", args.output_tokens},
           {"completed", t.completed},
@@ -227,12 +229,13 @@ absl::Status Run(const ServeBenchArgs& args) {
                    PromptSource::Fetch(loop, url, model));
   std::vector<std::string> bodies;
   for (int i = 0; i < args.requests; ++i) {
-    bodies.push_back(
+    Json body =
         CompletionBody(model,
                        prompts.Prompt(i + static_cast<int>(args.seed % 1000),
                                       args.prompt_tokens),
-                       args.output_tokens, !args.stop_at_eos)
-            .dump());
+                       args.output_tokens, !args.stop_at_eos);
+    body["temperature"] = args.temperature;
+    bodies.push_back(body.dump());
   }
   Load load(loop, url, args, std::move(bodies));
   RETURN_IF_ERROR(load.Run());
@@ -294,6 +297,11 @@ void AddBenchServeCommand(CLI::App& bench, Action& action) {
                    "Tokens to generate for each [default 128]")
       ->option_text("N")
       ->check(CLI::Range(1, 1 << 20));
+  command
+      ->add_option("--temperature", args->temperature,
+                   "Temperature of the requests; 0 is greedy [default 0]")
+      ->option_text("T")
+      ->check(CLI::Range(0.0, 2.0));
   command->add_flag(
       "--ignore-eos,!--stop-at-eos",
       [args](int64_t on) { args->stop_at_eos = on < 0; },

@@ -1,5 +1,8 @@
 #include "coordinator/api/openai_api.h"
 
+#include <time.h>
+
+#include <algorithm>
 #include <exception>
 #include <random>
 #include <utility>
@@ -10,6 +13,7 @@
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/json_text.h"
 #include "coordinator/api/probe_routes.h"
+#include "coordinator/api/write_interval.h"
 #include "coordinator/text/utf8.h"
 #include "spdlog/spdlog.h"
 
@@ -25,6 +29,13 @@ constexpr std::string_view kChat = "/v1/chat/completions";
 constexpr std::string_view kModels = "/v1/models";
 constexpr std::string_view kTokenize = "/tokenize";
 constexpr std::string_view kDetokenize = "/detokenize";
+
+// Processor time of the calling thread; other programs' does not count.
+int64_t ThreadCpuNs() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
+}
 
 uint64_t RandomBase() {
   std::random_device device;
@@ -50,6 +61,7 @@ OpenAiApi::OpenAiApi(Engine& engine, const TextCodec& codec, IoThreads& threads,
       options_(std::move(options)),
       created_(time(nullptr)),
       random_base_(RandomBase()),
+      delivery_ns_(threads.size()),
       preparation_(1, "http-prepare") {}
 
 OpenAiApi::~OpenAiApi() { preparation_.Stop(); }
@@ -278,16 +290,24 @@ void OpenAiApi::OnOutputs(std::vector<Output> outputs) {
   std::lock_guard lock(queue_mutex_);
   queue_.push_back(std::move(outputs));
   if (fan_out_posted_) return;
+  const auto interval = Interval();
   const auto since = Clock::now() - last_fan_out_;
-  if (since >= options_.write_interval) {
+  if (since >= interval) {
     fan_out_posted_ = threads_.Post(0, [this] { FanOut(); });
     return;
   }
-  fan_out_posted_ =
-      threads_.PostAfter(0,
-                         std::chrono::duration_cast<std::chrono::microseconds>(
-                             options_.write_interval - since),
-                         [this] { FanOut(); });
+  fan_out_posted_ = threads_.PostAfter(
+      0,
+      std::chrono::duration_cast<std::chrono::microseconds>(interval - since),
+      [this] { FanOut(); });
+}
+
+std::chrono::nanoseconds OpenAiApi::Interval() const {
+  int64_t cost = 0;
+  for (const auto& ns : delivery_ns_) {
+    cost = std::max(cost, ns.load(std::memory_order_relaxed));
+  }
+  return WriteInterval(options_.write_interval, std::chrono::nanoseconds(cost));
 }
 
 void OpenAiApi::FanOut() {
@@ -314,16 +334,17 @@ void OpenAiApi::FanOut() {
   }
   for (int i = 1; i < threads_.size(); ++i) {
     if (by_thread[i].empty()) continue;
-    threads_.Post(i,
-                  [this, deliveries = std::make_shared<std::vector<Delivery>>(
-                             std::move(by_thread[i]))] {
-                    Deliver(std::move(*deliveries));
-                  });
+    threads_.Post(i, [this, i,
+                      deliveries = std::make_shared<std::vector<Delivery>>(
+                          std::move(by_thread[i]))] {
+      Deliver(i, std::move(*deliveries));
+    });
   }
-  Deliver(std::move(by_thread[0]));
+  Deliver(0, std::move(by_thread[0]));
 }
 
-void OpenAiApi::Deliver(std::vector<Delivery> deliveries) {
+void OpenAiApi::Deliver(int thread, std::vector<Delivery> deliveries) {
+  const int64_t begin_ns = ThreadCpuNs();
   const auto now = Clock::now();
   std::vector<GenerationCall*> dirty;
   for (Delivery& delivery : deliveries) {
@@ -337,6 +358,8 @@ void OpenAiApi::Deliver(std::vector<Delivery> deliveries) {
     call->dirty = false;
     call->Flush(now);
   }
+  delivery_ns_[thread].store(ThreadCpuNs() - begin_ns,
+                             std::memory_order_relaxed);
 }
 
 }  // namespace moebius

@@ -27,10 +27,9 @@ struct OpenAiApiOptions {
   std::string version;
   // Large bodies waiting for the thread that prepares them; 429 beyond.
   int max_preparing = 256;
-  // Outputs go to the streams at most this often. Steps of a large model are
-  // further apart, so nothing waits; with steps of a fraction of it, the tokens
-  // of several go out in one write to each client instead of one a token, whose
-  // system calls would take the processor from the workers. 0: at once.
+  // Outputs go to the streams at most this often, the tokens of several short
+  // steps in one write; less often where writing takes much of a core, see
+  // write_interval.h. 0: at once.
   std::chrono::microseconds write_interval{0};
 };
 
@@ -99,7 +98,10 @@ class OpenAiApi final : public HttpHandler {
 
   // On the first io thread.
   void FanOut();
-  void Deliver(std::vector<Delivery> deliveries);
+  // On io thread `thread`, which all of the deliveries' exchanges are on.
+  void Deliver(int thread, std::vector<Delivery> deliveries);
+  // From the last round of writes to the next.
+  std::chrono::nanoseconds Interval() const;
 
   AnswerHead NewHead(bool chat);
   uint64_t DrawSeed();
@@ -113,6 +115,8 @@ class OpenAiApi final : public HttpHandler {
   const uint64_t random_base_;
   std::atomic<uint64_t> num_drawn_{0};
   std::atomic<int> num_preparing_{0};
+  // Processor time that the last deliveries on each io thread took.
+  std::vector<std::atomic<int64_t>> delivery_ns_;
 
   std::mutex queue_mutex_;
   std::vector<std::vector<Output>> queue_ ABSL_GUARDED_BY(queue_mutex_);
