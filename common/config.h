@@ -25,10 +25,12 @@ struct Config {
 
   // workers
   int num_workers = 2;
-  int threads_per_worker = 0;  // 0: cores / workers, at least 1
-  int spin_us = -1;            // spin before sleeping in a barrier; -1: by load
-  bool kv_bfloat16 = false;    // kv_dtype: float32 | bfloat16
-  int64_t kv_bytes = 0;        // KV memory of a worker; 0: from max_running
+  int threads_per_worker = 0;     // 0: cores / workers, at least 1
+  int step_timeout_ms = 5000;     // a peer that late in a step has failed
+  int stall_timeout_ms = 120000;  // without a step's result
+  int spin_us = -1;          // spin before sleeping in a barrier; -1: by load
+  bool kv_bfloat16 = false;  // kv_dtype: float32 | bfloat16
+  int64_t kv_bytes = 0;      // KV memory of a worker; 0: from max_running
   std::string numerics = "exact";
 
   // scheduler

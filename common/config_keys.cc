@@ -202,6 +202,16 @@ std::vector<ConfigKey> MakeKeys() {
                              "Compute threads of each worker; 0 divides the "
                              "machine's cores among them.",
                              &Config::threads_per_worker, 0, 256));
+  keys.push_back(WholeNumber(
+      "workers.step_timeout_ms",
+      "How long a worker waits for another within a step or a layer of a "
+      "switch; beyond it whoever is late is halted, or else replaced.",
+      &Config::step_timeout_ms, 10, kDayMs));
+  keys.push_back(WholeNumber(
+      "workers.stall_timeout_ms",
+      "How long a step may take in all; beyond it the workers are halted, and "
+      "those that do not answer are replaced.",
+      &Config::stall_timeout_ms, 10, kDayMs));
   keys.push_back(WholeNumber("workers.spin_us",
                              "How long a worker spins at a barrier before it "
                              "sleeps, in microseconds; -1 decides by load.",

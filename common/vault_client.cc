@@ -155,6 +155,14 @@ absl::Status VaultClient::Ready(int port, int admin_port) {
   return Report(message, kReportTimeout);
 }
 
+absl::Status VaultClient::Replace(Rank rank, Incarnation incarnation) {
+  VaultMessage message;
+  message.type = VaultMessageType::kReplace;
+  message.rank = rank;
+  message.incarnation = incarnation.value;
+  return Report(message, kReportTimeout);
+}
+
 absl::Status VaultClient::Failed(absl::string_view reason) {
   VaultMessage message;
   message.type = VaultMessageType::kFailed;

@@ -74,6 +74,9 @@ class VaultClient {
   // Reports that we serve; ports of the coordinator's listeners, 0 for workers.
   absl::Status Ready(int port = 0, int admin_port = 0);
 
+  // The coordinator's: asks for the end of that life of a worker.
+  absl::Status Replace(Rank rank, Incarnation incarnation);
+
   // Reports why this process ends next. Cut to what a message holds.
   absl::Status Failed(absl::string_view reason);
 

@@ -50,8 +50,10 @@ enum class VaultMessageType : uint8_t {
                     // region, size_bytes of the memory), fd attached when `ok`;
                     // otherwise `text` says why not
   kProgress = 5,    // worker: done_bytes of size_bytes loaded (weights)
-  kReady = 6,   // worker: serving; coordinator: listening (port, admin_port)
-  kFailed = 7,  // either: `text` says why; the process ends next
+  kReady = 6,    // worker: serving; coordinator: listening (port, admin_port)
+  kFailed = 7,   // either: `text` says why; the process ends next
+  kReplace = 8,  // coordinator: worker `rank` of life `incarnation` makes no
+                 // progress: end it, so that a successor takes over
 };
 
 struct VaultMessage {
@@ -64,7 +66,8 @@ struct VaultMessage {
   uint64_t done_bytes = 0;
   int32_t port = 0;
   int32_t admin_port = 0;
-  char text[224] = {};  // NUL-terminated
+  uint64_t incarnation = 0;  // kReplace
+  char text[216] = {};       // NUL-terminated
 };
 static_assert(sizeof(VaultMessage) == 256);
 

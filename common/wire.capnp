@@ -83,10 +83,26 @@ struct Prepare {
   tables @3 :List(KvTable);
 }
 
-struct Welcome {
-  attentionTp @0 :UInt8;
-  expertsTp @1 :UInt8;
+struct Restore {
+  round @0 :UInt64;
+  admissions @1 :List(Admission);
+  tables @2 :List(KvTable);  # beside admissions
+}
+
+struct SwitchTail {
+  fromTp @0 :UInt8;
+  layersDone @1 :UInt16;
+  wavesDone @2 :UInt16;
+  plan @3 :Prepare;
+}
+
+struct Resume {
+  round @0 :UInt64;
+  layoutTp @1 :UInt8;
   nextStep @2 :UInt64;
+  nextBarrier @3 :UInt64;
+  lastEpoch @4 :UInt64;
+  tail @5 :SwitchTail;  # null: none
 }
 
 struct Commit {
@@ -97,13 +113,24 @@ struct Commit {
 struct Command {
   envelope @0 :Envelope;
   union {
-    welcome @1 :Welcome;
-    step @2 :StepPlan;
-    prepare @3 :Prepare;
-    commit @4 :Commit;
-    abort @5 :UInt64;  # epoch
-    shutdown @6 :Void;
+    halt @1 :UInt64;  # round
+    restore @2 :Restore;
+    resume @3 :Resume;
+    step @4 :StepPlan;
+    prepare @5 :Prepare;
+    commit @6 :Commit;
+    abort @7 :UInt64;  # epoch
+    shutdown @8 :Void;
   }
+}
+
+struct Halted {
+  round @0 :UInt64;
+  lastExecuted @1 :UInt64;
+  barriers @2 :UInt64;
+  switchEpoch @3 :UInt64;
+  layersDone @4 :UInt16;
+  wavesDone @5 :UInt16;
 }
 
 struct Hello {
@@ -114,8 +141,8 @@ struct Hello {
   maxSlots @4 :UInt32;
   weightBytes @5 :UInt64;
   modelDigest @6 :UInt64;
-  lastExecuted @7 :UInt64;
-  weightChecksum @8 :UInt64;
+  weightChecksum @7 :UInt64;
+  adopted @8 :Bool;
 }
 
 struct Ranking {
@@ -157,7 +184,8 @@ struct Switched {
   totalUs @7 :UInt32;
 }
 
-struct Fault {
+# Fault, and Interrupted.
+struct Trouble {
   step @0 :UInt64;
   reason @1 :Text;
 }
@@ -166,9 +194,11 @@ struct Report {
   envelope @0 :Envelope;
   union {
     hello @1 :Hello;
-    result @2 :StepResult;
-    prepared @3 :Prepared;
-    switched @4 :Switched;
-    fault @5 :Fault;
+    halted @2 :Halted;
+    interrupted @3 :Trouble;
+    result @4 :StepResult;
+    prepared @5 :Prepared;
+    switched @6 :Switched;
+    fault @7 :Trouble;
   }
 }

@@ -5,10 +5,12 @@
 // Steps and switch commands share one ordered channel to each worker. Every
 // message carries (term, incarnation, sequence): a worker ignores what is not
 // of its coordinator's term or its own incarnation; `sequence` counts up by one
-// in each direction, so a loss or a repetition is seen.
+// in each direction, so a loss or a repetition is seen. Halt and Halted are the
+// exceptions: whoever takes one in counts on from it, whatever was lost before.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -22,7 +24,7 @@
 
 namespace moebius {
 
-inline constexpr uint32_t kWireVersion = 1;
+inline constexpr uint32_t kWireVersion = 2;
 inline constexpr size_t kMaxMessageBytes = size_t{64} << 20;
 
 struct Envelope {
@@ -33,10 +35,11 @@ struct Envelope {
 
 // ---- coordinator -> worker -------------------------------------------------
 
-// Answer to Hello: the worker belongs to this coordinator now.
-struct Welcome {
-  StepLayout layout;
-  StepId next_step;
+// Stop where you are, take no command but Restore and Resume of this round, and
+// answer Halted. Begins every round of recovery, and the service itself. Rounds
+// count up within a term; a Halt of an earlier one is late and means nothing.
+struct Halt {
+  uint64_t round = 0;
 };
 
 // A sequence enters (or enters again after preemption) slot `slot`.
@@ -90,6 +93,39 @@ struct Prepare {
   KvPlan kv;
 };
 
+// Sequences as the coordinator knows them, in place of what the worker holds:
+// the first Restore of a round empties its table. Between Halt and Resume.
+struct Restore {
+  struct Sequence {
+    Admission admission;
+    KvTable table;  // of admission.slot; may have no block yet
+    friend bool operator==(const Sequence&, const Sequence&) = default;
+  };
+  uint64_t round = 0;
+  std::vector<Sequence> sequences;
+};
+
+// What is left of a committed switch: layers and waves from these on, in the
+// order of the switch. The one in flight is done again.
+struct SwitchTail {
+  Epoch epoch;
+  Layout from;
+  int layers_done = 0;
+  int waves_done = 0;
+  KvPlan kv;
+};
+
+// Every worker has halted: finish the switch, if one is to be finished (its
+// answer is Switched), and go on.
+struct Resume {
+  uint64_t round = 0;
+  Layout layout;  // of steps from now on, after the tail
+  StepId next_step;
+  uint64_t next_barrier = 0;  // above every number that any rank has used
+  Epoch last_epoch;           // highest ever proposed
+  std::optional<SwitchTail> tail;
+};
+
 // Do the prepared switch before step `boundary`.
 struct Commit {
   Epoch epoch;
@@ -102,12 +138,24 @@ struct Abort {
 
 struct Shutdown {};
 
-using Command =
-    std::variant<Welcome, StepPlan, Prepare, Commit, Abort, Shutdown>;
+using Command = std::variant<Halt, Restore, Resume, StepPlan, Prepare, Commit,
+                             Abort, Shutdown>;
 
 // ---- worker -> coordinator -------------------------------------------------
 
-// A worker is loaded and its peers are mapped.
+// Where a worker's memory stands.
+struct Stand {
+  StepId last_executed;
+  uint64_t barriers = 0;  // it waits for none up to this number any more
+  // Its record of the last switch that it began.
+  Epoch switch_epoch;
+  int layers_done = 0;
+  int waves_done = 0;
+  friend bool operator==(const Stand&, const Stand&) = default;
+};
+
+// A new life of a worker: loaded, or in possession of its predecessor's memory,
+// and its peers are mapped.
 struct Hello {
   Rank rank = 0;
   int num_ranks = 1;
@@ -117,7 +165,20 @@ struct Hello {
   uint64_t weight_bytes = 0;
   uint64_t weight_checksum = 0;  // see worker/weight_checksum.h
   uint64_t model_digest = 0;     // of config.json: all ranks must agree
-  StepId last_executed;
+  bool adopted = false;  // memory, tables excepted, is the predecessor's
+};
+
+// The answer to Halt.
+struct Halted {
+  uint64_t round = 0;
+  Stand stand;
+};
+
+// The worker could not go on in step or switch (a peer did not come, a command
+// was lost) and has halted by itself.
+struct Interrupted {
+  StepId step;
+  std::string reason;
 };
 
 struct TokenLogprob {
@@ -172,13 +233,15 @@ struct Switched {
   uint32_t total_us = 0;
 };
 
-// Something that the worker cannot mend; it ends after sending this.
+// Something that the worker cannot mend; it ends after sending this, and its
+// successor starts anew.
 struct Fault {
   StepId step;
   std::string reason;
 };
 
-using Report = std::variant<Hello, StepResult, Prepared, Switched, Fault>;
+using Report = std::variant<Hello, Halted, Interrupted, StepResult, Prepared,
+                            Switched, Fault>;
 
 // ---- codec -----------------------------------------------------------------
 

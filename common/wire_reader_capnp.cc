@@ -20,7 +20,7 @@
 namespace moebius {
 namespace {
 
-constexpr int kNestingLimit = 8;
+constexpr int kNestingLimit = 12;
 
 absl::Status Malformed(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
@@ -215,6 +215,45 @@ absl::Status Read(wire::Prepare::Reader in, Prepare& out) {
   return absl::OkStatus();
 }
 
+absl::Status Read(wire::Restore::Reader in, Restore& out) {
+  out.round = in.getRound();
+  const auto admissions = in.getAdmissions();
+  const auto tables = in.getTables();
+  if (admissions.size() != tables.size()) {
+    return Malformed("restored sequences and tables differ in number");
+  }
+  out.sequences.resize(admissions.size());
+  for (unsigned i = 0; i < admissions.size(); ++i) {
+    Restore::Sequence& sequence = out.sequences[i];
+    RETURN_IF_ERROR(Read(admissions[i], sequence.admission));
+    RETURN_IF_ERROR(Read(tables[i], sequence.table));
+    if (sequence.table.slot != sequence.admission.slot) {
+      return Malformed("the table of a restored sequence is another's");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Read(wire::Resume::Reader in, Resume& out) {
+  out.round = in.getRound();
+  ASSIGN_OR_RETURN(out.layout, ReadLayout(in.getLayoutTp()));
+  out.next_step = StepId{in.getNextStep()};
+  out.next_barrier = in.getNextBarrier();
+  out.last_epoch = Epoch{in.getLastEpoch()};
+  if (!in.hasTail()) return absl::OkStatus();
+  const auto tail = in.getTail();
+  Prepare plan;
+  RETURN_IF_ERROR(Read(tail.getPlan(), plan));
+  if (plan.target != out.layout) return Malformed("layout of a switch's tail");
+  SwitchTail& value = out.tail.emplace();
+  value.epoch = plan.epoch;
+  ASSIGN_OR_RETURN(value.from, ReadLayout(tail.getFromTp()));
+  value.layers_done = tail.getLayersDone();
+  value.waves_done = tail.getWavesDone();
+  value.kv = std::move(plan.kv);
+  return absl::OkStatus();
+}
+
 template <typename List, typename Entries>
 absl::Status ReadRankings(List rankings, Entries& entries) {
   for (auto ranking : rankings) {
@@ -279,7 +318,7 @@ absl::Status Read(wire::Hello::Reader in, Hello& out) {
   out.weight_bytes = in.getWeightBytes();
   out.weight_checksum = in.getWeightChecksum();
   out.model_digest = in.getModelDigest();
-  out.last_executed = StepId{in.getLastExecuted()};
+  out.adopted = in.getAdopted();
   if (out.num_ranks < 1 || out.num_ranks > kMaxRanks ||
       out.rank >= out.num_ranks || out.max_slots > kMaxSlotNumber) {
     return Malformed("hello");
@@ -287,18 +326,30 @@ absl::Status Read(wire::Hello::Reader in, Hello& out) {
   return absl::OkStatus();
 }
 
+Halted ReadHalted(wire::Halted::Reader in) {
+  return Halted{
+      in.getRound(),
+      {StepId{in.getLastExecuted()}, in.getBarriers(),
+       Epoch{in.getSwitchEpoch()}, in.getLayersDone(), in.getWavesDone()}};
+}
+
+// Fault and Interrupted.
+template <typename Trouble>
+absl::Status Read(wire::Trouble::Reader in, Trouble& out) {
+  out.step = StepId{in.getStep()};
+  ASSIGN_OR_RETURN(out.reason, ReadReason(in.getReason()));
+  return absl::OkStatus();
+}
+
 absl::Status ReadBody(wire::Command::Reader in, Command& out) {
   switch (in.which()) {
-    case wire::Command::WELCOME: {
-      Welcome welcome;
-      const auto body = in.getWelcome();
-      ASSIGN_OR_RETURN(welcome.layout.attention,
-                       ReadLayout(body.getAttentionTp()));
-      ASSIGN_OR_RETURN(welcome.layout.experts, ReadLayout(body.getExpertsTp()));
-      welcome.next_step = StepId{body.getNextStep()};
-      out = welcome;
+    case wire::Command::HALT:
+      out = Halt{in.getHalt()};
       return absl::OkStatus();
-    }
+    case wire::Command::RESTORE:
+      return Read(in.getRestore(), out.emplace<Restore>());
+    case wire::Command::RESUME:
+      return Read(in.getResume(), out.emplace<Resume>());
     case wire::Command::STEP:
       return Read(in.getStep(), out.emplace<StepPlan>());
     case wire::Command::PREPARE:
@@ -321,6 +372,11 @@ absl::Status ReadBody(wire::Report::Reader in, Report& out) {
   switch (in.which()) {
     case wire::Report::HELLO:
       return Read(in.getHello(), out.emplace<Hello>());
+    case wire::Report::HALTED:
+      out = ReadHalted(in.getHalted());
+      return absl::OkStatus();
+    case wire::Report::INTERRUPTED:
+      return Read(in.getInterrupted(), out.emplace<Interrupted>());
     case wire::Report::RESULT:
       return Read(in.getResult(), out.emplace<StepResult>());
     case wire::Report::PREPARED: {
@@ -339,12 +395,8 @@ absl::Status ReadBody(wire::Report::Reader in, Report& out) {
                      body.getKvUs(),           body.getTotalUs()};
       return absl::OkStatus();
     }
-    case wire::Report::FAULT: {
-      Fault& fault = out.emplace<Fault>();
-      fault.step = StepId{in.getFault().getStep()};
-      ASSIGN_OR_RETURN(fault.reason, ReadReason(in.getFault().getReason()));
-      return absl::OkStatus();
-    }
+    case wire::Report::FAULT:
+      return Read(in.getFault(), out.emplace<Fault>());
   }
   return Malformed("unknown report");
 }

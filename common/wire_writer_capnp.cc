@@ -98,6 +98,19 @@ void Build(wire::StepPlan::Builder out, const StepPlan& in) {
   FillColumn(out.initItemSample(n), items, [](auto& w) { return w.sample; });
 }
 
+void Build(wire::KvTable::Builder out, const KvTable& in) {
+  out.setSlot(in.slot);
+  out.setNumBlocks(in.num_blocks);
+  auto ranks = out.initTables(in.tables.size());
+  for (unsigned i = 0; i < in.tables.size(); ++i) {
+    const RankTable& rank = in.tables[i];
+    ranks[i].setRank(rank.rank);
+    ranks[i].setKvBegin(rank.kv_begin);
+    ranks[i].setNumKv(rank.num_kv);
+    FillList(ranks[i].initPages(rank.pages.size()), rank.pages);
+  }
+}
+
 void Build(wire::Prepare::Builder out, const Prepare& in) {
   out.setEpoch(in.epoch.value);
   out.setTargetTp(in.target.tp_size);
@@ -116,18 +129,49 @@ void Build(wire::Prepare::Builder out, const Prepare& in) {
   }
   auto tables = out.initTables(in.kv.tables.size());
   for (unsigned i = 0; i < in.kv.tables.size(); ++i) {
-    const KvTable& table = in.kv.tables[i];
-    tables[i].setSlot(table.slot);
-    tables[i].setNumBlocks(table.num_blocks);
-    auto ranks = tables[i].initTables(table.tables.size());
-    for (unsigned j = 0; j < table.tables.size(); ++j) {
-      const RankTable& rank = table.tables[j];
-      ranks[j].setRank(rank.rank);
-      ranks[j].setKvBegin(rank.kv_begin);
-      ranks[j].setNumKv(rank.num_kv);
-      FillList(ranks[j].initPages(rank.pages.size()), rank.pages);
-    }
+    Build(tables[i], in.kv.tables[i]);
   }
+}
+
+void Build(wire::Restore::Builder out, const Restore& in) {
+  out.setRound(in.round);
+  const unsigned n = in.sequences.size();
+  auto admissions = out.initAdmissions(n);
+  auto tables = out.initTables(n);
+  for (unsigned i = 0; i < n; ++i) {
+    Build(admissions[i], in.sequences[i].admission);
+    Build(tables[i], in.sequences[i].table);
+  }
+}
+
+void Build(wire::Resume::Builder out, const Resume& in) {
+  out.setRound(in.round);
+  out.setLayoutTp(in.layout.tp_size);
+  out.setNextStep(in.next_step.value);
+  out.setNextBarrier(in.next_barrier);
+  out.setLastEpoch(in.last_epoch.value);
+  if (!in.tail.has_value()) return;
+  auto tail = out.initTail();
+  tail.setFromTp(in.tail->from.tp_size);
+  tail.setLayersDone(in.tail->layers_done);
+  tail.setWavesDone(in.tail->waves_done);
+  Build(tail.initPlan(), Prepare{in.tail->epoch, in.layout, in.tail->kv});
+}
+
+void Build(wire::Halted::Builder out, const Halted& in) {
+  out.setRound(in.round);
+  out.setLastExecuted(in.stand.last_executed.value);
+  out.setBarriers(in.stand.barriers);
+  out.setSwitchEpoch(in.stand.switch_epoch.value);
+  out.setLayersDone(in.stand.layers_done);
+  out.setWavesDone(in.stand.waves_done);
+}
+
+// Fault and Interrupted.
+template <typename Trouble>
+void Build(wire::Trouble::Builder out, const Trouble& in) {
+  out.setStep(in.step.value);
+  out.setReason(in.reason.substr(0, kMaxReasonBytes));
 }
 
 // Builds the lists of rankings of the entries that have one.
@@ -187,12 +231,9 @@ std::string Encode(const CommandMessage& message) {
   Build(root.initEnvelope(), message.envelope);
   struct Visitor {
     wire::Command::Builder root;
-    void operator()(const Welcome& in) {
-      auto out = root.initWelcome();
-      out.setAttentionTp(in.layout.attention.tp_size);
-      out.setExpertsTp(in.layout.experts.tp_size);
-      out.setNextStep(in.next_step.value);
-    }
+    void operator()(const Halt& in) { root.setHalt(in.round); }
+    void operator()(const Restore& in) { Build(root.initRestore(), in); }
+    void operator()(const Resume& in) { Build(root.initResume(), in); }
     void operator()(const StepPlan& in) { Build(root.initStep(), in); }
     void operator()(const Prepare& in) { Build(root.initPrepare(), in); }
     void operator()(const Commit& in) {
@@ -223,7 +264,11 @@ std::string Encode(const ReportMessage& message) {
       out.setWeightBytes(in.weight_bytes);
       out.setWeightChecksum(in.weight_checksum);
       out.setModelDigest(in.model_digest);
-      out.setLastExecuted(in.last_executed.value);
+      out.setAdopted(in.adopted);
+    }
+    void operator()(const Halted& in) { Build(root.initHalted(), in); }
+    void operator()(const Interrupted& in) {
+      Build(root.initInterrupted(), in);
     }
     void operator()(const StepResult& in) { Build(root.initResult(), in); }
     void operator()(const Prepared& in) {
@@ -243,11 +288,7 @@ std::string Encode(const ReportMessage& message) {
       out.setKvUs(in.kv_us);
       out.setTotalUs(in.total_us);
     }
-    void operator()(const Fault& in) {
-      auto out = root.initFault();
-      out.setStep(in.step.value);
-      out.setReason(in.reason.substr(0, kMaxReasonBytes));
-    }
+    void operator()(const Fault& in) { Build(root.initFault(), in); }
   };
   std::visit(Visitor{root}, message.report);
   return Finish(builder);

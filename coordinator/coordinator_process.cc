@@ -69,8 +69,10 @@ class EndOfService {
   UniqueFd signal_fd_, read_fd_, write_fd_;
 };
 
+// `vault` outlives the engine.
 absl::StatusOr<EngineOptions> MakeEngineOptions(
-    const CoordinatorOptions& options, const CheckpointCodec& codec) {
+    const CoordinatorOptions& options, const CheckpointCodec& codec,
+    VaultClient& vault) {
   EngineOptions engine;
   engine.config = options.config;
   ASSIGN_OR_RETURN(engine.model, LoadModelConfig(options.config.model_path));
@@ -78,6 +80,11 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
       ContextLength(engine.model, options.config.max_model_len);
   engine.term = options.term;
   engine.tokenizer = &codec.tokenizer();
+  engine.replace_worker = [&vault](Rank rank, Incarnation incarnation) {
+    if (absl::Status sent = vault.Replace(rank, incarnation); !sent.ok()) {
+      spdlog::warn("worker {} cannot be replaced: {}", rank, sent.ToString());
+    }
+  };
   return engine;
 }
 
@@ -92,7 +99,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                    LoadGenerationDefaults(config.model_path));
   ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
-                   MakeEngineOptions(options, *codec));
+                   MakeEngineOptions(options, *codec, vault));
   const int max_model_len = engine_options.max_model_len;
   const int vocab_size = engine_options.model.vocab_size;
 
@@ -191,7 +198,7 @@ absl::Status RunThroughputBench(const CoordinatorOptions& options,
                    CheckpointCodec::Load(options.config.model_path));
   ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
-                   MakeEngineOptions(options, *codec));
+                   MakeEngineOptions(options, *codec, vault));
   ThroughputBench bench(engine_options.model.vocab_size);
   engine_options.listener = [&bench](std::vector<Output> outputs) {
     bench.OnOutputs(outputs);

@@ -72,6 +72,7 @@ using SwitchCallback = std::function<void(absl::StatusOr<SwitchReport>)>;
 struct WorkerStatus {
   Rank rank = 0;
   uint32_t pid = 0;
+  uint64_t incarnation = 0;
   bool connected = false;
   uint64_t weight_bytes = 0;
   uint32_t pages_total = 0, pages_free = 0;
@@ -90,6 +91,8 @@ struct EngineStatus {
   uint64_t requests_total = 0, requests_finished = 0, requests_aborted = 0;
   uint64_t prompt_tokens_total = 0, generated_tokens_total = 0;
   uint64_t preemptions_total = 0;
+  uint64_t recoveries_total = 0;  // rounds after the first
+  double last_recovery_ms = 0;    // of the last one, from halt to resume
   uint64_t switches_total = 0, switches_refused_total = 0;
   std::optional<SwitchReport> last_switch;
   double step_ms = 0;      // recent average

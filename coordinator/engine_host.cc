@@ -15,8 +15,12 @@ namespace {
 // Weight of the newest value in the averages that status shows.
 constexpr double kAverageWeight = 0.05;
 // A loop that waits without end still looks around this often when the policy
-// has to see time pass.
+// has to see time pass,
 constexpr int kPolicyTickMs = 100;
+// while the group is halted,
+constexpr int kLookAroundMs = 50;
+// and while a result is due.
+constexpr int kStallTickMs = 1000;
 
 double ElapsedUs(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double, std::micro>(
@@ -33,7 +37,9 @@ void Average(double& average, double value) {
 EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub)
     : options_(std::move(options)),
       hub_(std::move(hub)),
-      group_(hub_.get(), options_.config.num_workers, options_.term) {
+      group_(hub_.get(), options_.config.num_workers, options_.term),
+      membership_(Gathering{RankSet::All(options_.config.num_workers), 0}),
+      stands_(options_.config.num_workers) {
   status_.choice = options_.config.layout;
   status_.layout = InitialLayout(options_.config);
   status_.not_ready_reason = "waiting for workers";
@@ -144,16 +150,15 @@ void EngineHost::Loop() {
   }
   EndAll();
   Publish();
-  if (absl::Status status = group_.Broadcast(Shutdown{}); !status.ok()) {
-    spdlog::info("a worker was gone before the end: {}", status.ToString());
-  }
+  group_.Broadcast(Shutdown{});
 }
 
 absl::Status EngineHost::RunOnce() {
   RETURN_IF_ERROR(TakeReports(TimeoutMs()));
   TakeInbox();
-  if (scheduler_.has_value()) {
-    const auto now = Clock::now();
+  const auto now = Clock::now();
+  RETURN_IF_ERROR(TickMembership(now));
+  if (running()) {
     RETURN_IF_ERROR(switches_->Tick(now));
     if (auto target = policy_->Decide(
             now,
@@ -162,17 +167,26 @@ absl::Status EngineHost::RunOnce() {
       RETURN_IF_ERROR(switches_->Request(*target, nullptr, now));
     }
     RETURN_IF_ERROR(IssueSteps());
-    if (!drained_.empty() && scheduler_->idle()) {
-      for (auto& drained : std::exchange(drained_, {})) drained();
-    }
+    // Whom a plan did not reach is lost.
+    RETURN_IF_ERROR(TickMembership(now));
+  }
+  if (scheduler_.has_value() && !drained_.empty() && scheduler_->idle()) {
+    for (auto& drained : std::exchange(drained_, {})) drained();
   }
   Publish();
   return absl::OkStatus();
 }
 
 int EngineHost::TimeoutMs() const {
-  if (!scheduler_.has_value()) return -1;
+  if (!running()) {
+    // Before there is a group there is nothing to lose.
+    return scheduler_.has_value() || halt_deadline_.has_value() ? kLookAroundMs
+                                                                : -1;
+  }
   int timeout_ms = switches_->TimeoutMs(Clock::now());
+  if (!flying_.empty() && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
+    timeout_ms = kStallTickMs;
+  }
   if (policy_->NeedsTicks() && (timeout_ms < 0 || timeout_ms > kPolicyTickMs)) {
     timeout_ms = kPolicyTickMs;
   }
@@ -192,48 +206,55 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
     EngineHost* host;
     Rank rank;
     absl::Status operator()(const Hello&) { return host->OnHello(rank); }
+    absl::Status operator()(const Halted& halted) {
+      host->stands_[rank] = halted.stand;
+      return host->Apply(WorkerHalted{rank, halted.round});
+    }
+    absl::Status operator()(const Interrupted& interrupted) {
+      spdlog::warn("worker {} halted before step {}: {}", rank,
+                   interrupted.step.value, interrupted.reason);
+      return host->Apply(GroupInterrupted{});
+    }
     absl::Status operator()(StepResult& result) {
       return host->OnStepResult(std::move(result));
     }
+    // Halted workers forget what they were about to do of a switch, so until
+    // they resume such an answer is worth nothing.
     absl::Status operator()(const Prepared& prepared) {
+      if (!host->running()) return absl::OkStatus();
       return host->switches_->OnPrepared(rank, prepared, Clock::now());
     }
     absl::Status operator()(const Switched& switched) {
+      if (!host->running()) return absl::OkStatus();
       return host->switches_->OnSwitched(rank, switched, Clock::now());
     }
     absl::Status operator()(const Fault& fault) {
-      return absl::InternalError(absl::StrCat(
-          "worker ", rank, " in step ", fault.step.value, ": ", fault.reason));
+      spdlog::error("worker {} failed in step {}: {}", rank, fault.step.value,
+                    fault.reason);
+      if (!host->scheduler_.has_value()) {
+        return absl::InternalError(
+            absl::StrCat("worker ", rank, ": ", fault.reason));
+      }
+      return host->Apply(WorkerLost{rank});
     }
   };
-  if (!scheduler_.has_value() && !std::holds_alternative<Hello>(report) &&
-      !std::holds_alternative<Fault>(report)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("worker ", rank, " reported before the group was whole"));
-  }
   return std::visit(Visitor{this, rank}, report);
 }
 
 absl::Status EngineHost::OnHello(Rank rank) {
-  if (scheduler_.has_value()) {
-    // Several workers may have joined in one turn, and the first of them then
-    // made the group whole.
-    if (group_.member(rank).incarnation == founders_[rank]) {
-      return absl::OkStatus();
-    }
-    return absl::FailedPreconditionError(
-        absl::StrCat("worker ", rank, " joined a running group"));
-  }
-  for (Rank r = 0; r < group_.num_ranks(); ++r) {
-    const WorkerGroup::Member& member = group_.member(r);
-    WorkerStatus& worker = status_.workers[r];
-    worker.connected = member.joined;
-    worker.pid = member.hello.pid;
-    worker.weight_bytes = member.hello.weight_bytes;
-    worker.pages_total = worker.pages_free = member.hello.num_pages;
-  }
-  if (!group_.complete()) return absl::OkStatus();
+  const WorkerGroup::Member& member = group_.member(rank);
+  WorkerStatus& worker = status_.workers[rank];
+  spdlog::info("worker {} has joined, incarnation {}, pid {}", rank,
+               member.incarnation.value, member.hello.pid);
+  worker.pid = member.hello.pid;
+  worker.incarnation = member.incarnation.value;
+  worker.pages_total = member.hello.num_pages;
+  // A successor has loaded nothing: the weights were there.
+  if (!member.hello.adopted) worker.weight_bytes = member.hello.weight_bytes;
+  return Apply(WorkerJoined{rank});
+}
 
+absl::Status EngineHost::CreateScheduler() {
   const Config& config = options_.config;
   SchedulerOptions scheduler;
   scheduler.attention = {config.num_workers, options_.model.num_q_heads,
@@ -246,7 +267,6 @@ absl::Status EngineHost::OnHello(Rank rank) {
   uint64_t weight_checksum = 0;
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     const Hello& hello = group_.member(r).hello;
-    founders_.push_back(group_.member(r).incarnation);
     scheduler.pages_per_rank.push_back(hello.num_pages);
     scheduler.max_running =
         std::min<int>(scheduler.max_running, hello.max_slots);
@@ -257,22 +277,18 @@ absl::Status EngineHost::OnHello(Rank rank) {
   switches_.emplace(SwitchOptions{config, weight_checksum}, &group_,
                     &*scheduler_);
   policy_.emplace(config);
-  const StepLayout layout{scheduler.layout, scheduler.layout};
-  RETURN_IF_ERROR(group_.Broadcast(Welcome{layout, scheduler_->next_step()}));
-  status_.ready = true;
-  status_.not_ready_reason.clear();
-  Publish();
-  if (options_.on_ready) options_.on_ready();
   return absl::OkStatus();
 }
 
 absl::Status EngineHost::OnStepResult(StepResult result) {
   const auto begin = Clock::now();
   if (flying_.empty() || flying_.front() != result.step) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "a result of step ", result.step.value, ", which is not the next"));
+    spdlog::warn("a result of step {}, which is not the next",
+                 result.step.value);
+    return Apply(GroupInterrupted{});
   }
   flying_.pop_front();
+  last_progress_ = begin;
   Average(status_.step_ms, result.duration_us / 1000.0);
   RETURN_IF_ERROR(switches_->OnStepDone(result.step, begin));
   status_.last_step = result.step.value;
@@ -378,7 +394,8 @@ absl::Status EngineHost::IssueSteps() {
     std::optional<StepPlan> plan = scheduler_->NextStep();
     if (!plan.has_value()) break;
     const StepId step = plan->step;
-    RETURN_IF_ERROR(group_.Broadcast(*std::move(plan)));
+    if (flying_.empty()) last_progress_ = begin;
+    group_.Broadcast(*std::move(plan));
     flying_.push_back(step);
     Average(status_.decision_us,
             std::exchange(unaccounted_us_, 0.0) + ElapsedUs(begin));
@@ -421,6 +438,7 @@ void EngineHost::Publish() {
     status_.last_switch = switches_->last();
     status_.load = policy_->smoothed_load();
     for (Rank r = 0; r < group_.num_ranks(); ++r) {
+      status_.workers[r].connected = group_.member(r).joined;
       status_.workers[r].pages_free = scheduler_->free_pages(r);
     }
   }

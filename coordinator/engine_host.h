@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -20,6 +21,7 @@
 #include "common/model_config.h"
 #include "coordinator/engine.h"
 #include "coordinator/generation_output.h"
+#include "coordinator/membership.h"
 #include "coordinator/policy_host.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/switch_control.h"
@@ -35,6 +37,8 @@ struct EngineOptions {
   Term term{1};
   const Tokenizer* tokenizer = nullptr;  // outlives the engine
   OutputListener listener;
+  // Has that life of a worker ended, if it is not yet, and replaced.
+  std::function<void(Rank, Incarnation)> replace_worker;
   // Once, when every worker has joined.
   std::function<void()> on_ready;
   // Once, when the group cannot go on; every request has been ended with
@@ -43,6 +47,11 @@ struct EngineOptions {
 };
 
 // EngineHost
+//
+// A worker that dies, hangs or loses a message costs its streams a pause: all
+// workers are halted, the scheduler goes back to the last result, and they
+// resume with its tokens and page tables (membership.h). Requests are accepted
+// meanwhile.
 //
 // Callbacks run on its thread and must not block. Stop() ends the workers and
 // joins the thread; outputs stop first.
@@ -86,6 +95,7 @@ class EngineHost final : public Engine {
   absl::Status TakeReports(int timeout_ms);
   absl::Status TakeReport(Rank rank, Report report);
   absl::Status OnHello(Rank rank);
+  absl::Status CreateScheduler();
   absl::Status OnStepResult(StepResult result);
   void TakeInbox();
   void Queue(Submission submission);
@@ -94,6 +104,18 @@ class EngineHost final : public Engine {
   void EndAll();
   void Publish();
 
+  // engine_recovery.cc
+  bool running() const { return std::holds_alternative<Running>(membership_); }
+  // Event in, effects out, and what follows from those.
+  absl::Status Apply(const MembershipEvent& event);
+  absl::Status Carry(const MembershipEffect& effect);
+  absl::Status TickMembership(Clock::time_point now);
+  void Halt(const SendHalt& halt);
+  absl::Status Resume(uint64_t round);
+  void SendSequences(uint64_t round);
+  void NoteMembership(const MembershipState& before, Clock::time_point now);
+  std::string WhoIsMissing() const;
+
   const EngineOptions options_;
   std::unique_ptr<Hub> hub_;
   std::thread thread_;
@@ -101,7 +123,11 @@ class EngineHost final : public Engine {
 
   // The engine thread's own.
   WorkerGroup group_;
-  std::vector<Incarnation> founders_;   // [rank] lives that made it whole
+  MembershipState membership_;
+  std::vector<Stand> stands_;  // [rank] of this round
+  std::optional<Clock::time_point> halt_deadline_;
+  std::optional<Clock::time_point> halted_since_;  // running no more since
+  Clock::time_point last_progress_;                // resumed, or a result came
   std::optional<Scheduler> scheduler_;  // once every worker has joined
   std::optional<SwitchControl> switches_;
   std::optional<PolicyHost> policy_;

@@ -77,8 +77,7 @@ struct Handler {
   Result operator()(const Steady& s, const SwitchExpired& e) const {
     return Over(s, e.epoch, "a timer");
   }
-  Result operator()(const Steady& s, const WorkerLost& e) const {
-    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
+  Result operator()(const Steady& s, const GroupHalts&) const {
     return Unchanged(s);
   }
 
@@ -134,10 +133,11 @@ struct Handler {
     if (e.epoch < s.epoch) return Unchanged(s);
     return Impossible("a switch timer", e.epoch, "preparing");
   }
-  Result operator()(const Preparing& s, const WorkerLost& e) const {
-    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
-    return BackToSteady(
-        s, absl::StrCat("rank ", e.rank, " was lost while preparing"));
+  Result operator()(const Preparing& s, const GroupHalts&) const {
+    // Halted workers forget what they have prepared: nothing is to be sent.
+    return Transition{
+        Steady{s.from, s.epoch},
+        {Refused{s.epoch, "the group was halted while it prepared"}}};
   }
 
   // ---- Committing: only SWITCHED leads on.
@@ -178,9 +178,10 @@ struct Handler {
     if (e.epoch > s.epoch) return Impossible("a timer", e.epoch, "committing");
     return Transition{s, {ReportStalled{s.epoch, s.unswitched}}};
   }
-  Result operator()(const Committing& s, const WorkerLost& e) const {
-    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
-    return Transition{s, {ReportStalled{s.epoch, s.unswitched}}};
+  Result operator()(const Committing& s, const GroupHalts&) const {
+    Committing next = s;
+    next.unswitched = RankSet::All(num_ranks);
+    return Unchanged(next);
   }
 };
 

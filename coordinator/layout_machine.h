@@ -9,6 +9,9 @@
 //     +----------------------+           all switched             |
 //     +-----------------------------------------------------------+
 //
+// GroupHalts leads from Preparing back to Steady; a committed switch waits for
+// everyone anew.
+//
 // A logged decision is final: once Committing, no event leads back. Faults from
 // there on are mended by rolling forward. Epochs are never reused, also not
 // those of attempts that failed.
@@ -22,31 +25,9 @@
 #include "absl/status/statusor.h"
 #include "common/ids.h"
 #include "common/layout.h"
+#include "coordinator/rank_set.h"
 
 namespace moebius {
-
-// Some of the ranks of a group.
-class RankSet {
- public:
-  constexpr RankSet() = default;
-  // Ranks 0 .. num_ranks-1.
-  static constexpr RankSet All(int num_ranks) {
-    RankSet set;
-    set.bits_ = (uint32_t{1} << num_ranks) - 1;
-    return set;
-  }
-  constexpr bool contains(Rank rank) const { return bits_ >> rank & 1; }
-  constexpr bool empty() const { return bits_ == 0; }
-  constexpr RankSet without(Rank rank) const {
-    RankSet set = *this;
-    set.bits_ &= ~(uint32_t{1} << rank);
-    return set;
-  }
-  friend constexpr bool operator==(RankSet, RankSet) = default;
-
- private:
-  uint32_t bits_ = 0;
-};
 
 // ---- states ----------------------------------------------------------------
 
@@ -103,13 +84,12 @@ struct SwitchedBy {
 struct SwitchExpired {
   Epoch epoch;
 };
-// A worker's connection or process is gone.
-struct WorkerLost {
-  Rank rank = 0;
-};
+// A round of recovery begins: every worker stops where it is, and a committed
+// switch will be finished by all of them when they resume.
+struct GroupHalts {};
 using LayoutEvent =
     std::variant<Requested, PlanRefused, PreparedBy, RefusedBy, PrepareExpired,
-                 SwitchedBy, SwitchExpired, WorkerLost>;
+                 SwitchedBy, SwitchExpired, GroupHalts>;
 
 // ---- effects, to be carried out in order -----------------------------------
 
@@ -159,8 +139,8 @@ struct Busy {
   Epoch epoch;  // of the attempt under way
   friend bool operator==(const Busy&, const Busy&) = default;
 };
-// A committed switch makes no progress: these ranks must be seen to. It is
-// neither undone nor given up.
+// A committed switch makes no progress: the group must be halted and resumed.
+// It is neither undone nor given up.
 struct ReportStalled {
   Epoch epoch;
   RankSet unswitched;

@@ -84,6 +84,11 @@ struct SchedulerCounters {
 // commit is logged, or nothing at all after an abort. No NextStep may come
 // between the two; OnResult, Add, Finish and Abort may.
 //
+// Recovery: RollBack, then Snapshot for the workers. What was planned and has
+// no result is planned again, under new step numbers. That is safe whatever the
+// workers did of it: KV is written again to the same places, and a sequence
+// that a discarded plan took pages from is computed anew.
+//
 // Cost: NextStep and OnResult take time in proportion to running sequences,
 // without allocating for those that merely go on.
 // Threading: thread-compatible.
@@ -136,6 +141,13 @@ class Scheduler {
   // are skipped. kFailedPrecondition, changing nothing, when the plan is not
   // one of the present state.
   absl::Status ApplySwitch(Layout target, const KvPlan& plan);
+
+  // Forgets every plan without a result. Pages and slots stay as they are.
+  void RollBack();
+
+  // All running sequences with their tokens and pages, as after RollBack, by
+  // arrival. REQUIRES: no step is in flight.
+  std::vector<Restore::Sequence> Snapshot() const;
 
   Layout layout() const { return pages_.layout(); }
   // The first step that no worker has been told to run.
@@ -200,6 +212,7 @@ class Scheduler {
     StepId step;
     std::vector<Expected> samples;
     std::vector<Expected> prompts;
+    std::vector<Expected> chunks;  // prompt chunks; position: their first
   };
 
   // Prefill work of one sequence in the plan being made.
@@ -241,6 +254,9 @@ class Scheduler {
   uint32_t LatestUnplanned(int group) const;
   bool MakeRoom(uint32_t slot);
   void AddItem(Draft& draft, uint32_t slot, uint32_t start, uint32_t count);
+
+  // scheduler_recovery.cc
+  void RollBackSlot(Slot& slot);
 
   // scheduler_results.cc
   absl::Status MatchSamples(const StepRecord& record,

@@ -16,6 +16,7 @@ std::optional<StepPlan> Scheduler::NextStep() {
   record.step = next_step_;
   record.samples.clear();
   record.prompts.clear();
+  record.chunks.clear();
 
   Draft draft;
   draft.record = &record;
@@ -132,6 +133,9 @@ void Scheduler::PlanPrefill(Draft& draft) {
   }
   for (const Chunk& chunk : chunks_) {
     if (chunk.num_tokens > 0) {
+      const Slot& s = slots_[chunk.slot];
+      draft.record->chunks.push_back(
+          {s.sequence, s.life, chunk.slot, chunk.start});
       AddItem(draft, chunk.slot, chunk.start, chunk.num_tokens);
     }
   }

@@ -54,7 +54,8 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
       return control->OnSendCommit(e, now);
     }
     absl::Status operator()(const SendAbort& e) {
-      return control->group_->Broadcast(moebius::Abort{e.epoch});
+      control->group_->Broadcast(moebius::Abort{e.epoch});
+      return absl::OkStatus();
     }
     absl::Status operator()(const Done&) { return control->OnDone(); }
     absl::Status operator()(const Refused& e) {
@@ -76,9 +77,11 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
       for (Rank r = 0; r < control->group_->num_ranks(); ++r) {
         if (e.unswitched.contains(r)) ranks += Cat(" ", r);
       }
-      return absl::DeadlineExceededError(
-          Cat("switch ", e.epoch.value,
-              " is committed, but there is no answer of workers", ranks));
+      spdlog::warn(
+          "switch {} is committed, but there is no answer of workers{}",
+          e.epoch.value, ranks);
+      control->stalled_ = true;
+      return absl::OkStatus();
     }
   };
   return std::visit(Visitor{this, now}, effect);
@@ -109,8 +112,8 @@ absl::Status SwitchControl::OnSendPrepare(const SendPrepare& effect,
   current_->begin = now;
   deadline_ =
       now + std::chrono::milliseconds(options_.config.prepare_timeout_ms);
-  return group_->Broadcast(
-      Prepare{effect.epoch, effect.target, current_->plan});
+  group_->Broadcast(Prepare{effect.epoch, effect.target, current_->plan});
+  return absl::OkStatus();
 }
 
 absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
@@ -119,10 +122,45 @@ absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
   current_->report.boundary = effect.boundary;
   current_->result_before = last_result_;
   RETURN_IF_ERROR(scheduler_->ApplySwitch(current_->report.to, current_->plan));
-  current_->plan = {};
   deadline_ =
       now + std::chrono::milliseconds(options_.config.switch_timeout_ms);
-  return group_->Broadcast(Commit{effect.epoch, effect.boundary});
+  group_->Broadcast(Commit{effect.epoch, effect.boundary});
+  return absl::OkStatus();
+}
+
+absl::Status SwitchControl::OnHalted(Clock::time_point now) {
+  RETURN_IF_ERROR(Apply(GroupHalts{}, now));
+  if (std::holds_alternative<Committing>(state_)) {
+    deadline_ =
+        now + std::chrono::milliseconds(options_.config.switch_timeout_ms);
+  }
+  return absl::OkStatus();
+}
+
+// A rank that has passed the barrier behind a layer or wave proves that every
+// rank has done it, whatever the others recorded; nobody has gone beyond the
+// next one.
+std::optional<SwitchTail> SwitchControl::Tail(
+    absl::Span<const Stand> stands) const {
+  const auto* committing = std::get_if<Committing>(&state_);
+  if (committing == nullptr) return std::nullopt;
+  SwitchTail tail{committing->epoch, committing->from, 0, 0, current_->plan};
+  for (const Stand& stand : stands) {
+    if (stand.switch_epoch != committing->epoch) continue;
+    tail.layers_done = std::max(tail.layers_done, stand.layers_done);
+    tail.waves_done = std::max(tail.waves_done, stand.waves_done);
+  }
+  return tail;
+}
+
+Epoch SwitchControl::last_epoch() const {
+  if (const auto* steady = std::get_if<Steady>(&state_)) {
+    return steady->proposed;
+  }
+  if (const auto* preparing = std::get_if<Preparing>(&state_)) {
+    return preparing->epoch;
+  }
+  return std::get<Committing>(state_).epoch;
 }
 
 absl::Status SwitchControl::OnPrepared(Rank rank, const Prepared& prepared,
@@ -207,6 +245,8 @@ absl::Status SwitchControl::Tick(Clock::time_point now) {
       RETURN_IF_ERROR(Apply(SwitchExpired{committing->epoch}, now));
     }
   }
+  // Nobody is left whose next step would tell the pause.
+  if (busy() && current_->done && scheduler_->idle()) Answer(true, "");
   while (!busy() && !waiting_.empty()) {
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();

@@ -7,9 +7,11 @@
 #include <deque>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "common/config.h"
 #include "common/wire.h"
 #include "coordinator/engine.h"
@@ -55,6 +57,16 @@ class SwitchControl {
                           Clock::time_point now);
   // Every step's results, as they become complete: for the pause.
   absl::Status OnStepDone(StepId step, Clock::time_point now);
+
+  // Recovery. Every worker has halted: a switch that is only being prepared is
+  // refused, a committed one is to be finished by all of them.
+  absl::Status OnHalted(Clock::time_point now);
+  // What is left of it, given where they stand.
+  std::optional<SwitchTail> Tail(absl::Span<const Stand> stands) const;
+  Epoch last_epoch() const;
+  // A committed switch that makes no progress since the last call: the group
+  // must be halted and resumed.
+  bool TakeStalled() { return std::exchange(stalled_, false); }
 
   // Time passes; waiting requests get their turn.
   absl::Status Tick(Clock::time_point now);
@@ -104,6 +116,7 @@ class SwitchControl {
   std::optional<SwitchReport> last_;
   uint64_t num_done_ = 0;
   uint64_t num_refused_ = 0;
+  bool stalled_ = false;
 };
 
 }  // namespace moebius

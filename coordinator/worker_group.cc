@@ -2,7 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
@@ -13,27 +12,37 @@ namespace moebius {
 WorkerGroup::WorkerGroup(Hub* hub, int num_ranks, Term term)
     : hub_(hub), term_(term), members_(num_ranks) {}
 
-absl::Status WorkerGroup::Broadcast(const Command& command) {
+void WorkerGroup::Broadcast(const Command& command) {
+  SendTo(RankSet::All(num_ranks()), command);
+}
+
+void WorkerGroup::SendTo(RankSet ranks, const Command& command) {
   // One encoding serves every worker whose envelope is the same, which is all
   // of them unless one has had another life.
   CommandMessage message{{}, command};
   std::string bytes;
   for (Rank rank = 0; rank < num_ranks(); ++rank) {
     Peer& peer = members_[rank];
-    if (!peer.member.joined) continue;
+    if (!ranks.contains(rank) || !peer.member.joined) continue;
     const Envelope envelope{term_, peer.member.incarnation, peer.next_out};
     if (bytes.empty() || envelope.incarnation != message.envelope.incarnation ||
         envelope.sequence != message.envelope.sequence) {
       message.envelope = envelope;
       bytes = Encode(message);
     }
-    RETURN_IF_ERROR(hub_->Send(rank, peer.member.incarnation, bytes));
-    ++peer.next_out;
+    const absl::Status sent = hub_->Send(rank, peer.member.incarnation, bytes);
+    if (sent.ok()) {
+      ++peer.next_out;
+      continue;
+    }
+    spdlog::warn("worker {} incarnation {} is lost: {}", rank,
+                 peer.member.incarnation.value, sent.ToString());
+    lost_ = lost_.with(rank);
+    Leave(rank);
   }
-  return absl::OkStatus();
 }
 
-absl::Status WorkerGroup::Join(Rank rank, Incarnation incarnation,
+absl::Status WorkerGroup::Join(Rank rank, const Envelope& envelope,
                                const Hello& hello) {
   if (hello.rank != rank || hello.num_ranks != num_ranks()) {
     return absl::FailedPreconditionError(
@@ -51,11 +60,33 @@ absl::Status WorkerGroup::Join(Rank rank, Incarnation incarnation,
     }
   }
   Peer& peer = members_[rank];
-  if (!peer.member.joined) ++num_joined_;
-  peer.member = Member{true, incarnation, hello};
+  peer.member = Member{true, envelope.incarnation, hello};
   peer.next_out = 1;
-  peer.next_in = 2;  // Hello was number 1
+  peer.next_in = envelope.sequence + 1;
+  lost_ = lost_.without(rank);
   return absl::OkStatus();
+}
+
+bool WorkerGroup::Accept(Rank rank, const Envelope& envelope,
+                         const Report& report) {
+  Peer& peer = members_[rank];
+  if (!peer.member.joined || envelope.incarnation != peer.member.incarnation ||
+      envelope.term != term_) {
+    spdlog::warn("dropped a message of worker {} incarnation {} term {}", rank,
+                 envelope.incarnation.value, envelope.term.value);
+    return false;
+  }
+  if (envelope.sequence < peer.next_in) return false;  // repeated, or late
+  if (envelope.sequence > peer.next_in &&
+      !std::holds_alternative<Halted>(report)) {
+    if (!gap_) {
+      spdlog::warn("message {} of worker {} was lost", peer.next_in, rank);
+    }
+    gap_ = true;
+    return false;
+  }
+  peer.next_in = envelope.sequence + 1;
+  return true;
 }
 
 absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
@@ -67,8 +98,9 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
     const Rank rank = raw.rank;
     auto message = DecodeReport(raw.bytes);
     if (!message.ok()) {
-      return absl::DataLossError(
-          absl::StrCat("from worker ", rank, ": ", message.status().message()));
+      spdlog::warn("dropped a message of worker {}: {}", rank,
+                   message.status().ToString());
+      continue;
     }
     const Envelope& envelope = message->envelope;
     if (rank >= num_ranks() || envelope.incarnation != raw.incarnation) {
@@ -76,25 +108,13 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
                    raw.incarnation.value);
       continue;
     }
-    Peer& peer = members_[rank];
     if (const Hello* hello = std::get_if<Hello>(&message->report)) {
-      if (peer.member.joined && raw.incarnation <= peer.member.incarnation) {
+      if (raw.incarnation <= members_[rank].member.incarnation) {
         continue;  // repeated, or of an earlier life
       }
-      RETURN_IF_ERROR(Join(rank, raw.incarnation, *hello));
-    } else if (!peer.member.joined ||
-               raw.incarnation != peer.member.incarnation ||
-               envelope.term != term_) {
-      spdlog::warn("dropped a message of worker {} incarnation {} term {}",
-                   rank, raw.incarnation.value, envelope.term.value);
+      RETURN_IF_ERROR(Join(rank, envelope, *hello));
+    } else if (!Accept(rank, envelope, message->report)) {
       continue;
-    } else if (envelope.sequence < peer.next_in) {
-      continue;
-    } else if (envelope.sequence > peer.next_in) {
-      return absl::DataLossError(absl::StrCat(
-          "message ", peer.next_in, " of worker ", rank, " was lost"));
-    } else {
-      ++peer.next_in;
     }
     received.push_back(Received{rank, std::move(message->report)});
   }

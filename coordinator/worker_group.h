@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -11,15 +12,17 @@
 #include "common/channel.h"
 #include "common/ids.h"
 #include "common/wire.h"
+#include "coordinator/rank_set.h"
 
 namespace moebius {
 
 // WorkerGroup
 //
-// A worker joins with Hello and is answered with Welcome. From then on each
-// direction counts its messages: a repeated one is dropped, a gap is an error,
-// as is a report of another term. Reports of a life that has not said Hello are
-// dropped and logged.
+// A worker joins with Hello, and each further life of it does. From then on
+// each direction counts its messages: a repeated one is dropped, a gap is
+// noted, as is a worker that cannot be reached. Reports of another term, or of
+// a life that has not said Hello, are dropped and logged. Halted is taken
+// whatever was lost before it.
 // Threading: one thread; Wake of the hub from any.
 class WorkerGroup {
  public:
@@ -36,17 +39,25 @@ class WorkerGroup {
   // `hub` must outlive this.
   WorkerGroup(Hub* hub, int num_ranks, Term term);
 
-  bool complete() const { return num_joined_ == num_ranks(); }
   int num_ranks() const { return static_cast<int>(members_.size()); }
   const Member& member(Rank rank) const { return members_[rank].member; }
 
-  // Sends `command` to every joined worker. An error names the worker; others
-  // may have got it.
-  absl::Status Broadcast(const Command& command);
+  // Sends `command` to every joined worker, or to those of `ranks`. Whoever it
+  // does not reach is lost.
+  void Broadcast(const Command& command);
+  void SendTo(RankSet ranks, const Command& command);
+
+  // Nothing more is sent to this life of the worker.
+  void Leave(Rank rank) { members_[rank].member.joined = false; }
+
+  // Workers that a command did not reach since the last call.
+  RankSet TakeLost() { return std::exchange(lost_, RankSet()); }
+  // Whether a report was lost since the last call.
+  bool TakeGap() { return std::exchange(gap_, false); }
 
   // Waits as Hub::Receive does. Hello of a new life comes out as a report too,
-  // after the member was recorded. Errors: a gap in a worker's messages, a
-  // malformed one, a group of another size or model.
+  // after the member was recorded. Errors: the channel's, and a group of
+  // another size or model.
   absl::StatusOr<std::vector<Received>> Receive(int timeout_ms);
 
  private:
@@ -56,12 +67,15 @@ class WorkerGroup {
     uint64_t next_in = 1;
   };
 
-  absl::Status Join(Rank rank, Incarnation incarnation, const Hello& hello);
+  absl::Status Join(Rank rank, const Envelope& envelope, const Hello& hello);
+  // Whether a report of a joined life is to be taken now.
+  bool Accept(Rank rank, const Envelope& envelope, const Report& report);
 
   Hub* hub_;
   Term term_;
   std::vector<Peer> members_;
-  int num_joined_ = 0;
+  RankSet lost_;
+  bool gap_ = false;
 };
 
 }  // namespace moebius

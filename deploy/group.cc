@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
@@ -102,6 +103,8 @@ class ReportQueue {
 
 struct Member {
   ChildProcess process;
+  uint64_t incarnation = 1;
+  std::chrono::steady_clock::time_point started;
   LineSplitter out, err;
   uint64_t done_bytes = 0, total_bytes = 0;  // of its weights
 };
@@ -130,6 +133,9 @@ class Group {
   void ReadOutput(ChildId child, Member& member);
   void OnReport(const VaultReport& report);
   void OnExit(ChildId child);
+  void ReplaceWorker(const VaultReport& report);
+  void StartWhatIsDue();
+  int TimeoutMs() const;
   void Handle(const GroupEvent& event);
   void Apply(const GroupEffect& effect);
   void ShowProgress();
@@ -143,6 +149,8 @@ class Group {
   std::optional<PrivateDir> dir_;
   std::unique_ptr<Vault> vault_;
   std::map<ChildId, Member> members_;
+  std::map<ChildId, uint64_t> lives_;   // started so far
+  std::map<ChildId, Deadline> starts_;  // to be started then
   GroupState state_;
   Deadline deadline_;
   int port_ = 0, admin_port_ = 0;
@@ -169,14 +177,22 @@ absl::Status Group::StartMember(ChildId child) {
   ASSIGN_OR_RETURN(
       const std::string program,
       FindProgram(is_worker ? "moebius-worker" : "moebius-coordinator"));
+  const uint64_t incarnation = ++lives_[child];
   std::vector<std::string> argv = {program, "--config",
                                    Cat(dir_->path(), "/", kConfigName), "--dir",
                                    dir_->path()};
   if (is_worker) {
     for (const std::string& arg :
          {std::string("--rank"), Cat(child), std::string("--incarnation"),
-          std::string("1")}) {
+          Cat(incarnation)}) {
       argv.push_back(arg);
+    }
+    if (incarnation > 1) {
+      if (vault_->NumKept(child) != kNumRegionKinds) {
+        return absl::DataLossError(
+            Cat("the memory of ", ChildName(child), " is gone"));
+      }
+      argv.push_back("--adopt");
     }
   } else {
     argv.insert(argv.end(), options_.coordinator_args.begin(),
@@ -184,7 +200,9 @@ absl::Status Group::StartMember(ChildId child) {
   }
   ASSIGN_OR_RETURN(ChildProcess process, StartChild(argv));
   vault_->Allow(process.pid, child);
-  members_.emplace(child, Member{std::move(process), {}, {}, 0, 0});
+  members_.emplace(child, Member{.process = std::move(process),
+                                 .incarnation = incarnation,
+                                 .started = std::chrono::steady_clock::now()});
   return absl::OkStatus();
 }
 
@@ -207,7 +225,7 @@ void Group::PollOnce() {
     entries.push_back({member.process.out.get(), POLLIN, 0});
     entries.push_back({member.process.err.get(), POLLIN, 0});
   }
-  if (poll(entries.data(), entries.size(), deadline_.left_ms()) < 0) {
+  if (poll(entries.data(), entries.size(), TimeoutMs()) < 0) {
     CHECK(errno == EINTR);
     return;
   }
@@ -230,6 +248,28 @@ void Group::PollOnce() {
   if (deadline_.expired()) {
     deadline_ = Deadline();
     Handle(DeadlinePassed{});
+  }
+  StartWhatIsDue();
+}
+
+// Until the next deadline, -1 when there is none.
+int Group::TimeoutMs() const {
+  int timeout_ms = deadline_.left_ms();
+  for (const auto& [child, deadline] : starts_) {
+    const int left_ms = deadline.left_ms();
+    if (timeout_ms < 0 || left_ms < timeout_ms) timeout_ms = left_ms;
+  }
+  return timeout_ms;
+}
+
+void Group::StartWhatIsDue() {
+  std::vector<ChildId> due;
+  for (const auto& [child, deadline] : starts_) {
+    if (deadline.expired()) due.push_back(child);
+  }
+  for (ChildId child : due) {
+    starts_.erase(child);
+    Handle(StartDue{child});
   }
 }
 
@@ -262,7 +302,22 @@ void Group::ReadOutput(ChildId child, Member& member) {
   }
 }
 
+// The coordinator says that a worker makes no progress. It may have a successor
+// by now, whom the word does not mean.
+void Group::ReplaceWorker(const VaultReport& report) {
+  const auto it = members_.find(report.rank);
+  if (it == members_.end() || it->second.incarnation != report.incarnation) {
+    return;
+  }
+  console_.EndProgress();
+  console_.Out(
+      Cat("moebius: ", ChildName(report.rank), " makes no progress: ended"));
+  const absl::Status status = SignalChild(it->second.process, SIGKILL);
+  if (!status.ok()) console_.Err(StdView(status.message()));
+}
+
 void Group::OnReport(const VaultReport& report) {
+  if (report.type == VaultMessageType::kReplace) return ReplaceWorker(report);
   const auto it = members_.find(report.rank);
   // A late word of a process that was reaped.
   if (it == members_.end() || it->second.process.pid != report.pid) return;
@@ -293,15 +348,20 @@ void Group::OnExit(ChildId child) {
     if (!rest.empty()) console_.Err(Cat("[", ChildName(child), "] ", rest));
   }
   std::string failure = vault_->Disallow(member.process.pid);
+  const int64_t lived_ms =
+      std::chrono::duration_cast<std::chrono::milliseconds>(
+          std::chrono::steady_clock::now() - member.started)
+          .count();
   members_.erase(child);
-  Handle(
-      ChildExited{child, status.exit_code, status.signal, std::move(failure)});
+  Handle(ChildExited{child, status.exit_code, status.signal, std::move(failure),
+                     lived_ms});
 }
 
 void Group::Handle(const GroupEvent& event) {
   absl::StatusOr<GroupTransition> transition =
       Supervise(policy_, state_, event);
-  CHECK(transition.ok());  // exits are only of members
+  // Exits are only of members, starts of those that were to be started.
+  CHECK(transition.ok());
   state_ = std::move(transition->next);
   for (const GroupEffect& effect : transition->effects) Apply(effect);
 }
@@ -317,6 +377,14 @@ void Group::Apply(const GroupEffect& effect) {
     }
   } else if (const auto* deadline = std::get_if<SetDeadline>(&effect)) {
     deadline_ = Deadline::After(absl::Milliseconds(deadline->after_ms));
+  } else if (const auto* start = std::get_if<ScheduleStart>(&effect)) {
+    starts_[start->child] =
+        Deadline::After(absl::Milliseconds(start->after_ms));
+  } else if (const auto* start = std::get_if<StartLife>(&effect)) {
+    // What cannot be started has ended at once.
+    if (absl::Status status = StartMember(start->child); !status.ok()) {
+      Handle(ChildExited{start->child, 1, 0, std::string(status.message()), 0});
+    }
   } else if (const auto* say = std::get_if<Say>(&effect)) {
     console_.EndProgress();
     console_.Out(Cat("moebius: ", say->text));

@@ -1,5 +1,6 @@
 #include "deploy/supervision.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <utility>
@@ -49,8 +50,43 @@ GroupTransition OnReady(const GroupStarting& state, ChildId child) {
   GroupStarting next = state;
   next.unready = next.unready.Without(child);
   if (!next.unready.empty() || state.unready.empty()) return Stay(next);
-  GroupTransition transition = Stay(GroupServing{next.alive});
+  GroupTransition transition = Stay(GroupServing{next.alive, {}, {}});
   transition.effects.push_back(AnnounceReady{});
+  return transition;
+}
+
+// Milliseconds to wait after `short_lives` short ones in a row: the first two
+// may be one accident.
+int PauseMs(int short_lives) {
+  constexpr int kFirstMs = 100, kMostMs = 5000;
+  if (short_lives <= 2) return 0;
+  return std::min(kMostMs, kFirstMs << std::min(short_lives - 3, 10));
+}
+
+// A worker's exit while the group serves or drains: it is replaced. `state` is
+// GroupServing or GroupDraining.
+template <typename State>
+GroupTransition Replace(const SupervisionPolicy& policy, State state,
+                        ChildSet alive, const ChildExited& exit) {
+  const std::string said = Describe(exit);
+  uint8_t& count = state.short_lives.of(exit.child);
+  count = exit.lived_ms < policy.short_life_ms ? count + 1 : 0;
+  if (count > policy.max_short_lives) {
+    return End(
+        policy, alive, 1,
+        Cat(said, "; ", static_cast<int>(count),
+            " lives in a row lasted less than ", policy.short_life_ms, " ms"),
+        false);
+  }
+  const int pause_ms = PauseMs(count);
+  state.alive = alive;
+  state.down = state.down.With(exit.child);
+  GroupTransition transition = Stay(std::move(state));
+  transition.effects.push_back(
+      Say{pause_ms == 0
+              ? Cat(said, "; a successor takes over")
+              : Cat(said, "; a successor takes over in ", pause_ms, " ms")});
+  transition.effects.push_back(ScheduleStart{exit.child, pause_ms});
   return transition;
 }
 
@@ -63,7 +99,7 @@ GroupTransition OnEarlyExit(const SupervisionPolicy& policy, ChildSet alive,
   // A coordinator that is done sends its workers home, and they may be quicker
   // than it is.
   if (policy.one_shot && exit.signal == 0 && exit.exit_code == 0) {
-    GroupTransition transition = Stay(GroupDraining{alive});
+    GroupTransition transition = Stay(GroupDraining{alive, {}, {}});
     transition.effects.push_back(
         SetDeadline{policy.drain_timeout_ms + policy.drain_margin_ms});
     return transition;
@@ -71,14 +107,32 @@ GroupTransition OnEarlyExit(const SupervisionPolicy& policy, ChildSet alive,
   return End(policy, alive, 1, Describe(exit), false);
 }
 
-GroupTransition OnExitInDrain(const SupervisionPolicy& policy, ChildSet alive,
+GroupTransition OnExitWhileServing(const SupervisionPolicy& policy,
+                                   const GroupServing& state, ChildSet alive,
+                                   const ChildExited& exit) {
+  // A worker of a task that ends well was sent home.
+  const bool sent_home =
+      policy.one_shot && exit.signal == 0 && exit.exit_code == 0;
+  if (exit.child == kCoordinatorChild || sent_home) {
+    return OnEarlyExit(policy, alive, exit);
+  }
+  return Replace(policy, state, alive, exit);
+}
+
+GroupTransition OnExitInDrain(const SupervisionPolicy& policy,
+                              const GroupDraining& state, ChildSet alive,
                               const ChildExited& exit) {
   if (exit.signal != 0 || exit.exit_code != 0) {
+    if (exit.child != kCoordinatorChild) {
+      return Replace(policy, state, alive, exit);
+    }
     return End(policy, alive, 1, Describe(exit), false);
   }
   // The coordinator ends last: before it, workers go on its word.
   if (exit.child == kCoordinatorChild) return End(policy, alive, 0, "", false);
-  return Stay(GroupDraining{alive});
+  GroupDraining next = state;
+  next.alive = alive;
+  return Stay(next);
 }
 
 GroupTransition OnExitInEnd(GroupEnding state, ChildSet alive,
@@ -98,25 +152,29 @@ GroupTransition OnExitInEnd(GroupEnding state, ChildSet alive,
 
 GroupTransition OnExit(const SupervisionPolicy& policy, const GroupState& state,
                        ChildSet alive, const ChildExited& exit) {
-  return std::visit(
-      Overloaded{
-          [&](const GroupStarting&) {
-            return OnEarlyExit(policy, alive, exit);
-          },
-          [&](const GroupServing&) { return OnEarlyExit(policy, alive, exit); },
-          [&](const GroupDraining&) {
-            return OnExitInDrain(policy, alive, exit);
-          },
-          [&](const GroupEnding& ending) {
-            return OnExitInEnd(ending, alive, exit);
-          },
-          [&](const GroupEnded& ended) { return Stay(ended); },
-      },
-      state);
+  return std::visit(Overloaded{
+                        [&](const GroupStarting&) {
+                          return OnEarlyExit(policy, alive, exit);
+                        },
+                        [&](const GroupServing& serving) {
+                          return OnExitWhileServing(policy, serving, alive,
+                                                    exit);
+                        },
+                        [&](const GroupDraining& draining) {
+                          return OnExitInDrain(policy, draining, alive, exit);
+                        },
+                        [&](const GroupEnding& ending) {
+                          return OnExitInEnd(ending, alive, exit);
+                        },
+                        [&](const GroupEnded& ended) { return Stay(ended); },
+                    },
+                    state);
 }
 
-GroupTransition BeginDrain(const SupervisionPolicy& policy, ChildSet alive) {
-  GroupTransition transition = Stay(GroupDraining{alive});
+GroupTransition BeginDrain(const SupervisionPolicy& policy,
+                           const GroupServing& state) {
+  GroupTransition transition =
+      Stay(GroupDraining{state.alive, state.down, state.short_lives});
   transition.effects.push_back(
       Say{"draining: requests in flight go on, new ones are refused; a second "
           "signal ends at once"});
@@ -142,7 +200,7 @@ GroupTransition OnStop(const SupervisionPolicy& policy,
             if (policy.one_shot) {
               return End(policy, serving.alive, 1, "interrupted", false);
             }
-            return BeginDrain(policy, serving.alive);
+            return BeginDrain(policy, serving);
           },
           [&](const GroupDraining& draining) {
             return End(policy, draining.alive, 1,
@@ -175,6 +233,31 @@ GroupTransition OnDeadline(const SupervisionPolicy& policy,
     }
   }
   return Stay(state);
+}
+
+// `state` is GroupServing or GroupDraining.
+template <typename State>
+absl::StatusOr<GroupTransition> Start(State state, ChildId child) {
+  if (!state.down.contains(child)) {
+    return absl::FailedPreconditionError(
+        Cat(ChildName(child), " is to be started, but is not down"));
+  }
+  state.down = state.down.Without(child);
+  state.alive = state.alive.With(child);
+  GroupTransition transition = Stay(std::move(state));
+  transition.effects.push_back(StartLife{child});
+  return transition;
+}
+
+absl::StatusOr<GroupTransition> OnStartDue(const GroupState& state,
+                                           ChildId child) {
+  if (const auto* serving = std::get_if<GroupServing>(&state)) {
+    return Start(*serving, child);
+  }
+  if (const auto* draining = std::get_if<GroupDraining>(&state)) {
+    return Start(*draining, child);
+  }
+  return Stay(state);  // too late
 }
 
 ChildSet AliveIn(const GroupState& state) {
@@ -219,6 +302,9 @@ absl::StatusOr<GroupTransition> Supervise(const SupervisionPolicy& policy,
   if (const auto* ready = std::get_if<ChildReady>(&event)) {
     const auto* starting = std::get_if<GroupStarting>(&state);
     return starting == nullptr ? Stay(state) : OnReady(*starting, ready->child);
+  }
+  if (const auto* due = std::get_if<StartDue>(&event)) {
+    return OnStartDue(state, due->child);
   }
   if (std::holds_alternative<StopRequested>(event)) {
     return OnStop(policy, state);

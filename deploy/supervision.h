@@ -2,6 +2,7 @@
 // out. The host that forks, waits and signals is group.h.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -34,6 +35,11 @@ class ChildSet {
 
   bool contains(ChildId child) const { return (bits_ & Bit(child)) != 0; }
   bool empty() const { return bits_ == 0; }
+  ChildSet With(ChildId child) const {
+    ChildSet set = *this;
+    set.bits_ |= Bit(child);
+    return set;
+  }
   ChildSet Without(ChildId child) const {
     ChildSet set = *this;
     set.bits_ &= ~Bit(child);
@@ -59,6 +65,17 @@ struct SupervisionPolicy {
   // Beyond it, for the coordinator to say so and end.
   int drain_margin_ms = 5000;
   int end_timeout_ms = 3000;  // SIGTERM to SIGKILL
+  // A worker that dies while the group serves is replaced: at once, but with a
+  // growing pause, and at last no more, when one life after another is short.
+  int short_life_ms = 2000;
+  int max_short_lives = 8;
+};
+
+// How many lives of each child were short, one after another.
+struct ShortLives {
+  std::array<uint8_t, kMaxRanks + 1> counts{};
+  uint8_t& of(ChildId child) { return counts[child + 1]; }
+  friend bool operator==(const ShortLives&, const ShortLives&) = default;
 };
 
 // ---- states ----------------------------------------------------------------
@@ -70,11 +87,15 @@ struct GroupStarting {
 };
 struct GroupServing {
   ChildSet alive;
+  ChildSet down;  // to be started again
+  ShortLives short_lives;
   friend bool operator==(const GroupServing&, const GroupServing&) = default;
 };
 // The coordinator finishes what is in flight.
 struct GroupDraining {
   ChildSet alive;
+  ChildSet down;
+  ShortLives short_lives;
   friend bool operator==(const GroupDraining&, const GroupDraining&) = default;
 };
 // Everyone was told to end; `killed`: with SIGKILL.
@@ -106,13 +127,18 @@ struct ChildExited {
   int exit_code = 0;    // when signal is 0
   int signal = 0;       // that killed it
   std::string failure;  // what it said about itself before, or ""
+  int64_t lived_ms = 0;
+};
+// The pause of a StartLife has passed.
+struct StartDue {
+  ChildId child = 0;
 };
 // SIGTERM or SIGINT.
 struct StopRequested {};
 // The deadline of the last SetDeadline passed.
 struct DeadlinePassed {};
-using GroupEvent =
-    std::variant<ChildReady, ChildExited, StopRequested, DeadlinePassed>;
+using GroupEvent = std::variant<ChildReady, ChildExited, StartDue,
+                                StopRequested, DeadlinePassed>;
 
 // ---- effects ---------------------------------------------------------------
 
@@ -127,6 +153,17 @@ struct SetDeadline {
   int after_ms = 0;
   friend bool operator==(const SetDeadline&, const SetDeadline&) = default;
 };
+// After a pause, if not 0, raise StartDue for the child.
+struct ScheduleStart {
+  ChildId child = 0;
+  int after_ms = 0;
+  friend bool operator==(const ScheduleStart&, const ScheduleStart&) = default;
+};
+// Start a new life of the child. It was reaped.
+struct StartLife {
+  ChildId child = 0;
+  friend bool operator==(const StartLife&, const StartLife&) = default;
+};
 // The group serves now.
 struct AnnounceReady {
   friend bool operator==(const AnnounceReady&, const AnnounceReady&) = default;
@@ -136,8 +173,8 @@ struct Say {
   std::string text;
   friend bool operator==(const Say&, const Say&) = default;
 };
-using GroupEffect =
-    std::variant<SignalChildren, SetDeadline, AnnounceReady, Say>;
+using GroupEffect = std::variant<SignalChildren, SetDeadline, ScheduleStart,
+                                 StartLife, AnnounceReady, Say>;
 
 struct GroupTransition {
   GroupState next;
@@ -145,7 +182,8 @@ struct GroupTransition {
 };
 
 // Pure: equal inputs give equal outputs. Repeated or late events change
-// nothing. kFailedPrecondition: an exit of a child that is not alive.
+// nothing. kFailedPrecondition: an exit of a child that is not alive, or a
+// start of one that is.
 absl::StatusOr<GroupTransition> Supervise(const SupervisionPolicy& policy,
                                           const GroupState& state,
                                           const GroupEvent& event);

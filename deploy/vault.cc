@@ -416,8 +416,9 @@ absl::Status Vault::ServeOne(Connection* connection) {
     return Malformed(absl::StrCat("it has ", packet.size_bytes, " bytes"));
   }
   RETURN_IF_ERROR(CheckMessage(message, static_cast<bool>(packet.attached)));
-  if (message.type != VaultMessageType::kBorrow &&
-      message.rank != *connection->rank) {
+  const bool of_another = message.type == VaultMessageType::kBorrow ||
+                          message.type == VaultMessageType::kReplace;
+  if (!of_another && message.rank != *connection->rank) {
     return Malformed(absl::StrCat("it speaks for rank ", message.rank));
   }
   switch (message.type) {
@@ -436,6 +437,7 @@ absl::Status Vault::ServeOne(Connection* connection) {
     case VaultMessageType::kProgress:
     case VaultMessageType::kReady:
     case VaultMessageType::kFailed:
+    case VaultMessageType::kReplace:
       return HandleReport(*connection, message);
     case VaultMessageType::kDescriptor:
       return Malformed("an answer");
@@ -463,6 +465,13 @@ absl::Status Vault::HandleReport(const Connection& connection,
       }
       report.port = message.port;
       report.admin_port = message.admin_port;
+      break;
+    case VaultMessageType::kReplace:
+      if (*connection.rank != -1 || message.rank < 0) {
+        return Malformed("only the coordinator has workers replaced");
+      }
+      report.rank = message.rank;
+      report.incarnation = message.incarnation;
       break;
     default: {
       const size_t size = strnlen(message.text, sizeof(message.text));

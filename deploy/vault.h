@@ -28,13 +28,15 @@ namespace moebius {
 // What a process reported about itself. Its numbers are checked to be possible
 // (done <= total, ports are ports), its text is printable.
 struct VaultReport {
-  VaultMessageType type = VaultMessageType::kProgress;  // or kReady, kFailed
-  Rank rank = 0;                                        // -1: the coordinator
+  // Or kReady, kFailed, kReplace.
+  VaultMessageType type = VaultMessageType::kProgress;
+  Rank rank = 0;  // -1: the coordinator; kReplace: whom to replace
   pid_t pid = 0;
   uint64_t done_bytes = 0;   // kProgress
   uint64_t total_bytes = 0;  // kProgress
   int port = 0;              // kReady of the coordinator
   int admin_port = 0;        // kReady of the coordinator
+  uint64_t incarnation = 0;  // kReplace: which life
   std::string text;          // kFailed
 };
 

@@ -27,6 +27,8 @@ int main(int argc, char** argv) {
   app.add_option("--incarnation", options.incarnation.value,
                  "number of this life of the rank")
       ->capture_default_str();
+  app.add_flag("--adopt", options.adopt,
+               "go on with the memory of this rank's former life");
   CLI11_PARSE(app, argc, argv);
 
   std::signal(SIGTERM, [](int) { stop_requested = 1; });

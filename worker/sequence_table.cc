@@ -157,19 +157,33 @@ absl::Status SequenceTable::CheckTables(
   return absl::OkStatus();
 }
 
+void SequenceTable::Reset() {
+  for (Sequence& sequence : sequences_) Clear(sequence);
+}
+
+absl::Status SequenceTable::Put(const Restore::Sequence& sequence) {
+  RETURN_IF_ERROR(Admit(sequence.admission));
+  RETURN_IF_ERROR(CheckTables(absl::MakeConstSpan(&sequence.table, 1)));
+  SetPages(sequence.table);
+  return absl::OkStatus();
+}
+
+// This rank's part of a table that was checked.
+void SequenceTable::SetPages(const KvTable& table) {
+  for (const RankTable& rank : table.tables) {
+    if (rank.rank != rank_) continue;
+    sequences_[table.slot].num_kv = rank.num_kv;
+    sequences_[table.slot].pages = rank.pages;
+  }
+}
+
 absl::Status SequenceTable::ReplaceTables(absl::Span<const KvTable> tables) {
   RETURN_IF_ERROR(CheckTables(tables));
   for (Sequence& sequence : sequences_) {
     sequence.num_kv = 0;
     sequence.pages.clear();
   }
-  for (const KvTable& table : tables) {
-    for (const RankTable& rank : table.tables) {
-      if (rank.rank != rank_) continue;
-      sequences_[table.slot].num_kv = rank.num_kv;
-      sequences_[table.slot].pages = rank.pages;
-    }
-  }
+  for (const KvTable& table : tables) SetPages(table);
   return absl::OkStatus();
 }
 

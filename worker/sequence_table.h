@@ -70,6 +70,11 @@ class SequenceTable {
   // Whether ReplaceTables(tables) can be done.
   absl::Status CheckTables(absl::Span<const KvTable> tables) const;
 
+  // Empties the table.
+  void Reset();
+  // Puts a sequence in, in place of any that its slot holds.
+  absl::Status Put(const Restore::Sequence& sequence);
+
   // Replaces this rank's page tables by those of `tables`; a request with no
   // table for this rank holds nothing here.
   absl::Status ReplaceTables(absl::Span<const KvTable> tables);
@@ -77,6 +82,7 @@ class SequenceTable {
  private:
   absl::Status CheckPages(absl::Span<const PageId> pages, uint32_t slot) const;
   absl::Status Admit(const Admission& admission);
+  void SetPages(const KvTable& table);
   absl::Status AddRow(const PageRow& row);
 
   Rank rank_;

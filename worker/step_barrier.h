@@ -14,7 +14,8 @@ namespace moebius {
 // StepBarrier
 //
 // Every rank passes the same barriers in the same order, so each counts for
-// itself. Threading: one Wait at a time.
+// itself, from a number that all are given in each round of recovery.
+// Threading: one Wait at a time.
 class StepBarrier final : public Barrier {
  public:
   // `barrier` must outlive this.
@@ -22,6 +23,14 @@ class StepBarrier final : public Barrier {
       : barrier_(barrier), timeout_(timeout), next_(barrier->arrived() + 1) {}
 
   absl::Status Wait() override { return barrier_->Wait(next_++, timeout_); }
+
+  // We wait no more, and nobody has to wait for us: barriers that we have not
+  // arrived at end with kAborted everywhere.
+  void Abandon() { barrier_->Abort(barrier_->arrived() + 1); }
+  // No barrier up to this number will be waited for by us.
+  uint64_t abandoned() const { return barrier_->abandoned(); }
+  // Goes on with barrier `next`. REQUIRES: above every rank's abandoned().
+  void GoOn(uint64_t next) { next_ = next; }
 
  private:
   GroupBarrier* barrier_;

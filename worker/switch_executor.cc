@@ -57,17 +57,7 @@ absl::Status SwitchExecutor::Check(const moebius::Prepare& prepare) const {
   if (!context_.memory->peers_mapped()) {
     return absl::UnavailableError("peers are not mapped");
   }
-  for (const auto& wave : prepare.kv.waves) {
-    for (const PageMove& move : wave) {
-      if (move.src_rank >= context_.num_ranks ||
-          move.dst_rank >= context_.num_ranks ||
-          move.src_page >= context_.num_pages ||
-          move.dst_page >= context_.num_pages) {
-        return absl::OutOfRangeError(absl::StrCat(
-            "a move to page ", move.dst_page, " of rank ", move.dst_rank));
-      }
-    }
-  }
+  RETURN_IF_ERROR(CheckMoves(prepare.kv));
   RETURN_IF_ERROR(context_.sequences->CheckTables(prepare.kv.tables));
   for (const KvTable& table : prepare.kv.tables) {
     for (const RankTable& rank : table.tables) {
@@ -77,6 +67,21 @@ absl::Status SwitchExecutor::Check(const moebius::Prepare& prepare) const {
           rank.num_kv != heads.num_kv()) {
         return absl::InvalidArgumentError(
             absl::StrCat("slot ", table.slot, ": heads of rank ", rank.rank));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SwitchExecutor::CheckMoves(const KvPlan& plan) const {
+  for (const auto& wave : plan.waves) {
+    for (const PageMove& move : wave) {
+      if (move.src_rank >= context_.num_ranks ||
+          move.dst_rank >= context_.num_ranks ||
+          move.src_page >= context_.num_pages ||
+          move.dst_page >= context_.num_pages) {
+        return absl::OutOfRangeError(absl::StrCat(
+            "a move to page ", move.dst_page, " of rank ", move.dst_rank));
       }
     }
   }
@@ -99,14 +104,23 @@ void SwitchExecutor::Abort(Epoch epoch) {
   if (prepared_.has_value() && prepared_->epoch == epoch) prepared_.reset();
 }
 
-absl::StatusOr<int64_t> SwitchExecutor::PullWeights(Layout to) {
+void SwitchExecutor::GoOn(Layout layout, Epoch last) {
+  layout_ = layout;
+  last_epoch_ = last;
+  prepared_.reset();
+}
+
+absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail,
+                                                    Layout to) {
   const std::vector<CopySegment> segments =
-      PlanSlot(context_.experts, layout_, to, context_.rank);
-  SwitchProgress progress{prepared_->epoch, 0, 0};
+      PlanSlot(context_.experts, tail.from, to, context_.rank);
+  const std::vector<int> layers =
+      SwitchLayerOrder(context_.experts.num_moe_layers, to);
+  SwitchProgress progress{tail.epoch, tail.layers_done, tail.waves_done};
   int64_t bytes = 0;
-  for (int layer : SwitchLayerOrder(context_.experts.num_moe_layers, to)) {
-    const SlotPull pull{context_.experts.slot_bytes(), SlotOf(layout_, layer),
-                        SlotOf(to, layer)};
+  for (size_t i = tail.layers_done; i < layers.size(); ++i) {
+    const SlotPull pull{context_.experts.slot_bytes(),
+                        SlotOf(tail.from, layers[i]), SlotOf(to, layers[i])};
     ASSIGN_OR_RETURN(const int64_t moved,
                      PullSlot(*context_.memory, pull, segments, context_.pool));
     bytes += moved;
@@ -117,12 +131,14 @@ absl::StatusOr<int64_t> SwitchExecutor::PullWeights(Layout to) {
   return bytes;
 }
 
-absl::StatusOr<int64_t> SwitchExecutor::PullPages(const KvPlan& plan) {
+absl::StatusOr<int64_t> SwitchExecutor::PullPages(const SwitchTail& tail) {
   PagePuller puller(context_.memory, context_.page_bytes);
-  SwitchProgress progress{prepared_->epoch, context_.experts.num_moe_layers, 0};
+  SwitchProgress progress{tail.epoch, context_.experts.num_moe_layers,
+                          tail.waves_done};
   int64_t bytes = 0;
-  for (const auto& wave : plan.waves) {
-    ASSIGN_OR_RETURN(const int64_t moved, puller.Pull(wave, context_.pool));
+  for (size_t i = tail.waves_done; i < tail.kv.waves.size(); ++i) {
+    ASSIGN_OR_RETURN(const int64_t moved,
+                     puller.Pull(tail.kv.waves[i], context_.pool));
     bytes += moved;
     RETURN_IF_ERROR(context_.barrier->Wait());
     ++progress.waves_done;
@@ -131,37 +147,58 @@ absl::StatusOr<int64_t> SwitchExecutor::PullPages(const KvPlan& plan) {
   return bytes;
 }
 
-absl::StatusOr<Switched> SwitchExecutor::Commit(const moebius::Commit& commit) {
-  if (!prepared_.has_value() || prepared_->epoch != commit.epoch) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "commit of epoch ", commit.epoch.value, ", which is not prepared"));
-  }
-  const Layout to = prepared_->target;
+absl::StatusOr<Switched> SwitchExecutor::Copy(const SwitchTail& tail,
+                                              Layout to) {
   Switched switched;
-  switched.epoch = prepared_->epoch;
+  switched.epoch = tail.epoch;
   const auto begin = Clock::now();
   // Nobody's slots or pages may be read before every rank has finished the
   // step before the boundary.
   RETURN_IF_ERROR(context_.barrier->Wait());
   const auto weights = Clock::now();
-  ASSIGN_OR_RETURN(const int64_t weight_bytes, PullWeights(to));
+  ASSIGN_OR_RETURN(const int64_t weight_bytes, PullWeights(tail, to));
   switched.weight_us = MicrosSince(weights);
   const auto pages = Clock::now();
-  ASSIGN_OR_RETURN(const int64_t kv_bytes, PullPages(prepared_->kv));
+  ASSIGN_OR_RETURN(const int64_t kv_bytes, PullPages(tail));
   switched.kv_us = MicrosSince(pages);
-  RETURN_IF_ERROR(context_.sequences->ReplaceTables(prepared_->kv.tables));
   layout_ = to;
   switched.weight_bytes = weight_bytes;
   switched.kv_bytes = kv_bytes;
-  switched.checksum =
-      TablesChecksum(prepared_->epoch, to, prepared_->kv.tables);
+  switched.checksum = TablesChecksum(tail.epoch, to, tail.kv.tables);
   switched.weight_checksum =
       WeightChecksum(context_.experts, to, context_.rank,
                      context_.memory->base(RegionKind::kExperts, context_.rank),
                      context_.pool);
   switched.total_us = MicrosSince(begin);
-  prepared_.reset();
   return switched;
+}
+
+absl::StatusOr<Switched> SwitchExecutor::Commit(const moebius::Commit& commit) {
+  if (!prepared_.has_value() || prepared_->epoch != commit.epoch) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "commit of epoch ", commit.epoch.value, ", which is not prepared"));
+  }
+  moebius::Prepare prepared = *std::exchange(prepared_, std::nullopt);
+  const SwitchTail whole{prepared.epoch, layout_, 0, 0, std::move(prepared.kv)};
+  ASSIGN_OR_RETURN(const Switched switched, Copy(whole, prepared.target));
+  RETURN_IF_ERROR(context_.sequences->ReplaceTables(whole.kv.tables));
+  return switched;
+}
+
+absl::StatusOr<Switched> SwitchExecutor::Finish(const SwitchTail& tail,
+                                                Layout to) {
+  const int tp = to.tp_size;
+  if ((tp != 1 && tp != context_.num_ranks) || tail.from == to ||
+      (tail.from.tp_size != 1 && tail.from.tp_size != context_.num_ranks) ||
+      tail.layers_done < 0 || tail.waves_done < 0 ||
+      tail.layers_done > context_.experts.num_moe_layers ||
+      tail.waves_done > static_cast<int>(tail.kv.waves.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "no switch from tp_size ", tail.from.tp_size, " to ", tp, " with ",
+        tail.layers_done, " layers and ", tail.waves_done, " waves done"));
+  }
+  RETURN_IF_ERROR(CheckMoves(tail.kv));
+  return Copy(tail, to);
 }
 
 }  // namespace moebius

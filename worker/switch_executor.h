@@ -55,14 +55,25 @@ class SwitchExecutor {
 
   // Runs the prepared switch. kFailedPrecondition, changing nothing, unless
   // that epoch is prepared; any other error leaves the group between layouts,
-  // and the worker cannot go on. REQUIRES: every step before the boundary has
-  // been executed, none after it.
+  // until Finish. REQUIRES: every step before the boundary has been executed,
+  // none after it.
   absl::StatusOr<Switched> Commit(const moebius::Commit& commit);
+
+  // Recovery: weights and pages are in `layout`, whatever we thought of them,
+  // and every epoch up to `last` is over. Forgets what was prepared.
+  void GoOn(Layout layout, Epoch last);
+
+  // Recovery: does what is left of a committed switch to `to`, and is in that
+  // layout then. Page tables are the caller's, before or after. Errors as of
+  // Commit; may be called again.
+  absl::StatusOr<Switched> Finish(const SwitchTail& tail, Layout to);
 
  private:
   absl::Status Check(const moebius::Prepare& prepare) const;
-  absl::StatusOr<int64_t> PullWeights(Layout to);
-  absl::StatusOr<int64_t> PullPages(const KvPlan& plan);
+  absl::Status CheckMoves(const KvPlan& plan) const;
+  absl::StatusOr<Switched> Copy(const SwitchTail& tail, Layout to);
+  absl::StatusOr<int64_t> PullWeights(const SwitchTail& tail, Layout to);
+  absl::StatusOr<int64_t> PullPages(const SwitchTail& tail);
 
   SwitchContext context_;
   Layout layout_;

@@ -3,77 +3,148 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <tuple>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "common/cat.h"
 #include "common/status_macros.h"
 
 namespace moebius {
 
+namespace {
+
+// A peer did not come to a barrier, or gave up at it: nobody's memory is wrong.
+bool IsInterruption(const absl::Status& status) {
+  return absl::IsAborted(status) || absl::IsDeadlineExceeded(status);
+}
+
+}  // namespace
+
 WorkerLoop::WorkerLoop(const Context& context) : context_(context) {}
 
-absl::Status WorkerLoop::Send(Report report) {
+// What cannot be sent is lost, which the coordinator sees by the numbers; if it
+// is gone, its successor halts us.
+void WorkerLoop::Send(Report report) {
   ReportMessage message;
-  message.envelope = Envelope{term_, context_.incarnation, next_out_};
+  message.envelope = Envelope{term_, context_.incarnation, next_out_++};
   message.report = std::move(report);
-  RETURN_IF_ERROR(context_.link->Send(Encode(message)));
-  ++next_out_;
-  return absl::OkStatus();
+  if (absl::Status sent = context_.link->Send(Encode(message)); !sent.ok()) {
+    spdlog::warn("a report was lost: {}", sent.ToString());
+  }
+}
+
+Stand WorkerLoop::WhereWeStand() const {
+  const SwitchProgress progress = LoadSwitchProgress(*context_.signals);
+  return Stand{
+      StepId{context_.signals->progress.step.load(std::memory_order_relaxed)},
+      context_.barrier->abandoned(), progress.epoch, progress.layers_done,
+      progress.waves_done};
+}
+
+void WorkerLoop::Interrupt(const absl::Status& why) {
+  spdlog::warn("halted before step {}: {}", next_step_.value, why.ToString());
+  context_.barrier->Abandon();
+  halted_ = true;
+  Send(Interrupted{next_step_, std::string(why.message())});
 }
 
 absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
-  RETURN_IF_ERROR(Send(context_.hello));
+  Send(context_.hello);
   while (!shut_down_ && *stop == 0) {
     ASSIGN_OR_RETURN(const auto bytes,
                      context_.link->Receive(context_.poll_ms));
     if (!bytes.has_value()) continue;
     const absl::Status status = Handle(*bytes);
     if (status.ok()) continue;
-    const StepId last{next_step_.value == 0 ? 0 : next_step_.value - 1};
-    if (absl::Status sent = Send(Fault{last, std::string(status.message())});
-        !sent.ok()) {
-      spdlog::warn("the coordinator was not told: {}", sent.ToString());
+    if (IsInterruption(status)) {
+      Interrupt(status);
+      continue;
     }
+    context_.barrier->Abandon();
+    Send(Fault{next_step_, std::string(status.message())});
     return status;
   }
   return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::Handle(const std::string& bytes) {
-  ASSIGN_OR_RETURN(CommandMessage message, DecodeCommand(bytes));
-  const Envelope& envelope = message.envelope;
-  if (envelope.incarnation != context_.incarnation ||
-      (welcomed_ && envelope.term != term_)) {
+  auto message = DecodeCommand(bytes);
+  if (!message.ok()) {
+    spdlog::warn("dropped a command: {}", message.status().ToString());
+    return absl::OkStatus();
+  }
+  const Envelope& envelope = message->envelope;
+  if (envelope.incarnation != context_.incarnation || envelope.term < term_) {
     spdlog::warn("dropped a command of term {} for incarnation {}",
                  envelope.term.value, envelope.incarnation.value);
     return absl::OkStatus();
   }
-  if (envelope.sequence < next_in_) return absl::OkStatus();
-  if (envelope.sequence > next_in_) {
-    return absl::DataLossError(absl::StrCat("command ", next_in_, " was lost"));
+  if (const auto* halt = std::get_if<Halt>(&message->command)) {
+    OnHalt(envelope, *halt);
+    return absl::OkStatus();
   }
-  ++next_in_;
-  const bool welcome = std::holds_alternative<Welcome>(message.command);
-  if (!welcomed_ && !welcome &&
-      !std::holds_alternative<Shutdown>(message.command)) {
-    return absl::FailedPreconditionError("a command before the welcome");
-  }
-  if (welcome) term_ = envelope.term;
-  return std::visit([this](auto& command) { return On(command); },
-                    message.command);
+  return Obey(*message);
 }
 
-absl::Status WorkerLoop::On(const Welcome& welcome) {
-  if (welcome.layout.attention != context_.switches->layout() ||
-      welcome.layout.experts != context_.switches->layout()) {
-    return absl::FailedPreconditionError(
-        Cat("welcomed in ", LayoutName(welcome.layout.attention),
-            " with weights in ", LayoutName(context_.switches->layout())));
+absl::Status WorkerLoop::Obey(CommandMessage& message) {
+  const Envelope& envelope = message.envelope;
+  const Command& command = message.command;
+  if (envelope.term != term_ || envelope.sequence < next_in_) {
+    return absl::OkStatus();  // late, or of a term that has not halted us yet
   }
-  welcomed_ = true;
-  next_step_ = welcome.next_step;
+  if (envelope.sequence > next_in_) {
+    if (!halted_) {
+      Interrupt(
+          absl::DataLossError(absl::StrCat("command ", next_in_, " was lost")));
+    }
+    return absl::OkStatus();  // the next Halt mends it
+  }
+  ++next_in_;
+  if (halted_ && !std::holds_alternative<Restore>(command) &&
+      !std::holds_alternative<Resume>(command) &&
+      !std::holds_alternative<Shutdown>(command)) {
+    return absl::OkStatus();
+  }
+  return std::visit([this](auto& body) { return On(body); }, message.command);
+}
+
+void WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
+  const auto now = std::pair(envelope.term, halt.round);
+  const auto then = std::pair(term_, round_);
+  if (now < then || (now == then && !halted_)) return;  // late
+  term_ = envelope.term;
+  round_ = halt.round;
+  next_in_ = envelope.sequence + 1;
+  halted_ = true;
+  restoring_ = false;
+  Send(Halted{round_, WhereWeStand()});
+}
+
+absl::Status WorkerLoop::On(const Halt&) {
+  return absl::InternalError("Halt is no command of a round");
+}
+
+absl::Status WorkerLoop::On(const Restore& restore) {
+  if (!halted_ || restore.round != round_) return absl::OkStatus();
+  if (!std::exchange(restoring_, true)) context_.sequences->Reset();
+  for (const Restore::Sequence& sequence : restore.sequences) {
+    RETURN_IF_ERROR(context_.sequences->Put(sequence));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WorkerLoop::On(const Resume& resume) {
+  if (!halted_ || resume.round != round_) return absl::OkStatus();
+  if (!restoring_) context_.sequences->Reset();
+  context_.barrier->GoOn(resume.next_barrier);
+  context_.switches->GoOn(resume.layout, resume.last_epoch);
+  next_step_ = resume.next_step;
+  halted_ = false;
+  if (!resume.tail.has_value()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const Switched switched,
+                   context_.switches->Finish(*resume.tail, resume.layout));
+  Send(switched);
   return absl::OkStatus();
 }
 
@@ -99,11 +170,13 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
                                         std::memory_order_release);
   next_step_ = next_step_.next();
   // The step ended with a barrier, so what rank 0 says of it holds for all.
-  return context_.rank == 0 ? Send(std::move(result)) : absl::OkStatus();
+  if (context_.rank == 0) Send(std::move(result));
+  return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::On(Prepare& prepare) {
-  return Send(context_.switches->Prepare(std::move(prepare)));
+  Send(context_.switches->Prepare(std::move(prepare)));
+  return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::On(const Commit& commit) {
@@ -115,7 +188,8 @@ absl::Status WorkerLoop::On(const Commit& commit) {
                      next_step_.value, " is next"));
   }
   ASSIGN_OR_RETURN(const Switched switched, context_.switches->Commit(commit));
-  return Send(switched);
+  Send(switched);
+  return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::On(const Abort& abort) {

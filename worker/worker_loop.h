@@ -8,6 +8,9 @@
 #include "absl/status/status.h"
 #include "common/channel.h"
 #include "common/wire.h"
+#include "worker/memory/signals.h"
+#include "worker/sequence_table.h"
+#include "worker/step_barrier.h"
 #include "worker/step_executor.h"
 #include "worker/switch_executor.h"
 
@@ -16,9 +19,16 @@ namespace moebius {
 // WorkerLoop
 //
 // Obeys: executes plans and switches in the order of the channel, checks term
-// and sequence of each message, drops repeated ones. Ends with OK after
-// Shutdown, and with an error (which it reports to the coordinator first) when
-// it cannot go on.
+// and sequence of each message, drops repeated ones and those of other terms.
+//
+// Halted, it obeys nothing but Restore and Resume of the round: at the start,
+// after Halt, and by itself when a step or switch cannot go on because a peer
+// or a command did not come. Its tables are then replaced by what the
+// coordinator sends; its memory stays as it is.
+//
+// Ends with OK after Shutdown, and with an error (which it reports to the
+// coordinator first) when it disagrees with the coordinator or its own memory:
+// a successor with empty tables is what helps then.
 // Threading: Run() on one thread; it waits in the channel, without using the
 // processor.
 class WorkerLoop {
@@ -30,6 +40,8 @@ class WorkerLoop {
     Link* link = nullptr;
     StepExecutor* steps = nullptr;
     SwitchExecutor* switches = nullptr;
+    SequenceTable* sequences = nullptr;
+    StepBarrier* barrier = nullptr;
     SignalsBlock* signals = nullptr;
     // Time that a stop signal may take to be seen.
     int poll_ms = 200;
@@ -41,19 +53,29 @@ class WorkerLoop {
   absl::Status Run(const volatile std::sig_atomic_t* stop);
 
  private:
-  absl::Status Send(Report report);
+  void Send(Report report);
   absl::Status Handle(const std::string& bytes);
-  absl::Status On(const Welcome& welcome);
+  absl::Status Obey(CommandMessage& message);
+  void OnHalt(const Envelope& envelope, const Halt& halt);
+  // Commands of the present round, in order.
+  absl::Status On(const Halt& halt);
+  absl::Status On(const Restore& restore);
+  absl::Status On(const Resume& resume);
   absl::Status On(const StepPlan& plan);
   absl::Status On(Prepare& prepare);
   absl::Status On(const Commit& commit);
   absl::Status On(const Abort& abort);
   absl::Status On(const Shutdown& shutdown);
+  // Halts by itself.
+  void Interrupt(const absl::Status& why);
+  Stand WhereWeStand() const;
 
   Context context_;
-  bool welcomed_ = false;
   bool shut_down_ = false;
   Term term_;
+  uint64_t round_ = 0;
+  bool halted_ = true;
+  bool restoring_ = false;  // a Restore of this round has come
   uint64_t next_in_ = 1;
   uint64_t next_out_ = 1;
   StepId next_step_;

@@ -125,6 +125,22 @@ std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
   return bases;
 }
 
+// Reads our part of the checkpoint, in the layout that the group begins in.
+absl::StatusOr<int64_t> Load(const Config& config, const ModelShape& shape,
+                             const WorkerMemory& memory, VaultClient& vault) {
+  const LoadTarget target{memory.rank(), InitialLayout(config),
+                          memory.mutable_base(RegionKind::kDense),
+                          memory.mutable_base(RegionKind::kExperts)};
+  ASSIGN_OR_RETURN(const LoadStats loaded,
+                   LoadWeights(shape, config.model_path, config.dummy_weights,
+                               target, [&vault](int64_t done, int64_t total) {
+                                 vault.Progress(done, total).IgnoreError();
+                               }));
+  spdlog::debug("loaded {} bytes from {} read", loaded.bytes_written,
+                loaded.bytes_read);
+  return loaded.bytes_written;
+}
+
 absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
     const Config& config, const ModelShape& shape, const Sizes& sizes,
     const WorkerMemory& memory, Barrier* barrier, ThreadPool* pool) {
@@ -160,26 +176,23 @@ absl::Status RunWorker(const WorkerOptions& options, VaultClient& vault,
 
   WorkerMemoryOptions memory_options;
   memory_options.incarnation = options.incarnation;
-  ASSIGN_OR_RETURN(auto memory,
-                   WorkerMemory::Create(rank, num_ranks, sizes.geometry, vault,
-                                        memory_options));
-  const LoadTarget target{rank, InitialLayout(config),
-                          memory->mutable_base(RegionKind::kDense),
-                          memory->mutable_base(RegionKind::kExperts)};
-  ASSIGN_OR_RETURN(const LoadStats loaded,
-                   LoadWeights(shape, config.model_path, config.dummy_weights,
-                               target, [&vault](int64_t done, int64_t total) {
-                                 vault.Progress(done, total).IgnoreError();
-                               }));
-  spdlog::debug("loaded {} bytes from {} read", loaded.bytes_written,
-                loaded.bytes_read);
+  const auto make =
+      options.adopt ? &WorkerMemory::Adopt : &WorkerMemory::Create;
+  ASSIGN_OR_RETURN(auto memory, make(rank, num_ranks, sizes.geometry, vault,
+                                     memory_options));
+  int64_t loaded_bytes = 0;
+  if (!options.adopt) {
+    ASSIGN_OR_RETURN(loaded_bytes, Load(config, shape, *memory, vault));
+  }
   RETURN_IF_ERROR(memory->MapPeers(vault, kPeerTimeout));
 
-  ThreadPool pool(ThreadsOf(config) - 1);
   GroupBarrier group_barrier(rank, memory->all_signals(),
                              BarrierOptionsOf(config));
   StepBarrier barrier(&group_barrier,
-                      absl::Milliseconds(config.switch_timeout_ms));
+                      absl::Milliseconds(config.step_timeout_ms));
+  // Whoever still waits for our predecessor waits in vain.
+  if (options.adopt) barrier.Abandon();
+  ThreadPool pool(ThreadsOf(config) - 1);
   ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
                                                &barrier, &pool));
   SequenceTable sequences(rank, config.max_running, sizes.num_pages,
@@ -193,7 +206,7 @@ absl::Status RunWorker(const WorkerOptions& options, VaultClient& vault,
       SwitchContext{rank, num_ranks, shape.experts, shape.attention,
                     static_cast<int64_t>(sizes.page.page_bytes()),
                     sizes.num_pages, memory.get(), &sequences, &barrier, &pool},
-      target.layout);
+      InitialLayout(config));
 
   ASSIGN_OR_RETURN(auto link,
                    Link::Connect(options.dir, rank, options.incarnation));
@@ -205,13 +218,19 @@ absl::Status RunWorker(const WorkerOptions& options, VaultClient& vault,
   loop.hello.pid = static_cast<uint32_t>(getpid());
   loop.hello.num_pages = sizes.num_pages;
   loop.hello.max_slots = config.max_running;
-  loop.hello.weight_bytes = loaded.bytes_written;
-  loop.hello.weight_checksum =
-      WeightChecksum(shape.experts, target.layout, rank, target.experts, &pool);
+  loop.hello.weight_bytes = loaded_bytes;
   loop.hello.model_digest = digest;
+  loop.hello.adopted = options.adopt;
+  if (!options.adopt) {
+    loop.hello.weight_checksum =
+        WeightChecksum(shape.experts, InitialLayout(config), rank,
+                       memory->base(RegionKind::kExperts, rank), &pool);
+  }
   loop.link = link.get();
   loop.steps = &steps;
   loop.switches = &switches;
+  loop.sequences = &sequences;
+  loop.barrier = &barrier;
   loop.signals = memory->own_signals();
   RETURN_IF_ERROR(vault.Ready());
   return WorkerLoop(loop).Run(stop);

@@ -16,6 +16,8 @@ struct WorkerOptions {
   std::string dir;  // the group's private directory
   Rank rank = 0;
   Incarnation incarnation{1};
+  // Go on with the memory of this rank's former life, which the vault keeps.
+  bool adopt = false;
 };
 
 // Runs the worker until it is shut down or `*stop` is set; then OK. Errors name

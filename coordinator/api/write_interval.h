@@ -8,9 +8,10 @@ namespace moebius {
 
 // The time from one round of writes to the next. A write costs a system call
 // here and a wake-up of the client, and on a small machine both come out of the
-// workers' cores: so a round that takes `cost` of a core may start only every 25
-// times that, 4 % of a core for writing, but no stream waits longer than 8 ms
-// for it. Steps of a large model are further apart than this, and nothing waits.
+// workers' cores: so a round that takes `cost` of a core may start only every
+// 25 times that, 4 % of a core for writing, but no stream waits longer than 8
+// ms for it. Steps of a large model are further apart than this, and nothing
+// waits.
 //
 // `least` is the configured interval: 0 writes each token at once.
 inline std::chrono::nanoseconds WriteInterval(std::chrono::nanoseconds least,

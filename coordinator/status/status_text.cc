@@ -34,6 +34,7 @@ Json ToJson(const SwitchReport& report) {
 Json ToJson(const WorkerStatus& worker) {
   return {{"rank", worker.rank},
           {"pid", worker.pid},
+          {"incarnation", worker.incarnation},
           {"connected", worker.connected},
           {"weight_bytes", worker.weight_bytes},
           {"pages_total", worker.pages_total},
@@ -87,6 +88,9 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info) {
                      {{"prompt", status.prompt_tokens_total},
                       {"generated", status.generated_tokens_total}}},
                     {"preemptions", status.preemptions_total},
+                    {"recoveries",
+                     {{"total", status.recoveries_total},
+                      {"last_ms", status.last_recovery_ms}}},
                     {"switches",
                      {{"total", status.switches_total},
                       {"refused", status.switches_refused_total},

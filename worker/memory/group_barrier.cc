@@ -65,9 +65,12 @@ bool GroupBarrier::AllArrived(uint64_t sequence) const {
   return true;
 }
 
-bool GroupBarrier::AnyAbort() const {
+bool GroupBarrier::AnyAbort(uint64_t sequence) const {
   for (const SignalsBlock* block : blocks_) {
-    if (block->arrival.abort.load(std::memory_order_seq_cst) != 0) return true;
+    if (block->arrival.aborted_through.load(std::memory_order_seq_cst) >=
+        sequence) {
+      return true;
+    }
   }
   return false;
 }
@@ -103,7 +106,7 @@ bool GroupBarrier::Spin(uint64_t sequence, const Deadline& deadline) const {
     }
   } while (!keep_core.expired());
   while (!until.expired()) {
-    if (AnyAbort()) return false;
+    if (AnyAbort(sequence)) return false;
     ::sched_yield();
     if (AllArrived(sequence)) return true;
   }
@@ -115,7 +118,7 @@ void GroupBarrier::Sleep(uint64_t sequence, const Deadline& deadline) {
   own_->arrival.asleep.store(1, std::memory_order_seq_cst);
   for (;;) {
     const uint32_t rings = bell_->load(std::memory_order_seq_cst);
-    if (AllArrived(sequence) || AnyAbort()) break;
+    if (AllArrived(sequence) || AnyAbort(sequence)) break;
     const absl::Duration left = deadline.left();
     if (left <= absl::ZeroDuration()) break;
     FutexWait(bell_, rings, std::min(left, options_.look_again));
@@ -138,11 +141,9 @@ absl::Status GroupBarrier::WhyNot(uint64_t sequence,
   std::vector<int> missing;
   for (size_t rank = 0; rank < blocks_.size(); ++rank) {
     const SignalsArrival& arrival = blocks_[rank]->arrival;
-    if (const uint32_t reason = arrival.abort.load(std::memory_order_seq_cst);
-        reason != 0) {
-      return absl::AbortedError(absl::StrCat("rank ", rank, " aborted barrier ",
-                                             sequence, " (reason ", reason,
-                                             ")"));
+    if (arrival.aborted_through.load(std::memory_order_seq_cst) >= sequence) {
+      return absl::AbortedError(
+          absl::StrCat("rank ", rank, " aborted barrier ", sequence));
     }
     if (arrival.sequence.load(std::memory_order_seq_cst) < sequence) {
       missing.push_back(static_cast<int>(rank));
@@ -154,15 +155,14 @@ absl::Status GroupBarrier::WhyNot(uint64_t sequence,
                    sequence, " within ", absl::FormatDuration(timeout)));
 }
 
-void GroupBarrier::Abort(uint32_t reason) {
-  CHECK(reason != 0);
-  own_->arrival.abort.store(reason, std::memory_order_seq_cst);
+void GroupBarrier::Abort(uint64_t through) {
+  std::atomic<uint64_t>& word = own_->arrival.aborted_through;
+  uint64_t before = word.load(std::memory_order_relaxed);
+  while (before < through && !word.compare_exchange_weak(
+                                 before, through, std::memory_order_seq_cst)) {
+  }
   bell_->fetch_add(1, std::memory_order_seq_cst);
   FutexWakeAll(bell_);
-}
-
-void GroupBarrier::ClearAbort() {
-  own_->arrival.abort.store(0, std::memory_order_seq_cst);
 }
 
 int DefaultSpinUs(int num_ranks, int threads_per_rank, int num_cores) {

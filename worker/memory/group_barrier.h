@@ -1,6 +1,7 @@
 // A barrier among the processes of a group, over their signals regions.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <vector>
@@ -41,9 +42,11 @@ struct BarrierOptions {
 //
 // Errors:
 //   kDeadlineExceeded  names the ranks that have not arrived
-//   kAborted           names the rank that called Abort, and its reason
+//   kAborted           names the rank that called Abort
 // After an error our own arrival stands, so the others may complete a barrier
-// at which we gave up; call Abort to let them know at the latest at their next.
+// at which we gave up; call Abort(arrived() + 1) to let them know at the latest
+// at their next. When all have stopped, they go on with numbers that are above
+// everyone's abandoned().
 //
 // Cost: with one rank none. Otherwise one store, and a look at each rank's
 // line. No system call while the others come within the spin; one to sleep,
@@ -77,17 +80,21 @@ class GroupBarrier {
     return own_->arrival.sequence.load(std::memory_order_relaxed);
   }
 
-  // Ends every Wait of the group, now and later, that is not complete, with
-  // kAborted, until ClearAbort of the rank that called it. `reason` is a number
-  // of the caller's, not 0.
-  void Abort(uint32_t reason);
-  void ClearAbort();
+  // Ends every Wait of the group up to sequence number `through` that is not
+  // complete, now and later, with kAborted. Cannot be undone.
+  void Abort(uint64_t through);
+
+  // No barrier up to this number will be waited for by us any more.
+  uint64_t abandoned() const {
+    return std::max(arrived(), own_->arrival.aborted_through.load(
+                                   std::memory_order_relaxed));
+  }
 
   static constexpr absl::Duration kKeepCore = absl::Microseconds(2);
 
  private:
   bool AllArrived(uint64_t sequence) const;
-  bool AnyAbort() const;
+  bool AnyAbort(uint64_t sequence) const;
   bool Spin(uint64_t sequence, const Deadline& deadline) const;
   void Sleep(uint64_t sequence, const Deadline& deadline);
   void RingForSleepers();

@@ -31,7 +31,8 @@ struct alignas(kSignalsLine) SignalsIdentity {
 struct alignas(kSignalsLine) SignalsArrival {
   std::atomic<uint64_t> sequence{0};  // of the last barrier arrived at
   std::atomic<uint32_t> asleep{0};    // 1: rings the bell of rank 0 for me
-  std::atomic<uint32_t> abort{0};     // reason, 0: none
+  // Barriers up to this number that are not complete never will be.
+  std::atomic<uint64_t> aborted_through{0};
 };
 
 // The word that every rank of the group sleeps on: that of rank 0. Any rank

@@ -31,7 +31,18 @@ inline std::vector<CommandMessage> SampleCommands() {
   KvPlan kv;
   kv.waves = {{{0, 1, 1, 2}, {1, 5, 0, 6}}, {{0, 7, 1, 1}}};
   kv.tables = {{4, 2, {{0, 0, 1, {1, 2}}, {1, 1, 1, {3, 4}}}}};
-  return {{envelope, Welcome{{ExpertParallel(), ExpertParallel()}, StepId{5}}},
+  Restore restore;
+  restore.round = 6;
+  restore.sequences = {
+      {SampleStepPlan().admissions[0], {1, 1, {{0, 0, 1, {1}}}}},
+      {SampleStepPlan().admissions[1], {2, 0, {}}}};
+  const Resume plain{6, ExpertParallel(), StepId{5}, 1000, Epoch{8}, {}};
+  Resume with_tail{7, TensorParallel(2), StepId{6}, 1010, Epoch{9}, {}};
+  with_tail.tail = SwitchTail{Epoch{9}, ExpertParallel(), 3, 1, kv};
+  return {{envelope, Halt{6}},
+          {envelope, restore},
+          {envelope, plain},
+          {envelope, with_tail},
           {envelope, SampleStepPlan()},
           {envelope, Prepare{Epoch{8}, TensorParallel(2), kv}},
           {envelope, Commit{Epoch{8}, StepId{43}}},
@@ -50,7 +61,7 @@ inline std::vector<ReportMessage> SampleReports() {
   hello.weight_bytes = 1 << 20;
   hello.weight_checksum = 0xfeedface;
   hello.model_digest = 0xabcdef;
-  hello.last_executed = StepId{41};
+  hello.adopted = true;
   StepResult result;
   result.step = StepId{42};
   result.duration_us = 180;
@@ -59,6 +70,8 @@ inline std::vector<ReportMessage> SampleReports() {
   result.prompt_logprobs = {{1, 1, 6, -2.0f, {{8, -0.1f}}},
                             {1, 2, 7, -3.0f, {}}};
   return {{envelope, hello},
+          {envelope, Halted{6, {StepId{41}, 999, Epoch{8}, 3, 1}}},
+          {envelope, Interrupted{StepId{42}, "rank 1 not at barrier 7"}},
           {envelope, result},
           {envelope, Prepared{Epoch{8}, false, "no room"}},
           {envelope, Switched{Epoch{8}, 1, 2, 3, 4, 5, 6, 7}},

@@ -83,8 +83,7 @@ std::vector<Row> Table() {
       {"a late switch timer", kSteady, SwitchExpired{kNow}},
       {"a switch timer of the future", kSteady, SwitchExpired{kLater},
        A::kImpossible},
-      {"a loss in steady state is the host's", kSteady, WorkerLost{0}},
-      {"a loss of a stranger", kSteady, WorkerLost{kRanks}, A::kInvalid},
+      {"a halt in steady state changes nothing", kSteady, GroupHalts{}},
 
       // Preparing
       {"a request while preparing",
@@ -153,13 +152,12 @@ std::vector<Row> Table() {
       {"a switch timer before the commit", kPreparing, SwitchExpired{kNow},
        A::kImpossible},
       {"an old switch timer", kPreparing, SwitchExpired{kOld}},
-      {"a loss while preparing ends the attempt",
+      {"a halt while preparing ends the attempt",
        kLastMissing,
-       WorkerLost{0},
+       GroupHalts{},
        A::kTransition,
        Steady{kEp, kNow},
-       {SendAbort{kNow}, Refused{kNow, "rank 0 was lost while preparing"}}},
-      {"a loss of a stranger", kPreparing, WorkerLost{-1}, A::kInvalid},
+       {Refused{kNow, "the group was halted while it prepared"}}},
 
       // Committing
       {"a request while committing",
@@ -214,13 +212,12 @@ std::vector<Row> Table() {
       {"an old switch timer", kCommitting, SwitchExpired{kOld}},
       {"a switch timer of the future", kCommitting, SwitchExpired{kLater},
        A::kImpossible},
-      {"a loss after the commit rolls forward",
-       kCommitting,
-       WorkerLost{1},
+      {"a halt after the commit asks everyone again",
+       kLastSwitching,
+       GroupHalts{},
        A::kTransition,
        kCommitting,
-       {ReportStalled{kNow, all}}},
-      {"a loss of a stranger", kCommitting, WorkerLost{kRanks}, A::kInvalid},
+       {}},
   };
   for (Row& row : rows) {
     if (row.answer == A::kUnchanged) {
@@ -315,7 +312,7 @@ class World {
         return PreparedBy{AnyRank(), foreign};
       case 6:
         return random_() % 8 ? LayoutEvent(PreparedBy{AnyRank(), now})
-                             : LayoutEvent(WorkerLost{AnyRank()});
+                             : LayoutEvent(GroupHalts{});
       case 7:
       case 8:
       case 9:
@@ -335,6 +332,8 @@ class World {
       if (e->epoch.value == epoch_) prepared_.insert(e->rank);
     } else if (const auto* e = std::get_if<SwitchedBy>(&event)) {
       if (e->epoch.value == epoch_) switched_.insert(e->rank);
+    } else if (std::holds_alternative<GroupHalts>(event)) {
+      switched_.clear();
     }
   }
 

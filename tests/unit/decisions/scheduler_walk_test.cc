@@ -1,6 +1,7 @@
 // The scheduler against a simulated group, at random: arrivals, aborts, ends,
-// tiny pools, switches that are committed or aborted, results that come late.
-// Whatever happens, every request gets the tokens of a quiet run, each once.
+// tiny pools, switches that are committed or aborted, results that come late
+// or, when the group recovers, never. Whatever happens, every request gets the
+// tokens of a quiet run, each once.
 #include <deque>
 #include <map>
 #include <random>
@@ -20,7 +21,7 @@ namespace {
 struct WalkFigures {
   uint64_t finished = 0, aborted = 0, preemptions = 0, switches = 0,
            switches_aborted = 0, switches_refused = 0, moves = 0,
-           queue_full = 0, prompt_logprobs = 0;
+           queue_full = 0, prompt_logprobs = 0, recoveries = 0, steps_lost = 0;
 };
 
 class Walk {
@@ -67,6 +68,7 @@ class Walk {
       if (options_.attention.num_ranks > 1 && Chance(25)) {
         ASSERT_NO_FATAL_FAILURE(Switch());
       }
+      if (Chance(30)) Recover();
       ASSERT_NO_FATAL_FAILURE(Turn());
       if (testing::Test::HasFailure()) return;
     }
@@ -129,6 +131,18 @@ class Walk {
     EXPECT_FALSE(scheduler_->Abort(RequestId{it->first}));
     clients_.erase(it);
     ++figures_.aborted;
+  }
+
+  // The results that are late never come; whatever the workers did of those
+  // steps, they did.
+  void Recover() {
+    figures_.steps_lost += late_.size();
+    ++figures_.recoveries;
+    late_.clear();
+    scheduler_->RollBack();
+    EXPECT_EQ(scheduler_->steps_in_flight(), 0);
+    group_->TakeOver(scheduler_->Snapshot());
+    EXPECT_EQ(scheduler_->counters().running, group_->live());
   }
 
   // Issues a step, or takes in a result, whichever may be done.
@@ -279,6 +293,8 @@ TEST(Scheduler, RandomWalkGivesEveryRequestItsQuietTokens) {
   EXPECT_GT(figures.moves, 1000u);
   EXPECT_GT(figures.queue_full, 100u);
   EXPECT_GT(figures.prompt_logprobs, 1000u);
+  EXPECT_GT(figures.recoveries, 1000u);
+  EXPECT_GT(figures.steps_lost, 1000u);
 }
 
 }  // namespace

@@ -106,6 +106,32 @@ class SimulatedGroup {
     CheckOwnership();
   }
 
+  // Takes these sequences in place of all that it holds; pages stay.
+  void TakeOver(const std::vector<Restore::Sequence>& sequences) {
+    for (Slot& slot : slots_) slot = Slot{};
+    for (const Restore::Sequence& sequence : sequences) {
+      Slot& slot = slots_[sequence.admission.slot];
+      EXPECT_FALSE(slot.live);
+      slot.live = true;
+      slot.restored = true;
+      slot.request = sequence.admission.request;
+      slot.num_prompt = sequence.admission.num_prompt_tokens;
+      slot.sampling = sequence.admission.sampling;
+      slot.tokens = sequence.admission.tokens;
+      for (const RankTable& t : sequence.table.tables) {
+        slot.tables[t.rank] = t.pages;
+        // Given out by a plan that never came.
+        for (const PageId page : t.pages)
+          pools_[t.rank][page].resize(kPageTokens);
+      }
+    }
+    CheckOwnership();
+  }
+
+  // The next plan is of this step.
+  void GoOn(StepId step) { next_step_ = step; }
+  Layout layout() const { return layout_; }
+
   // No page belongs to two sequences.
   void CheckOwnership() const {
     std::set<std::pair<Rank, PageId>> owned;
@@ -151,6 +177,7 @@ class SimulatedGroup {
     SamplingParams sampling;
     std::vector<int32_t> tokens;
     uint32_t computed = 0;
+    bool restored = false;  // and no work since: `computed` is not known
     std::map<Rank, std::vector<PageId>> tables;
   };
 
@@ -224,6 +251,7 @@ class SimulatedGroup {
     ASSERT_LT(item.slot, slots_.size());
     Slot& slot = slots_[item.slot];
     ASSERT_TRUE(slot.live);
+    if (std::exchange(slot.restored, false)) slot.computed = item.position;
     EXPECT_EQ(item.position, slot.computed) << "a hole, or work done twice";
     ASSERT_GT(item.num_tokens, 0u);
     const uint32_t end = item.position + item.num_tokens;

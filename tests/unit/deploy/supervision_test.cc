@@ -35,12 +35,17 @@ ChildSet Set(std::vector<ChildId> members) {
 // A group of two workers: -1 is the coordinator.
 const ChildSet kAll = ChildSet::Group(2);
 
+constexpr int64_t kLongMs = 10'000;  // of a life
+
 const GroupEvent kReady0 = ChildReady{0};
 const GroupEvent kStop = StopRequested{};
 const GroupEvent kDeadline = DeadlinePassed{};
 GroupEvent Exited(ChildId child, int code = 0, int signal = 0,
                   std::string failure = "") {
-  return ChildExited{child, code, signal, std::move(failure)};
+  return ChildExited{child, code, signal, std::move(failure), kLongMs};
+}
+GroupEvent DiedYoung(ChildId child) {
+  return ChildExited{child, 0, SIGKILL, "", 10};
 }
 
 const std::string kCoordinatorDied =
@@ -70,8 +75,13 @@ std::vector<GroupEffect> Kill(std::vector<ChildId> members) {
 
 std::vector<Row> Table() {
   const GroupStarting starting{kAll, Set({-1, 0})};
-  const GroupServing serving{kAll};
-  const GroupDraining draining{kAll};
+  const GroupServing serving{kAll, {}, {}};
+  const GroupDraining draining{kAll, {}, {}};
+  const auto lives = [](ChildId child, int count) {
+    ShortLives lives;
+    lives.of(child) = static_cast<uint8_t>(count);
+    return lives;
+  };
   const GroupEnding ending{kAll, 1, "why", false};
   const GroupEnding killed{kAll, 1, "why", true};
   const GroupEnded ended{1, "why"};
@@ -98,12 +108,52 @@ std::vector<Row> Table() {
   add("worker says why it fails", starting, Exited(1, 1, 0, "no such file"),
       GroupEnding{Set({-1, 0}), 1, "worker 1: no such file", false},
       Terminate({-1, 0}));
+  // A worker that dies while the group serves has a successor.
+  const std::vector<GroupEffect> replaced = {
+      Say{kWorkerKilled + "; a successor takes over"}, ScheduleStart{1, 0}};
   add("worker dies while serving", serving, Exited(1, 0, SIGKILL),
-      GroupEnding{Set({-1, 0}), 1, kWorkerKilled, false}, Terminate({-1, 0}));
+      GroupServing{Set({-1, 0}), Set({1}), {}}, replaced);
+  add("worker dies in the drain", draining, Exited(1, 0, SIGKILL),
+      GroupDraining{Set({-1, 0}), Set({1}), {}}, replaced);
+  add("worker of a task dies", serving, Exited(1, 0, SIGKILL),
+      GroupServing{Set({-1, 0}), Set({1}), {}}, replaced, kTask);
+  add("a short life counts", serving, DiedYoung(1),
+      GroupServing{Set({-1, 0}), Set({1}), lives(1, 1)}, replaced);
+  add("the third waits", GroupServing{kAll, {}, lives(1, 2)}, DiedYoung(1),
+      GroupServing{Set({-1, 0}), Set({1}), lives(1, 3)},
+      {Say{kWorkerKilled + "; a successor takes over in 100 ms"},
+       ScheduleStart{1, 100}});
+  add("the eighth waits longer", GroupServing{kAll, {}, lives(1, 7)},
+      DiedYoung(1), GroupServing{Set({-1, 0}), Set({1}), lives(1, 8)},
+      {Say{kWorkerKilled + "; a successor takes over in 3200 ms"},
+       ScheduleStart{1, 3200}});
+  add("the ninth is the last", GroupServing{kAll, {}, lives(1, 8)},
+      DiedYoung(1),
+      GroupEnding{Set({-1, 0}), 1,
+                  kWorkerKilled + "; 9 lives in a row lasted less than 2000 ms",
+                  false},
+      Terminate({-1, 0}));
+  add("a long life is forgiven", GroupServing{kAll, {}, lives(1, 8)},
+      Exited(1, 0, SIGKILL), GroupServing{Set({-1, 0}), Set({1}), {}},
+      replaced);
+  // Starts.
+  const GroupServing one_down{Set({-1, 0}), Set({1}), lives(1, 1)};
+  const GroupEvent due = StartDue{1};
+  add("start while serving", one_down, due, GroupServing{kAll, {}, lives(1, 1)},
+      {StartLife{1}});
+  add("start in the drain", GroupDraining{Set({-1, 0}), Set({1}), {}}, due,
+      draining, {StartLife{1}});
+  add("start while starting", starting, due, starting);
+  add("start while ending", ending, due, ending);
+  add("start at the end", ended, due, ended);
+  add("stop with one down", one_down, kStop,
+      GroupDraining{Set({-1, 0}), Set({1}), lives(1, 1)},
+      {Say{kDrainSaid}, SignalChildren{Set({-1}), SIGTERM},
+       SetDeadline{35000}});
   add("even a good exit is unasked", serving, Exited(-1),
       GroupEnding{Set({0, 1}), 1, kCoordinatorDied, false}, Terminate({0, 1}));
-  add("the last one dies", GroupServing{Set({1})}, Exited(1, 0, SIGKILL),
-      GroupEnded{1, kWorkerKilled});
+  add("the last one dies", GroupServing{Set({-1}), {}, {}}, Exited(-1),
+      GroupEnded{1, kCoordinatorDied});
   add("a task is done", serving, Exited(-1),
       GroupEnding{Set({0, 1}), 0, "", false}, Terminate({0, 1}), kTask);
   add("a task is done early", starting, Exited(-1),
@@ -114,20 +164,19 @@ std::vector<Row> Table() {
                   false},
       Terminate({0, 1}), kTask);
   add("a worker of a task is sent home before its coordinator ends", serving,
-      Exited(0), GroupDraining{Set({-1, 1})}, {SetDeadline{35000}}, kTask);
+      Exited(0), GroupDraining{Set({-1, 1}), {}, {}}, {SetDeadline{35000}},
+      kTask);
   add("a worker of a server ends unasked", serving, Exited(0),
-      GroupEnding{Set({-1, 1}), 1,
-                  "worker 0 ended with exit code 0 without being told to",
-                  false},
-      Terminate({-1, 1}));
+      GroupServing{Set({-1, 1}), Set({0}), {}},
+      {Say{"worker 0 ended with exit code 0 without being told to; a successor "
+           "takes over"},
+       ScheduleStart{0, 0}});
   add("worker ends in the drain", draining, Exited(0),
-      GroupDraining{Set({-1, 1})});
-  add("worker dies in the drain", draining, Exited(1, 0, SIGKILL),
-      GroupEnding{Set({-1, 0}), 1, kWorkerKilled, false}, Terminate({-1, 0}));
+      GroupDraining{Set({-1, 1}), {}, {}});
   add("the drain is over", draining, Exited(-1),
       GroupEnding{Set({0, 1}), 0, "", false}, Terminate({0, 1}));
-  add("the drain is over, workers before", GroupDraining{Set({-1})}, Exited(-1),
-      GroupEnded{0, ""});
+  add("the drain is over, workers before", GroupDraining{Set({-1}), {}, {}},
+      Exited(-1), GroupEnded{0, ""});
   add("the drain fails", draining, Exited(-1, 1, 0, "broken"),
       GroupEnding{Set({0, 1}), 1, "coordinator: broken", false},
       Terminate({0, 1}));
@@ -193,12 +242,19 @@ TEST(Supervision, TableNamesEveryStateWithEveryEvent) {
 
 TEST(Supervision, ExitOfNobodyIsImpossible) {
   for (const GroupState& state :
-       {GroupState(GroupServing{Set({-1, 0})}), GroupState(GroupEnded{0, ""}),
+       {GroupState(GroupServing{Set({-1, 0}), {}, {}}),
+        GroupState(GroupEnded{0, ""}),
         GroupState(GroupEnding{Set({0}), 0, "", false})}) {
     EXPECT_THAT(
         Supervise(kServe, state, Exited(1)),
         StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("worker 1")));
   }
+}
+
+TEST(Supervision, StartOfWhoIsNotDownIsImpossible) {
+  EXPECT_THAT(
+      Supervise(kServe, GroupServing{kAll, {}, {}}, StartDue{1}),
+      StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("worker 1")));
 }
 
 // A walk over random events, with children that obey signals or do not.
@@ -212,7 +268,7 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
     const int num_workers = 1 + pick(kMaxRanks);
     const SupervisionPolicy policy{.one_shot = pick(4) == 0};
     ChildSet alive = ChildSet::Group(num_workers);
-    std::set<ChildId> told, killed;
+    std::set<ChildId> told, killed, down;
     GroupState state = GroupStarting{alive, alive};
     bool deadline = false;
     bool first_failure = false;
@@ -220,7 +276,7 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
       ASSERT_LT(steps, 1000);
       GroupEvent event = StopRequested{};
       const std::vector<ChildId> members = alive.members();
-      const int kind = pick(8);
+      const int kind = pick(10);
       if (!killed.empty() && !members.empty()) {
         event = ChildExited{members[0], 0, SIGKILL, ""};
       } else if (kind < 3 && !members.empty()) {
@@ -231,8 +287,14 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
             pick(static_cast<int>(members.size())))];
         const bool dies = pick(3) == 0;
         if (!dies && !told.contains(child)) continue;
-        event = ChildExited{child, 0, dies ? SIGSEGV : 0, ""};
-        first_failure = first_failure || (dies && told.empty());
+        event = ChildExited{child, 0, dies ? SIGSEGV : 0, "",
+                            pick(4) == 0 ? kLongMs : 0};
+        first_failure = first_failure ||
+                        (dies && told.empty() && child == kCoordinatorChild);
+      } else if (kind >= 8) {
+        if (down.empty()) continue;
+        event = StartDue{*down.begin()};
+        down.erase(down.begin());
       } else if (kind < 7) {
         if (!deadline) continue;
         event = DeadlinePassed{};
@@ -254,6 +316,14 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
           }
         }
         if (std::holds_alternative<SetDeadline>(effect)) deadline = true;
+        if (const auto* start = std::get_if<ScheduleStart>(&effect)) {
+          EXPECT_FALSE(alive.contains(start->child));
+          down.insert(start->child);
+        }
+        if (const auto* start = std::get_if<StartLife>(&effect)) {
+          EXPECT_FALSE(alive.contains(start->child));
+          alive = alive.With(start->child);
+        }
       }
       // Whoever waits for an end has a deadline, or has killed.
       if (std::holds_alternative<GroupDraining>(state)) {

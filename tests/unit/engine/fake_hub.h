@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/channel.h"
 #include "common/wire.h"
+#include "coordinator/rank_set.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
 #include "tests/unit/decisions/simulated_group.h"
@@ -28,20 +29,55 @@ class FakeHub final : public Hub {
   static constexpr uint32_t kPages = 4096;
 
   explicit FakeHub(const SchedulerOptions& options)
-      : options_(options), group_(options), next_out_(ranks(), 1) {}
+      : options_(options),
+        group_(options),
+        incarnations_(ranks(), 1),
+        next_out_(ranks(), 1),
+        connected_(RankSet::All(ranks())) {}
 
   // Every worker says Hello.
   void Join() {
     absl::MutexLock lock(&mutex_);
-    for (Rank r = 0; r < ranks(); ++r) {
-      Hello hello;
-      hello.rank = r;
-      hello.num_ranks = ranks();
-      hello.num_pages = options_.pages_per_rank[r];
-      hello.max_slots = options_.max_running;
-      hello.weight_checksum = 100 + r;
-      Report_(r, hello);
-    }
+    for (Rank r = 0; r < ranks(); ++r) SayHello(r);
+  }
+
+  // A worker dies: nothing reaches it, and no step ends without it.
+  void Kill(Rank rank) {
+    absl::MutexLock lock(&mutex_);
+    connected_ = connected_.without(rank);
+  }
+  // Its successor has its memory and says Hello.
+  void Revive(Rank rank) {
+    absl::MutexLock lock(&mutex_);
+    connected_ = connected_.with(rank);
+    ++incarnations_[rank];
+    next_out_[rank] = 1;
+    SayHello(rank);
+  }
+  // The next PREPARE or COMMIT kills rank 1 before it is obeyed.
+  void KillAtNextPrepare() {
+    absl::MutexLock lock(&mutex_);
+    kill_at_prepare_ = true;
+  }
+  void KillAtNextCommit() {
+    absl::MutexLock lock(&mutex_);
+    kill_at_commit_ = true;
+  }
+  // The worker hears nothing, but is there.
+  void Deafen(Rank rank) {
+    absl::MutexLock lock(&mutex_);
+    deaf_ = deaf_.with(rank);
+  }
+  void AwaitLost(Rank rank) {
+    absl::MutexLock lock(&mutex_);
+    const auto lost = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return !connected_.contains(rank);
+    };
+    mutex_.Await(absl::Condition(&lost));
+  }
+  int num_tails() const {
+    absl::MutexLock lock(&mutex_);
+    return num_tails_;
   }
 
   // Until called with false, reports wait.
@@ -67,11 +103,6 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     repeat_ = true;
   }
-  // Rank 1 is gone: nothing can be sent to it.
-  void Disconnect() {
-    absl::MutexLock lock(&mutex_);
-    disconnected_ = true;
-  }
   void SendFault(std::string reason) {
     absl::MutexLock lock(&mutex_);
     Report_(1, Fault{StepId{1}, std::move(reason)});
@@ -89,19 +120,35 @@ class FakeHub final : public Hub {
   absl::Status Send(Rank rank, Incarnation incarnation,
                     std::string_view bytes) override {
     absl::MutexLock lock(&mutex_);
-    EXPECT_EQ(incarnation, Incarnation{1});
-    if (disconnected_ && rank == 1) {
-      return absl::UnavailableError("worker 1 is not connected");
+    if (!connected_.contains(rank) ||
+        incarnation.value != incarnations_[rank]) {
+      if (rank == 0) last_.clear();
+      return absl::UnavailableError("it is not connected");
     }
     auto message =
         DecodeCommand(absl::MakeConstSpan(bytes.data(), bytes.size()));
     EXPECT_THAT(message, IsOk());
+    if (deaf_.contains(rank)) {
+      if (rank == 0) last_.clear();
+      return absl::OkStatus();
+    }
+    if (const auto* halt = std::get_if<Halt>(&message->command)) {
+      halted_ = halted_.with(rank);
+      restored_.clear();
+      Stand stand;
+      stand.barriers = 100 * halt->round + rank;
+      stand.switch_epoch = begun_;
+      stand.layers_done = 1;
+      Report_(rank, Halted{halt->round, stand});
+      return absl::OkStatus();
+    }
     // Rank 0's copy is carried out for all; the others must be the same.
+    message->envelope = {};
     if (rank == 0) {
-      last_ = std::string(bytes);
+      last_ = Encode(*message);
       Obey(message->command);
-    } else {
-      EXPECT_EQ(last_, bytes);
+    } else if (halted_.empty() && !last_.empty()) {
+      EXPECT_EQ(last_, Encode(*message));
     }
     return absl::OkStatus();
   }
@@ -131,15 +178,87 @@ class FakeHub final : public Hub {
   int ranks() const { return options_.attention.num_ranks; }
 
   void Report_(Rank rank, Report report) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    ReportMessage message{{Term{1}, Incarnation{1}, next_out_[rank]++},
+    const Incarnation incarnation{incarnations_[rank]};
+    ReportMessage message{{Term{1}, incarnation, next_out_[rank]++},
                           std::move(report)};
-    if (std::exchange(lose_, false)) return;
+    if (std::exchange(lose_, false) || !connected_.contains(rank)) return;
     const std::string bytes = Encode(message);
-    reports_.push_back({rank, Incarnation{1}, bytes});
-    if (repeat_) reports_.push_back({rank, Incarnation{1}, bytes});
+    reports_.push_back({rank, incarnation, bytes});
+    if (repeat_) reports_.push_back({rank, incarnation, bytes});
+  }
+
+  void SayHello(Rank r) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    Hello hello;
+    hello.rank = r;
+    hello.num_ranks = ranks();
+    hello.num_pages = options_.pages_per_rank[r];
+    hello.max_slots = options_.max_running;
+    hello.adopted = incarnations_[r] > 1;
+    if (!hello.adopted) hello.weight_checksum = 100 + r;
+    Report_(r, hello);
+  }
+  bool all_there() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return connected_ == RankSet::All(ranks());
+  }
+
+  void ObeyResume(const Resume& resume) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    // Above everybody's.
+    EXPECT_EQ(resume.next_barrier,
+              100 * resume.round + static_cast<uint64_t>(ranks()));
+    halted_ = RankSet();
+    prepared_.reset();
+    if (resume.tail.has_value() && group_.layout() != resume.layout) {
+      EXPECT_EQ(resume.tail->layers_done, begun_ == resume.tail->epoch ? 1 : 0);
+      group_.Switch(resume.layout, resume.tail->kv);
+    }
+    EXPECT_EQ(group_.layout(), resume.layout);
+    group_.TakeOver(std::exchange(restored_, {}));
+    group_.GoOn(resume.next_step);
+    if (!resume.tail.has_value()) return;
+    ++num_tails_;
+    ReportSwitched(resume.tail->epoch);
+  }
+
+  void ReportSwitched(Epoch epoch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    for (Rank r = 0; r < ranks(); ++r) {
+      Switched switched;
+      switched.epoch = epoch;
+      switched.checksum = 7;
+      // The weights are dealt out anew, their sum stays.
+      switched.weight_checksum = r == 0 ? WholeChecksum() : 0;
+      switched.weight_bytes = 1000;
+      if (r == 1 && std::exchange(corrupt_, false)) {
+        switched.weight_checksum = 1;
+      }
+      Report_(r, switched);
+    }
   }
 
   void Obey(const Command& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (const auto* restore = std::get_if<Restore>(&command)) {
+      restored_.insert(restored_.end(), restore->sequences.begin(),
+                       restore->sequences.end());
+      return;
+    }
+    if (const auto* resume = std::get_if<Resume>(&command)) {
+      return ObeyResume(*resume);
+    }
+    if (std::holds_alternative<Shutdown>(command)) {
+      shut_down_ = true;
+      return;
+    }
+    if (std::holds_alternative<Prepare>(command) &&
+        std::exchange(kill_at_prepare_, false)) {
+      connected_ = connected_.without(1);
+    }
+    if (const auto* commit = std::get_if<Commit>(&command);
+        commit != nullptr && std::exchange(kill_at_commit_, false)) {
+      connected_ = connected_.without(1);
+      begun_ = commit->epoch;
+    }
+    // Whoever is halted obeys nothing, and nothing ends without everybody.
+    if (!halted_.empty()) return;
+    if (!all_there() && !std::holds_alternative<Prepare>(command)) return;
     if (const auto* plan = std::get_if<StepPlan>(&command)) {
       std::vector<StepResult> results = group_.Execute(*plan);
       // Rank 0 reports for the group.
@@ -169,23 +288,10 @@ class FakeHub final : public Hub {
       ASSERT_TRUE(prepared_.has_value());
       EXPECT_EQ(prepared_->epoch, commit->epoch);
       group_.Switch(prepared_->target, prepared_->kv);
-      for (Rank r = 0; r < ranks(); ++r) {
-        Switched switched;
-        switched.epoch = commit->epoch;
-        switched.checksum = 7;
-        // The weights are dealt out anew, their sum stays.
-        switched.weight_checksum = r == 0 ? WholeChecksum() : 0;
-        switched.weight_bytes = 1000;
-        if (r == 1 && std::exchange(corrupt_, false)) {
-          switched.weight_checksum = 1;
-        }
-        Report_(r, switched);
-      }
+      ReportSwitched(commit->epoch);
       prepared_.reset();
     } else if (std::holds_alternative<Abort>(command)) {
       prepared_.reset();
-    } else if (std::holds_alternative<Shutdown>(command)) {
-      shut_down_ = true;
     }
   }
 
@@ -199,16 +305,25 @@ class FakeHub final : public Hub {
   mutable absl::Mutex mutex_;
   SimulatedGroup group_ ABSL_GUARDED_BY(mutex_);
   std::vector<Message> reports_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint64_t> incarnations_ ABSL_GUARDED_BY(mutex_);  // [rank]
   std::vector<uint64_t> next_out_ ABSL_GUARDED_BY(mutex_);
+  RankSet connected_ ABSL_GUARDED_BY(mutex_);
+  RankSet halted_ ABSL_GUARDED_BY(mutex_);
+  RankSet deaf_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Restore::Sequence> restored_ ABSL_GUARDED_BY(mutex_);
+  Epoch begun_ ABSL_GUARDED_BY(mutex_);  // a switch that a death interrupted
+  int num_tails_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool kill_at_prepare_ ABSL_GUARDED_BY(mutex_) = false;
+  bool kill_at_commit_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Prepare> prepared_ ABSL_GUARDED_BY(mutex_);
   std::optional<std::string> refusal_ ABSL_GUARDED_BY(mutex_);
+  // What rank 0 was sent last; empty: it did not reach it.
   std::string last_ ABSL_GUARDED_BY(mutex_);
   bool hold_ ABSL_GUARDED_BY(mutex_) = false;
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   bool corrupt_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_ ABSL_GUARDED_BY(mutex_) = false;
   bool repeat_ ABSL_GUARDED_BY(mutex_) = false;
-  bool disconnected_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -1,0 +1,74 @@
+// The scheduler's part of a recovery: back to the last result.
+#include <algorithm>
+#include <vector>
+
+#include "common/check.h"
+#include "coordinator/scheduler.h"
+
+namespace moebius {
+
+// As of the last result: all its tokens are known, and all but the last one's
+// positions computed, unless the prompt is still on its way.
+void Scheduler::RollBackSlot(Slot& slot) {
+  const Sequence& sequence = sequences_[slot.sequence];
+  const uint32_t known = static_cast<uint32_t>(sequence.tokens.size());
+  if (slot.length > known) {
+    load_tokens_[slot.group] -= slot.length - known;
+    slot.length = known;
+  }
+  if (slot.computed >= known) slot.computed = known - 1;
+  slot.planned = 0;
+  slot.prompt_logprobs = sequence.prompt_logprobs_pending;
+}
+
+void Scheduler::RollBack() {
+  DropEnded();
+  for (const uint32_t slot : running_) RollBackSlot(slots_[slot]);
+  // A prompt stands where its first discarded chunk began: at 0 if it was
+  // preempted and came in again meanwhile.
+  for (int i = 0; i < num_in_flight_; ++i) {
+    const StepRecord& record =
+        records_[(first_record_ + i) % kMaxStepsInFlight];
+    for (const Expected& chunk : record.chunks) {
+      Slot& slot = slots_[chunk.slot];
+      if (slot.sequence == chunk.sequence && slot.life == chunk.life) {
+        slot.computed = std::min(slot.computed, chunk.position);
+      }
+    }
+  }
+  num_in_flight_ = 0;
+  released_.clear();
+  // Samples of preempted sequences will not come any more.
+  std::vector<uint32_t> issued;
+  for (const auto& [request, index] : by_id_) {
+    Sequence& sequence = sequences_[index];
+    sequence.in_flight = 0;
+    if (sequence.stage == Stage::kIssued) issued.push_back(index);
+  }
+  for (const uint32_t index : issued) {
+    // One whose last token is known waits for Finish alone.
+    if (sequences_[index].tokens.size() < sequences_[index].limit) {
+      Enqueue(index);
+    }
+  }
+}
+
+std::vector<Restore::Sequence> Scheduler::Snapshot() const {
+  CHECK(num_in_flight_ == 0);
+  std::vector<Restore::Sequence> all;
+  all.reserve(num_running_);
+  for (const uint32_t slot : running_) {
+    if (slots_[slot].sequence == kNone) continue;
+    const Sequence& sequence = sequences_[slots_[slot].sequence];
+    Restore::Sequence& one = all.emplace_back();
+    one.admission = {slot, sequence.request, sequence.num_prompt,
+                     sequence.tokens, sequence.sampling};
+    if (!sequence.prompt_logprobs_pending) {
+      one.admission.sampling.num_prompt_logprobs = -1;
+    }
+    one.table = pages_.TableOf(slot);
+  }
+  return all;
+}
+
+}  // namespace moebius

@@ -1,0 +1,210 @@
+"""Workers are killed, stopped and killed again, in steps and in switches: every
+stream goes on, with the tokens of a quiet run, and nothing is computed again.
+"""
+
+import os
+import signal
+import statistics
+import threading
+import time
+import unittest
+
+from group import Group
+
+NUM_STREAMS = 16
+TOKENS = 300
+
+
+def body(i):
+    return {"prompt": [(i * 37 + k * 11) % 4000 for k in range(8 + i)],
+            "max_tokens": TOKENS, "seed": i, "ignore_eos": True,
+            "temperature": 0 if i % 2 else 1.0, "top_k": 50,
+            "return_token_ids": True}
+
+
+class Load:
+    """Streams, each followed by another like it until told to stop. Every one
+    must be equal to the quiet one of its kind."""
+
+    def __init__(self, group):
+        self.group = group
+        self.stop = threading.Event()
+        self.failures = []
+        self.finished = 0
+        self.longest_gap_s = 0
+        self.events = 0
+        self.changed = threading.Condition()
+        self.threads = [threading.Thread(target=self.run, args=(i,))
+                        for i in range(NUM_STREAMS)]
+
+    def one(self, i):
+        tokens, done, last = [], False, None
+        stream = self.group.stream(body(i))
+        for _, data in stream:
+            now = time.monotonic()
+            with self.changed:
+                self.events += 1
+                if last is not None:
+                    self.longest_gap_s = max(self.longest_gap_s, now - last)
+                self.changed.notify_all()
+            last = now
+            if data == "[DONE]":
+                done = True
+            elif data["choices"]:
+                tokens += data["choices"][0].get("token_ids") or []
+        stream.close()
+        if not done:
+            raise AssertionError(f"stream {i} broke off")
+        return tokens
+
+    def run(self, i):
+        try:
+            while not self.stop.is_set():
+                tokens = self.one(i)
+                if tokens != self.quiet[i]:
+                    raise AssertionError(
+                        f"stream {i}: {len(tokens)} tokens, not the quiet run's")
+                with self.changed:
+                    self.finished += 1
+        except Exception as failure:  # shown by the test's thread
+            with self.changed:
+                self.failures.append(failure)
+                self.changed.notify_all()
+
+    def await_events(self, count):
+        """Waits for as many more events of the streams."""
+        with self.changed:
+            until = self.events + count
+            if not self.changed.wait_for(
+                    lambda: self.events >= until or self.failures, 60):
+                raise AssertionError("the streams stand still")
+            if self.failures:
+                raise self.failures[0]
+
+    def take_gap_ms(self):
+        """Longest gap between two events of a stream since the last call."""
+        with self.changed:
+            gap, self.longest_gap_s = self.longest_gap_s, 0
+        return 1000 * gap
+
+    def __enter__(self):
+        self.quiet = [self.one(i) for i in range(NUM_STREAMS)]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def worker(group, rank):
+    return group.status()["workers"][rank]
+
+
+def await_life(group, rank, incarnation):
+    """Waits until that life of a worker has joined; its pid."""
+    group.wait_line(f"worker {rank} has joined, incarnation {incarnation},")
+    return worker(group, rank)["pid"]
+
+
+class WorkerDeathTest(unittest.TestCase):
+    def check_after(self, group, load):
+        self.assertEqual(load.failures, [])
+        self.assertGreaterEqual(load.finished, NUM_STREAMS)
+        self.assertEqual(group.status()["preemptions"], 0)
+
+    def test_killed_in_steps_of_both_layouts(self):
+        for layout in ("ep", "tp"):
+            with self.subTest(layout), Group(["--layout", layout]) as group:
+                gaps = []
+                with Load(group) as load:
+                    load.await_events(100)
+                    load.take_gap_ms()
+                    for i in range(10):
+                        rank = i % 2
+                        state = worker(group, rank)
+                        os.kill(state["pid"], signal.SIGKILL)
+                        await_life(group, rank, state["incarnation"] + 1)
+                        load.await_events(200)
+                        gaps.append(load.take_gap_ms())
+                self.check_after(group, load)
+                print(f"{layout}: 10 kills, {load.finished} streams, longest "
+                      f"stall median {statistics.median(gaps):.0f} ms, most "
+                      f"{max(gaps):.0f} ms")
+
+    def test_killed_while_idle(self):
+        with Group(["--layout", "ep"]) as group:
+            state = worker(group, 1)
+            before = group.complete(body(3))["choices"][0]["token_ids"]
+            os.kill(state["pid"], signal.SIGKILL)
+            await_life(group, 1, state["incarnation"] + 1)
+            after = group.complete(body(3))["choices"][0]["token_ids"]
+            self.assertEqual(before, after)
+
+    def test_killed_around_switches(self):
+        with Group(["--layout", "ep", "--workers", "4"]) as group:
+            done = refused = 0
+            with Load(group) as load:
+                load.await_events(100)
+                for i in range(24):
+                    target = "tp" if i % 2 == 0 else "ep"
+                    answers = []
+
+                    def switch(target=target, answers=answers):
+                        answers.append(group.post(
+                            "/admin/layout", {"layout": target}, admin=True))
+
+                    asked = threading.Thread(target=switch)
+                    rank = i % 4
+                    state = worker(group, rank)
+                    if i % 3 == 0:
+                        os.kill(state["pid"], signal.SIGKILL)
+                        asked.start()
+                    else:
+                        asked.start()
+                        os.kill(state["pid"], signal.SIGKILL)
+                    asked.join()
+                    # Done, or refused since the group halted: nothing else.
+                    status = answers[0].status
+                    self.assertIn(status, (200, 409), answers[0].body)
+                    done += status == 200
+                    refused += status == 409
+                    await_life(group, rank, state["incarnation"] + 1)
+                    load.await_events(50)
+                    if status == 409:
+                        self.assertTrue(group.switch(target)["done"])
+            self.check_after(group, load)
+            print(f"24 switches with a kill: {done} done, {refused} refused, "
+                  f"{load.finished} streams")
+
+    def test_two_at_once_and_the_successor_again(self):
+        with Group(["--layout", "ep", "--workers", "4"]) as group:
+            with Load(group) as load:
+                load.await_events(100)
+                lives = [worker(group, rank) for rank in range(4)]
+                for rank in (1, 2):
+                    os.kill(lives[rank]["pid"], signal.SIGKILL)
+                for rank in (1, 2):
+                    pid = await_life(group, rank, 2)
+                    os.kill(pid, signal.SIGKILL)  # in or after its recovery
+                for rank in (1, 2):
+                    await_life(group, rank, 3)
+                load.await_events(500)
+            self.check_after(group, load)
+
+    def test_a_stopped_worker_is_replaced(self):
+        config = os.path.join(os.path.dirname(__file__), "impatient.yaml")
+        with Group(["-c", config]) as group:
+            with Load(group) as load:
+                load.await_events(100)
+                state = worker(group, 1)
+                os.kill(state["pid"], signal.SIGSTOP)
+                await_life(group, 1, state["incarnation"] + 1)
+                load.await_events(500)
+            self.check_after(group, load)
+
+
+if __name__ == "__main__":
+    unittest.main()
