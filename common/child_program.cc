@@ -4,9 +4,12 @@
 #include <spdlog/spdlog.h>
 
 #include <csignal>
+#include <memory>
 
 #include "absl/time/time.h"
 #include "common/config_yaml.h"
+#include "common/fault_table.h"
+#include "common/status_macros.h"
 
 namespace moebius {
 namespace {
@@ -19,7 +22,16 @@ absl::Status LoadAndRun(
   auto config = LoadConfigYaml(program.config_path);
   if (!config.ok()) return config.status();
   spdlog::set_level(spdlog::level::from_str(config->log_level));
-  return body(*config, vault);
+  std::unique_ptr<FaultTable> faults;
+  std::unique_ptr<TableFaultHandler> handler;
+  if (config->faults_enabled) {
+    ASSIGN_OR_RETURN(faults, FaultTable::Open(program.dir));
+    handler = std::make_unique<TableFaultHandler>(faults.get(), program.rank);
+    SetFaultHandler(handler.get());
+  }
+  const absl::Status status = body(*config, vault);
+  SetFaultHandler(nullptr);
+  return status;
 }
 
 }  // namespace

@@ -56,6 +56,10 @@ struct Config {
   int write_interval_us = 2000;  // tokens go to the streams at most this often
   int drain_timeout_ms = 30000;
 
+  // faults: see fault_point.h
+  bool faults_enabled = false;
+  std::string faults;  // armed from the start
+
   std::string log_level = "info";
 };
 

@@ -7,7 +7,9 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "common/cat.h"
+#include "common/fault_point.h"
 #include "common/ids.h"
 
 namespace moebius {
@@ -170,6 +172,25 @@ ConfigKey Host(std::string_view name, std::string_view help,
       [=](const Config& config) { return (config.*address).host; }};
 }
 
+ConfigKey Faults(std::string_view name, std::string_view help,
+                 std::string Config::*field) {
+  return ConfigKey{name,
+                   help,
+                   "faults separated by spaces, each "
+                   "POINT[@RANK|@coordinator]=ACTION[:ARGUMENT][#NTH][*TIMES]; "
+                   "`moebius chaos --list` tells the points",
+                   true,
+                   [=](Config& config, std::string_view text) {
+                     for (absl::string_view one : absl::StrSplit(
+                              AbslView(text), ' ', absl::SkipEmpty())) {
+                       if (!ParseFault(StdView(one)).ok()) return false;
+                     }
+                     config.*field = std::string(text);
+                     return true;
+                   },
+                   [=](const Config& config) { return config.*field; }};
+}
+
 std::vector<ConfigKey> MakeKeys() {
   constexpr int kDayMs = 24 * 60 * 60 * 1000;
   std::vector<ConfigKey> keys;
@@ -295,6 +316,16 @@ std::vector<ConfigKey> MakeKeys() {
                              "Port of control, status and metrics; 0 is any "
                              "free one.",
                              &Config::admin, &ListenAddress::port, 0, 65535));
+  // faults
+  keys.push_back(Choice<bool>(
+      "faults.enabled",
+      "Whether faults can be injected, for tests of recovery: through "
+      "faults.arm, the admin API's /admin/faults, and `moebius chaos`.",
+      &Config::faults_enabled, {{"false", false}, {"true", true}}));
+  keys.push_back(Faults("faults.arm",
+                        "Faults that are armed from the start, if "
+                        "faults.enabled is true.",
+                        &Config::faults));
   // log
   keys.push_back(Choice<std::string>("log.level", "Least that is logged.",
                                      &Config::log_level,

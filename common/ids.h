@@ -25,6 +25,8 @@ using RequestId = Id<struct RequestTag>;        // one generation (one choice)
 
 // Largest group of workers.
 inline constexpr int kMaxRanks = 8;
+// In place of a rank where the coordinator speaks.
+inline constexpr Rank kCoordinatorRank = -1;
 // Tokens of a KV page.
 inline constexpr int kPageTokens = 16;
 

@@ -15,19 +15,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "common/memory_vault.h"
 #include "common/unique_fd.h"
 #include "common/vault_protocol.h"
 
 namespace moebius {
-
-// The rank under which the coordinator speaks.
-inline constexpr Rank kCoordinatorRank = -1;
-
-// A descriptor of a memory region and the size of that region.
-struct RegionDescriptor {
-  UniqueFd fd;
-  uint64_t size_bytes = 0;
-};
 
 // VaultClient
 //
@@ -35,9 +27,8 @@ struct RegionDescriptor {
 // vault keeps what was deposited.
 // Threading: thread-safe. Requests (Deposit, Withdraw, Borrow) go one after
 // another; reports (Progress, Ready, Failed) never wait for a request.
-// Errors of every call: kUnavailable when the launcher is gone or has refused
-// us, kDeadlineExceeded, kInternal when its answer makes no sense.
-class VaultClient {
+// Errors of every call are those of MemoryVault.
+class VaultClient final : public MemoryVault {
  public:
   // Connects to `directory`/vault.sock to speak for `rank`, kCoordinatorRank
   // for the coordinator. Who we really are the launcher sees for itself.
@@ -49,21 +40,12 @@ class VaultClient {
   // Becomes readable (hang-up) when the launcher is gone, for poll(2).
   int fd() const { return socket_.get(); }
 
-  // Gives the vault a duplicate of the descriptor of our own region; returns
-  // when it is kept. kFailedPrecondition with the vault's reason when it is
-  // not: there is one already, or it cannot be kept safely.
   absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
-                       absl::Duration timeout);
-
-  // Our own region as a predecessor of our rank deposited it, read-write.
-  // kNotFound when there is none.
+                       absl::Duration timeout) override;
   absl::StatusOr<RegionDescriptor> Withdraw(RegionKind kind,
-                                            absl::Duration timeout);
-
-  // A region of `rank`, open read-only (kSignals read-write); waits until it is
-  // deposited. kFailedPrecondition with the vault's reason when it is refused.
+                                            absl::Duration timeout) override;
   absl::StatusOr<RegionDescriptor> Borrow(RegionKind kind, Rank rank,
-                                          absl::Duration timeout);
+                                          absl::Duration timeout) override;
 
   // Reports that `done_bytes` of `total_bytes` are loaded. May be called for
   // every block: only the first, the last and one each kProgressPeriod are

@@ -22,10 +22,8 @@ constexpr int kLookAroundMs = 50;
 // and while a result is due.
 constexpr int kStallTickMs = 1000;
 
-double ElapsedUs(std::chrono::steady_clock::time_point since) {
-  return std::chrono::duration<double, std::micro>(
-             std::chrono::steady_clock::now() - since)
-      .count();
+double MicrosOf(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration<double, std::micro>(duration).count();
 }
 
 void Average(double& average, double value) {
@@ -138,25 +136,29 @@ void EngineHost::Drain(std::function<void()> drained) {
 
 void EngineHost::Loop() {
   while (!stopping_.load()) {
-    const absl::Status status = RunOnce();
-    if (status.ok()) continue;
-    spdlog::error("the group cannot go on: {}", status.ToString());
-    status_.ready = false;
-    status_.not_ready_reason = std::string(status.message());
-    EndAll();
-    Publish();
-    if (options_.on_failed) options_.on_failed(status);
-    return;
+    if (!Turn(TimeoutMs())) return;
   }
   EndAll();
   Publish();
   group_.Broadcast(Shutdown{});
 }
 
-absl::Status EngineHost::RunOnce() {
-  RETURN_IF_ERROR(TakeReports(TimeoutMs()));
+bool EngineHost::Turn(int timeout_ms) {
+  const absl::Status status = RunOnce(timeout_ms);
+  if (status.ok()) return true;
+  spdlog::error("the group cannot go on: {}", status.ToString());
+  status_.ready = false;
+  status_.not_ready_reason = std::string(status.message());
+  EndAll();
+  Publish();
+  if (options_.on_failed) options_.on_failed(status);
+  return false;
+}
+
+absl::Status EngineHost::RunOnce(int timeout_ms) {
+  RETURN_IF_ERROR(TakeReports(timeout_ms));
   TakeInbox();
-  const auto now = Clock::now();
+  const auto now = Now();
   RETURN_IF_ERROR(TickMembership(now));
   if (running()) {
     RETURN_IF_ERROR(switches_->Tick(now));
@@ -183,7 +185,7 @@ int EngineHost::TimeoutMs() const {
     return scheduler_.has_value() || halt_deadline_.has_value() ? kLookAroundMs
                                                                 : -1;
   }
-  int timeout_ms = switches_->TimeoutMs(Clock::now());
+  int timeout_ms = switches_->TimeoutMs(Now());
   if (!flying_.empty() && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
     timeout_ms = kStallTickMs;
   }
@@ -222,11 +224,11 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
     // they resume such an answer is worth nothing.
     absl::Status operator()(const Prepared& prepared) {
       if (!host->running()) return absl::OkStatus();
-      return host->switches_->OnPrepared(rank, prepared, Clock::now());
+      return host->switches_->OnPrepared(rank, prepared, host->Now());
     }
     absl::Status operator()(const Switched& switched) {
       if (!host->running()) return absl::OkStatus();
-      return host->switches_->OnSwitched(rank, switched, Clock::now());
+      return host->switches_->OnSwitched(rank, switched, host->Now());
     }
     absl::Status operator()(const Fault& fault) {
       spdlog::error("worker {} failed in step {}: {}", rank, fault.step.value,
@@ -281,7 +283,7 @@ absl::Status EngineHost::CreateScheduler() {
 }
 
 absl::Status EngineHost::OnStepResult(StepResult result) {
-  const auto begin = Clock::now();
+  const auto begin = Now();
   if (flying_.empty() || flying_.front() != result.step) {
     spdlog::warn("a result of step {}, which is not the next",
                  result.step.value);
@@ -295,7 +297,7 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
   ASSIGN_OR_RETURN(auto tokens, scheduler_->OnResult(
                                     result.step, absl::MakeSpan(&result, 1)));
   Deliver(std::move(tokens));
-  unaccounted_us_ += ElapsedUs(begin);
+  unaccounted_us_ += MicrosOf(Now() - begin);
   return absl::OkStatus();
 }
 
@@ -353,7 +355,7 @@ void EngineHost::TakeInbox() {
                               ? ExpertParallel()
                               : TensorParallel(options_.config.num_workers);
     const absl::Status status =
-        switches_->Request(target, std::move(request.callback), Clock::now());
+        switches_->Request(target, std::move(request.callback), Now());
     if (!status.ok()) spdlog::warn("switch: {}", status.ToString());
   }
   for (auto& drained : inbox.drains) {
@@ -390,7 +392,7 @@ void EngineHost::Queue(Submission submission) {
 absl::Status EngineHost::IssueSteps() {
   while (switches_->steps_allowed() &&
          static_cast<int>(flying_.size()) < options_.config.steps_ahead) {
-    const auto begin = Clock::now();
+    const auto begin = Now();
     std::optional<StepPlan> plan = scheduler_->NextStep();
     if (!plan.has_value()) break;
     const StepId step = plan->step;
@@ -398,7 +400,7 @@ absl::Status EngineHost::IssueSteps() {
     group_.Broadcast(*std::move(plan));
     flying_.push_back(step);
     Average(status_.decision_us,
-            std::exchange(unaccounted_us_, 0.0) + ElapsedUs(begin));
+            std::exchange(unaccounted_us_, 0.0) + MicrosOf(Now() - begin));
   }
   return absl::OkStatus();
 }

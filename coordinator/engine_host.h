@@ -39,6 +39,8 @@ struct EngineOptions {
   OutputListener listener;
   // Has that life of a worker ended, if it is not yet, and replaced.
   std::function<void(Rank, Incarnation)> replace_worker;
+  // The time; null: the steady clock's.
+  std::function<std::chrono::steady_clock::time_point()> now;
   // Once, when every worker has joined.
   std::function<void()> on_ready;
   // Once, when the group cannot go on; every request has been ended with
@@ -62,6 +64,13 @@ class EngineHost final : public Engine {
 
   void Start();
   void Stop();
+
+  // In place of Start and Stop, for a caller with a loop of its own (and a hub
+  // that does not block): takes what has come within timeout_ms, does what is
+  // to be done and returns. False: the group cannot go on; no further call.
+  bool Turn(int timeout_ms);
+  // Until Turn has something to do though nothing comes; -1: never.
+  int TimeoutMs() const;
 
   absl::StatusOr<std::vector<RequestId>> Submit(
       std::vector<Generation> generations) override;
@@ -90,8 +99,10 @@ class EngineHost final : public Engine {
   };
 
   void Loop();
-  absl::Status RunOnce();
-  int TimeoutMs() const;
+  Clock::time_point Now() const {
+    return options_.now ? options_.now() : Clock::now();
+  }
+  absl::Status RunOnce(int timeout_ms);
   absl::Status TakeReports(int timeout_ms);
   absl::Status TakeReport(Rank rank, Report report);
   absl::Status OnHello(Rank rank);

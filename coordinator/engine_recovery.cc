@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/fault_point.h"
 #include "common/status_macros.h"
 #include "coordinator/engine_host.h"
 
@@ -38,7 +39,7 @@ absl::Status EngineHost::Apply(const MembershipEvent& event) {
   ASSIGN_OR_RETURN(MembershipTransition transition,
                    Step(membership_, event, group_.num_ranks(), max_asked));
   membership_ = transition.next;
-  NoteMembership(before, Clock::now());
+  NoteMembership(before, Now());
   for (const MembershipEffect& effect : transition.effects) {
     RETURN_IF_ERROR(Carry(effect));
   }
@@ -73,7 +74,7 @@ absl::Status EngineHost::Carry(const MembershipEffect& effect) {
 }
 
 void EngineHost::Halt(const SendHalt& halt) {
-  halt_deadline_ = Clock::now() + std::chrono::milliseconds(kHaltRetryMs);
+  halt_deadline_ = Now() + std::chrono::milliseconds(kHaltRetryMs);
   group_.SendTo(halt.ranks, moebius::Halt{halt.round});
 }
 
@@ -117,9 +118,8 @@ std::string EngineHost::WhoIsMissing() const {
   std::string text = gathering != nullptr ? "waiting for a new life of worker"
                                           : "waiting for an answer of worker";
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
-    const bool missing = gathering != nullptr
-                             ? gathering->missing.contains(r)
-                             : halting->unhalted.contains(r);
+    const bool missing = gathering != nullptr ? gathering->missing.contains(r)
+                                              : halting->unhalted.contains(r);
     if (missing) absl::StrAppend(&text, " ", r);
   }
   return text;
@@ -142,10 +142,11 @@ void EngineHost::SendSequences(uint64_t round) {
 }
 
 absl::Status EngineHost::Resume(uint64_t round) {
-  const auto now = Clock::now();
+  const auto now = Now();
   halt_deadline_.reset();
   const bool first = !scheduler_.has_value();
   if (first) RETURN_IF_ERROR(CreateScheduler());
+  RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorHalted));
   scheduler_->RollBack();
   flying_.clear();
   RETURN_IF_ERROR(switches_->OnHalted(now));
@@ -162,6 +163,7 @@ absl::Status EngineHost::Resume(uint64_t round) {
   resume.tail = switches_->Tail(stands_);
   const bool tail = resume.tail.has_value();
   group_.Broadcast(std::move(resume));
+  RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorResumed));
   last_progress_ = now;
   status_.ready = true;
   status_.not_ready_reason.clear();

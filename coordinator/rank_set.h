@@ -29,6 +29,11 @@ class RankSet {
     set.bits_ &= ~(uint32_t{1} << rank);
     return set;
   }
+  constexpr RankSet without(RankSet others) const {
+    RankSet set = *this;
+    set.bits_ &= ~others.bits_;
+    return set;
+  }
   friend constexpr bool operator==(RankSet, RankSet) = default;
 
  private:

@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "common/cat.h"
+#include "common/fault_point.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -113,7 +114,7 @@ absl::Status SwitchControl::OnSendPrepare(const SendPrepare& effect,
   deadline_ =
       now + std::chrono::milliseconds(options_.config.prepare_timeout_ms);
   group_->Broadcast(Prepare{effect.epoch, effect.target, current_->plan});
-  return absl::OkStatus();
+  return FaultPoint(FaultId::kCoordinatorPrepared);
 }
 
 absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
@@ -124,7 +125,12 @@ absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
   RETURN_IF_ERROR(scheduler_->ApplySwitch(current_->report.to, current_->plan));
   deadline_ =
       now + std::chrono::milliseconds(options_.config.switch_timeout_ms);
-  group_->Broadcast(Commit{effect.epoch, effect.boundary});
+  RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorDecided));
+  const Commit commit{effect.epoch, effect.boundary};
+  const RankSet first = RankSet::All(group_->num_ranks() / 2);
+  group_->SendTo(first, commit);
+  RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorCommitting));
+  group_->SendTo(RankSet::All(group_->num_ranks()).without(first), commit);
   return absl::OkStatus();
 }
 

@@ -17,12 +17,14 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/cat.h"
 #include "common/check.h"
 #include "common/config_yaml.h"
 #include "common/deadline.h"
+#include "common/fault_table.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
 #include "deploy/child_process.h"
@@ -135,6 +137,7 @@ class Group {
   void OnExit(ChildId child);
   void ReplaceWorker(const VaultReport& report);
   void StartWhatIsDue();
+  absl::Status ArmFaults();
   int TimeoutMs() const;
   void Handle(const GroupEvent& event);
   void Apply(const GroupEffect& effect);
@@ -147,6 +150,7 @@ class Group {
   StopSignals signals_;
   ReportQueue reports_;
   std::optional<PrivateDir> dir_;
+  std::unique_ptr<FaultTable> faults_;  // null: no faults
   std::unique_ptr<Vault> vault_;
   std::map<ChildId, Member> members_;
   std::map<ChildId, uint64_t> lives_;   // started so far
@@ -161,6 +165,7 @@ absl::Status Group::Start() {
                    PrivateDir::Create(PrivateDir::DefaultBase()));
   dir_.emplace(std::move(dir));
   RETURN_IF_ERROR(dir_->WriteFile(kConfigName, ToYaml(options_.config)));
+  if (options_.config.faults_enabled) RETURN_IF_ERROR(ArmFaults());
   ASSIGN_OR_RETURN(vault_, Vault::Start(dir_->path(), [this](const auto& r) {
                      reports_.Push(r);
                    }));
@@ -170,6 +175,16 @@ absl::Status Group::Start() {
     RETURN_IF_ERROR(StartMember(rank));
   }
   return StartMember(kCoordinatorChild);
+}
+
+absl::Status Group::ArmFaults() {
+  ASSIGN_OR_RETURN(faults_, FaultTable::Create(dir_->path()));
+  for (absl::string_view text :
+       absl::StrSplit(options_.config.faults, ' ', absl::SkipEmpty())) {
+    ASSIGN_OR_RETURN(const FaultSpec fault, ParseFault(StdView(text)));
+    RETURN_IF_ERROR(faults_->Arm(fault));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Group::StartMember(ChildId child) {

@@ -35,8 +35,8 @@ int main(int argc, char** argv) {
   return moebius::RunChildProgram(
       program, [&](const moebius::Config& config, moebius::VaultClient& vault) {
         options.config = config;
-        options.dir = program.dir;
         options.rank = program.rank;
-        return moebius::RunWorker(options, vault, &stop_requested);
+        return moebius::RunWorkerProcess(options, program.dir, vault,
+                                         &stop_requested);
       });
 }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/fault_point.h"
 #include "common/fnv.h"
 #include "common/status_macros.h"
 #include "worker/memory/pull.h"
@@ -13,6 +14,18 @@ namespace moebius {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// What `pull` moves of `all`, with a fault point in the middle where faults may
+// be injected.
+template <typename T, typename Pull>
+absl::StatusOr<int64_t> InHalves(absl::Span<const T> all, FaultId id,
+                                 const Pull& pull) {
+  if (!FaultsInstalled()) return pull(all);
+  ASSIGN_OR_RETURN(const int64_t first, pull(all.first(all.size() / 2)));
+  RETURN_IF_ERROR(FaultPoint(id));
+  ASSIGN_OR_RETURN(const int64_t second, pull(all.subspan(all.size() / 2)));
+  return first + second;
+}
 
 uint32_t MicrosSince(Clock::time_point begin) {
   return static_cast<uint32_t>(
@@ -121,10 +134,16 @@ absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail,
   for (size_t i = tail.layers_done; i < layers.size(); ++i) {
     const SlotPull pull{context_.experts.slot_bytes(),
                         SlotOf(tail.from, layers[i]), SlotOf(to, layers[i])};
-    ASSIGN_OR_RETURN(const int64_t moved,
-                     PullSlot(*context_.memory, pull, segments, context_.pool));
+    ASSIGN_OR_RETURN(
+        const int64_t moved,
+        InHalves(absl::MakeConstSpan(segments), FaultId::kWorkerPull,
+                 [&](absl::Span<const CopySegment> some) {
+                   return PullSlot(*context_.memory, pull, some, context_.pool);
+                 }));
     bytes += moved;
+    RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPulled));
     RETURN_IF_ERROR(context_.barrier->Wait());
+    RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPassed));
     ++progress.layers_done;
     StoreSwitchProgress(context_.memory->own_signals(), progress);
   }
@@ -137,10 +156,15 @@ absl::StatusOr<int64_t> SwitchExecutor::PullPages(const SwitchTail& tail) {
                           tail.waves_done};
   int64_t bytes = 0;
   for (size_t i = tail.waves_done; i < tail.kv.waves.size(); ++i) {
-    ASSIGN_OR_RETURN(const int64_t moved,
-                     puller.Pull(tail.kv.waves[i], context_.pool));
+    ASSIGN_OR_RETURN(
+        const int64_t moved,
+        InHalves(absl::MakeConstSpan(tail.kv.waves[i]), FaultId::kWorkerPages,
+                 [&](absl::Span<const PageMove> some) {
+                   return puller.Pull(some, context_.pool);
+                 }));
     bytes += moved;
     RETURN_IF_ERROR(context_.barrier->Wait());
+    RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPagesPassed));
     ++progress.waves_done;
     StoreSwitchProgress(context_.memory->own_signals(), progress);
   }

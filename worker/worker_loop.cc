@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "common/fault_point.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -81,8 +82,7 @@ absl::Status WorkerLoop::Handle(const std::string& bytes) {
     return absl::OkStatus();
   }
   if (const auto* halt = std::get_if<Halt>(&message->command)) {
-    OnHalt(envelope, *halt);
-    return absl::OkStatus();
+    return OnHalt(envelope, *halt);
   }
   return Obey(*message);
 }
@@ -109,16 +109,20 @@ absl::Status WorkerLoop::Obey(CommandMessage& message) {
   return std::visit([this](auto& body) { return On(body); }, message.command);
 }
 
-void WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
+absl::Status WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
   const auto now = std::pair(envelope.term, halt.round);
   const auto then = std::pair(term_, round_);
-  if (now < then || (now == then && !halted_)) return;  // late
+  if (now < then || (now == then && !halted_)) {
+    return absl::OkStatus();  // late
+  }
   term_ = envelope.term;
   round_ = halt.round;
   next_in_ = envelope.sequence + 1;
   halted_ = true;
   restoring_ = false;
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerHalted));
   Send(Halted{round_, WhereWeStand()});
+  return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::On(const Halt&) {
@@ -131,11 +135,12 @@ absl::Status WorkerLoop::On(const Restore& restore) {
   for (const Restore::Sequence& sequence : restore.sequences) {
     RETURN_IF_ERROR(context_.sequences->Put(sequence));
   }
-  return absl::OkStatus();
+  return FaultPoint(FaultId::kWorkerRestored);
 }
 
 absl::Status WorkerLoop::On(const Resume& resume) {
   if (!halted_ || resume.round != round_) return absl::OkStatus();
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerResumed));
   if (!restoring_) context_.sequences->Reset();
   context_.barrier->GoOn(resume.next_barrier);
   context_.switches->GoOn(resume.layout, resume.last_epoch);
@@ -144,6 +149,11 @@ absl::Status WorkerLoop::On(const Resume& resume) {
   if (!resume.tail.has_value()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const Switched switched,
                    context_.switches->Finish(*resume.tail, resume.layout));
+  return SendSwitched(switched);
+}
+
+absl::Status WorkerLoop::SendSwitched(const Switched& switched) {
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerSwitched));
   Send(switched);
   return absl::OkStatus();
 }
@@ -160,6 +170,7 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
                      " is planned in another layout "
                      "than the one we are in"));
   }
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStep));
   const auto begin = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(StepResult result, context_.steps->Execute(plan));
   result.duration_us = static_cast<uint32_t>(
@@ -169,14 +180,17 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
   context_.signals->progress.step.store(plan.step.value,
                                         std::memory_order_release);
   next_step_ = next_step_.next();
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStepDone));
   // The step ended with a barrier, so what rank 0 says of it holds for all.
   if (context_.rank == 0) Send(std::move(result));
   return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::On(Prepare& prepare) {
-  Send(context_.switches->Prepare(std::move(prepare)));
-  return absl::OkStatus();
+  Prepared prepared = context_.switches->Prepare(std::move(prepare));
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPrepare));
+  Send(std::move(prepared));
+  return FaultPoint(FaultId::kWorkerPrepared);
 }
 
 absl::Status WorkerLoop::On(const Commit& commit) {
@@ -187,9 +201,9 @@ absl::Status WorkerLoop::On(const Commit& commit) {
         absl::StrCat("a switch at step ", commit.boundary.value, " where ",
                      next_step_.value, " is next"));
   }
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerCommit));
   ASSIGN_OR_RETURN(const Switched switched, context_.switches->Commit(commit));
-  Send(switched);
-  return absl::OkStatus();
+  return SendSwitched(switched);
 }
 
 absl::Status WorkerLoop::On(const Abort& abort) {

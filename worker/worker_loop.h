@@ -56,7 +56,7 @@ class WorkerLoop {
   void Send(Report report);
   absl::Status Handle(const std::string& bytes);
   absl::Status Obey(CommandMessage& message);
-  void OnHalt(const Envelope& envelope, const Halt& halt);
+  absl::Status OnHalt(const Envelope& envelope, const Halt& halt);
   // Commands of the present round, in order.
   absl::Status On(const Halt& halt);
   absl::Status On(const Restore& restore);
@@ -66,6 +66,7 @@ class WorkerLoop {
   absl::Status On(const Commit& commit);
   absl::Status On(const Abort& abort);
   absl::Status On(const Shutdown& shutdown);
+  absl::Status SendSwitched(const Switched& switched);
   // Halts by itself.
   void Interrupt(const absl::Status& why);
   Stand WhereWeStand() const;

@@ -12,6 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
+#include "common/fault_point.h"
+#include "common/status_macros.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -85,6 +87,7 @@ absl::Status GroupBarrier::Wait(uint64_t sequence, absl::Duration timeout) {
     RingForSleepers();
     return absl::OkStatus();
   }
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerBarrier));
   const Deadline deadline = Deadline::After(timeout);
   if (Spin(sequence, deadline)) return absl::OkStatus();
   Sleep(sequence, deadline);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/deadline.h"
+#include "common/fault_point.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -75,6 +76,7 @@ void WorkerMemory::Show(RegionKind kind, Rank rank, const Region& region) {
 
 absl::Status WorkerMemory::CreateRegions(const MemoryGeometry& geometry) {
   for (RegionKind kind : kAllKinds) {
+    RETURN_IF_ERROR(About(kind, rank_, FaultPoint(FaultId::kWorkerMemory)));
     auto region = CreateMemfdRegion(NameOf(kind, rank_),
                                     BytesOf(geometry, kind), OptionsOf(kind));
     if (!region.ok()) return About(kind, rank_, region.status());
@@ -88,7 +90,7 @@ absl::Status WorkerMemory::CreateRegions(const MemoryGeometry& geometry) {
 
 absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Create(
     Rank rank, int num_ranks, const MemoryGeometry& geometry,
-    VaultClient& vault, const WorkerMemoryOptions& options) {
+    MemoryVault& vault, const WorkerMemoryOptions& options) {
   ASSIGN_OR_RETURN(auto memory, New(rank, num_ranks, options));
   RETURN_IF_ERROR(memory->CreateRegions(geometry));
   for (RegionKind kind : kAllKinds) {
@@ -103,7 +105,7 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Create(
 
 absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Adopt(
     Rank rank, int num_ranks, const MemoryGeometry& geometry,
-    VaultClient& vault, const WorkerMemoryOptions& options) {
+    MemoryVault& vault, const WorkerMemoryOptions& options) {
   ASSIGN_OR_RETURN(auto memory, New(rank, num_ranks, options));
   for (RegionKind kind : kAllKinds) {
     auto kept = vault.Withdraw(kind, options.vault_timeout);
@@ -143,7 +145,7 @@ absl::StatusOr<std::unique_ptr<Region>> WorkerMemory::MapPeer(
   return region;
 }
 
-absl::Status WorkerMemory::MapPeers(VaultClient& vault,
+absl::Status WorkerMemory::MapPeers(MemoryVault& vault,
                                     absl::Duration timeout) {
   if (peers_mapped_) return absl::OkStatus();
   const Deadline deadline = Deadline::After(timeout);

@@ -12,7 +12,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
-#include "common/vault_client.h"
+#include "common/memory_vault.h"
 #include "common/vault_protocol.h"
 #include "worker/memory/region.h"
 #include "worker/memory/signals.h"
@@ -56,10 +56,10 @@ class WorkerMemory {
  public:
   // New, zeroed regions, all deposited in the vault. kInvalidArgument for a
   // rank or sizes that cannot be, kResourceExhausted without memory, and the
-  // errors of VaultClient.
+  // errors of MemoryVault.
   static absl::StatusOr<std::unique_ptr<WorkerMemory>> Create(
       Rank rank, int num_ranks, const MemoryGeometry& geometry,
-      VaultClient& vault, const WorkerMemoryOptions& options = {});
+      MemoryVault& vault, const WorkerMemoryOptions& options = {});
 
   // Takes over the regions that a predecessor of this rank deposited, bytes
   // untouched but for its incarnation. REQUIRES: the predecessor was killed and
@@ -67,7 +67,7 @@ class WorkerMemory {
   // geometry, kNotFound when it keeps nothing.
   static absl::StatusOr<std::unique_ptr<WorkerMemory>> Adopt(
       Rank rank, int num_ranks, const MemoryGeometry& geometry,
-      VaultClient& vault, const WorkerMemoryOptions& options = {});
+      MemoryVault& vault, const WorkerMemoryOptions& options = {});
 
   // The memories of all ranks in this one process, peers mapped (as strictly as
   // between processes), without a vault.
@@ -82,7 +82,7 @@ class WorkerMemory {
   // Borrows and maps the regions of every peer, waiting until they are
   // deposited. Errors name rank and region; kFailedPrecondition when a peer has
   // another geometry. After an error nothing is mapped; call it again.
-  absl::Status MapPeers(VaultClient& vault, absl::Duration timeout);
+  absl::Status MapPeers(MemoryVault& vault, absl::Duration timeout);
 
   Rank rank() const { return rank_; }
   int num_ranks() const { return num_ranks_; }

@@ -59,10 +59,9 @@ class SwitchExecutorTest : public testing::Test {
       for (uint32_t page = 0; page < kPages; ++page) {
         std::memset(kv + page * kPageBytes, 16 * r + page, kPageBytes);
       }
-      barriers_.push_back(std::make_unique<GroupBarrier>(
-          r, memories_[r]->all_signals(), BarrierOptions{.spin_us = 10}));
-      step_barriers_.push_back(
-          std::make_unique<StepBarrier>(barriers_[r].get(), absl::Seconds(20)));
+      step_barriers_.push_back(std::make_unique<GroupStepBarrier>(
+          r, memories_[r]->all_signals(), BarrierOptions{.spin_us = 10},
+          absl::Seconds(20)));
       sequences_.push_back(
           std::make_unique<SequenceTable>(r, kSlots, kPages, kVocabulary));
       StepPlan plan;
@@ -111,7 +110,6 @@ class SwitchExecutorTest : public testing::Test {
   }
 
   std::vector<std::unique_ptr<WorkerMemory>> memories_;
-  std::vector<std::unique_ptr<GroupBarrier>> barriers_;
   std::vector<std::unique_ptr<StepBarrier>> step_barriers_;
   std::vector<std::unique_ptr<SequenceTable>> sequences_;
   std::vector<std::unique_ptr<SwitchExecutor>> executors_;

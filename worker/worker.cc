@@ -1,0 +1,225 @@
+#include "worker/worker.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/fault_point.h"
+#include "common/fnv.h"
+#include "common/model_config.h"
+#include "common/status_macros.h"
+#include "worker/memory/worker_memory.h"
+#include "worker/model/forward.h"
+#include "worker/model/weights.h"
+#include "worker/step_barrier.h"
+#include "worker/step_executor.h"
+#include "worker/switch_executor.h"
+#include "worker/token_board.h"
+#include "worker/weight_checksum.h"
+#include "worker/worker_loop.h"
+
+namespace moebius {
+namespace {
+
+// KV memory of a worker when the configuration does not say: touched only as
+// far as it is used.
+constexpr int64_t kDefaultKvBytes = int64_t{512} << 20;
+// Peers load their weights at their own pace.
+constexpr absl::Duration kPeerTimeout = absl::Minutes(30);
+
+constexpr int64_t RoundUp(int64_t bytes, int64_t multiple) {
+  return (bytes + multiple - 1) / multiple * multiple;
+}
+
+TokenBoard::Capacity BoardCapacity(const Config& config) {
+  return {static_cast<uint32_t>(config.max_running),
+          static_cast<uint32_t>(config.token_budget)};
+}
+
+// How much of what this worker has.
+struct Sizes {
+  int context_length = 0;
+  KvPageFormat page;
+  uint32_t num_pages = 0;
+  int64_t exchange_bytes = 0;  // of Forward; the token board follows
+  MemoryGeometry geometry;
+};
+
+absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
+  Sizes sizes;
+  sizes.context_length = ContextLength(shape.config, config.max_model_len);
+  sizes.page = Forward::KvFormat(
+      shape, config.kv_bfloat16 ? KvType::kBf16 : KvType::kFloat32);
+  const int64_t page_bytes = static_cast<int64_t>(sizes.page.page_bytes());
+  const int64_t blocks = (sizes.context_length + kPageTokens - 1) / kPageTokens;
+  const int64_t pages_of_longest = blocks * shape.config.num_kv_heads;
+  int64_t pages = config.kv_bytes / page_bytes;
+  if (config.kv_bytes == 0) {
+    pages = std::max(pages_of_longest,
+                     std::min<int64_t>(kDefaultKvBytes / page_bytes,
+                                       pages_of_longest * config.max_running));
+  }
+  if (pages < pages_of_longest) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "workers.kv_bytes is ", config.kv_bytes, ", but one sequence of ",
+        sizes.context_length, " tokens needs ", pages_of_longest * page_bytes,
+        ": raise it, or lower model.max_model_len"));
+  }
+  sizes.num_pages =
+      static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
+  sizes.exchange_bytes =
+      RoundUp(Forward::ExchangeBytes(shape, config.token_budget), 64);
+  sizes.geometry[RegionKind::kExperts] = shape.experts.region_bytes();
+  sizes.geometry[RegionKind::kDense] = PlanDense(shape).size_bytes;
+  sizes.geometry[RegionKind::kKv] = sizes.num_pages * page_bytes;
+  sizes.geometry[RegionKind::kExchange] =
+      sizes.exchange_bytes + TokenBoard::SizeBytes(BoardCapacity(config));
+  return sizes;
+}
+
+// A number that workers of one model have in common.
+absl::StatusOr<uint64_t> ModelDigest(const std::string& model_dir) {
+  std::ifstream file(model_dir + "/config.json", std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) {
+    return absl::NotFoundError(absl::StrCat(model_dir, "/config.json"));
+  }
+  Fnv1a hash;
+  for (unsigned char c : text.str()) hash.Add(c);
+  return hash.hash();
+}
+
+std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
+                                      int64_t offset) {
+  std::vector<const std::byte*> bases;
+  for (const std::byte* base : memory.bases(RegionKind::kExchange)) {
+    bases.push_back(base + offset);
+  }
+  return bases;
+}
+
+// Reads our part of the checkpoint, in the layout that the group begins in.
+absl::StatusOr<int64_t> Load(const Config& config, const ModelShape& shape,
+                             const WorkerMemory& memory, WorkerHost& host) {
+  const LoadTarget target{memory.rank(), InitialLayout(config),
+                          memory.mutable_base(RegionKind::kDense),
+                          memory.mutable_base(RegionKind::kExperts)};
+  ASSIGN_OR_RETURN(const LoadStats loaded,
+                   LoadWeights(shape, config.model_path, config.dummy_weights,
+                               target, [&host](int64_t done, int64_t total) {
+                                 host.OnProgress(done, total);
+                               }));
+  spdlog::debug("loaded {} bytes from {} read", loaded.bytes_written,
+                loaded.bytes_read);
+  return loaded.bytes_written;
+}
+
+absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
+    const Config& config, const ModelShape& shape, const Sizes& sizes,
+    const WorkerMemory& memory, Barrier* barrier, ThreadPool* pool) {
+  const Rank rank = memory.rank();
+  ForwardOptions options;
+  options.shape = shape;
+  options.rank = rank;
+  options.max_rows = config.token_budget;
+  options.max_positions = sizes.context_length;
+  options.kv_type = sizes.page.type;
+  options.num_pages = sizes.num_pages;
+  options.dense = memory.base(RegionKind::kDense, rank);
+  options.experts = memory.base(RegionKind::kExperts, rank);
+  options.kv = memory.mutable_base(RegionKind::kKv);
+  options.exchange = memory.mutable_base(RegionKind::kExchange);
+  options.peer_exchange = BasesOf(memory, 0);
+  options.barrier = barrier;
+  options.pool = pool;
+  return Forward::Create(options);
+}
+
+}  // namespace
+
+int ThreadsOf(const Config& config) {
+  if (config.threads_per_worker > 0) return config.threads_per_worker;
+  const int cores =
+      std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::max(1, cores / config.num_workers);
+}
+
+absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
+                       const volatile std::sig_atomic_t* stop) {
+  const Config& config = options.config;
+  const Rank rank = options.rank;
+  const int num_ranks = config.num_workers;
+  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model_path));
+  ASSIGN_OR_RETURN(const ModelShape shape, MakeModelShape(model, num_ranks));
+  ASSIGN_OR_RETURN(const Sizes sizes, PlanSizes(config, shape));
+  ASSIGN_OR_RETURN(const uint64_t digest, ModelDigest(config.model_path));
+
+  WorkerMemoryOptions memory_options;
+  memory_options.incarnation = options.incarnation;
+  const auto make =
+      options.adopt ? &WorkerMemory::Adopt : &WorkerMemory::Create;
+  ASSIGN_OR_RETURN(auto memory, make(rank, num_ranks, sizes.geometry,
+                                     host.vault(), memory_options));
+  int64_t loaded_bytes = 0;
+  if (!options.adopt) {
+    ASSIGN_OR_RETURN(loaded_bytes, Load(config, shape, *memory, host));
+  }
+  RETURN_IF_ERROR(memory->MapPeers(host.vault(), kPeerTimeout));
+
+  if (options.adopt) RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerAdopt));
+  const std::unique_ptr<StepBarrier> barrier =
+      host.MakeBarrier(memory->all_signals());
+  // Whoever still waits for our predecessor waits in vain.
+  if (options.adopt) barrier->Abandon();
+  ThreadPool pool(ThreadsOf(config) - 1);
+  ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
+                                               barrier.get(), &pool));
+  SequenceTable sequences(rank, config.max_running, sizes.num_pages,
+                          model.vocab_size);
+  TokenBoard board(
+      memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
+      BasesOf(*memory, sizes.exchange_bytes), BoardCapacity(config));
+  StepExecutor steps(StepContext{rank, num_ranks, shape.attention, &sequences,
+                                 forward.get(), &board, barrier.get()});
+  SwitchExecutor switches(
+      SwitchContext{rank, num_ranks, shape.experts, shape.attention,
+                    static_cast<int64_t>(sizes.page.page_bytes()),
+                    sizes.num_pages, memory.get(), &sequences, barrier.get(), &pool},
+      InitialLayout(config));
+
+  ASSIGN_OR_RETURN(const auto link, host.Connect());
+  WorkerLoop::Context loop;
+  loop.rank = rank;
+  loop.incarnation = options.incarnation;
+  loop.hello.rank = rank;
+  loop.hello.num_ranks = num_ranks;
+  loop.hello.pid = static_cast<uint32_t>(getpid());
+  loop.hello.num_pages = sizes.num_pages;
+  loop.hello.max_slots = config.max_running;
+  loop.hello.weight_bytes = loaded_bytes;
+  loop.hello.model_digest = digest;
+  loop.hello.adopted = options.adopt;
+  if (!options.adopt) {
+    loop.hello.weight_checksum =
+        WeightChecksum(shape.experts, InitialLayout(config), rank,
+                       memory->base(RegionKind::kExperts, rank), &pool);
+  }
+  loop.link = link.get();
+  loop.steps = &steps;
+  loop.switches = &switches;
+  loop.sequences = &sequences;
+  loop.barrier = barrier.get();
+  loop.signals = memory->own_signals();
+  RETURN_IF_ERROR(host.OnReady());
+  return WorkerLoop(loop).Run(stop);
+}
+
+}  // namespace moebius

@@ -1,0 +1,52 @@
+// A worker from its start to its end: memory, weights, peers, loop.
+#pragma once
+
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/channel.h"
+#include "common/config.h"
+#include "common/ids.h"
+#include "common/memory_vault.h"
+#include "worker/step_barrier.h"
+
+namespace moebius {
+
+struct WorkerOptions {
+  Config config;
+  Rank rank = 0;
+  Incarnation incarnation{1};
+  // Go on with the memory of this rank's former life, which the vault keeps.
+  bool adopt = false;
+};
+
+// What a worker needs of wherever it lives.
+class WorkerHost {
+ public:
+  virtual ~WorkerHost() = default;
+  virtual MemoryVault& vault() = 0;
+  virtual absl::StatusOr<std::unique_ptr<Link>> Connect() = 0;
+  // `signals` as GroupBarrier takes them.
+  virtual std::unique_ptr<StepBarrier> MakeBarrier(
+      absl::Span<std::byte* const> signals) = 0;
+  // `done` of `total` bytes of weights are loaded.
+  virtual void OnProgress(int64_t done, int64_t total) = 0;
+  // Everything is in place; Hello goes out next.
+  virtual absl::Status OnReady() = 0;
+};
+
+// Runs the worker until it is shut down or `*stop` is set; then OK. Errors name
+// what failed; the caller reports them to the launcher.
+absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
+                       const volatile std::sig_atomic_t* stop);
+
+// How many threads each worker computes with.
+int ThreadsOf(const Config& config);
+
+}  // namespace moebius
