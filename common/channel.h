@@ -43,7 +43,8 @@ class Hub {
                             std::string_view bytes) = 0;
 
   // Waits for messages or a Wake(), up to timeout_ms (-1: without end), and
-  // returns all that are there (none after a Wake or the time-out).
+  // returns all that are there (none after a Wake or the time-out). A message
+  // without bytes says that this life of the worker has connected.
   virtual absl::StatusOr<std::vector<Message>> Receive(int timeout_ms) = 0;
 
   // Makes a waiting or the next Receive return. Thread-safe.

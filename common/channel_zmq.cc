@@ -211,6 +211,7 @@ absl::StatusOr<std::unique_ptr<Link>> Link::Connect(const std::string& dir,
     SetCommonOptions(socket);
     socket.set(zmq::sockopt::routing_id, Identity(rank, incarnation));
     socket.set(zmq::sockopt::reconnect_ivl, 20);
+    socket.set(zmq::sockopt::probe_router, true);
     socket.connect(Endpoint(dir));
     return std::make_unique<ZmqLink>(std::move(context), std::move(socket));
   } catch (const zmq::error_t& e) {

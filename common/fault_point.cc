@@ -1,8 +1,8 @@
 #include "common/fault_point.h"
 
 #include <array>
-#include <optional>
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -49,8 +49,7 @@ constexpr std::array<FaultInfo, kNumFaultIds> kInfos = {{
      "a request is in the journal, its client has no answer"},
     {FaultId::kCoordinatorTokens, "coordinator.tokens",
      "the tokens of a step are in the journal, and nobody has them"},
-    {FaultId::kCoordinatorPrepared, "coordinator.prepared",
-     "PREPARE is out"},
+    {FaultId::kCoordinatorPrepared, "coordinator.prepared", "PREPARE is out"},
     {FaultId::kCoordinatorDecided, "coordinator.decided",
      "the decision for a switch is in the journal, and nobody has it"},
     {FaultId::kCoordinatorCommitting, "coordinator.committing",
@@ -71,10 +70,8 @@ struct NamedErrno {
   std::string_view name;
   int error;
 };
-constexpr std::array<NamedErrno, 4> kErrnos = {{{"ENOSPC", ENOSPC},
-                                                {"EIO", EIO},
-                                                {"ENOMEM", ENOMEM},
-                                                {"EMFILE", EMFILE}}};
+constexpr std::array<NamedErrno, 4> kErrnos = {
+    {{"ENOSPC", ENOSPC}, {"EIO", EIO}, {"ENOMEM", ENOMEM}, {"EMFILE", EMFILE}}};
 constexpr std::array<std::pair<std::string_view, FaultAction>, 4> kActions = {
     {{"crash", FaultAction::kCrash},
      {"stop", FaultAction::kStop},

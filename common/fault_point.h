@@ -104,13 +104,14 @@ inline bool FaultsInstalled() {
   return internal::fault_handler.load(std::memory_order_relaxed) != nullptr;
 }
 
-// Marks the place. OK unless a fault of kind kError is injected here; the caller
-// treats that as it would the failure of what it does next. Costs a load when
-// faults are off.
+// Marks the place. OK unless a fault of kind kError is injected here; the
+// caller treats that as it would the failure of what it does next. Costs a load
+// when faults are off.
 inline absl::Status FaultPoint(FaultId id) {
   FaultHandler* const handler =
       internal::fault_handler.load(std::memory_order_acquire);
-  if (handler == nullptr) [[likely]] return absl::OkStatus();
+  if (handler == nullptr) [[likely]]
+    return absl::OkStatus();
   return handler->OnFaultPoint(id);
 }
 

@@ -131,8 +131,12 @@ FaultSpec FaultTable::Reach(FaultId id, int process) {
       continue;
     }
     entry.fired.fetch_add(1, std::memory_order_relaxed);
-    found = {id,         entry.process, static_cast<FaultAction>(entry.action),
-             entry.argument, entry.nth,     entry.times};
+    found = {id,
+             entry.process,
+             static_cast<FaultAction>(entry.action),
+             entry.argument,
+             entry.nth,
+             entry.times};
   }
   return found;
 }

@@ -87,6 +87,20 @@ struct Restore {
   round @0 :UInt64;
   admissions @1 :List(Admission);
   tables @2 :List(KvTable);  # beside admissions
+  computed @3 :List(UInt32);
+}
+
+struct Load {
+  round @0 :UInt64;
+  layoutTp @1 :UInt8;
+  toTp @2 :UInt8;
+  layersDone @3 :UInt16;
+  epoch @4 :UInt64;
+}
+
+struct Halt {
+  round @0 :UInt64;
+  tellSequences @1 :Bool;
 }
 
 struct SwitchTail {
@@ -103,6 +117,8 @@ struct Resume {
   nextBarrier @3 :UInt64;
   lastEpoch @4 :UInt64;
   tail @5 :SwitchTail;  # null: none
+  memories @6 :List(UInt64);
+  weightChecksum @7 :UInt64;
 }
 
 struct Commit {
@@ -113,7 +129,7 @@ struct Commit {
 struct Command {
   envelope @0 :Envelope;
   union {
-    halt @1 :UInt64;  # round
+    halt @1 :Halt;
     restore @2 :Restore;
     resume @3 :Resume;
     step @4 :StepPlan;
@@ -121,6 +137,8 @@ struct Command {
     commit @6 :Commit;
     abort @7 :UInt64;  # epoch
     shutdown @8 :Void;
+    greet @9 :Void;
+    load @10 :Load;
   }
 }
 
@@ -131,6 +149,20 @@ struct Halted {
   switchEpoch @3 :UInt64;
   layersDone @4 :UInt16;
   wavesDone @5 :UInt16;
+  weightChecksum @6 :UInt64;
+  slot @7 :List(UInt32);
+  request @8 :List(UInt64);
+  computed @9 :List(UInt32);
+  numKv @10 :List(UInt8);
+  numPages @11 :List(UInt32);
+  pages @12 :List(UInt32);
+  loaded @13 :Bool;
+}
+
+struct Loaded {
+  round @0 :UInt64;
+  weightBytes @1 :UInt64;
+  weightChecksum @2 :UInt64;
 }
 
 struct Hello {
@@ -139,10 +171,8 @@ struct Hello {
   pid @2 :UInt32;
   numPages @3 :UInt32;
   maxSlots @4 :UInt32;
-  weightBytes @5 :UInt64;
-  modelDigest @6 :UInt64;
-  weightChecksum @7 :UInt64;
-  adopted @8 :Bool;
+  modelDigest @5 :UInt64;
+  memory @6 :UInt64;
 }
 
 struct Ranking {
@@ -200,5 +230,6 @@ struct Report {
     prepared @5 :Prepared;
     switched @6 :Switched;
     fault @7 :Trouble;
+    loaded @8 :Loaded;
   }
 }

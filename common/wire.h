@@ -5,8 +5,9 @@
 // Steps and switch commands share one ordered channel to each worker. Every
 // message carries (term, incarnation, sequence): a worker ignores what is not
 // of its coordinator's term or its own incarnation; `sequence` counts up by one
-// in each direction, so a loss or a repetition is seen. Halt and Halted are the
-// exceptions: whoever takes one in counts on from it, whatever was lost before.
+// in each direction, so a loss or a repetition is seen. Greet, Halt and Halted
+// are the exceptions: whoever takes one in counts on from it, whatever was lost
+// before.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@
 
 namespace moebius {
 
-inline constexpr uint32_t kWireVersion = 2;
+inline constexpr uint32_t kWireVersion = 3;
 inline constexpr size_t kMaxMessageBytes = size_t{64} << 20;
 
 struct Envelope {
@@ -35,11 +36,28 @@ struct Envelope {
 
 // ---- coordinator -> worker -------------------------------------------------
 
-// Stop where you are, take no command but Restore and Resume of this round, and
-// answer Halted. Begins every round of recovery, and the service itself. Rounds
-// count up within a term; a Halt of an earlier one is late and means nothing.
+// The first word of a coordinator to a life of a worker. That of a new term
+// halts the worker, who obeys no earlier one from then on. The answer is Hello.
+struct Greet {};
+
+// Stop where you are, take no command but Load, Restore and Resume of this
+// round, and answer Halted. Begins every round of recovery, and the service
+// itself. Rounds count up within a term; a Halt of an earlier one is late and
+// means nothing.
 struct Halt {
   uint64_t round = 0;
+  bool tell_sequences = false;  // Halted.sequences are wanted
+};
+
+// Your memory is new: fill it from the checkpoint with the weights of `layout`
+// or, of a switch that is under way, those of `to` in the first layers_done
+// layers of its order. The answer is Loaded.
+struct Load {
+  uint64_t round = 0;
+  Layout layout;
+  Epoch epoch;  // of the switch
+  Layout to;    // == layout: no switch
+  int layers_done = 0;
 };
 
 // A sequence enters (or enters again after preemption) slot `slot`.
@@ -98,7 +116,8 @@ struct Prepare {
 struct Restore {
   struct Sequence {
     Admission admission;
-    KvTable table;  // of admission.slot; may have no block yet
+    KvTable table;          // of admission.slot; may have no block yet
+    uint32_t computed = 0;  // positions whose KV is there
     friend bool operator==(const Sequence&, const Sequence&) = default;
   };
   uint64_t round = 0;
@@ -123,6 +142,10 @@ struct Resume {
   StepId next_step;
   uint64_t next_barrier = 0;  // above every number that any rank has used
   Epoch last_epoch;           // highest ever proposed
+  // [rank] The life that made its memory, so that an old mapping is noticed.
+  std::vector<Incarnation> memories;
+  // Of the whole model, see worker/weight_checksum.h; workers keep it.
+  uint64_t weight_checksum = 0;
   std::optional<SwitchTail> tail;
 };
 
@@ -138,8 +161,8 @@ struct Abort {
 
 struct Shutdown {};
 
-using Command = std::variant<Halt, Restore, Resume, StepPlan, Prepare, Commit,
-                             Abort, Shutdown>;
+using Command = std::variant<Greet, Halt, Load, Restore, Resume, StepPlan,
+                             Prepare, Commit, Abort, Shutdown>;
 
 // ---- worker -> coordinator -------------------------------------------------
 
@@ -151,27 +174,45 @@ struct Stand {
   Epoch switch_epoch;
   int layers_done = 0;
   int waves_done = 0;
+  // Weights are in its memory. False: the memory is new.
+  bool loaded = false;
+  uint64_t weight_checksum = 0;  // Resume.weight_checksum, if loaded
   friend bool operator==(const Stand&, const Stand&) = default;
 };
 
-// A new life of a worker: loaded, or in possession of its predecessor's memory,
-// and its peers are mapped.
+// A life of a worker: it has memory, new or its predecessor's, and its peers
+// are mapped.
 struct Hello {
   Rank rank = 0;
   int num_ranks = 1;
   uint32_t pid = 0;
-  uint32_t num_pages = 0;  // head pages of its pool
-  uint32_t max_slots = 0;  // sequence slots
-  uint64_t weight_bytes = 0;
-  uint64_t weight_checksum = 0;  // see worker/weight_checksum.h
-  uint64_t model_digest = 0;     // of config.json: all ranks must agree
-  bool adopted = false;  // memory, tables excepted, is the predecessor's
+  uint32_t num_pages = 0;     // head pages of its pool
+  uint32_t max_slots = 0;     // sequence slots
+  uint64_t model_digest = 0;  // of config.json: all ranks must agree
+  Incarnation memory;         // the life that made the memory
+};
+
+// A sequence as a worker holds it, with the pages of its own rank.
+struct HeldSequence {
+  uint32_t slot = 0;
+  RequestId request;
+  uint32_t computed = 0;      // positions whose KV is there
+  int num_kv = 0;             // KV heads held here
+  std::vector<PageId> pages;  // [block][num_kv]
+  friend bool operator==(const HeldSequence&, const HeldSequence&) = default;
 };
 
 // The answer to Halt.
 struct Halted {
   uint64_t round = 0;
   Stand stand;
+  std::vector<HeldSequence> sequences;  // when asked for
+};
+
+struct Loaded {
+  uint64_t round = 0;
+  uint64_t weight_bytes = 0;
+  uint64_t weight_checksum = 0;  // of this rank's part
 };
 
 // The worker could not go on in step or switch (a peer did not come, a command
@@ -240,8 +281,8 @@ struct Fault {
   std::string reason;
 };
 
-using Report = std::variant<Hello, Halted, Interrupted, StepResult, Prepared,
-                            Switched, Fault>;
+using Report = std::variant<Hello, Halted, Loaded, Interrupted, StepResult,
+                            Prepared, Switched, Fault>;
 
 // ---- codec -----------------------------------------------------------------
 

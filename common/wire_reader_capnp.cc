@@ -219,7 +219,9 @@ absl::Status Read(wire::Restore::Reader in, Restore& out) {
   out.round = in.getRound();
   const auto admissions = in.getAdmissions();
   const auto tables = in.getTables();
-  if (admissions.size() != tables.size()) {
+  const auto computed = in.getComputed();
+  if (admissions.size() != tables.size() ||
+      admissions.size() != computed.size()) {
     return Malformed("restored sequences and tables differ in number");
   }
   out.sequences.resize(admissions.size());
@@ -230,7 +232,17 @@ absl::Status Read(wire::Restore::Reader in, Restore& out) {
     if (sequence.table.slot != sequence.admission.slot) {
       return Malformed("the table of a restored sequence is another's");
     }
+    sequence.computed = computed[i];
   }
+  return absl::OkStatus();
+}
+
+absl::Status Read(wire::Load::Reader in, Load& out) {
+  out.round = in.getRound();
+  ASSIGN_OR_RETURN(out.layout, ReadLayout(in.getLayoutTp()));
+  ASSIGN_OR_RETURN(out.to, ReadLayout(in.getToTp()));
+  out.layers_done = in.getLayersDone();
+  out.epoch = Epoch{in.getEpoch()};
   return absl::OkStatus();
 }
 
@@ -240,6 +252,11 @@ absl::Status Read(wire::Resume::Reader in, Resume& out) {
   out.next_step = StepId{in.getNextStep()};
   out.next_barrier = in.getNextBarrier();
   out.last_epoch = Epoch{in.getLastEpoch()};
+  out.weight_checksum = in.getWeightChecksum();
+  for (uint64_t memory : in.getMemories()) {
+    out.memories.push_back(Incarnation{memory});
+  }
+  if (out.memories.size() > kMaxRanks) return Malformed("memories");
   if (!in.hasTail()) return absl::OkStatus();
   const auto tail = in.getTail();
   Prepare plan;
@@ -315,10 +332,8 @@ absl::Status Read(wire::Hello::Reader in, Hello& out) {
   out.pid = in.getPid();
   out.num_pages = in.getNumPages();
   out.max_slots = in.getMaxSlots();
-  out.weight_bytes = in.getWeightBytes();
-  out.weight_checksum = in.getWeightChecksum();
   out.model_digest = in.getModelDigest();
-  out.adopted = in.getAdopted();
+  out.memory = Incarnation{in.getMemory()};
   if (out.num_ranks < 1 || out.num_ranks > kMaxRanks ||
       out.rank >= out.num_ranks || out.max_slots > kMaxSlotNumber) {
     return Malformed("hello");
@@ -326,11 +341,42 @@ absl::Status Read(wire::Hello::Reader in, Hello& out) {
   return absl::OkStatus();
 }
 
-Halted ReadHalted(wire::Halted::Reader in) {
-  return Halted{
-      in.getRound(),
-      {StepId{in.getLastExecuted()}, in.getBarriers(),
-       Epoch{in.getSwitchEpoch()}, in.getLayersDone(), in.getWavesDone()}};
+absl::Status Read(wire::Halted::Reader in, Halted& out) {
+  out.round = in.getRound();
+  out.stand = {StepId{in.getLastExecuted()},
+               in.getBarriers(),
+               Epoch{in.getSwitchEpoch()},
+               in.getLayersDone(),
+               in.getWavesDone(),
+               in.getLoaded(),
+               in.getWeightChecksum()};
+  const auto slots = in.getSlot();
+  const auto requests = in.getRequest();
+  const auto computed = in.getComputed();
+  const auto heads = in.getNumKv();
+  const auto counts = in.getNumPages();
+  const auto pages = in.getPages();
+  const unsigned n = slots.size();
+  if (requests.size() != n || computed.size() != n || heads.size() != n ||
+      counts.size() != n) {
+    return Malformed("columns of held sequences differ in length");
+  }
+  out.sequences.resize(n);
+  uint64_t next = 0;
+  for (unsigned i = 0; i < n; ++i) {
+    if (slots[i] >= kMaxSlotNumber || computed[i] > kMaxPosition ||
+        next + counts[i] > pages.size()) {
+      return Malformed("held sequence");
+    }
+    out.sequences[i] = {
+        slots[i], RequestId{requests[i]}, computed[i], heads[i], {}};
+    out.sequences[i].pages.reserve(counts[i]);
+    for (unsigned k = 0; k < counts[i]; ++k) {
+      out.sequences[i].pages.push_back(pages[next++]);
+    }
+  }
+  if (next != pages.size()) return Malformed("held sequences: pages left over");
+  return absl::OkStatus();
 }
 
 // Fault and Interrupted.
@@ -344,8 +390,13 @@ absl::Status Read(wire::Trouble::Reader in, Trouble& out) {
 absl::Status ReadBody(wire::Command::Reader in, Command& out) {
   switch (in.which()) {
     case wire::Command::HALT:
-      out = Halt{in.getHalt()};
+      out = Halt{in.getHalt().getRound(), in.getHalt().getTellSequences()};
       return absl::OkStatus();
+    case wire::Command::GREET:
+      out = Greet{};
+      return absl::OkStatus();
+    case wire::Command::LOAD:
+      return Read(in.getLoad(), out.emplace<Load>());
     case wire::Command::RESTORE:
       return Read(in.getRestore(), out.emplace<Restore>());
     case wire::Command::RESUME:
@@ -373,7 +424,10 @@ absl::Status ReadBody(wire::Report::Reader in, Report& out) {
     case wire::Report::HELLO:
       return Read(in.getHello(), out.emplace<Hello>());
     case wire::Report::HALTED:
-      out = ReadHalted(in.getHalted());
+      return Read(in.getHalted(), out.emplace<Halted>());
+    case wire::Report::LOADED:
+      out = Loaded{in.getLoaded().getRound(), in.getLoaded().getWeightBytes(),
+                   in.getLoaded().getWeightChecksum()};
       return absl::OkStatus();
     case wire::Report::INTERRUPTED:
       return Read(in.getInterrupted(), out.emplace<Interrupted>());

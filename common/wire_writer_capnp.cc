@@ -142,6 +142,8 @@ void Build(wire::Restore::Builder out, const Restore& in) {
     Build(admissions[i], in.sequences[i].admission);
     Build(tables[i], in.sequences[i].table);
   }
+  FillColumn(out.initComputed(n), in.sequences,
+             [](auto& s) { return s.computed; });
 }
 
 void Build(wire::Resume::Builder out, const Resume& in) {
@@ -150,6 +152,9 @@ void Build(wire::Resume::Builder out, const Resume& in) {
   out.setNextStep(in.next_step.value);
   out.setNextBarrier(in.next_barrier);
   out.setLastEpoch(in.last_epoch.value);
+  out.setWeightChecksum(in.weight_checksum);
+  FillColumn(out.initMemories(in.memories.size()), in.memories,
+             [](auto& m) { return m.value; });
   if (!in.tail.has_value()) return;
   auto tail = out.initTail();
   tail.setFromTp(in.tail->from.tp_size);
@@ -165,6 +170,22 @@ void Build(wire::Halted::Builder out, const Halted& in) {
   out.setSwitchEpoch(in.stand.switch_epoch.value);
   out.setLayersDone(in.stand.layers_done);
   out.setWavesDone(in.stand.waves_done);
+  out.setLoaded(in.stand.loaded);
+  out.setWeightChecksum(in.stand.weight_checksum);
+  const auto& held = in.sequences;
+  const unsigned n = held.size();
+  FillColumn(out.initSlot(n), held, [](auto& s) { return s.slot; });
+  FillColumn(out.initRequest(n), held, [](auto& s) { return s.request.value; });
+  FillColumn(out.initComputed(n), held, [](auto& s) { return s.computed; });
+  FillColumn(out.initNumKv(n), held, [](auto& s) { return s.num_kv; });
+  FillColumn(out.initNumPages(n), held, [](auto& s) { return s.pages.size(); });
+  unsigned num_pages = 0;
+  for (const HeldSequence& sequence : held) num_pages += sequence.pages.size();
+  auto pages = out.initPages(num_pages);
+  unsigned next = 0;
+  for (const HeldSequence& sequence : held) {
+    for (PageId page : sequence.pages) pages.set(next++, page);
+  }
 }
 
 // Fault and Interrupted.
@@ -231,7 +252,20 @@ std::string Encode(const CommandMessage& message) {
   Build(root.initEnvelope(), message.envelope);
   struct Visitor {
     wire::Command::Builder root;
-    void operator()(const Halt& in) { root.setHalt(in.round); }
+    void operator()(const Greet&) { root.setGreet(); }
+    void operator()(const Halt& in) {
+      auto out = root.initHalt();
+      out.setRound(in.round);
+      out.setTellSequences(in.tell_sequences);
+    }
+    void operator()(const Load& in) {
+      auto out = root.initLoad();
+      out.setRound(in.round);
+      out.setLayoutTp(in.layout.tp_size);
+      out.setToTp(in.to.tp_size);
+      out.setLayersDone(in.layers_done);
+      out.setEpoch(in.epoch.value);
+    }
     void operator()(const Restore& in) { Build(root.initRestore(), in); }
     void operator()(const Resume& in) { Build(root.initResume(), in); }
     void operator()(const StepPlan& in) { Build(root.initStep(), in); }
@@ -261,12 +295,16 @@ std::string Encode(const ReportMessage& message) {
       out.setPid(in.pid);
       out.setNumPages(in.num_pages);
       out.setMaxSlots(in.max_slots);
-      out.setWeightBytes(in.weight_bytes);
-      out.setWeightChecksum(in.weight_checksum);
       out.setModelDigest(in.model_digest);
-      out.setAdopted(in.adopted);
+      out.setMemory(in.memory.value);
     }
     void operator()(const Halted& in) { Build(root.initHalted(), in); }
+    void operator()(const Loaded& in) {
+      auto out = root.initLoaded();
+      out.setRound(in.round);
+      out.setWeightBytes(in.weight_bytes);
+      out.setWeightChecksum(in.weight_checksum);
+    }
     void operator()(const Interrupted& in) {
       Build(root.initInterrupted(), in);
     }

@@ -91,8 +91,9 @@ struct EngineStatus {
   uint64_t requests_total = 0, requests_finished = 0, requests_aborted = 0;
   uint64_t prompt_tokens_total = 0, generated_tokens_total = 0;
   uint64_t preemptions_total = 0;
-  uint64_t recoveries_total = 0;  // rounds after the first
-  double last_recovery_ms = 0;    // of the last one, from halt to resume
+  uint64_t dropped_tokens_total = 0;  // positions to be computed again
+  uint64_t recoveries_total = 0;      // rounds after the first
+  double last_recovery_ms = 0;        // of the last one, from halt to resume
   uint64_t switches_total = 0, switches_refused_total = 0;
   std::optional<SwitchReport> last_switch;
   double step_ms = 0;      // recent average

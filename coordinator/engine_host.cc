@@ -37,7 +37,8 @@ EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub)
       hub_(std::move(hub)),
       group_(hub_.get(), options_.config.num_workers, options_.term),
       membership_(Gathering{RankSet::All(options_.config.num_workers), 0}),
-      stands_(options_.config.num_workers) {
+      stands_(options_.config.num_workers),
+      loaded_checksums_(options_.config.num_workers) {
   status_.choice = options_.config.layout;
   status_.layout = InitialLayout(options_.config);
   status_.not_ready_reason = "waiting for workers";
@@ -182,8 +183,10 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
 int EngineHost::TimeoutMs() const {
   if (!running()) {
     // Before there is a group there is nothing to lose.
-    return scheduler_.has_value() || halt_deadline_.has_value() ? kLookAroundMs
-                                                                : -1;
+    return scheduler_.has_value() || round_deadline_.has_value() ||
+                   group_.greeting()
+               ? kLookAroundMs
+               : -1;
   }
   int timeout_ms = switches_->TimeoutMs(Now());
   if (!flying_.empty() && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
@@ -210,7 +213,15 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
     absl::Status operator()(const Hello&) { return host->OnHello(rank); }
     absl::Status operator()(const Halted& halted) {
       host->stands_[rank] = halted.stand;
-      return host->Apply(WorkerHalted{rank, halted.round});
+      return host->Apply(
+          WorkerHalted{rank, halted.round, !halted.stand.loaded});
+    }
+    absl::Status operator()(const Loaded& loaded) {
+      spdlog::info("worker {} has {} bytes of weights", rank,
+                   loaded.weight_bytes);
+      host->loaded_checksums_[rank] = loaded.weight_checksum;
+      host->status_.workers[rank].weight_bytes = loaded.weight_bytes;
+      return host->Apply(WorkerLoaded{rank, loaded.round});
     }
     absl::Status operator()(const Interrupted& interrupted) {
       spdlog::warn("worker {} halted before step {}: {}", rank,
@@ -251,12 +262,10 @@ absl::Status EngineHost::OnHello(Rank rank) {
   worker.pid = member.hello.pid;
   worker.incarnation = member.incarnation.value;
   worker.pages_total = member.hello.num_pages;
-  // A successor has loaded nothing: the weights were there.
-  if (!member.hello.adopted) worker.weight_bytes = member.hello.weight_bytes;
   return Apply(WorkerJoined{rank});
 }
 
-absl::Status EngineHost::CreateScheduler() {
+absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum) {
   const Config& config = options_.config;
   SchedulerOptions scheduler;
   scheduler.attention = {config.num_workers, options_.model.num_q_heads,
@@ -266,13 +275,11 @@ absl::Status EngineHost::CreateScheduler() {
   scheduler.max_queue = config.max_queue;
   scheduler.token_budget = config.token_budget;
   scheduler.max_model_len = options_.max_model_len;
-  uint64_t weight_checksum = 0;
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     const Hello& hello = group_.member(r).hello;
     scheduler.pages_per_rank.push_back(hello.num_pages);
     scheduler.max_running =
         std::min<int>(scheduler.max_running, hello.max_slots);
-    weight_checksum += hello.weight_checksum;
   }
   ASSIGN_OR_RETURN(auto created, Scheduler::Create(scheduler));
   scheduler_.emplace(std::move(created));
@@ -434,6 +441,7 @@ void EngineHost::Publish() {
     status_.waiting = counters.waiting;
     status_.prompt_tokens_total = counters.prompt_tokens;
     status_.preemptions_total = counters.preemptions;
+    status_.dropped_tokens_total = counters.dropped_tokens;
     status_.switch_state = switches_->state_name();
     status_.switches_total = switches_->num_done();
     status_.switches_refused_total = switches_->num_refused();

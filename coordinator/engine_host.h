@@ -106,7 +106,7 @@ class EngineHost final : public Engine {
   absl::Status TakeReports(int timeout_ms);
   absl::Status TakeReport(Rank rank, Report report);
   absl::Status OnHello(Rank rank);
-  absl::Status CreateScheduler();
+  absl::Status CreateScheduler(uint64_t weight_checksum);
   absl::Status OnStepResult(StepResult result);
   void TakeInbox();
   void Queue(Submission submission);
@@ -122,6 +122,8 @@ class EngineHost final : public Engine {
   absl::Status Carry(const MembershipEffect& effect);
   absl::Status TickMembership(Clock::time_point now);
   void Halt(const SendHalt& halt);
+  void Load(const SendLoad& load);
+  uint64_t WeightChecksum() const;
   absl::Status Resume(uint64_t round);
   void SendSequences(uint64_t round);
   void NoteMembership(const MembershipState& before, Clock::time_point now);
@@ -135,8 +137,11 @@ class EngineHost final : public Engine {
   // The engine thread's own.
   WorkerGroup group_;
   MembershipState membership_;
-  std::vector<Stand> stands_;  // [rank] of this round
-  std::optional<Clock::time_point> halt_deadline_;
+  std::vector<Stand> stands_;               // [rank] of this round
+  RankSet emptied_;                         // whose memory is new in this round
+  std::vector<uint64_t> loaded_checksums_;  // [rank] of Loaded
+  std::optional<Clock::time_point> round_deadline_;
+  Clock::time_point last_greeting_;
   std::optional<Clock::time_point> halted_since_;  // running no more since
   Clock::time_point last_progress_;                // resumed, or a result came
   std::optional<Scheduler> scheduler_;  // once every worker has joined

@@ -14,8 +14,10 @@
 namespace moebius {
 namespace {
 
-// A HALT without an answer is sent again after this.
+// A HALT or a greeting without an answer is sent again after this.
 constexpr int kHaltRetryMs = 500;
+// Nobody loads weights for longer.
+constexpr std::chrono::minutes kLoadTimeout(30);
 // A group that has halted for longer says that it is not ready.
 constexpr std::chrono::seconds kReadyGrace(5);
 // Tokens and pages of the sequences in one message, far below its limit.
@@ -60,7 +62,7 @@ absl::Status EngineHost::Carry(const MembershipEffect& effect) {
     return absl::OkStatus();
   }
   if (const auto* replace = std::get_if<ReplaceWorkers>(&effect)) {
-    halt_deadline_.reset();
+    round_deadline_.reset();
     for (Rank r = 0; r < group_.num_ranks(); ++r) {
       if (!replace->ranks.contains(r)) continue;
       group_.Leave(r);
@@ -70,21 +72,61 @@ absl::Status EngineHost::Carry(const MembershipEffect& effect) {
     }
     return absl::OkStatus();
   }
+  if (const auto* load = std::get_if<SendLoad>(&effect)) {
+    Load(*load);
+    return absl::OkStatus();
+  }
   return Resume(std::get<ResumeGroup>(effect).round);
 }
 
 void EngineHost::Halt(const SendHalt& halt) {
-  halt_deadline_ = Now() + std::chrono::milliseconds(kHaltRetryMs);
+  round_deadline_ = Now() + std::chrono::milliseconds(kHaltRetryMs);
   group_.SendTo(halt.ranks, moebius::Halt{halt.round});
+  emptied_ = RankSet();
+}
+
+// The weights that these ranks are to have: those of the layout we are in, or
+// of a committed switch as far as the others have come with it.
+void EngineHost::Load(const SendLoad& load) {
+  round_deadline_ = Now() + kLoadTimeout;
+  emptied_ = load.ranks;
+  moebius::Load order;
+  order.round = load.round;
+  order.layout = order.to = scheduler_.has_value()
+                                ? scheduler_->layout()
+                                : InitialLayout(options_.config);
+  if (switches_.has_value()) {
+    if (const auto tail = switches_->Tail(stands_)) {
+      order.layout = tail->from;
+      order.epoch = tail->epoch;
+      order.layers_done = tail->layers_done;
+    }
+  }
+  group_.SendTo(load.ranks, order);
+}
+
+// Of the whole model: what the ranks with weights were told, or the sum of what
+// all have just loaded.
+uint64_t EngineHost::WeightChecksum() const {
+  uint64_t sum = 0;
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    if (!emptied_.contains(r)) return stands_[r].weight_checksum;
+    sum += loaded_checksums_[r];
+  }
+  return sum;
 }
 
 // Whom messages did not reach, what did not come in time.
 absl::Status EngineHost::TickMembership(Clock::time_point now) {
-  if (halt_deadline_.has_value() && now >= *halt_deadline_) {
-    halt_deadline_.reset();
-    if (const auto* halting = std::get_if<Halting>(&membership_)) {
-      RETURN_IF_ERROR(Apply(HaltExpired{halting->round}));
-    }
+  if (round_deadline_.has_value() && now >= *round_deadline_) {
+    round_deadline_.reset();
+    const uint64_t round =
+        std::visit([](const auto& state) { return state.round; }, membership_);
+    RETURN_IF_ERROR(Apply(RoundExpired{round}));
+  }
+  if (now - last_greeting_ > std::chrono::milliseconds(kHaltRetryMs)) {
+    last_greeting_ = now;
+    group_.GreetAgain();
   }
   if (running()) {
     const bool stalled =
@@ -112,15 +154,20 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
 }
 
 std::string EngineHost::WhoIsMissing() const {
-  const auto* gathering = std::get_if<Gathering>(&membership_);
-  const auto* halting = std::get_if<Halting>(&membership_);
-  if (gathering == nullptr && halting == nullptr) return "";
-  std::string text = gathering != nullptr ? "waiting for a new life of worker"
-                                          : "waiting for an answer of worker";
+  std::string text;
+  RankSet missing;
+  if (const auto* gathering = std::get_if<Gathering>(&membership_)) {
+    text = "waiting for a new life of worker";
+    missing = gathering->missing;
+  } else if (const auto* halting = std::get_if<Halting>(&membership_)) {
+    text = "waiting for an answer of worker";
+    missing = halting->unhalted;
+  } else if (const auto* loading = std::get_if<Loading>(&membership_)) {
+    text = "waiting for the weights of worker";
+    missing = loading->unloaded;
+  }
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
-    const bool missing = gathering != nullptr ? gathering->missing.contains(r)
-                                              : halting->unhalted.contains(r);
-    if (missing) absl::StrAppend(&text, " ", r);
+    if (missing.contains(r)) absl::StrAppend(&text, " ", r);
   }
   return text;
 }
@@ -143,13 +190,20 @@ void EngineHost::SendSequences(uint64_t round) {
 
 absl::Status EngineHost::Resume(uint64_t round) {
   const auto now = Now();
-  halt_deadline_.reset();
+  round_deadline_.reset();
   const bool first = !scheduler_.has_value();
-  if (first) RETURN_IF_ERROR(CreateScheduler());
+  const uint64_t weight_checksum =
+      switches_.has_value() ? switches_->weight_checksum() : WeightChecksum();
+  if (first) RETURN_IF_ERROR(CreateScheduler(weight_checksum));
   RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorHalted));
   scheduler_->RollBack();
   flying_.clear();
   RETURN_IF_ERROR(switches_->OnHalted(now));
+  if (!first && !emptied_.empty()) {
+    // In the midst of a switch nobody can say whose pages came from where.
+    scheduler_->LoseKv(emptied_, switches_->committing());
+    switches_->DropPages();
+  }
   SendSequences(round);
 
   moebius::Resume resume;
@@ -160,6 +214,10 @@ absl::Status EngineHost::Resume(uint64_t round) {
     resume.next_barrier = std::max(resume.next_barrier, stand.barriers + 1);
   }
   resume.last_epoch = switches_->last_epoch();
+  resume.weight_checksum = weight_checksum;
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    resume.memories.push_back(group_.member(r).hello.memory);
+  }
   resume.tail = switches_->Tail(stands_);
   const bool tail = resume.tail.has_value();
   group_.Broadcast(std::move(resume));

@@ -32,7 +32,8 @@ struct Handler {
   Result Begin(const MembershipState& state) const {
     const uint64_t round = RoundOf(state) + 1;
     const RankSet all = RankSet::All(num_ranks);
-    return MembershipTransition{Halting{all, round, 1}, {SendHalt{round, all}}};
+    return MembershipTransition{Halting{all, round, 1, {}},
+                                {SendHalt{round, all}}};
   }
 
   // ---- Gathering
@@ -56,7 +57,11 @@ struct Handler {
     RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
     return Unchanged(s);
   }
-  Result operator()(const Gathering& s, const HaltExpired&) const {
+  Result operator()(const Gathering& s, const WorkerLoaded& e) const {
+    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
+    return Unchanged(s);
+  }
+  Result operator()(const Gathering& s, const RoundExpired&) const {
     return Unchanged(s);
   }
 
@@ -76,10 +81,17 @@ struct Handler {
     if (e.round != s.round) return Unchanged(s);
     Halting next = s;
     next.unhalted = s.unhalted.without(e.rank);
+    if (e.empty) next.empty = s.empty.with(e.rank);
     if (!next.unhalted.empty()) return Unchanged(next);
-    return MembershipTransition{Running{s.round}, {ResumeGroup{s.round}}};
+    if (next.empty.empty()) return Go(s.round);
+    return MembershipTransition{Loading{next.empty, s.round},
+                                {SendLoad{s.round, next.empty}}};
   }
-  Result operator()(const Halting& s, const HaltExpired& e) const {
+  Result operator()(const Halting& s, const WorkerLoaded& e) const {
+    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
+    return Unchanged(s);
+  }
+  Result operator()(const Halting& s, const RoundExpired& e) const {
     if (e.round != s.round) return Unchanged(s);
     if (s.asked < max_asked) {
       Halting next = s;
@@ -88,6 +100,33 @@ struct Handler {
     }
     return MembershipTransition{Gathering{s.unhalted, s.round},
                                 {ReplaceWorkers{s.unhalted}}};
+  }
+
+  // ---- Loading
+  Result operator()(const Loading& s, const WorkerJoined& e) const {
+    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
+    return Begin(s);
+  }
+  Result operator()(const Loading& s, const WorkerLost& e) const {
+    return Lose(s, e.rank);
+  }
+  Result operator()(const Loading& s, const GroupInterrupted&) const {
+    return Begin(s);
+  }
+  Result operator()(const Loading& s, const WorkerHalted& e) const {
+    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
+    return Unchanged(s);
+  }
+  Result operator()(const Loading& s, const WorkerLoaded& e) const {
+    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
+    if (e.round != s.round) return Unchanged(s);
+    const Loading next{s.unloaded.without(e.rank), s.round};
+    return next.unloaded.empty() ? Go(s.round) : Unchanged(next);
+  }
+  Result operator()(const Loading& s, const RoundExpired& e) const {
+    if (e.round != s.round) return Unchanged(s);
+    return MembershipTransition{Gathering{s.unloaded, s.round},
+                                {ReplaceWorkers{s.unloaded}}};
   }
 
   // ---- Running
@@ -105,10 +144,17 @@ struct Handler {
     RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
     return Unchanged(s);
   }
-  Result operator()(const Running& s, const HaltExpired&) const {
+  Result operator()(const Running& s, const WorkerLoaded& e) const {
+    RETURN_IF_ERROR(CheckRank(e.rank, num_ranks));
+    return Unchanged(s);
+  }
+  Result operator()(const Running& s, const RoundExpired&) const {
     return Unchanged(s);
   }
 
+  static Result Go(uint64_t round) {
+    return MembershipTransition{Running{round}, {ResumeGroup{round}}};
+  }
   Result Lose(const MembershipState& state, Rank rank) const {
     RETURN_IF_ERROR(CheckRank(rank, num_ranks));
     const RankSet lost = RankSet::Of(rank);

@@ -2,12 +2,14 @@
 // lock, log or I/O; time and messages arrive as events, orders leave as
 // effects.
 //
-//                 everyone has joined                everyone has halted
-//   Gathering ----------------------> Halting ----------------------> Running
-//       ^                              ^   |                             |
-//       |   a worker is lost,          |   |  a new life joins,          |
-//       |   or does not halt in time   |   |  a worker was interrupted   |
-//       +------------------------------+---+-----------------------------+
+//             all have joined            all have halted
+//   Gathering ---------------> Halting --------------------> Running
+//      ^                       ^  |  |                         |  ^
+//      |   a worker is lost,   |  |  | some memory is new      |  | all have
+//      |   or is not done      |  |  +--------> Loading -------+--+ loaded
+//      |   in time             |  |                |           |
+//      +-----------------------+--+----------------+-----------+
+//                              a new life joins, a worker was interrupted
 //
 // The group begins in Gathering, and every trouble leads through it or straight
 // into Halting: there is one way in which service begins and goes on.
@@ -36,14 +38,21 @@ struct Halting {
   RankSet unhalted;
   uint64_t round = 0;
   int asked = 1;  // how often
+  RankSet empty;  // have halted, and no weights are in their memory
   friend bool operator==(const Halting&, const Halting&) = default;
+};
+// Everyone has halted, LOAD(round) is out.
+struct Loading {
+  RankSet unloaded;
+  uint64_t round = 0;
+  friend bool operator==(const Loading&, const Loading&) = default;
 };
 // RESUME(round) is out.
 struct Running {
   uint64_t round = 0;
   friend bool operator==(const Running&, const Running&) = default;
 };
-using MembershipState = std::variant<Gathering, Halting, Running>;
+using MembershipState = std::variant<Gathering, Halting, Loading, Running>;
 
 // ---- events ----------------------------------------------------------------
 
@@ -60,13 +69,18 @@ struct GroupInterrupted {};
 struct WorkerHalted {
   Rank rank = 0;
   uint64_t round = 0;
+  bool empty = false;  // no weights are in its memory
 };
-// The timer of HALT(round).
-struct HaltExpired {
+struct WorkerLoaded {
+  Rank rank = 0;
+  uint64_t round = 0;
+};
+// The timer of HALT(round), or of LOAD(round).
+struct RoundExpired {
   uint64_t round = 0;
 };
 using MembershipEvent = std::variant<WorkerJoined, WorkerLost, GroupInterrupted,
-                                     WorkerHalted, HaltExpired>;
+                                     WorkerHalted, WorkerLoaded, RoundExpired>;
 
 // ---- effects, to be carried out in order -----------------------------------
 
@@ -76,7 +90,13 @@ struct SendHalt {
   RankSet ranks;
   friend bool operator==(const SendHalt&, const SendHalt&) = default;
 };
-// Everyone has halted: restore, resume.
+// Everyone has halted. Send LOAD to these ranks and start its timer.
+struct SendLoad {
+  uint64_t round = 0;
+  RankSet ranks;
+  friend bool operator==(const SendLoad&, const SendLoad&) = default;
+};
+// Everyone has halted and has weights: restore, resume.
 struct ResumeGroup {
   uint64_t round = 0;
   friend bool operator==(const ResumeGroup&, const ResumeGroup&) = default;
@@ -87,7 +107,8 @@ struct ReplaceWorkers {
   friend bool operator==(const ReplaceWorkers&,
                          const ReplaceWorkers&) = default;
 };
-using MembershipEffect = std::variant<SendHalt, ResumeGroup, ReplaceWorkers>;
+using MembershipEffect =
+    std::variant<SendHalt, SendLoad, ResumeGroup, ReplaceWorkers>;
 
 struct MembershipTransition {
   MembershipState next;

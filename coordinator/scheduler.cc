@@ -178,6 +178,7 @@ void Scheduler::Preempt(uint32_t slot) {
   const uint32_t index = s.sequence;
   Sequence& sequence = sequences_[index];
   ++preemptions_;
+  dropped_tokens_ += s.computed;
   const bool all_issued = s.length == s.limit;
   sequence.in_flight = s.length - static_cast<uint32_t>(sequence.tokens.size());
   LeaveSlot(slot);
@@ -202,7 +203,8 @@ void Scheduler::Enqueue(uint32_t index) {
 }
 
 SchedulerCounters Scheduler::counters() const {
-  return {num_running_, static_cast<int>(waiting_.size()), preemptions_,
+  return {num_running_,   static_cast<int>(waiting_.size()),
+          preemptions_,   dropped_tokens_,
           prompt_tokens_, generated_tokens_};
 }
 

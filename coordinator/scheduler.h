@@ -19,6 +19,7 @@
 #include "common/sampling_params.h"
 #include "common/wire.h"
 #include "coordinator/page_tables.h"
+#include "coordinator/rank_set.h"
 
 namespace moebius {
 
@@ -58,6 +59,8 @@ struct SchedulerCounters {
   int running = 0;
   int waiting = 0;  // preempted requests included
   uint64_t preemptions = 0;
+  // Positions whose KV was given up, by preemption or with a rank's memory.
+  uint64_t dropped_tokens = 0;
   uint64_t prompt_tokens = 0;     // of requests admitted so far
   uint64_t generated_tokens = 0;  // handed out by OnResult
 };
@@ -144,6 +147,11 @@ class Scheduler {
 
   // Forgets every plan without a result. Pages and slots stay as they are.
   void RollBack();
+
+  // The KV on these ranks is gone, or that of all ranks if `everything`: the
+  // sequences that have pages there wait again, and are computed from their
+  // beginning, as the token budget lets them. After RollBack.
+  void LoseKv(RankSet ranks, bool everything);
 
   // All running sequences with their tokens and pages, as after RollBack, by
   // arrival. REQUIRES: no step is in flight.
@@ -298,6 +306,7 @@ class Scheduler {
   std::vector<uint32_t> prompt_have_;  // [index in prompts]
 
   uint64_t preemptions_ = 0;
+  uint64_t dropped_tokens_ = 0;
   uint64_t prompt_tokens_ = 0;
   uint64_t generated_tokens_ = 0;
 };

@@ -53,6 +53,17 @@ void Scheduler::RollBack() {
   }
 }
 
+void Scheduler::LoseKv(RankSet ranks, bool everything) {
+  CHECK(num_in_flight_ == 0);
+  DropEnded();
+  const bool ep = layout() == ExpertParallel();
+  for (const uint32_t slot : std::vector<uint32_t>(running_)) {
+    if (everything || !ep || ranks.contains(slots_[slot].group)) Preempt(slot);
+  }
+  DropEnded();
+  released_.clear();
+}
+
 std::vector<Restore::Sequence> Scheduler::Snapshot() const {
   CHECK(num_in_flight_ == 0);
   std::vector<Restore::Sequence> all;
@@ -67,6 +78,7 @@ std::vector<Restore::Sequence> Scheduler::Snapshot() const {
       one.admission.sampling.num_prompt_logprobs = -1;
     }
     one.table = pages_.TableOf(slot);
+    one.computed = slots_[slot].computed;
   }
   return all;
 }

@@ -156,7 +156,13 @@ std::optional<SwitchTail> SwitchControl::Tail(
     tail.layers_done = std::max(tail.layers_done, stand.layers_done);
     tail.waves_done = std::max(tail.waves_done, stand.waves_done);
   }
+  // Fewer if the pages were dropped.
+  tail.waves_done = std::min<int>(tail.waves_done, tail.kv.waves.size());
   return tail;
+}
+
+void SwitchControl::DropPages() {
+  if (committing()) current_->plan = {};
 }
 
 Epoch SwitchControl::last_epoch() const {

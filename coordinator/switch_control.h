@@ -23,7 +23,7 @@ namespace moebius {
 
 struct SwitchOptions {
   Config config;
-  // Sum over ranks of Hello.weight_checksum; every switch must keep it.
+  // Sum over ranks of Loaded.weight_checksum; every switch must keep it.
   uint64_t weight_checksum = 0;
 };
 
@@ -64,6 +64,11 @@ class SwitchControl {
   // What is left of it, given where they stand.
   std::optional<SwitchTail> Tail(absl::Span<const Stand> stands) const;
   Epoch last_epoch() const;
+  bool committing() const { return std::holds_alternative<Committing>(state_); }
+  // The KV pages of a committed switch need not be moved any more: there are
+  // no sequences left.
+  void DropPages();
+  uint64_t weight_checksum() const { return options_.weight_checksum; }
   // A committed switch that makes no progress since the last call: the group
   // must be halted and resumed.
   bool TakeStalled() { return std::exchange(stalled_, false); }

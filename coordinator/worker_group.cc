@@ -61,10 +61,34 @@ absl::Status WorkerGroup::Join(Rank rank, const Envelope& envelope,
   }
   Peer& peer = members_[rank];
   peer.member = Member{true, envelope.incarnation, hello};
-  peer.next_out = 1;
+  peer.next_out = 2;  // the greeting was number 1
   peer.next_in = envelope.sequence + 1;
   lost_ = lost_.without(rank);
   return absl::OkStatus();
+}
+
+void WorkerGroup::Greet(Rank rank, Incarnation incarnation) {
+  members_[rank].greeted = incarnation;
+  const absl::Status sent = hub_->Send(
+      rank, incarnation,
+      Encode(CommandMessage{{term_, incarnation, 1}, moebius::Greet{}}));
+  if (!sent.ok()) {
+    spdlog::debug("worker {} was not greeted: {}", rank, sent.ToString());
+  }
+}
+
+bool WorkerGroup::greeting() const {
+  for (const Peer& peer : members_) {
+    if (peer.greeted > peer.member.incarnation) return true;
+  }
+  return false;
+}
+
+void WorkerGroup::GreetAgain() {
+  for (Rank rank = 0; rank < num_ranks(); ++rank) {
+    const Peer& peer = members_[rank];
+    if (peer.greeted > peer.member.incarnation) Greet(rank, peer.greeted);
+  }
 }
 
 bool WorkerGroup::Accept(Rank rank, const Envelope& envelope,
@@ -96,6 +120,14 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
   received.reserve(messages.size());
   for (Hub::Message& raw : messages) {
     const Rank rank = raw.rank;
+    if (raw.bytes.empty()) {  // it has connected
+      if (rank < num_ranks() &&
+          raw.incarnation > members_[rank].member.incarnation &&
+          raw.incarnation >= members_[rank].greeted) {
+        Greet(rank, raw.incarnation);
+      }
+      continue;
+    }
     auto message = DecodeReport(raw.bytes);
     if (!message.ok()) {
       spdlog::warn("dropped a message of worker {}: {}", rank,
@@ -109,8 +141,9 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
       continue;
     }
     if (const Hello* hello = std::get_if<Hello>(&message->report)) {
-      if (raw.incarnation <= members_[rank].member.incarnation) {
-        continue;  // repeated, or of an earlier life
+      if (raw.incarnation <= members_[rank].member.incarnation ||
+          raw.incarnation != members_[rank].greeted || envelope.term != term_) {
+        continue;  // repeated, of an earlier life, or said to another
       }
       RETURN_IF_ERROR(Join(rank, envelope, *hello));
     } else if (!Accept(rank, envelope, message->report)) {

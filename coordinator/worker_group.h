@@ -18,7 +18,8 @@ namespace moebius {
 
 // WorkerGroup
 //
-// A worker joins with Hello, and each further life of it does. From then on
+// A worker that connects is greeted, and joins with its Hello; so does each
+// further life of it. From then on
 // each direction counts its messages: a repeated one is dropped, a gap is
 // noted, as is a worker that cannot be reached. Reports of another term, or of
 // a life that has not said Hello, are dropped and logged. Halted is taken
@@ -47,6 +48,10 @@ class WorkerGroup {
   void Broadcast(const Command& command);
   void SendTo(RankSet ranks, const Command& command);
 
+  // Whether somebody was greeted and has not answered, and to greet them again.
+  bool greeting() const;
+  void GreetAgain();
+
   // Nothing more is sent to this life of the worker.
   void Leave(Rank rank) { members_[rank].member.joined = false; }
 
@@ -65,7 +70,11 @@ class WorkerGroup {
     Member member;
     uint64_t next_out = 1;
     uint64_t next_in = 1;
+    // The life that was greeted last, which may have joined or not.
+    Incarnation greeted;
   };
+
+  void Greet(Rank rank, Incarnation incarnation);
 
   absl::Status Join(Rank rank, const Envelope& envelope, const Hello& hello);
   // Whether a report of a joined life is to be taken now.

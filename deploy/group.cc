@@ -203,11 +203,14 @@ absl::Status Group::StartMember(ChildId child) {
       argv.push_back(arg);
     }
     if (incarnation > 1) {
-      if (vault_->NumKept(child) != kNumRegionKinds) {
-        return absl::DataLossError(
-            Cat("the memory of ", ChildName(child), " is gone"));
+      if (vault_->NumKept(child) == kNumRegionKinds) {
+        argv.push_back("--adopt");
+      } else {
+        console_.EndProgress();
+        console_.Out(Cat("moebius: the memory of ", ChildName(child),
+                         " is gone: it loads its weights anew"));
+        vault_->Forget(child);
       }
-      argv.push_back("--adopt");
     }
   } else {
     argv.insert(argv.end(), options_.coordinator_args.begin(),
@@ -363,6 +366,11 @@ void Group::OnExit(ChildId child) {
     if (!rest.empty()) console_.Err(Cat("[", ChildName(child), "] ", rest));
   }
   std::string failure = vault_->Disallow(member.process.pid);
+  if (faults_ != nullptr && child != kCoordinatorChild &&
+      faults_->Reach(FaultId::kVaultKept, child).action ==
+          FaultAction::kError) {
+    vault_->Forget(child);
+  }
   const int64_t lived_ms =
       std::chrono::duration_cast<std::chrono::milliseconds>(
           std::chrono::steady_clock::now() - member.started)

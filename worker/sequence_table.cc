@@ -18,6 +18,7 @@ void Clear(Sequence& sequence) {
   sequence.history.Clear();
   sequence.num_kv = 0;
   sequence.pages.clear();
+  sequence.computed = 0;
 }
 
 }  // namespace
@@ -116,6 +117,23 @@ absl::Status SequenceTable::CheckItem(const WorkItem& item, int num_kv) const {
   return absl::OkStatus();
 }
 
+void SequenceTable::NoteDone(const StepPlan& plan) {
+  for (const WorkItem& item : plan.items) {
+    sequences_[item.slot].computed = item.position + item.num_tokens;
+  }
+}
+
+std::vector<HeldSequence> SequenceTable::Held() const {
+  std::vector<HeldSequence> held;
+  for (uint32_t slot = 0; slot < sequences_.size(); ++slot) {
+    const Sequence& sequence = sequences_[slot];
+    if (!sequence.live) continue;
+    held.push_back({slot, sequence.request, sequence.computed, sequence.num_kv,
+                    sequence.pages});
+  }
+  return held;
+}
+
 void SequenceTable::TruncateTo(uint32_t slot, uint32_t position) {
   if (Find(slot) == nullptr) return;
   Sequence& sequence = sequences_[slot];
@@ -165,6 +183,7 @@ absl::Status SequenceTable::Put(const Restore::Sequence& sequence) {
   RETURN_IF_ERROR(Admit(sequence.admission));
   RETURN_IF_ERROR(CheckTables(absl::MakeConstSpan(&sequence.table, 1)));
   SetPages(sequence.table);
+  sequences_[sequence.admission.slot].computed = sequence.computed;
   return absl::OkStatus();
 }
 

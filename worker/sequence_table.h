@@ -23,6 +23,7 @@ struct Sequence {
   TokenHistory history;         // of `tokens`, when sampling needs it
   int num_kv = 0;               // KV heads held here; 0: no page yet
   std::vector<PageId> pages;    // [block][num_kv]
+  uint32_t computed = 0;        // positions whose KV is there, on every rank
 
   int num_blocks() const {
     return num_kv == 0 ? 0 : static_cast<int>(pages.size()) / num_kv;
@@ -59,6 +60,12 @@ class SequenceTable {
   // Checks an item against the sequence: tokens known, pages there (when this
   // rank holds `num_kv` heads of it).
   absl::Status CheckItem(const WorkItem& item, int num_kv) const;
+
+  // All of the plan's work is done, on every rank.
+  void NoteDone(const StepPlan& plan);
+
+  // What is here, by slot.
+  std::vector<HeldSequence> Held() const;
 
   // Cuts tokens at and beyond `position` that an earlier execution of the same
   // step drew.

@@ -22,6 +22,8 @@ class StepBarrier : public Barrier {
   // We wait no more, and nobody has to wait for us: barriers that we have not
   // arrived at end with kAborted everywhere.
   virtual void Abandon() = 0;
+  // For a life with new memory: nobody has to wait for our predecessor.
+  virtual void AbandonForPeers() = 0;
   // No barrier up to this number will be waited for by us.
   virtual uint64_t abandoned() const = 0;
   // Goes on with barrier `next`. REQUIRES: above every rank's abandoned().
@@ -39,6 +41,7 @@ class GroupStepBarrier final : public StepBarrier {
 
   absl::Status Wait() override { return barrier_.Wait(next_++, timeout_); }
   void Abandon() override { barrier_.Abort(barrier_.arrived() + 1); }
+  void AbandonForPeers() override { barrier_.AbortForPeers(); }
   uint64_t abandoned() const override { return barrier_.abandoned(); }
   void GoOn(uint64_t next) override { next_ = next; }
 

@@ -106,12 +106,28 @@ std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
   return bases;
 }
 
-// Reads our part of the checkpoint, in the layout that the group begins in.
-absl::StatusOr<int64_t> Load(const Config& config, const ModelShape& shape,
-                             const WorkerMemory& memory, WorkerHost& host) {
-  const LoadTarget target{memory.rank(), InitialLayout(config),
+// Reads our part of the checkpoint.
+absl::StatusOr<Loaded> LoadPart(const Config& config, const ModelShape& shape,
+                                const WorkerMemory& memory, const Load& load,
+                                WorkerHost& host, ThreadPool* pool) {
+  const int num_ranks = memory.num_ranks();
+  for (Layout layout : {load.layout, load.to}) {
+    if (layout.tp_size != 1 && layout.tp_size != num_ranks) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("weights of tp_size ", layout.tp_size));
+    }
+  }
+  if (load.layers_done > shape.experts.num_moe_layers ||
+      (load.layers_done > 0 && load.to == load.layout)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "weights of a switch with ", load.layers_done, " layers done"));
+  }
+  const LoadTarget target{memory.rank(),
+                          load.layout,
                           memory.mutable_base(RegionKind::kDense),
-                          memory.mutable_base(RegionKind::kExperts)};
+                          memory.mutable_base(RegionKind::kExperts),
+                          load.to,
+                          load.layers_done};
   ASSIGN_OR_RETURN(const LoadStats loaded,
                    LoadWeights(shape, config.model_path, config.dummy_weights,
                                target, [&host](int64_t done, int64_t total) {
@@ -119,7 +135,26 @@ absl::StatusOr<int64_t> Load(const Config& config, const ModelShape& shape,
                                }));
   spdlog::debug("loaded {} bytes from {} read", loaded.bytes_written,
                 loaded.bytes_read);
-  return loaded.bytes_written;
+  const std::byte* experts = memory.base(RegionKind::kExperts, memory.rank());
+  uint64_t checksum = 0;
+  if (load.layers_done == 0) {
+    checksum = WeightChecksum(shape.experts, load.layout, memory.rank(),
+                              experts, pool);
+  }
+  return Loaded{0, static_cast<uint64_t>(loaded.bytes_written), checksum};
+}
+
+absl::Status MeetMemories(WorkerMemory& memory,
+                          absl::Span<const Incarnation> memories,
+                          MemoryVault& vault) {
+  if (memories.size() != static_cast<size_t>(memory.num_ranks())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("memories of ", memories.size(), " ranks"));
+  }
+  for (Rank rank = 0; rank < memory.num_ranks(); ++rank) {
+    RETURN_IF_ERROR(memory.MapAnew(rank, memories[rank], vault));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
@@ -168,17 +203,17 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
       options.adopt ? &WorkerMemory::Adopt : &WorkerMemory::Create;
   ASSIGN_OR_RETURN(auto memory, make(rank, num_ranks, sizes.geometry,
                                      host.vault(), memory_options));
-  int64_t loaded_bytes = 0;
-  if (!options.adopt) {
-    ASSIGN_OR_RETURN(loaded_bytes, Load(config, shape, *memory, host));
-  }
   RETURN_IF_ERROR(memory->MapPeers(host.vault(), kPeerTimeout));
 
   if (options.adopt) RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerAdopt));
   const std::unique_ptr<StepBarrier> barrier =
       host.MakeBarrier(memory->all_signals());
   // Whoever still waits for our predecessor waits in vain.
-  if (options.adopt) barrier->Abandon();
+  if (options.adopt) {
+    barrier->Abandon();
+  } else if (options.incarnation.value > 1) {
+    barrier->AbandonForPeers();
+  }
   ThreadPool pool(ThreadsOf(config) - 1);
   ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
                                                barrier.get(), &pool));
@@ -192,7 +227,8 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   SwitchExecutor switches(
       SwitchContext{rank, num_ranks, shape.experts, shape.attention,
                     static_cast<int64_t>(sizes.page.page_bytes()),
-                    sizes.num_pages, memory.get(), &sequences, barrier.get(), &pool},
+                    sizes.num_pages, memory.get(), &sequences, barrier.get(),
+                    &pool},
       InitialLayout(config));
 
   ASSIGN_OR_RETURN(const auto link, host.Connect());
@@ -204,14 +240,14 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   loop.hello.pid = static_cast<uint32_t>(getpid());
   loop.hello.num_pages = sizes.num_pages;
   loop.hello.max_slots = config.max_running;
-  loop.hello.weight_bytes = loaded_bytes;
   loop.hello.model_digest = digest;
-  loop.hello.adopted = options.adopt;
-  if (!options.adopt) {
-    loop.hello.weight_checksum =
-        WeightChecksum(shape.experts, InitialLayout(config), rank,
-                       memory->base(RegionKind::kExperts, rank), &pool);
-  }
+  loop.hello.memory = memory->memory_of(rank);
+  loop.load = [&](const Load& load) {
+    return LoadPart(config, shape, *memory, load, host, &pool);
+  };
+  loop.meet = [&](absl::Span<const Incarnation> memories) {
+    return MeetMemories(*memory, memories, host.vault());
+  };
   loop.link = link.get();
   loop.steps = &steps;
   loop.switches = &switches;

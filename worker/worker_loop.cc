@@ -39,8 +39,13 @@ Stand WorkerLoop::WhereWeStand() const {
   const SwitchProgress progress = LoadSwitchProgress(*context_.signals);
   return Stand{
       StepId{context_.signals->progress.step.load(std::memory_order_relaxed)},
-      context_.barrier->abandoned(), progress.epoch, progress.layers_done,
-      progress.waves_done};
+      context_.barrier->abandoned(),
+      progress.epoch,
+      progress.layers_done,
+      progress.waves_done,
+      context_.signals->progress.loaded.load(std::memory_order_relaxed) != 0,
+      context_.signals->progress.weight_checksum.load(
+          std::memory_order_relaxed)};
 }
 
 void WorkerLoop::Interrupt(const absl::Status& why) {
@@ -51,7 +56,6 @@ void WorkerLoop::Interrupt(const absl::Status& why) {
 }
 
 absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
-  Send(context_.hello);
   while (!shut_down_ && *stop == 0) {
     ASSIGN_OR_RETURN(const auto bytes,
                      context_.link->Receive(context_.poll_ms));
@@ -81,6 +85,10 @@ absl::Status WorkerLoop::Handle(const std::string& bytes) {
                  envelope.term.value, envelope.incarnation.value);
     return absl::OkStatus();
   }
+  if (std::holds_alternative<Greet>(message->command)) {
+    OnGreet(envelope);
+    return absl::OkStatus();
+  }
   if (const auto* halt = std::get_if<Halt>(&message->command)) {
     return OnHalt(envelope, *halt);
   }
@@ -101,12 +109,27 @@ absl::Status WorkerLoop::Obey(CommandMessage& message) {
     return absl::OkStatus();  // the next Halt mends it
   }
   ++next_in_;
-  if (halted_ && !std::holds_alternative<Restore>(command) &&
+  if (halted_ && !std::holds_alternative<Load>(command) &&
+      !std::holds_alternative<Restore>(command) &&
       !std::holds_alternative<Resume>(command) &&
       !std::holds_alternative<Shutdown>(command)) {
     return absl::OkStatus();
   }
   return std::visit([this](auto& body) { return On(body); }, message.command);
+}
+
+void WorkerLoop::OnGreet(const Envelope& envelope) {
+  if (envelope.term > term_) {
+    // What an earlier coordinator began is for this one to end: nobody is to
+    // wait for us in a step of it.
+    if (term_.value != 0) context_.barrier->Abandon();
+    term_ = envelope.term;
+    round_ = 0;
+    halted_ = true;
+    restoring_ = false;
+    next_in_ = envelope.sequence + 1;
+  }
+  Send(context_.hello);
 }
 
 absl::Status WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
@@ -121,12 +144,28 @@ absl::Status WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
   halted_ = true;
   restoring_ = false;
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerHalted));
-  Send(Halted{round_, WhereWeStand()});
+  Halted halted{round_, WhereWeStand(), {}};
+  if (halt.tell_sequences) halted.sequences = context_.sequences->Held();
+  Send(std::move(halted));
   return absl::OkStatus();
+}
+
+absl::Status WorkerLoop::On(const Greet&) {
+  return absl::InternalError("Greet is no command of a round");
 }
 
 absl::Status WorkerLoop::On(const Halt&) {
   return absl::InternalError("Halt is no command of a round");
+}
+
+absl::Status WorkerLoop::On(const Load& load) {
+  if (!halted_ || load.round != round_) return absl::OkStatus();
+  ASSIGN_OR_RETURN(Loaded loaded, context_.load(load));
+  loaded.round = round_;
+  StoreSwitchProgress(context_.signals,
+                      SwitchProgress{load.epoch, load.layers_done, 0});
+  Send(std::move(loaded));
+  return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::On(const Restore& restore) {
@@ -141,6 +180,10 @@ absl::Status WorkerLoop::On(const Restore& restore) {
 absl::Status WorkerLoop::On(const Resume& resume) {
   if (!halted_ || resume.round != round_) return absl::OkStatus();
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerResumed));
+  RETURN_IF_ERROR(context_.meet(resume.memories));
+  context_.signals->progress.weight_checksum.store(resume.weight_checksum,
+                                                   std::memory_order_relaxed);
+  context_.signals->progress.loaded.store(1, std::memory_order_release);
   if (!restoring_) context_.sequences->Reset();
   context_.barrier->GoOn(resume.next_barrier);
   context_.switches->GoOn(resume.layout, resume.last_epoch);
@@ -179,6 +222,7 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
           .count());
   context_.signals->progress.step.store(plan.step.value,
                                         std::memory_order_release);
+  context_.sequences->NoteDone(plan);
   next_step_ = next_step_.next();
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStepDone));
   // The step ended with a barrier, so what rank 0 says of it holds for all.

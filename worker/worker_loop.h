@@ -3,9 +3,12 @@
 
 #include <csignal>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "common/channel.h"
 #include "common/wire.h"
 #include "worker/memory/signals.h"
@@ -21,9 +24,11 @@ namespace moebius {
 // Obeys: executes plans and switches in the order of the channel, checks term
 // and sequence of each message, drops repeated ones and those of other terms.
 //
-// Halted, it obeys nothing but Restore and Resume of the round: at the start,
-// after Halt, and by itself when a step or switch cannot go on because a peer
-// or a command did not come. Its tables are then replaced by what the
+// Greeted by a coordinator, it obeys that one alone, and says Hello.
+//
+// Halted, it obeys nothing but Load, Restore and Resume of the round: at the
+// start, after Halt, and by itself when a step or switch cannot go on because a
+// peer or a command did not come. Its tables are then replaced by what the
 // coordinator sends; its memory stays as it is.
 //
 // Ends with OK after Shutdown, and with an error (which it reports to the
@@ -43,6 +48,10 @@ class WorkerLoop {
     SequenceTable* sequences = nullptr;
     StepBarrier* barrier = nullptr;
     SignalsBlock* signals = nullptr;
+    // Fills our memory with weights; the bytes, and the checksum of our part.
+    std::function<absl::StatusOr<Loaded>(const Load&)> load;
+    // Sees to it that we see those memories: [rank] the life that made it.
+    std::function<absl::Status(absl::Span<const Incarnation>)> meet;
     // Time that a stop signal may take to be seen.
     int poll_ms = 200;
   };
@@ -56,9 +65,12 @@ class WorkerLoop {
   void Send(Report report);
   absl::Status Handle(const std::string& bytes);
   absl::Status Obey(CommandMessage& message);
+  void OnGreet(const Envelope& envelope);
   absl::Status OnHalt(const Envelope& envelope, const Halt& halt);
   // Commands of the present round, in order.
+  absl::Status On(const Greet& greet);
   absl::Status On(const Halt& halt);
+  absl::Status On(const Load& load);
   absl::Status On(const Restore& restore);
   absl::Status On(const Resume& resume);
   absl::Status On(const StepPlan& plan);

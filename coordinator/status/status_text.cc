@@ -88,6 +88,7 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info) {
                      {{"prompt", status.prompt_tokens_total},
                       {"generated", status.generated_tokens_total}}},
                     {"preemptions", status.preemptions_total},
+                    {"dropped_tokens", status.dropped_tokens_total},
                     {"recoveries",
                      {{"total", status.recoveries_total},
                       {"last_ms", status.last_recovery_ms}}},

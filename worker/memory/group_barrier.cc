@@ -41,6 +41,13 @@ void FutexWakeAll(std::atomic<uint32_t>* word) {
   ::syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
+void RaiseTo(std::atomic<uint64_t>& word, uint64_t value) {
+  uint64_t before = word.load(std::memory_order_relaxed);
+  while (before < value && !word.compare_exchange_weak(
+                               before, value, std::memory_order_seq_cst)) {
+  }
+}
+
 std::vector<SignalsBlock*> BlocksAt(absl::Span<std::byte* const> signals) {
   std::vector<SignalsBlock*> blocks;
   for (std::byte* base : signals) blocks.push_back(SignalsAt(base));
@@ -159,13 +166,25 @@ absl::Status GroupBarrier::WhyNot(uint64_t sequence,
 }
 
 void GroupBarrier::Abort(uint64_t through) {
-  std::atomic<uint64_t>& word = own_->arrival.aborted_through;
-  uint64_t before = word.load(std::memory_order_relaxed);
-  while (before < through && !word.compare_exchange_weak(
-                                 before, through, std::memory_order_seq_cst)) {
-  }
+  RaiseTo(own_->arrival.aborted_through, through);
   bell_->fetch_add(1, std::memory_order_seq_cst);
   FutexWakeAll(bell_);
+}
+
+// Let the predecessor's last arrival be s. All had passed s - 1, and nobody can
+// pass s + 1. So some peer that lives may stand at s - 1 or s still, all of
+// them before they stop at s + 1: two beyond the highest that has arrived so
+// far is the furthest that s + 1 can be. What is complete stays so.
+void GroupBarrier::AbortForPeers() {
+  uint64_t highest = 0;
+  for (const SignalsBlock* block : blocks_) {
+    highest = std::max(highest,
+                       block->arrival.sequence.load(std::memory_order_seq_cst));
+  }
+  for (SignalsBlock* block : blocks_) {
+    if (block != own_) RaiseTo(block->arrival.aborted_through, highest + 2);
+  }
+  Abort(highest + 2);
 }
 
 int DefaultSpinUs(int num_ranks, int threads_per_rank, int num_cores) {

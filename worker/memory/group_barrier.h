@@ -84,6 +84,11 @@ class GroupBarrier {
   // complete, now and later, with kAborted. Cannot be undone.
   void Abort(uint64_t through);
 
+  // The same for a life of ours with new memory, whose predecessor's arrivals
+  // only the peers' old mappings show: ends the barrier at which they wait for
+  // it, or will. REQUIRES: no life of ours waits or waited on this memory.
+  void AbortForPeers();
+
   // No barrier up to this number will be waited for by us any more.
   uint64_t abandoned() const {
     return std::max(arrived(), own_->arrival.aborted_through.load(

@@ -43,7 +43,8 @@ struct RegionOptions {
 // a descriptor or a mapping.
 // Size: fixed by seals at creation, so nobody can shrink the bytes under
 // another's mapping.
-// Threading: immutable; what is in the bytes is their users' business.
+// Threading: immutable but for Replace; what is in the bytes is their users'
+// business.
 class Region {
  public:
   enum class Access { kReadOnly, kReadWrite };
@@ -60,8 +61,13 @@ class Region {
   // A multiple of kRegionAlignment.
   int64_t size_bytes() const { return size_bytes_; }
   Access access() const { return access_; }
-  // For the vault. Constant; remains ours.
+  // For the vault; remains ours.
   int descriptor() const { return fd_.get(); }
+
+  // Maps other memory of the same size in place of ours, at the same address.
+  // On error the old one stays, if `fd` is not what it must be, or else the
+  // address is not to be used any more.
+  virtual absl::Status Replace(UniqueFd fd) = 0;
 
  protected:
   Region(UniqueFd fd, std::byte* base, int64_t size_bytes, Access access)
@@ -70,7 +76,7 @@ class Region {
         size_bytes_(size_bytes),
         access_(access) {}
 
-  const UniqueFd fd_;
+  UniqueFd fd_;
   std::byte* const base_;
   const int64_t size_bytes_;
   const Access access_;

@@ -34,11 +34,41 @@ absl::Status Errno(absl::string_view what) {
   return absl::ErrnoToStatus(errno, what);
 }
 
+// Whether `fd` is memory of exactly that size, which will keep it.
+absl::Status CheckMemory(int fd, int64_t size_bytes) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return Errno("fstat");
+  if (info.st_size != size_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "memory of ", info.st_size, " bytes where ", size_bytes, " belong"));
+  }
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+    return absl::InvalidArgumentError("not memory that keeps its size");
+  }
+  return absl::OkStatus();
+}
+
+int ProtectionOf(Region::Access access) {
+  return access == Region::Access::kReadWrite ? PROT_READ | PROT_WRITE
+                                              : PROT_READ;
+}
+
 class MemfdRegion final : public Region {
  public:
   MemfdRegion(UniqueFd fd, std::byte* base, int64_t size_bytes, Access access)
       : Region(std::move(fd), base, size_bytes, access) {}
   ~MemfdRegion() override { ::munmap(base_, size_bytes_); }
+
+  absl::Status Replace(UniqueFd fd) override {
+    RETURN_IF_ERROR(CheckMemory(fd.get(), size_bytes_));
+    if (::mmap(base_, size_bytes_, ProtectionOf(access_),
+               MAP_SHARED | MAP_FIXED, fd.get(), 0) == MAP_FAILED) {
+      return Errno("mmap of a region");
+    }
+    fd_ = std::move(fd);
+    return absl::OkStatus();
+  }
 };
 
 // Maps at a multiple of kRegionAlignment: takes a range larger by that, puts
@@ -100,10 +130,8 @@ absl::Status Prefault(std::byte* base, int64_t size_bytes,
 absl::StatusOr<std::unique_ptr<Region>> Map(UniqueFd fd, int64_t size_bytes,
                                             Region::Access access,
                                             const RegionOptions& options) {
-  const int protection =
-      access == Region::Access::kReadWrite ? PROT_READ | PROT_WRITE : PROT_READ;
   ASSIGN_OR_RETURN(std::byte* const base,
-                   MapAligned(fd.get(), size_bytes, protection));
+                   MapAligned(fd.get(), size_bytes, ProtectionOf(access)));
   auto region =
       std::make_unique<MemfdRegion>(std::move(fd), base, size_bytes, access);
   if (options.huge_pages) {
@@ -140,16 +168,7 @@ absl::StatusOr<std::unique_ptr<Region>> AdoptMemfdRegion(
     UniqueFd fd, int64_t size_bytes, Region::Access access,
     const RegionOptions& options) {
   const int64_t rounded = RoundUpToRegion(size_bytes);
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return Errno("fstat");
-  if (info.st_size != rounded) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "memory of ", info.st_size, " bytes where ", rounded, " belong"));
-  }
-  const int seals = ::fcntl(fd.get(), F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
-    return absl::InvalidArgumentError("not memory that keeps its size");
-  }
+  RETURN_IF_ERROR(CheckMemory(fd.get(), rounded));
   return Map(std::move(fd), rounded, access, options);
 }
 

@@ -19,6 +19,7 @@ SignalsBlock* InitSignals(std::byte* base, Rank rank, int num_ranks,
   auto* const block = new (base) SignalsBlock;
   block->identity.rank = rank;
   block->identity.num_ranks = num_ranks;
+  block->identity.memory = incarnation.value;
   block->identity.incarnation.store(incarnation.value,
                                     std::memory_order_release);
   return block;

@@ -1,7 +1,7 @@
 // The signals region: the words through which workers tell one another where
 // they are. Every rank has one; every process of the group maps all of them for
-// reading and writing, yet each word has one writer, its rank, but for the
-// bell.
+// reading and writing, yet each word has one writer, its rank, but for the bell
+// and for aborted_through, which only grows.
 #pragma once
 
 #include <atomic>
@@ -17,7 +17,7 @@ namespace moebius {
 inline constexpr size_t kSignalsLine = 128;
 
 // Who owns the region. Written before the region is shared; the incarnation
-// again by each successor.
+// again by each successor that adopts it.
 struct alignas(kSignalsLine) SignalsIdentity {
   static constexpr uint64_t kMagic = 0x31736c616e67694dULL;  // "Mignals1"
   uint64_t magic = kMagic;
@@ -25,6 +25,7 @@ struct alignas(kSignalsLine) SignalsIdentity {
   int32_t num_ranks = 0;
   // Release by its owner when it has taken the memory over; acquire by others.
   std::atomic<uint64_t> incarnation{0};
+  uint64_t memory = 0;  // the incarnation that made it
 };
 
 // A rank's side of the GroupBarrier, which states the ordering.
@@ -46,6 +47,9 @@ struct alignas(kSignalsLine) SignalsBell {
 struct alignas(kSignalsLine) SignalsProgress {
   std::atomic<uint64_t> step{0};           // last step completed
   std::atomic<uint64_t> switch_record{0};  // SwitchProgress, packed
+  // 1: a model is in the regions, and this is its checksum over all ranks.
+  std::atomic<uint64_t> loaded{0};
+  std::atomic<uint64_t> weight_checksum{0};
 };
 
 // The first bytes of the region. The rest is free for later use.

@@ -167,10 +167,27 @@ absl::Status WorkerMemory::MapPeers(MemoryVault& vault,
   }
   for (Mapped& one : mapped) {
     Show(one.kind, one.rank, *one.region);
-    peers_.push_back(std::move(one.region));
+    peers_[one.rank][static_cast<size_t>(one.kind)] = std::move(one.region);
   }
   peers_mapped_ = true;
   return absl::OkStatus();
+}
+
+absl::Status WorkerMemory::MapAnew(Rank peer, Incarnation memory,
+                                   MemoryVault& vault) {
+  if (peer == rank_ || memory_of(peer) == memory) return absl::OkStatus();
+  for (RegionKind kind : kPeerKinds) {
+    auto borrowed = vault.Borrow(kind, peer, options_.vault_timeout);
+    if (!borrowed.ok()) return About(kind, peer, borrowed.status());
+    RETURN_IF_ERROR(About(kind, peer,
+                          peers_[peer][static_cast<size_t>(kind)]->Replace(
+                              std::move(borrowed->fd))));
+  }
+  RETURN_IF_ERROR(CheckSignals(signals_[peer], peer, num_ranks_));
+  if (memory_of(peer) == memory) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("the memory of rank ", peer, " is of its life ",
+                   memory_of(peer).value, ", not ", memory.value));
 }
 
 absl::Status WorkerMemory::ShareInProcess(const WorkerMemory& peer) {
@@ -185,7 +202,7 @@ absl::Status WorkerMemory::ShareInProcess(const WorkerMemory& peer) {
     auto region = MapPeer(kind, peer.rank_, std::move(copy));
     if (!region.ok()) return About(kind, peer.rank_, region.status());
     Show(kind, peer.rank_, **region);
-    peers_.push_back(*std::move(region));
+    peers_[peer.rank_][static_cast<size_t>(kind)] = *std::move(region);
   }
   return absl::OkStatus();
 }

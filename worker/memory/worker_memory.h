@@ -49,9 +49,9 @@ struct WorkerMemoryOptions {
 //
 // Owns: its regions and mappings. The vault's descriptors keep the bytes beyond
 // its death; Adopt takes them over.
-// Threading: Create, Adopt and MapPeers from one thread; afterwards immutable,
-// so accessors may be called from any. What happens in the bytes is for the
-// GroupBarrier to order.
+// Threading: Create, Adopt and MapPeers from one thread; afterwards immutable
+// but for MapAnew, so accessors may be called from any. What happens in the
+// bytes is for the GroupBarrier to order.
 class WorkerMemory {
  public:
   // New, zeroed regions, all deposited in the vault. kInvalidArgument for a
@@ -83,6 +83,17 @@ class WorkerMemory {
   // deposited. Errors name rank and region; kFailedPrecondition when a peer has
   // another geometry. After an error nothing is mapped; call it again.
   absl::Status MapPeers(MemoryVault& vault, absl::Duration timeout);
+
+  // Maps a peer's memory anew, at the addresses where it is, if it is not that
+  // which the peer's life `memory` made. kAborted when the vault keeps yet
+  // another one; after any error the peer's addresses are not to be used.
+  // REQUIRES: peers_mapped(); nobody uses the peer's regions meanwhile.
+  absl::Status MapAnew(Rank peer, Incarnation memory, MemoryVault& vault);
+
+  // The life that made the memory that we see as a rank's.
+  Incarnation memory_of(Rank rank) const {
+    return Incarnation{SignalsAt(signals_[rank])->identity.memory};
+  }
 
   Rank rank() const { return rank_; }
   int num_ranks() const { return num_ranks_; }
@@ -131,7 +142,9 @@ class WorkerMemory {
   const int num_ranks_;
   const WorkerMemoryOptions options_;
   std::array<std::unique_ptr<Region>, kNumRegionKinds> own_;
-  std::vector<std::unique_ptr<Region>> peers_;
+  // [rank][RegionKind]; null: our own, or not mapped.
+  std::array<std::array<std::unique_ptr<Region>, kNumRegionKinds>, kMaxRanks>
+      peers_;
   bool peers_mapped_ = false;
   // What accessors give: our view of each region of each rank.
   std::array<std::array<const std::byte*, kMaxRanks>, kNumRegionKinds> bases_{};

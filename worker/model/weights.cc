@@ -234,8 +234,17 @@ class Loader {
     return absl::OkStatus();
   }
 
+  Layout LayoutOfLayer(int moe_layer) const {
+    const int num_layers = shape_.experts.num_moe_layers;
+    const std::vector<int> order = SwitchLayerOrder(num_layers, target_.to);
+    const auto done = order.begin() + target_.layers_done;
+    return std::find(order.begin(), done, moe_layer) != done ? target_.to
+                                                             : target_.layout;
+  }
+
   absl::Status Slot(int l, int moe_layer) {
-    const bool tp = target_.layout.tp_size > 1;
+    const Layout layout = LayoutOfLayer(moe_layer);
+    const bool tp = layout.tp_size > 1;
     const int rows = shape_.config.moe_intermediate_size;
     const IndexRange experts =
         tp ? IndexRange{0, shape_.config.num_experts}
@@ -243,13 +252,13 @@ class Loader {
     const IndexRange range = tp ? ShareOf(rows, shape_.num_ranks, target_.rank)
                                 : IndexRange{0, rows};
     Bf16* out = reinterpret_cast<Bf16*>(target_.experts +
-                                        SlotOf(target_.layout, moe_layer) *
+                                        SlotOf(layout, moe_layer) *
                                             shape_.experts.slot_bytes());
     for (int e = experts.begin; e < experts.end; ++e) {
       RETURN_IF_ERROR(Expert(ExpertName(l, e, "gate_proj"),
                              ExpertName(l, e, "up_proj"),
                              ExpertName(l, e, "down_proj"), rows, range, out));
-      out += shape_.expert_elements(target_.layout);
+      out += shape_.expert_elements(layout);
     }
     return absl::OkStatus();
   }
@@ -369,6 +378,8 @@ absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
                                       const LoadProgress& progress) {
   CHECK(target.rank >= 0 && target.rank < shape.num_ranks);
   CHECK(target.layout.tp_size == 1 || target.layout.tp_size == shape.num_ranks);
+  CHECK(target.layers_done >= 0 &&
+        target.layers_done <= shape.experts.num_moe_layers);
   CHECK(target.dense != nullptr && Aligned(target.dense));
   CHECK(shape.experts.num_moe_layers == 0 ||
         (target.experts != nullptr && Aligned(target.experts)));

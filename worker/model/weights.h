@@ -67,6 +67,10 @@ struct LoadTarget {
   Layout layout;
   std::byte* dense = nullptr;    // PlanDense(shape).size_bytes
   std::byte* experts = nullptr;  // shape.experts.region_bytes()
+  // In the midst of a switch: the first layers_done layers of its order are to
+  // be in `to`.
+  Layout to;
+  int layers_done = 0;
 };
 struct LoadStats {
   int64_t bytes_read = 0;     // from files

@@ -34,12 +34,15 @@ inline std::vector<CommandMessage> SampleCommands() {
   Restore restore;
   restore.round = 6;
   restore.sequences = {
-      {SampleStepPlan().admissions[0], {1, 1, {{0, 0, 1, {1}}}}},
-      {SampleStepPlan().admissions[1], {2, 0, {}}}};
-  const Resume plain{6, ExpertParallel(), StepId{5}, 1000, Epoch{8}, {}};
-  Resume with_tail{7, TensorParallel(2), StepId{6}, 1010, Epoch{9}, {}};
+      {SampleStepPlan().admissions[0], {1, 1, {{0, 0, 1, {1}}}}, 3},
+      {SampleStepPlan().admissions[1], {2, 0, {}}, 0}};
+  const Resume plain{6, ExpertParallel(), StepId{5}, 1000, Epoch{8}, {}, 0, {}};
+  Resume with_tail{7,        TensorParallel(2), StepId{6}, 1010,
+                   Epoch{9}, {{1}, {3}},        0xfeed,    {}};
   with_tail.tail = SwitchTail{Epoch{9}, ExpertParallel(), 3, 1, kv};
-  return {{envelope, Halt{6}},
+  return {{envelope, Greet{}},
+          {envelope, Halt{6, true}},
+          {envelope, Load{6, ExpertParallel(), Epoch{9}, TensorParallel(2), 3}},
           {envelope, restore},
           {envelope, plain},
           {envelope, with_tail},
@@ -58,10 +61,8 @@ inline std::vector<ReportMessage> SampleReports() {
   hello.pid = 4321;
   hello.num_pages = 1000;
   hello.max_slots = 256;
-  hello.weight_bytes = 1 << 20;
-  hello.weight_checksum = 0xfeedface;
   hello.model_digest = 0xabcdef;
-  hello.adopted = true;
+  hello.memory = Incarnation{2};
   StepResult result;
   result.step = StepId{42};
   result.duration_us = 180;
@@ -70,7 +71,11 @@ inline std::vector<ReportMessage> SampleReports() {
   result.prompt_logprobs = {{1, 1, 6, -2.0f, {{8, -0.1f}}},
                             {1, 2, 7, -3.0f, {}}};
   return {{envelope, hello},
-          {envelope, Halted{6, {StepId{41}, 999, Epoch{8}, 3, 1}}},
+          {envelope, Halted{6,
+                            {StepId{41}, 999, Epoch{8}, 3, 1, true, 0xfeed},
+                            {{1, RequestId{77}, 20, 2, {4, 5, 6, 7}},
+                             {3, RequestId{78}, 0, 0, {}}}}},
+          {envelope, Loaded{6, 1 << 20, 0xfeedface}},
           {envelope, Interrupted{StepId{42}, "rank 1 not at barrier 7"}},
           {envelope, result},
           {envelope, Prepared{Epoch{8}, false, "no room"}},

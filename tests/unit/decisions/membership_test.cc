@@ -32,10 +32,11 @@ std::vector<Row> Table() {
   const Gathering gathering{RankSet::Of(1), 4};
   const Halting halting{kAll, 5, 1};
   const Halting last{RankSet::Of(2), 5, 1};
+  const Loading loading{RankSet::Of(0).with(2), 5};
   const Running running{5};
   const auto begin = [](uint64_t round) {
     return std::pair<MembershipState, std::vector<MembershipEffect>>(
-        Halting{kAll, round, 1}, {SendHalt{round, kAll}});
+        Halting{kAll, round, 1, {}}, {SendHalt{round, kAll}});
   };
   const auto lose = [](Rank rank, uint64_t round) {
     return std::pair<MembershipState, std::vector<MembershipEffect>>(
@@ -68,7 +69,8 @@ std::vector<Row> Table() {
        gathering,
        {}},
       {"a late answer", gathering, WorkerHalted{0, 4}, gathering, {}},
-      {"a late timer", gathering, HaltExpired{4}, gathering, {}},
+      {"a late timer", gathering, RoundExpired{4}, gathering, {}},
+      {"late weights", gathering, WorkerLoaded{0, 4}, gathering, {}},
       // Halting
       {"one halts",
        halting,
@@ -80,6 +82,17 @@ std::vector<Row> Table() {
        WorkerHalted{2, 5},
        Running{5},
        {ResumeGroup{5}}},
+      {"one without weights halts",
+       halting,
+       WorkerHalted{0, 5, true},
+       Halting{kAll.without(0), 5, 1, RankSet::Of(0)},
+       {}},
+      {"the last one halts, and some have no weights",
+       Halting{RankSet::Of(2), 5, 1, RankSet::Of(0)},
+       WorkerHalted{2, 5, true},
+       loading,
+       {SendLoad{5, RankSet::Of(0).with(2)}}},
+      {"weights of an earlier round", last, WorkerLoaded{2, 4}, last, {}},
       {"an answer to an earlier round", last, WorkerHalted{2, 4}, last, {}},
       {"a new life joins: all over", last, WorkerJoined{0}, begin(6).first,
        begin(6).second},
@@ -92,12 +105,41 @@ std::vector<Row> Table() {
        {}},
       {"no answer: ask again",
        last,
-       HaltExpired{5},
+       RoundExpired{5},
        Halting{RankSet::Of(2), 5, 2},
        {SendHalt{5, RankSet::Of(2)}}},
       {"no answer again: replace", Halting{RankSet::Of(2), 5, 2},
-       HaltExpired{5}, lose(2, 5).first, lose(2, 5).second},
-      {"an old timer", last, HaltExpired{4}, last, {}},
+       RoundExpired{5}, lose(2, 5).first, lose(2, 5).second},
+      {"an old timer", last, RoundExpired{4}, last, {}},
+      // Loading
+      {"one has its weights",
+       loading,
+       WorkerLoaded{0, 5},
+       Loading{RankSet::Of(2), 5},
+       {}},
+      {"all have their weights",
+       Loading{RankSet::Of(2), 5},
+       WorkerLoaded{2, 5},
+       Running{5},
+       {ResumeGroup{5}}},
+      {"weights of an earlier round while loading",
+       loading,
+       WorkerLoaded{0, 4},
+       loading,
+       {}},
+      {"a new life while others load", loading, WorkerJoined{1}, begin(6).first,
+       begin(6).second},
+      {"one is lost while loading", loading, WorkerLost{2}, lose(2, 5).first,
+       lose(2, 5).second},
+      {"an interruption while loading", loading, GroupInterrupted{},
+       begin(6).first, begin(6).second},
+      {"a halt twice while loading", loading, WorkerHalted{1, 5}, loading, {}},
+      {"nobody loads for ever",
+       loading,
+       RoundExpired{5},
+       Gathering{RankSet::Of(0).with(2), 5},
+       {ReplaceWorkers{RankSet::Of(0).with(2)}}},
+      {"an old timer while loading", loading, RoundExpired{4}, loading, {}},
       // Running
       {"a new life while running", running, WorkerJoined{1}, begin(6).first,
        begin(6).second},
@@ -105,8 +147,13 @@ std::vector<Row> Table() {
        lose(2, 5).second},
       {"an interruption", running, GroupInterrupted{}, begin(6).first,
        begin(6).second},
+      {"weights twice", running, WorkerLoaded{0, 5}, running, {}},
       {"an answer twice", running, WorkerHalted{0, 5}, running, {}},
-      {"a timer of a round that is over", running, HaltExpired{5}, running, {}},
+      {"a timer of a round that is over",
+       running,
+       RoundExpired{5},
+       running,
+       {}},
   };
 }
 
@@ -132,11 +179,12 @@ TEST(Membership, TableNamesEveryStateWithEveryEvent) {
 TEST(Membership, StrangersAreRefused) {
   for (const MembershipState& state :
        {MembershipState(Gathering{kAll, 0}), MembershipState(Halting{kAll, 1}),
-        MembershipState(Running{1})}) {
+        MembershipState(Loading{kAll, 1}), MembershipState(Running{1})}) {
     for (const MembershipEvent& event :
          {MembershipEvent(WorkerJoined{kRanks}),
           MembershipEvent(WorkerLost{-1}),
-          MembershipEvent(WorkerHalted{kRanks, 1})}) {
+          MembershipEvent(WorkerHalted{kRanks, 1}),
+          MembershipEvent(WorkerLoaded{-1, 1})}) {
       EXPECT_THAT(Step(state, event, kRanks, kMaxAsked),
                   StatusIs(absl::StatusCode::kInvalidArgument));
     }
@@ -156,9 +204,11 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
     const int ranks = 1 + below(kMaxRanks);
     struct Life {
       bool alive = false;
-      bool joined = false;          // in the coordinator's eyes
-      uint64_t halted_in = 0;       // round
-      std::vector<uint64_t> inbox;  // HALTs on their way
+      bool joined = false;           // in the coordinator's eyes
+      uint64_t halted_in = 0;        // round
+      bool loaded = false;           // its memory outlives it, as a rule
+      std::optional<uint64_t> load;  // a LOAD on its way
+      std::vector<uint64_t> inbox;   // HALTs on their way
     };
     std::vector<Life> lives(ranks);
     MembershipState state = Gathering{RankSet::All(ranks), 0};
@@ -188,7 +238,16 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
             }
           } else if (const auto* gone = std::get_if<ReplaceWorkers>(&effect)) {
             for (Rank r = 0; r < ranks; ++r) {
-              if (gone->ranks.contains(r)) lives[r] = Life{};
+              if (gone->ranks.contains(r)) {
+                lives[r] = Life{.loaded = lives[r].loaded};
+              }
+            }
+          } else if (const auto* load = std::get_if<SendLoad>(&effect)) {
+            timer = load->round;
+            for (Rank r = 0; r < ranks; ++r) {
+              if (!load->ranks.contains(r)) continue;
+              ASSERT_EQ(lives[r].alive && lives[r].loaded, false);
+              if (lives[r].alive) lives[r].load = load->round;
             }
           } else {
             ++resumes;
@@ -196,10 +255,26 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
             for (const Life& life : lives) {
               // One may have died since, but nobody goes on by himself.
               ASSERT_TRUE(!life.alive || life.halted_in == round);
+              ASSERT_TRUE(!life.alive || life.loaded);
             }
           }
         }
       }
+    };
+    // A successor finds the memory, or does not.
+    const auto join = [&](Rank r, bool memory) {
+      lives[r] = Life{
+          .alive = true, .joined = true, .loaded = lives[r].loaded && memory};
+      raise(WorkerJoined{r});
+    };
+    const auto load = [&](Rank r) {
+      const uint64_t round = *std::exchange(lives[r].load, std::nullopt);
+      lives[r].loaded = true;
+      raise(WorkerLoaded{r, round});
+    };
+    const auto halt = [&](Rank r, uint64_t round) {
+      lives[r].halted_in = std::max(lives[r].halted_in, round);
+      raise(WorkerHalted{r, round, !lives[r].loaded});
     };
     for (int turn = 0; turn < 200; ++turn) {
       const bool trouble = turn < 150;
@@ -207,16 +282,16 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
       Life& life = lives[r];
       const int kind = trouble ? below(9) : below(4);
       if (kind == 0 && !life.joined) {
-        life = Life{.alive = true, .joined = true};
-        ASSERT_NO_FATAL_FAILURE(raise(WorkerJoined{r}));
+        ASSERT_NO_FATAL_FAILURE(join(r, below(4) > 0));
+      } else if (life.alive && life.load.has_value() && below(2) == 0) {
+        ASSERT_NO_FATAL_FAILURE(load(r));
       } else if (kind <= 2 && life.alive && !life.inbox.empty()) {
         const uint64_t round = life.inbox.front();
         if (!trouble || below(3) > 0) life.inbox.erase(life.inbox.begin());
         if (trouble && below(4) == 0) continue;  // lost
-        life.halted_in = std::max(life.halted_in, round);
-        ASSERT_NO_FATAL_FAILURE(raise(WorkerHalted{r, round}));
+        ASSERT_NO_FATAL_FAILURE(halt(r, round));
       } else if (kind == 3 && timer.has_value()) {
-        ASSERT_NO_FATAL_FAILURE(raise(HaltExpired{*timer}));
+        ASSERT_NO_FATAL_FAILURE(raise(RoundExpired{*timer}));
       } else if (kind == 4 && life.alive) {
         life.alive = false;  // and nobody knows yet
       } else if (kind == 5) {
@@ -224,23 +299,22 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
       } else if (kind == 6 && life.joined && !life.alive) {
         ASSERT_NO_FATAL_FAILURE(raise(WorkerLost{r}));
       } else if (kind == 7 && !life.alive) {
-        life = Life{.alive = true, .joined = true};
-        ASSERT_NO_FATAL_FAILURE(raise(WorkerJoined{r}));
+        ASSERT_NO_FATAL_FAILURE(join(r, below(4) > 0));
       }
     }
     // Whoever is missing joins, whoever is asked answers.
     for (int turn = 0; turn < 100 * ranks; ++turn) {
       const Rank r = turn % ranks;
       if (!lives[r].alive) {
-        lives[r] = Life{.alive = true, .joined = true};
-        ASSERT_NO_FATAL_FAILURE(raise(WorkerJoined{r}));
+        ASSERT_NO_FATAL_FAILURE(join(r, true));
+      } else if (lives[r].load.has_value()) {
+        ASSERT_NO_FATAL_FAILURE(load(r));
       } else if (!lives[r].inbox.empty()) {
         const uint64_t round = lives[r].inbox.back();
         lives[r].inbox.clear();
-        lives[r].halted_in = std::max(lives[r].halted_in, round);
-        ASSERT_NO_FATAL_FAILURE(raise(WorkerHalted{r, round}));
+        ASSERT_NO_FATAL_FAILURE(halt(r, round));
       } else if (std::holds_alternative<Halting>(state)) {
-        ASSERT_NO_FATAL_FAILURE(raise(HaltExpired{last_round}));
+        ASSERT_NO_FATAL_FAILURE(raise(RoundExpired{last_round}));
       }
     }
     EXPECT_TRUE(std::holds_alternative<Running>(state));

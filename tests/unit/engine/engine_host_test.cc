@@ -358,17 +358,13 @@ TEST_F(EngineHostTest, WeightsThatCameOutDifferentEndTheGroup) {
               StatusIs(absl::StatusCode::kUnavailable));
 }
 
-TEST_F(EngineHostTest, AFaultBeforeTheGroupIsWholeEndsItWithTheReason) {
+TEST_F(EngineHostTest, WeightsThatCannotBeLoadedEndTheGroupWithTheReason) {
   Start(/*join=*/false);
+  hub_->FailLoads("no such file");
   hub_->Join();
-  hub_->SendFault("no such file");
-  // Which comes first is open; after the start it is a matter of recovery.
-  if (failed_.WaitForNotificationWithTimeout(absl::Milliseconds(100))) {
-    EXPECT_THAT(failure_, StatusIs(absl::StatusCode::kInternal,
-                                   HasSubstr("no such file")));
-  } else {
-    AwaitReplaced(1, 1);
-  }
+  ASSERT_TRUE(failed_.WaitForNotificationWithTimeout(kLong));
+  EXPECT_THAT(failure_,
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("no such file")));
 }
 
 TEST_F(EngineHostTest, AWorkerThatFailsIsReplacedAndNoTokenChanges) {
@@ -420,6 +416,42 @@ TEST_F(EngineHostTest, AllWorkersMayDieAtOnce) {
   hub_->Revive(1);
   hub_->Revive(0);
   ExpectQuietTokens(id, 20, 500);
+}
+
+TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
+  Start();
+  EXPECT_EQ(hub_->num_loads(), 2);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10 + i, 400)));
+  for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
+  hub_->Kill(1);
+  hub_->ReviveEmpty(1);
+  for (int i = 0; i < 8; ++i) ExpectQuietTokens(ids[i], 10 + i, 400);
+  EXPECT_EQ(hub_->num_loads(), 3);
+  // Those of the other rank have kept what they had.
+  EXPECT_EQ(engine_->GetStatus().preemptions_total, 4u);
+  EXPECT_GT(engine_->GetStatus().dropped_tokens_total, 0u);
+}
+
+TEST_F(EngineHostTest, MemoryThatIsGoneInACommittedSwitchComesBackInItsMiddle) {
+  Start();
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10 + i, 400)));
+  for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
+  hub_->KillAtNextCommit();
+  absl::Notification answered;
+  absl::StatusOr<SwitchReport> report = absl::UnknownError("");
+  engine_->SetLayout(LayoutChoice::kTp, [&](absl::StatusOr<SwitchReport> r) {
+    report = std::move(r);
+    answered.Notify();
+  });
+  hub_->AwaitLost(1);
+  hub_->ReviveEmpty(1);
+  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(report->done);
+  EXPECT_EQ(hub_->num_loads(), 3);
+  for (int i = 0; i < 8; ++i) ExpectQuietTokens(ids[i], 10 + i, 400);
 }
 
 TEST_F(EngineHostTest, ADeathWhilePreparingEndsTheAttemptInTheOldLayout) {

@@ -32,27 +32,39 @@ class FakeHub final : public Hub {
       : options_(options),
         group_(options),
         incarnations_(ranks(), 1),
+        memories_(ranks(), 1),
         next_out_(ranks(), 1),
         connected_(RankSet::All(ranks())) {}
 
-  // Every worker says Hello.
+  // Every worker connects.
   void Join() {
     absl::MutexLock lock(&mutex_);
-    for (Rank r = 0; r < ranks(); ++r) SayHello(r);
+    for (Rank r = 0; r < ranks(); ++r) Connect(r);
   }
 
   // A worker dies: nothing reaches it, and no step ends without it.
   void Kill(Rank rank) {
     absl::MutexLock lock(&mutex_);
     connected_ = connected_.without(rank);
+    resumed_ = resumed_.without(rank);
   }
-  // Its successor has its memory and says Hello.
+  // Its successor has its memory and connects.
   void Revive(Rank rank) {
     absl::MutexLock lock(&mutex_);
     connected_ = connected_.with(rank);
     ++incarnations_[rank];
     next_out_[rank] = 1;
-    SayHello(rank);
+    Connect(rank);
+  }
+  // The same, but its memory is new.
+  void ReviveEmpty(Rank rank) {
+    absl::MutexLock lock(&mutex_);
+    memories_[rank] = incarnations_[rank] + 1;
+    loaded_ = loaded_.without(rank);
+    connected_ = connected_.with(rank);
+    ++incarnations_[rank];
+    next_out_[rank] = 1;
+    Connect(rank);
   }
   // The next PREPARE or COMMIT kills rank 1 before it is obeyed.
   void KillAtNextPrepare() {
@@ -74,6 +86,10 @@ class FakeHub final : public Hub {
       return !connected_.contains(rank);
     };
     mutex_.Await(absl::Condition(&lost));
+  }
+  int num_loads() const {
+    absl::MutexLock lock(&mutex_);
+    return num_loads_;
   }
   int num_tails() const {
     absl::MutexLock lock(&mutex_);
@@ -102,6 +118,10 @@ class FakeHub final : public Hub {
   void RepeatReports() {
     absl::MutexLock lock(&mutex_);
     repeat_ = true;
+  }
+  void FailLoads(std::string reason) {
+    absl::MutexLock lock(&mutex_);
+    fail_load_ = std::move(reason);
   }
   void SendFault(std::string reason) {
     absl::MutexLock lock(&mutex_);
@@ -132,6 +152,21 @@ class FakeHub final : public Hub {
       if (rank == 0) last_.clear();
       return absl::OkStatus();
     }
+    if (std::holds_alternative<Greet>(message->command)) {
+      SayHello(rank);
+      return absl::OkStatus();
+    }
+    if (const auto* load = std::get_if<Load>(&message->command)) {
+      if (fail_load_.has_value()) {
+        Report_(rank, Fault{StepId{0}, *fail_load_});
+        return absl::OkStatus();
+      }
+      loaded_ = loaded_.with(rank);
+      ++num_loads_;
+      Report_(rank,
+              Loaded{load->round, 1000, 100 + static_cast<uint64_t>(rank)});
+      return absl::OkStatus();
+    }
     if (const auto* halt = std::get_if<Halt>(&message->command)) {
       halted_ = halted_.with(rank);
       restored_.clear();
@@ -139,7 +174,9 @@ class FakeHub final : public Hub {
       stand.barriers = 100 * halt->round + rank;
       stand.switch_epoch = begun_;
       stand.layers_done = 1;
-      Report_(rank, Halted{halt->round, stand});
+      stand.loaded = loaded_.contains(rank);
+      stand.weight_checksum = WholeChecksum();
+      Report_(rank, Halted{halt->round, stand, {}});
       return absl::OkStatus();
     }
     // Rank 0's copy is carried out for all; the others must be the same.
@@ -187,18 +224,21 @@ class FakeHub final : public Hub {
     if (repeat_) reports_.push_back({rank, incarnation, bytes});
   }
 
+  void Connect(Rank r) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    reports_.push_back({r, Incarnation{incarnations_[r]}, ""});
+  }
   void SayHello(Rank r) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     Hello hello;
     hello.rank = r;
     hello.num_ranks = ranks();
     hello.num_pages = options_.pages_per_rank[r];
     hello.max_slots = options_.max_running;
-    hello.adopted = incarnations_[r] > 1;
-    if (!hello.adopted) hello.weight_checksum = 100 + r;
+    hello.memory = Incarnation{memories_[r]};
     Report_(r, hello);
   }
   bool all_there() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return connected_ == RankSet::All(ranks());
+    const RankSet all = RankSet::All(ranks());
+    return connected_ == all && resumed_ == all;
   }
 
   void ObeyResume(const Resume& resume) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -206,12 +246,15 @@ class FakeHub final : public Hub {
     EXPECT_EQ(resume.next_barrier,
               100 * resume.round + static_cast<uint64_t>(ranks()));
     halted_ = RankSet();
+    resumed_ = RankSet::All(ranks());
     prepared_.reset();
     if (resume.tail.has_value() && group_.layout() != resume.layout) {
       EXPECT_EQ(resume.tail->layers_done, begun_ == resume.tail->epoch ? 1 : 0);
       group_.Switch(resume.layout, resume.tail->kv);
     }
     EXPECT_EQ(group_.layout(), resume.layout);
+    EXPECT_EQ(resume.weight_checksum, WholeChecksum());
+    EXPECT_EQ(loaded_, RankSet::All(ranks()));
     group_.TakeOver(std::exchange(restored_, {}));
     group_.GoOn(resume.next_step);
     if (!resume.tail.has_value()) return;
@@ -250,10 +293,12 @@ class FakeHub final : public Hub {
     if (std::holds_alternative<Prepare>(command) &&
         std::exchange(kill_at_prepare_, false)) {
       connected_ = connected_.without(1);
+      resumed_ = resumed_.without(1);
     }
     if (const auto* commit = std::get_if<Commit>(&command);
         commit != nullptr && std::exchange(kill_at_commit_, false)) {
       connected_ = connected_.without(1);
+      resumed_ = resumed_.without(1);
       begun_ = commit->epoch;
     }
     // Whoever is halted obeys nothing, and nothing ends without everybody.
@@ -306,8 +351,12 @@ class FakeHub final : public Hub {
   SimulatedGroup group_ ABSL_GUARDED_BY(mutex_);
   std::vector<Message> reports_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint64_t> incarnations_ ABSL_GUARDED_BY(mutex_);  // [rank]
+  std::vector<uint64_t> memories_ ABSL_GUARDED_BY(mutex_);      // [rank]
+  RankSet loaded_ ABSL_GUARDED_BY(mutex_);
+  int num_loads_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<uint64_t> next_out_ ABSL_GUARDED_BY(mutex_);
   RankSet connected_ ABSL_GUARDED_BY(mutex_);
+  RankSet resumed_ ABSL_GUARDED_BY(mutex_);  // lives that take part
   RankSet halted_ ABSL_GUARDED_BY(mutex_);
   RankSet deaf_ ABSL_GUARDED_BY(mutex_);
   std::vector<Restore::Sequence> restored_ ABSL_GUARDED_BY(mutex_);
@@ -316,6 +365,7 @@ class FakeHub final : public Hub {
   bool kill_at_prepare_ ABSL_GUARDED_BY(mutex_) = false;
   bool kill_at_commit_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Prepare> prepared_ ABSL_GUARDED_BY(mutex_);
+  std::optional<std::string> fail_load_ ABSL_GUARDED_BY(mutex_);
   std::optional<std::string> refusal_ ABSL_GUARDED_BY(mutex_);
   // What rank 0 was sent last; empty: it did not reach it.
   std::string last_ ABSL_GUARDED_BY(mutex_);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/vault_client.h"
 #include "deploy/vault.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
