@@ -15,6 +15,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/channel.h"
 #include "common/config_yaml.h"
+#include "common/fault_table.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
@@ -145,9 +146,16 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         config.num_workers,
                         0,
                         0};
+  admin_options.info.pid = getpid();
+  admin_options.info.term = options.term.value;
   admin_options.num_connections = [&server] {
     return server->num_connections();
   };
+  std::unique_ptr<FaultTable> faults;
+  if (config.faults_enabled) {
+    ASSIGN_OR_RETURN(faults, FaultTable::Open(options.dir));
+    admin_options.faults = faults.get();
+  }
   AdminApi admin(engine, metrics, std::move(admin_options));
   // Whatever ends us, sockets and their threads end before the APIs do.
   const auto stop_front = absl::MakeCleanup([&] {

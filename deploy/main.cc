@@ -88,6 +88,7 @@ int Main(int argc, char** argv) {
   AddStatusCommand(app, action);
   AddLayoutCommand(app, action);
   AddBenchCommand(app, action);
+  AddChaosCommand(app, action);
   AddDemoCommand(app, action);
   try {
     app.parse(argc, argv);

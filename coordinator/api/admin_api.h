@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "common/fault_table.h"
 #include "coordinator/api/http_message.h"
 #include "coordinator/engine.h"
 #include "coordinator/status/front_metrics.h"
@@ -20,6 +21,7 @@ struct AdminApiOptions {
   // /progress says 503 if there is work and no step was done for this long.
   int stalled_after_ms = 10'000;
   std::function<int()> num_connections;  // of the public listener; may be empty
+  FaultTable* faults = nullptr;          // null: no faults can be injected
 };
 
 // AdminApi
@@ -28,6 +30,9 @@ struct AdminApiOptions {
 //        has ended: 200 with its figures, 409 if it was refused
 //   POST /admin/drain    takes no new requests; answers when the last one has
 //        ended, with ?wait=false at once (202)
+//   GET, POST, DELETE /admin/faults   faults armed, and points reached; arms
+//        {"arm":["worker.pull@1=crash", ...]}; disarms all. 404 unless faults
+//        are enabled.
 //   GET  /status, /metrics, /health, /ready, /progress, /version
 //
 // Threading: thread-safe. Engine and metrics outlive it.
@@ -39,6 +44,7 @@ class AdminApi final : public HttpHandler {
 
  private:
   void HandleLayout(std::shared_ptr<HttpExchange> exchange);
+  HttpResponse Faults(const HttpRequest& request);
   void HandleDrain(std::shared_ptr<HttpExchange> exchange);
   HttpResponse Progress();
   ServerInfo Info() const;

@@ -71,6 +71,8 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info) {
                     {"model_path", info.model_path},
                     {"max_model_len", info.max_model_len},
                     {"uptime_s", info.uptime_seconds},
+                    {"pid", info.pid},
+                    {"term", info.term},
                     {"ready", status.ready},
                     {"draining", status.draining},
                     {"not_ready_reason", status.not_ready_reason},

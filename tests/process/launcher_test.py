@@ -258,8 +258,18 @@ class LifeTest(unittest.TestCase):
     def test_worker_that_is_killed(self):
         with Group(fake={}) as group:
             os.kill(group.worker_pid(1), signal.SIGKILL)
-            self.assertEqual(group.wait_end(), 1)
-            group.wait_line("worker 1 was killed by signal 9 (Killed)")
+            group.wait_line("worker 1 was killed by signal 9 (Killed); a "
+                            "successor takes over")
+
+    def test_worker_that_dies_again_and_again(self):
+        with tempfile.TemporaryDirectory() as marks:
+            mark = os.path.join(marks, "mark")
+            fake = {"worker 1": [READY, ["wait_file", mark], ["exit", 3]]}
+            with Group(fake=fake) as group:
+                open(mark, "w").close()
+                group.wait_line("a successor takes over in 100 ms")
+                self.assertEqual(group.wait_end(), 1)
+                group.wait_line("lives in a row lasted less than")
 
     def test_coordinator_that_ends_unasked(self):
         with Group(fake={"coordinator": [READY, WAIT, ["exit", 3]]}) as group:
