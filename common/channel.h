@@ -54,12 +54,14 @@ class Hub {
 // A worker's end. Not thread-safe.
 class Link {
  public:
-  // Connects to DIR/control.sock; the coordinator may bind later.
+  // Connects to DIR/control.sock; the coordinator may bind later, and another
+  // coordinator after it. Each hears that we have connected.
   static absl::StatusOr<std::unique_ptr<Link>> Connect(const std::string& dir,
                                                        Rank rank,
                                                        Incarnation incarnation);
   virtual ~Link() = default;
 
+  // kUnavailable when no coordinator is connected, or the queue is full.
   virtual absl::Status Send(std::string_view bytes) = 0;
 
   // The next message, or nothing after timeout_ms (0: no wait, -1: no end).

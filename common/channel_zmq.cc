@@ -212,6 +212,9 @@ absl::StatusOr<std::unique_ptr<Link>> Link::Connect(const std::string& dir,
     socket.set(zmq::sockopt::routing_id, Identity(rank, incarnation));
     socket.set(zmq::sockopt::reconnect_ivl, 20);
     socket.set(zmq::sockopt::probe_router, true);
+    // A new connection is a new pipe: it begins with the probe, and nothing
+    // meant for an earlier coordinator goes to its successor.
+    socket.set(zmq::sockopt::immediate, true);
     socket.connect(Endpoint(dir));
     return std::make_unique<ZmqLink>(std::move(context), std::move(socket));
   } catch (const zmq::error_t& e) {

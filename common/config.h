@@ -56,6 +56,15 @@ struct Config {
   int write_interval_us = 2000;  // tokens go to the streams at most this often
   int drain_timeout_ms = 30000;
 
+  // journal
+  std::string journal_dir;  // empty: in the group's private directory
+  std::string journal_fsync = "none";  // none | step | always
+  int64_t journal_rotate_bytes = int64_t{64} << 20;
+  int results_keep_ms = 60000;  // results that ended stay for this long,
+  int results_max = 1024;       // no more of them,
+  int64_t results_bytes = int64_t{64} << 20;  // nor of their bytes
+  int resume_window_ms = 60000;  // a request without a client goes on for
+
   // faults: see fault_point.h
   bool faults_enabled = false;
   std::string faults;  // armed from the start

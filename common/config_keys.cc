@@ -316,6 +316,38 @@ std::vector<ConfigKey> MakeKeys() {
                              "Port of control, status and metrics; 0 is any "
                              "free one.",
                              &Config::admin, &ListenAddress::port, 0, 65535));
+  // journal
+  keys.push_back(Text(
+      "journal.dir",
+      "Folder of the journal of accepted requests, their tokens and switches. "
+      "Empty: in the group's private directory, where it outlives the "
+      "coordinator but not the launcher.",
+      "the path of a folder", &Config::journal_dir, 4096, true));
+  keys.push_back(Choice<std::string>(
+      "journal.fsync",
+      "When the journal is synced: none (it survives the process, not a loss "
+      "of power), step (each step's writes at once), always (each record).",
+      &Config::journal_fsync,
+      {{"none", "none"}, {"step", "step"}, {"always", "always"}}));
+  keys.push_back(Bytes("journal.rotate_bytes",
+                       "Beyond this much growth the journal is compacted.",
+                       &Config::journal_rotate_bytes, int64_t{1} << 32));
+  keys.push_back(WholeNumber(
+      "journal.keep_results_ms",
+      "How long the result of a request that has ended is kept for a client "
+      "that comes back for it.",
+      &Config::results_keep_ms, 0, kDayMs));
+  keys.push_back(WholeNumber("journal.keep_results",
+                             "How many results are kept at most.",
+                             &Config::results_max, 0, 1 << 20));
+  keys.push_back(Bytes("journal.keep_results_bytes",
+                       "How much memory kept results take at most.",
+                       &Config::results_bytes, int64_t{1} << 40));
+  keys.push_back(WholeNumber(
+      "journal.resume_window_ms",
+      "How long a request with an Idempotency-Key, or one that outlived its "
+      "coordinator, goes on without a client.",
+      &Config::resume_window_ms, 0, kDayMs));
   // faults
   keys.push_back(Choice<bool>(
       "faults.enabled",

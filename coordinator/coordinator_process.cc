@@ -6,8 +6,13 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <csignal>
+#include <fstream>
 #include <memory>
+#include <random>
+#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -16,6 +21,7 @@
 #include "common/channel.h"
 #include "common/config_yaml.h"
 #include "common/fault_table.h"
+#include "common/fnv.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
@@ -25,6 +31,8 @@
 #include "coordinator/api/openai_api.h"
 #include "coordinator/checkpoint_codec.h"
 #include "coordinator/engine_host.h"
+#include "coordinator/journal/disk_posix.h"
+#include "coordinator/journal/journal.h"
 #include "coordinator/throughput_bench.h"
 
 namespace moebius {
@@ -71,6 +79,62 @@ class EndOfService {
 };
 
 // `vault` outlives the engine.
+absl::StatusOr<uint64_t> DigestOfFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) return absl::NotFoundError(path);
+  Fnv1a hash;
+  for (unsigned char c : text.str()) hash.Add(c);
+  return hash.hash();
+}
+
+// The journal in its folder, and a term above all that it knows.
+struct OpenedJournal {
+  std::unique_ptr<PosixDisk> disk;
+  std::unique_ptr<Journal> journal;
+};
+absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options) {
+  const Config& config = options.config;
+  const std::string dir = config.journal_dir.empty() ? options.dir + "/journal"
+                                                     : config.journal_dir;
+  OpenedJournal opened;
+  ASSIGN_OR_RETURN(opened.disk, PosixDisk::Open(dir));
+  JournalOptions journal_options;
+  ASSIGN_OR_RETURN(journal_options.model_digest,
+                   DigestOfFile(config.model_path + "/config.json"));
+  std::random_device random;
+  journal_options.salt = uint64_t{random()} << 32 | random();
+  journal_options.fsync = config.journal_fsync == "always"
+                              ? FsyncPolicy::kAlways
+                          : config.journal_fsync == "step" ? FsyncPolicy::kStep
+                                                           : FsyncPolicy::kNone;
+  journal_options.rotate_bytes = config.journal_rotate_bytes;
+  ASSIGN_OR_RETURN(Journal::Opened journal,
+                   Journal::Open(journal_options, *opened.disk));
+  if (journal.cut_off.has_value()) {
+    spdlog::warn(
+        "journal: {} bytes that were not written whole are cut off {} "
+        "at byte {}",
+        journal.cut_off->size_bytes, journal.cut_off->file,
+        journal.cut_off->offset);
+  }
+  opened.journal = std::move(journal.journal);
+  const Term term{
+      std::max(options.term.value, opened.journal->state().term().value + 1)};
+  RETURN_IF_ERROR(opened.journal->Append(journal::TermBegun{term}));
+  if (absl::Status status = opened.journal->Commit(); !status.ok()) {
+    spdlog::error("journal: {}", status.ToString());
+  }
+  return opened;
+}
+
+int64_t UnixMs() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
 absl::StatusOr<EngineOptions> MakeEngineOptions(
     const CoordinatorOptions& options, const CheckpointCodec& codec,
     VaultClient& vault) {
@@ -99,8 +163,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
   ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
+  engine_options.journal = opened.journal.get();
+  engine_options.term = opened.journal->state().term();
+  engine_options.unix_ms = UnixMs;
   const int max_model_len = engine_options.max_model_len;
   const int vocab_size = engine_options.model.vocab_size;
 
@@ -112,6 +180,9 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   absl::Status failure;
   engine_options.listener = [&listener](std::vector<Output> outputs) {
     listener->OnOutputs(std::move(outputs));
+  };
+  engine_options.on_forgotten = [&listener](std::vector<RequestId> firsts) {
+    listener->OnForgotten(firsts);
   };
   engine_options.on_ready = [&ready] { ready.Notify(); };
   engine_options.on_failed = [&](absl::Status status) {
@@ -129,10 +200,23 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         std::move(defaults)};
   api_options.model_root = config.model_path;
   api_options.version = kVersion;
+  api_options.resume_window =
+      std::chrono::milliseconds(config.resume_window_ms);
   api_options.write_interval =
       std::chrono::microseconds(config.write_interval_us);
   OpenAiApi api(engine, *codec, threads, metrics, std::move(api_options));
   listener = &api;
+  for (const auto& [first, request] : opened.journal->state().requests()) {
+    if (absl::Status status =
+            api.Restore(first, request.choices.size(),
+                        request.num_unfinished > 0, request.context);
+        !status.ok()) {
+      spdlog::warn(
+          "request {} of an earlier coordinator cannot be asked for: "
+          "{}",
+          first.value, status.ToString());
+    }
+  }
 
   HttpServerOptions public_options, admin_options_http;
   public_options.listen = config.listen;
@@ -147,7 +231,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         0,
                         0};
   admin_options.info.pid = getpid();
-  admin_options.info.term = options.term.value;
+  admin_options.info.term = opened.journal->state().term().value;
   admin_options.num_connections = [&server] {
     return server->num_connections();
   };

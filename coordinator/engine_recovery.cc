@@ -81,7 +81,9 @@ absl::Status EngineHost::Carry(const MembershipEffect& effect) {
 
 void EngineHost::Halt(const SendHalt& halt) {
   round_deadline_ = Now() + std::chrono::milliseconds(kHaltRetryMs);
-  group_.SendTo(halt.ranks, moebius::Halt{halt.round});
+  // What they hold matters to a new coordinator alone.
+  const bool tell = !scheduler_.has_value() && options_.journal != nullptr;
+  group_.SendTo(halt.ranks, moebius::Halt{halt.round, tell});
   emptied_ = RankSet();
 }
 
@@ -92,14 +94,22 @@ void EngineHost::Load(const SendLoad& load) {
   emptied_ = load.ranks;
   moebius::Load order;
   order.round = load.round;
-  order.layout = order.to = scheduler_.has_value()
-                                ? scheduler_->layout()
-                                : InitialLayout(options_.config);
   if (switches_.has_value()) {
+    order.layout = order.to = scheduler_->layout();
     if (const auto tail = switches_->Tail(stands_)) {
       order.layout = tail->from;
       order.epoch = tail->epoch;
       order.layers_done = tail->layers_done;
+    }
+  } else {
+    const RecoveryPlan plan = PlanFromJournal();
+    order.layout = order.to = plan.layout;
+    if (plan.unfinished) {
+      const journal::SwitchDecided& decided =
+          *options_.journal->state().undone();
+      order.layout = decided.from;
+      order.epoch = decided.epoch;
+      order.layers_done = LayersDone(decided.epoch, stands_);
     }
   }
   group_.SendTo(load.ranks, order);
@@ -194,14 +204,19 @@ absl::Status EngineHost::Resume(uint64_t round) {
   const bool first = !scheduler_.has_value();
   const uint64_t weight_checksum =
       switches_.has_value() ? switches_->weight_checksum() : WeightChecksum();
-  if (first) RETURN_IF_ERROR(CreateScheduler(weight_checksum));
+  if (first) {
+    const RecoveryPlan plan = PlanFromJournal();
+    RETURN_IF_ERROR(
+        CreateScheduler(weight_checksum, plan.layout, plan.next_step));
+    RETURN_IF_ERROR(Recover(plan));
+  }
   RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorHalted));
   scheduler_->RollBack();
   flying_.clear();
   RETURN_IF_ERROR(switches_->OnHalted(now));
-  if (!first && !emptied_.empty()) {
+  if (!emptied_.empty()) {
     // In the midst of a switch nobody can say whose pages came from where.
-    scheduler_->LoseKv(emptied_, switches_->committing());
+    if (!first) scheduler_->LoseKv(emptied_, switches_->committing());
     switches_->DropPages();
   }
   SendSequences(round);

@@ -123,8 +123,8 @@ absl::Status Chaos::RunQuietly() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> Chaos::Signal(int64_t pid,
-                                          std::string_view program, int sig) {
+absl::StatusOr<std::string> Chaos::Signal(int64_t pid, std::string_view program,
+                                          int sig) {
   // The kernel cuts names to 15 bytes.
   if (pid <= 0 || ProgramOf(pid) != program.substr(0, 15)) {
     return Cat("process ", pid, " was gone already");
@@ -142,15 +142,14 @@ absl::StatusOr<std::string> Chaos::SignalWorker(const ChaosAction& action,
   if (workers == status.end() || !workers->is_array() || workers->empty()) {
     return absl::InternalError("the status names no workers");
   }
-  const uint64_t rank =
-      action.rank >= 0 ? action.rank
-                       : ChaosDraw(plan_.seed, draws_++, workers->size());
+  const uint64_t rank = action.rank >= 0
+                            ? action.rank
+                            : ChaosDraw(plan_.seed, draws_++, workers->size());
   if (rank >= workers->size()) {
     return absl::InvalidArgumentError(AbslView(
         Cat("there is no worker ", rank, " in a group of ", workers->size())));
   }
-  const int64_t pid =
-      static_cast<int64_t>(CountAt((*workers)[rank], "pid"));
+  const int64_t pid = static_cast<int64_t>(CountAt((*workers)[rank], "pid"));
   ASSIGN_OR_RETURN(const std::string outcome,
                    Signal(pid, "moebius-worker", sig));
   if (sig == SIGSTOP && action.resume_ms > 0) {
@@ -208,8 +207,8 @@ absl::Status Chaos::Carry(const ChaosMoment& moment) {
       !absl::IsDeadlineExceeded(outcome.status())) {
     return outcome.status();
   }
-  done.outcome = outcome.ok() ? *outcome
-                              : Cat("not done: ", outcome.status().message());
+  done.outcome =
+      outcome.ok() ? *outcome : Cat("not done: ", outcome.status().message());
   if (!outcome.ok()) done.is_kill = false;
   std::printf("%7.1f s  %-16s %s\n", done.at_ms / 1000.0,
               std::string(ChaosDeedName(moment.action->deed)).c_str(),
@@ -230,11 +229,11 @@ absl::Status Chaos::Compare(const StreamSet& streams) {
              result.token_ids[at] == quiet_[i][at]) {
         ++at;
       }
-      return absl::DataLossError(AbslView(
-          Cat("stream ", i, " has ", result.token_ids.size(),
-              " tokens; from number ", at,
-              " on they are not those of a quiet run, which has ",
-              quiet_[i].size())));
+      return absl::DataLossError(
+          AbslView(Cat("stream ", i, " has ", result.token_ids.size(),
+                       " tokens; from number ", at,
+                       " on they are not those of a quiet run, which has ",
+                       quiet_[i].size())));
     }
   }
   return absl::OkStatus();
@@ -255,7 +254,8 @@ absl::Status Chaos::RunWithTrouble() {
   };
   for (const ChaosMoment& moment : MomentsOf(plan_)) {
     // The loop looks at its condition when something happens.
-    const double left = moment.at_ms - MillisecondsBetween(begin_, Clock::now());
+    const double left =
+        moment.at_ms - MillisecondsBetween(begin_, Clock::now());
     if (left > 0) loop_.After(absl::Milliseconds(left), [] {});
     RETURN_IF_ERROR(wait_until(moment.at_ms));
     RETURN_IF_ERROR(streams.status());
@@ -337,16 +337,15 @@ void Chaos::Show() const {
       "\n%s\n%s\n",
       FormatTable({"", "times", "stall, median ms", "most ms"}, rows).c_str(),
       Cat(completions_, " completions of ", tokens_,
-          " tokens, all as without trouble. ", recoveries_,
-          " recoveries, ", dropped_tokens_,
+          " tokens, all as without trouble. ", recoveries_, " recoveries, ",
+          dropped_tokens_,
           " positions computed again. Longest time without a token: ",
           ShortNumber(longest_stall_ms_), " ms.")
           .c_str());
 }
 
 absl::Status Chaos::CheckLimits() const {
-  const double median =
-      NumberAt(Figures()["kill_stall_ms"], "median");
+  const double median = NumberAt(Figures()["kill_stall_ms"], "median");
   std::string broken;
   const auto check = [&](std::string_view name, double value, double limit) {
     if (limit > 0 && value > limit) {
@@ -407,13 +406,13 @@ void AddChaosCommand(CLI::App& app, Action& action) {
       "points need `faults: {enabled: true}` in the group's configuration. The "
       "exit code is 1 when a stream was lost, a token changed, or a limit of "
       "the plan did not hold.");
-  auto* plan = command->add_option("-c,--plan", args->plan_file,
-                                   "The plan (YAML)");
+  auto* plan =
+      command->add_option("-c,--plan", args->plan_file, "The plan (YAML)");
   plan->option_text("FILE");
   command
-      ->add_option("--url", args->url,
-                   Cat("Where the group's API is [default ", kDefaultApiUrl,
-                       "]"))
+      ->add_option(
+          "--url", args->url,
+          Cat("Where the group's API is [default ", kDefaultApiUrl, "]"))
       ->option_text("URL");
   command
       ->add_option("--admin", args->admin,

@@ -21,8 +21,8 @@ std::string_view ChaosDeedName(ChaosDeed deed);
 
 struct ChaosAction {
   ChaosDeed deed = ChaosDeed::kKillWorker;
-  int first_ms = 0;  // from the beginning of the load
-  int every_ms = 0;  // 0: once
+  int first_ms = 0;   // from the beginning of the load
+  int every_ms = 0;   // 0: once
   int jitter_ms = 0;  // each time that much later at most, drawn by the seed
   int rank = -1;      // -1: drawn by the seed
   int resume_ms = 0;  // kStopWorker; 0: never

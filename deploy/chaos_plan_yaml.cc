@@ -18,8 +18,8 @@ constexpr int kHourMs = 3'600'000;
 constexpr size_t kMaxPlanBytes = 1 << 20;
 constexpr size_t kMaxActions = 100;
 constexpr std::array<ChaosDeed, 5> kDeeds = {
-    ChaosDeed::kKillWorker, ChaosDeed::kStopWorker,
-    ChaosDeed::kKillCoordinator, ChaosDeed::kSwitch, ChaosDeed::kFault};
+    ChaosDeed::kKillWorker, ChaosDeed::kStopWorker, ChaosDeed::kKillCoordinator,
+    ChaosDeed::kSwitch, ChaosDeed::kFault};
 
 // One mapping of the file; remembers which keys were asked for.
 class Section {
@@ -129,19 +129,17 @@ absl::StatusOr<ChaosPlan> ReadPlan(const std::string& path,
                                    const YAML::Node& root) {
   ChaosPlan plan;
   Section section(path, "", root);
-  RETURN_IF_ERROR(section.Get("duration_ms", 1, 24 * kHourMs,
-                              plan.duration_ms));
+  RETURN_IF_ERROR(
+      section.Get("duration_ms", 1, 24 * kHourMs, plan.duration_ms));
   RETURN_IF_ERROR(section.Get("streams", 1, 4096, plan.streams));
-  RETURN_IF_ERROR(section.Get("prompt_tokens", 1, 1 << 16,
-                              plan.prompt_tokens));
-  RETURN_IF_ERROR(section.Get("output_tokens", 1, 1 << 20,
-                              plan.output_tokens));
+  RETURN_IF_ERROR(section.Get("prompt_tokens", 1, 1 << 16, plan.prompt_tokens));
+  RETURN_IF_ERROR(section.Get("output_tokens", 1, 1 << 20, plan.output_tokens));
   RETURN_IF_ERROR(section.Get("seed", uint64_t{0}, UINT64_MAX, plan.seed));
   Section limits(path, "limits.", section.Child("limits"));
-  RETURN_IF_ERROR(limits.Get("longest_stall_ms", 0.0, 1e9,
-                             plan.limits.longest_stall_ms));
-  RETURN_IF_ERROR(limits.Get("median_stall_ms", 0.0, 1e9,
-                             plan.limits.median_stall_ms));
+  RETURN_IF_ERROR(
+      limits.Get("longest_stall_ms", 0.0, 1e9, plan.limits.longest_stall_ms));
+  RETURN_IF_ERROR(
+      limits.Get("median_stall_ms", 0.0, 1e9, plan.limits.median_stall_ms));
   if (limits.Child("dropped_tokens").IsDefined()) {
     RETURN_IF_ERROR(limits.Get("dropped_tokens", uint64_t{0}, UINT64_MAX,
                                plan.limits.dropped_tokens.emplace()));

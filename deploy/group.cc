@@ -215,6 +215,16 @@ absl::Status Group::StartMember(ChildId child) {
   } else {
     argv.insert(argv.end(), options_.coordinator_args.begin(),
                 options_.coordinator_args.end());
+    argv.push_back("--term");
+    argv.push_back(Cat(incarnation));
+    if (incarnation > 1) {
+      // Where clients know it.
+      for (const std::string& arg :
+           {std::string("--port"), Cat(port_), std::string("--admin-port"),
+            Cat(admin_port_)}) {
+        argv.push_back(arg);
+      }
+    }
   }
   ASSIGN_OR_RETURN(ChildProcess process, StartChild(argv));
   vault_->Allow(process.pid, child);

@@ -178,8 +178,8 @@ EngineStatus FullStatus() {
   status.switches_total = 5;
   status.last_switch = Report();
   status.step_ms = 1.5;
-  status.workers.push_back({0, 123, true, 16, 64, 60});
-  status.workers.push_back({1, 124, false, 16, 64, 64});
+  status.workers.push_back({0, 123, 1, true, 16, 64, 60});
+  status.workers.push_back({1, 124, 1, false, 16, 64, 64});
   return status;
 }
 

@@ -44,6 +44,26 @@ class ChannelTest : public testing::Test {
     queued_.erase(queued_.begin());
     return message;
   }
+  // A link sees to its connection while it is being listened to.
+  void AwaitConnection(Link& link) {
+    for (int i = 0; i < kLongMs && queued_.empty(); ++i) {
+      EXPECT_THAT(link.Receive(1), IsOk());
+      auto messages = hub_->Receive(0);
+      ASSERT_THAT(messages, IsOk());
+      for (auto& m : *messages) queued_.push_back(std::move(m));
+    }
+  }
+  // A link that has connected, as the hub was told.
+  std::unique_ptr<Link> Connect(Rank rank, Incarnation incarnation) {
+    auto link = Link::Connect(dir_, rank, incarnation);
+    EXPECT_THAT(link, IsOk());
+    AwaitConnection(**link);
+    const Hub::Message message = Next();
+    EXPECT_EQ(message.rank, rank);
+    EXPECT_EQ(message.incarnation, incarnation);
+    EXPECT_EQ(message.bytes, "");
+    return *std::move(link);
+  }
   std::string dir_;
   std::unique_ptr<Hub> hub_;
   std::vector<Hub::Message> queued_;
@@ -55,23 +75,21 @@ TEST_F(ChannelTest, SendingToAWorkerThatIsNotThereIsAnError) {
 }
 
 TEST_F(ChannelTest, MessagesArriveInOrderBothWays) {
-  auto link = Link::Connect(dir_, 1, Incarnation{3});
-  ASSERT_THAT(link, IsOk());
+  const auto link = Connect(1, Incarnation{3});
   for (int i = 0; i < 100; ++i) {
-    ASSERT_THAT((*link)->Send(std::to_string(i)), IsOk());
+    ASSERT_THAT(link->Send(std::to_string(i)), IsOk());
   }
-  for (int i = -1; i < 100; ++i) {
+  for (int i = 0; i < 100; ++i) {
     const Hub::Message message = Next();
     EXPECT_EQ(message.rank, 1);
     EXPECT_EQ(message.incarnation, Incarnation{3});
-    // The first says that it has connected.
-    EXPECT_EQ(message.bytes, i < 0 ? "" : std::to_string(i));
+    EXPECT_EQ(message.bytes, std::to_string(i));
   }
   for (int i = 0; i < 100; ++i) {
     ASSERT_THAT(hub_->Send(1, Incarnation{3}, std::to_string(i)), IsOk());
   }
   for (int i = 0; i < 100; ++i) {
-    auto got = (*link)->Receive(kLongMs);
+    auto got = link->Receive(kLongMs);
     ASSERT_THAT(got, IsOk());
     ASSERT_TRUE(got->has_value());
     EXPECT_EQ(**got, std::to_string(i));
@@ -79,13 +97,29 @@ TEST_F(ChannelTest, MessagesArriveInOrderBothWays) {
 }
 
 TEST_F(ChannelTest, AnotherLifeOfAWorkerIsAnotherAddress) {
-  auto link = Link::Connect(dir_, 0, Incarnation{1});
-  ASSERT_THAT(link, IsOk());
-  ASSERT_THAT((*link)->Send("hello"), IsOk());
+  const auto link = Connect(0, Incarnation{1});
+  ASSERT_THAT(link->Send("hello"), IsOk());
   Next();
   EXPECT_THAT(hub_->Send(0, Incarnation{2}, "x"),
               StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(hub_->Send(0, Incarnation{1}, "x"), IsOk());
+}
+
+// A worker hears of a new hub in its place, which hears of it; what it said
+// meanwhile is lost, and known to be.
+TEST_F(ChannelTest, AnotherHubIsToldWhoIsThere) {
+  const auto link = Connect(1, Incarnation{3});
+  hub_.reset();
+  auto hub = Hub::Bind(dir_);
+  ASSERT_THAT(hub, IsOk());
+  hub_ = *std::move(hub);
+  AwaitConnection(*link);
+  const Hub::Message message = Next();
+  EXPECT_EQ(message.rank, 1);
+  EXPECT_EQ(message.incarnation, Incarnation{3});
+  EXPECT_EQ(message.bytes, "");
+  ASSERT_THAT(link->Send("hello"), IsOk());
+  EXPECT_EQ(Next().bytes, "hello");
 }
 
 TEST_F(ChannelTest, WakeEndsAWait) {
@@ -97,17 +131,15 @@ TEST_F(ChannelTest, WakeEndsAWait) {
 }
 
 TEST_F(ChannelTest, ReceiveGivesUpAfterItsTime) {
-  auto link = Link::Connect(dir_, 0, Incarnation{1});
-  ASSERT_THAT(link, IsOk());
-  auto got = (*link)->Receive(1);
+  const auto link = Connect(0, Incarnation{1});
+  auto got = link->Receive(1);
   ASSERT_THAT(got, IsOk());
   EXPECT_FALSE(got->has_value());
 }
 
 TEST_F(ChannelTest, AFullQueueIsAnErrorNotAWait) {
-  auto link = Link::Connect(dir_, 0, Incarnation{1});
-  ASSERT_THAT(link, IsOk());
-  ASSERT_THAT((*link)->Send("hello"), IsOk());
+  const auto link = Connect(0, Incarnation{1});
+  ASSERT_THAT(link->Send("hello"), IsOk());
   Next();
   const std::string big(1 << 20, 'x');
   absl::Status status;

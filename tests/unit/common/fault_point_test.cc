@@ -33,9 +33,9 @@ TEST(Fault, WhatIsWrongIsRefusedWithTheForm) {
     EXPECT_THAT(ParseFault(text), StatusIs(absl::StatusCode::kInvalidArgument,
                                            HasSubstr("POINT[@RANK")));
   }
-  EXPECT_THAT(ParseFault("nowhere=crash"),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("worker.pull, ")));
+  EXPECT_THAT(
+      ParseFault("nowhere=crash"),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("worker.pull, ")));
 }
 
 TEST(Fault, TextsReadBackTheSame) {
@@ -132,8 +132,7 @@ TEST_F(FaultTableTest, RoomIsBoundedAndUsedAgain) {
   EXPECT_THAT(table_->Arm(*ParseFault("worker.pull=error")),
               StatusIs(absl::StatusCode::kResourceExhausted));
   // The first is used up, and gives its place away.
-  EXPECT_EQ(table_->Reach(FaultId::kWorkerPull, 0).action,
-            FaultAction::kError);
+  EXPECT_EQ(table_->Reach(FaultId::kWorkerPull, 0).action, FaultAction::kError);
   Arm("worker.pull=error");
   table_->DisarmAll();
   EXPECT_TRUE(table_->armed().empty());
