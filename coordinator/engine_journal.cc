@@ -41,11 +41,10 @@ void EngineHost::Accept(Submission submission) {
       accepted.generations.push_back(
           {RequestId{submission.first.value + i}, submission.generations[i]});
     }
-    noted = options_.journal->healthy()
-                ? Note(std::move(accepted))
-                : absl::UnavailableError(absl::StrCat(
-                      "the journal cannot be written: ",
-                      options_.journal->trouble()));
+    noted = options_.journal->healthy() ? Note(std::move(accepted))
+                                        : absl::UnavailableError(absl::StrCat(
+                                              "the journal cannot be written: ",
+                                              options_.journal->trouble()));
   }
   for (size_t i = 0; i < submission.generations.size(); ++i) {
     const RequestId request{submission.first.value + i};
@@ -88,13 +87,12 @@ absl::Status EngineHost::TickJournal(Clock::time_point now) {
 void EngineHost::Replay(Attachment attachment) {
   std::vector<Output> outputs;
   for (RequestId request : attachment.requests) {
-    const JournalChoice* choice =
-        options_.journal == nullptr ? nullptr
-                                    : options_.journal->state().Find(request);
+    const JournalChoice* choice = options_.journal == nullptr
+                                      ? nullptr
+                                      : options_.journal->state().Find(request);
     if (choice == nullptr) {
-      return attachment.callback(absl::NotFoundError(
-          absl::StrCat("the result of generation ", request.value,
-                       " is kept no longer")));
+      return attachment.callback(absl::NotFoundError(absl::StrCat(
+          "the result of generation ", request.value, " is kept no longer")));
     }
     GenerationOutput generation(options_.tokenizer, choice->generation.stop);
     for (size_t i = 0; i < choice->tokens.size(); ++i) {
@@ -138,7 +136,8 @@ absl::Status EngineHost::Recover(const RecoveryPlan& plan) {
   const bool unfinished = plan.unfinished;
   if (plan.anew) RETURN_IF_ERROR(Note(journal::GroupBegun{plan.layout}));
   if (plan.finished) {
-    RETURN_IF_ERROR(Note(journal::SwitchDone{journal->state().undone()->epoch}));
+    RETURN_IF_ERROR(
+        Note(journal::SwitchDone{journal->state().undone()->epoch}));
   }
   switches_->Recover(journal->state().proposed(),
                      unfinished ? &*journal->state().undone() : nullptr);
@@ -152,9 +151,10 @@ absl::Status EngineHost::Recover(const RecoveryPlan& plan) {
   }
   const SchedulerCounters counters = scheduler_->counters();
   if (counters.running + counters.waiting > 0) {
-    spdlog::info("of an earlier coordinator {} requests go on, {} of them with "
-                 "their KV",
-                 counters.running + counters.waiting, counters.running);
+    spdlog::info(
+        "of an earlier coordinator {} requests go on, {} of them with "
+        "their KV",
+        counters.running + counters.waiting, counters.running);
   }
   return FaultPoint(FaultId::kCoordinatorRecovering);
 }
@@ -186,9 +186,9 @@ absl::Status EngineHost::RecoverRequests() {
     }
     ++status_.requests_total;
     if (!shown.finish.has_value()) {
-      const absl::Status added = scheduler_->AddKnown(
-          request, generation.prompt, generation.sampling,
-          generation.stop.max_tokens, choice->tokens);
+      const absl::Status added =
+          scheduler_->AddKnown(request, generation.prompt, generation.sampling,
+                               generation.stop.max_tokens, choice->tokens);
       if (added.ok()) {
         outputs_.try_emplace(request, std::move(output));
         continue;
@@ -196,8 +196,8 @@ absl::Status EngineHost::RecoverRequests() {
       // The context's end, or another model's limits.
       spdlog::warn("request {} does not go on: {}", request.value,
                    added.ToString());
-      shown.finish = choice->tokens.empty() ? FinishReason::kAbort
-                                            : FinishReason::kLength;
+      shown.finish =
+          choice->tokens.empty() ? FinishReason::kAbort : FinishReason::kLength;
     }
     ended.push_back({request, std::move(shown)});
   }

@@ -116,8 +116,7 @@ class Planner {
     table.num_blocks =
         table.tables.empty() ? blocks : std::min(table.num_blocks, blocks);
     computed = std::min(computed, held->computed);
-    table.tables.push_back(
-        {rank, heads.kv_begin, heads.num_kv(), held->pages});
+    table.tables.push_back({rank, heads.kv_begin, heads.num_kv(), held->pages});
     return true;
   }
 

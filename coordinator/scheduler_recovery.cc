@@ -110,6 +110,10 @@ absl::Status Scheduler::AddKnown(RequestId request, std::vector<int32_t> prompt,
         absl::StrCat("request ", request.value, " has all of its ",
                      generated.size(), " tokens already"));
   }
+  // Until Adopt says otherwise.
+  if (!generated.empty()) {
+    dropped_tokens_ += num_prompt + generated.size() - 1;
+  }
   prompt.insert(prompt.end(), generated.begin(), generated.end());
   AddWaiting(request, std::move(prompt), num_prompt, std::move(sampling),
              max_tokens);
@@ -139,6 +143,10 @@ absl::Status Scheduler::Adopt(absl::Span<const AdoptedSequence> adopted) {
     free_slots_.erase(std::find(free_slots_.begin(), free_slots_.end(), slot));
     const bool ep = layout() == ExpertParallel();
     Occupy(slot, index, ep ? one.table.tables[0].rank : 0);
+    const Sequence& sequence = sequences_[index];
+    if (sequence.tokens.size() > sequence.num_prompt) {
+      dropped_tokens_ -= one.computed;
+    }
     slots_[slot].computed = one.computed;
     slots_[slot].room =
         static_cast<uint32_t>(one.table.num_blocks) * kPageTokens;

@@ -91,7 +91,7 @@ class Chaos {
   std::vector<Done> done_;
   uint64_t draws_ = 1'000'000;  // apart from those of MomentsOf
   Clock::time_point begin_;
-  size_t completions_ = 0;
+  size_t completions_ = 0, resumed_ = 0;
   uint64_t tokens_ = 0;
   double longest_stall_ms_ = 0;
   uint64_t dropped_tokens_ = 0, recoveries_ = 0;
@@ -241,7 +241,8 @@ absl::Status Chaos::Compare(const StreamSet& streams) {
 
 absl::Status Chaos::RunWithTrouble() {
   ASSIGN_OR_RETURN(const Json before, Status());
-  StreamSet streams(loop_, url_, bodies_, {.keep_output = true},
+  StreamSet streams(loop_, url_, bodies_,
+                    {.keep_output = true, .resume_for = kTimeout},
                     /*repeat=*/true);
   begin_ = Clock::now();
   const auto wait_until = [&](int at_ms) {
@@ -278,11 +279,21 @@ absl::Status Chaos::RunWithTrouble() {
     done_[i].stall_ms = streams.LongestGapMs(done_[i].begin, end);
   }
   longest_stall_ms_ = streams.LongestGapMs();
+  for (size_t i = 0; i < streams.size(); ++i) {
+    for (const CompletionResult& result : streams.results(i)) {
+      resumed_ += result.times_resumed > 0;
+    }
+  }
   ASSIGN_OR_RETURN(const Json after, Status());
-  dropped_tokens_ =
-      CountAt(after, "dropped_tokens") - CountAt(before, "dropped_tokens");
-  recoveries_ = CountAt(ObjectAt(after, "recoveries"), "total") -
-                CountAt(ObjectAt(before, "recoveries"), "total");
+  // A new coordinator counts from zero.
+  const bool same = CountAt(after, "term") == CountAt(before, "term");
+  const auto since = [&](uint64_t now, uint64_t then) {
+    return same ? now - then : now;
+  };
+  dropped_tokens_ = since(CountAt(after, "dropped_tokens"),
+                          CountAt(before, "dropped_tokens"));
+  recoveries_ = since(CountAt(ObjectAt(after, "recoveries"), "total"),
+                      CountAt(ObjectAt(before, "recoveries"), "total"));
   return Compare(streams);
 }
 
@@ -320,6 +331,7 @@ Json Chaos::Figures() const {
           {"longest_stall_ms", longest_stall_ms_},
           {"kill_stall_ms", ToJson(Summarize(kills))},
           {"stall_ms", by_deed},
+          {"resumed", resumed_},
           {"recoveries", recoveries_},
           {"dropped_tokens", dropped_tokens_},
           {"deeds", deeds}};
@@ -337,7 +349,8 @@ void Chaos::Show() const {
       "\n%s\n%s\n",
       FormatTable({"", "times", "stall, median ms", "most ms"}, rows).c_str(),
       Cat(completions_, " completions of ", tokens_,
-          " tokens, all as without trouble. ", recoveries_, " recoveries, ",
+          " tokens, all as without trouble; ", resumed_,
+          " of them broke off and were resumed. ", recoveries_, " recoveries, ",
           dropped_tokens_,
           " positions computed again. Longest time without a token: ",
           ShortNumber(longest_stall_ms_), " ms.")

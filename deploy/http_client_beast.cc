@@ -228,7 +228,8 @@ HttpConnection::~HttpConnection() {
 }
 
 void HttpConnection::Send(std::string_view method, std::string_view target,
-                          std::string_view body, HttpListener& listener) {
+                          std::string_view body, HttpListener& listener,
+                          std::string_view headers) {
   CHECK(impl_->listener == nullptr);
   impl_->listener = &listener;
   impl_->request =
@@ -239,7 +240,7 @@ void HttpConnection::Send(std::string_view method, std::string_view target,
         Cat("Content-Type: application/json\r\nContent-Length: ", body.size(),
             "\r\n");
   }
-  impl_->request += Cat("\r\n", body);
+  impl_->request += Cat(headers, "\r\n", body);
   impl_->Start();
 }
 

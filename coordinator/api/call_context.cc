@@ -41,9 +41,9 @@ uint64_t HashOf(std::string_view text, uint64_t more) {
 
 std::string EncodeCallContext(const CallContext& context) {
   return Cat(kMagic, context.chat ? 1 : 0, " ", context.durable ? 1 : 0, " ",
-             context.created, " ", context.fingerprint, " ",
-             context.key.size(), ":", context.key, context.answer_id.size(),
-             ":", context.answer_id);
+             context.created, " ", context.fingerprint, " ", context.key.size(),
+             ":", context.key, context.answer_id.size(), ":",
+             context.answer_id);
 }
 
 absl::StatusOr<CallContext> ParseCallContext(std::string_view bytes) {
@@ -65,8 +65,7 @@ absl::StatusOr<CallContext> ParseCallContext(std::string_view bytes) {
 }
 
 std::string ScopedKey(std::string_view key, std::string_view authorization) {
-  return absl::StrFormat("%016x/", HashOf(authorization, 0)) +
-         std::string(key);
+  return absl::StrFormat("%016x/", HashOf(authorization, 0)) + std::string(key);
 }
 
 uint64_t FingerprintOf(std::string_view route, std::string_view body) {

@@ -10,8 +10,9 @@ namespace moebius {
 namespace {
 
 CallContext Sample() {
-  return {true, true, 1795718927, 0xfedcba9876543210, "0123/key:with 3:odd",
-          "chatcmpl-1"};
+  return {
+      true,        true, 1795718927, 0xfedcba9876543210, "0123/key:with 3:odd",
+      "chatcmpl-1"};
 }
 
 TEST(CallContext, ReadsBackTheSame) {

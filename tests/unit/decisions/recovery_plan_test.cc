@@ -135,8 +135,8 @@ TEST_F(RecoveryPlanTest, InTpEveryRankHoldsItsHeads) {
 
 TEST_F(RecoveryPlanTest, ADecidedSwitchIsFinishedOrWasFinished) {
   journal::SwitchDecided decided{Epoch{1}, kEp, kTp, StepId{10}, {}, {}};
-  KvTable table{5, 3, {{0, 0, 2, {0, 1, 2, 3, 4, 5}},
-                       {1, 2, 2, {0, 1, 2, 3, 4, 5}}}};
+  KvTable table{
+      5, 3, {{0, 0, 2, {0, 1, 2, 3, 4, 5}}, {1, 2, 2, {0, 1, 2, 3, 4, 5}}}};
   decided.plan.tables = {table};
   decided.running = {{RequestId{1}, 5, 40}};
   Note(journal::EpochProposed{Epoch{1}});
