@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 import unittest
@@ -181,6 +182,27 @@ class CoordinatorDeathTest(unittest.TestCase):
             # The result is kept, and a new request gets the same.
             self.assertEqual(Client(group, 3, "before").run(), before)
             self.assertEqual(Client(group, 3, "after").run(), before)
+
+    def test_the_whole_group_dies_and_its_journal_goes_on(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = os.path.join(folder, "config.yaml")
+            with open(config, "w") as file:
+                file.write(f"journal: {{dir: {folder}/journal, fsync: step}}\n")
+            group = Group(["-c", config, "--layout", "ep"])
+            quiet = Client(group, 3, "quiet").run()
+            client = Client(group, 3, "loud")
+            running = threading.Thread(target=client.once)
+            running.start()
+            while len(client.tokens) < 50:
+                threading.Event().wait(0.005)
+            group.kill()
+            running.join()
+            self.assertLess(len(client.tokens), TOKENS)
+            with Group(["-c", config, "--layout", "tp"]) as group:
+                client.group = group
+                self.assertEqual(client.run(), quiet)
+                self.assertEqual(client.ids,
+                                 [str(n + 1) for n in range(TOKENS)])
 
     def test_coordinator_and_worker_at_once(self):
         with Group(["--layout", "ep"]) as group:
