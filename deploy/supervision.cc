@@ -174,6 +174,10 @@ GroupTransition OnExit(const SupervisionPolicy& policy, const GroupState& state,
 
 GroupTransition BeginDrain(const SupervisionPolicy& policy,
                            const GroupServing& state) {
+  if (!state.alive.contains(kCoordinatorChild)) {
+    return End(policy, state.alive, 1,
+               "stopped while the coordinator was being replaced", false);
+  }
   GroupTransition transition =
       Stay(GroupDraining{state.alive, state.down, state.short_lives});
   transition.effects.push_back(

@@ -272,11 +272,17 @@ class LifeTest(unittest.TestCase):
                 group.wait_line("lives in a row lasted less than")
 
     def test_coordinator_that_ends_unasked(self):
-        with Group(fake={"coordinator": [READY, WAIT, ["exit", 3]]}) as group:
+        with Group(fake={"coordinator": [READY, WAIT, ["exit", 0]]}) as group:
             os.kill(group.coordinator_pid(), signal.SIGTERM)
             self.assertEqual(group.wait_end(), 1)
-            group.wait_line("coordinator ended with exit code 3 without being "
+            group.wait_line("coordinator ended with exit code 0 without being "
                             "told to")
+
+    def test_coordinator_that_is_killed(self):
+        with Group(fake={}) as group:
+            os.kill(group.coordinator_pid(), signal.SIGKILL)
+            group.wait_line("coordinator was killed by signal 9 (Killed); a "
+                            "successor takes over")
 
     def test_worker_that_does_not_end_is_killed(self):
         fake = {"worker 0": [["ignore"], READY, WAIT]}
