@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/fd_socket.h"
+#include "common/printable.h"
 #include "common/status_macros.h"
 #include "spdlog/spdlog.h"
 
@@ -107,15 +108,6 @@ absl::Status CheckMessage(const VaultMessage& message, bool has_descriptor) {
     return Malformed("a descriptor is missing, or was not asked for");
   }
   return absl::OkStatus();
-}
-
-// Text for people's terminals: no control characters.
-std::string Printable(absl::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return out;
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "common/cat.h"
+#include "common/printable.h"
 #include "coordinator/api/api_error.h"
 #include "spdlog/spdlog.h"
 
@@ -39,6 +40,8 @@ constexpr size_t kMaxLingerBytes = 64 << 20;
 constexpr std::chrono::milliseconds kLingerTime{3000};
 // Buffers above this size are given back when empty.
 constexpr size_t kKeptBufferBytes = 64 << 10;
+// Of what a client said, in a log line.
+constexpr size_t kMaxShownBytes = 200;
 
 std::string_view ReasonPhrase(int status) {
   const auto reason = http::obsolete_reason(http::int_to_status(status));
@@ -333,7 +336,8 @@ void HttpConnection::Dispatch() {
     host_->handler().Handle(exchange);
   } catch (const std::exception& e) {
     spdlog::error("http: the handler of {} failed: {}",
-                  exchange->request().path, e.what());
+                  Printable(exchange->request().path, kMaxShownBytes),
+                  e.what());
     ApiError error;
     error.http_status = 500;
     error.type = "server_error";

@@ -164,11 +164,11 @@ TEST_F(VaultTest, DisallowEndsAProcessAndGivesItsLastWords) {
   const auto client = NewClient();
   ASSERT_THAT(client->Failed("no\nsuch\x1b[31m file"), IsOk());
   // Read already or still in the socket: the answer is the same.
-  EXPECT_EQ(vault_->Disallow(::getpid()), "no such [31m file");
+  EXPECT_EQ(vault_->Disallow(::getpid()), "no\\nsuch\\x1b[31m file");
   const auto report = reports_.Next();
   ASSERT_TRUE(report.has_value());
   EXPECT_EQ(report->type, Type::kFailed);
-  EXPECT_EQ(report->text, "no such [31m file");
+  EXPECT_EQ(report->text, "no\\nsuch\\x1b[31m file");
   EXPECT_THAT(client->Withdraw(RegionKind::kKv, kLong),
               StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_EQ(vault_->Disallow(::getpid()), "");
