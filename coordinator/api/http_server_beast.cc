@@ -34,7 +34,7 @@ constexpr int kBacklog = 4096;
 constexpr std::chrono::milliseconds kAcceptRetry{50};
 constexpr int kMaxSweepMs = 250;
 constexpr int kMinSweepMs = 5;
-constexpr int kDescriptorsBesides = 256;  // files that are no connections
+constexpr int kDescriptorsBesides = 1024;  // of other sockets and files
 
 // Connections are descriptors, and the usual soft limit is 1,024.
 void RaiseDescriptorLimit(int max_connections) {
