@@ -158,6 +158,16 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   return engine;
 }
 
+// How long the launcher may take to tell who somebody is.
+constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
+
+// Bound to be spoken on by workers of the group alone. `vault` outlives it.
+absl::StatusOr<std::unique_ptr<Hub>> BindHub(const std::string& dir,
+                                             VaultClient& vault) {
+  return Hub::Bind(
+      dir, [&vault](pid_t pid) { return vault.WhoIs(pid, kWhoIsTimeout); });
+}
+
 HttpServerOptions ServerOptions(const Config& config,
                                 const ListenAddress& listen,
                                 int max_connections) {
@@ -193,7 +203,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model_path));
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options.dir, vault));
   ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
@@ -323,7 +333,7 @@ absl::Status RunThroughputBench(const CoordinatorOptions& options,
                                 VaultClient& vault) {
   ASSIGN_OR_RETURN(const auto codec,
                    CheckpointCodec::Load(options.config.model_path));
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options.dir, vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   ThroughputBench bench(engine_options.model.vocab_size);

@@ -370,13 +370,14 @@ void Group::OnReport(const VaultReport& report) {
 
 void Group::OnExit(ChildId child) {
   Member& member = members_.at(child);
+  // While it is not reaped its pid is nobody else's.
+  std::string failure = vault_->Disallow(member.process.pid);
   const ExitStatus status = ReapChild(member.process);
   ReadOutput(child, member);
   for (LineSplitter* splitter : {&member.out, &member.err}) {
     const std::string rest = splitter->Flush();
     if (!rest.empty()) console_.Err(Cat("[", ChildName(child), "] ", rest));
   }
-  std::string failure = vault_->Disallow(member.process.pid);
   if (faults_ != nullptr && child != kCoordinatorChild &&
       faults_->Reach(FaultId::kVaultKept, child).action ==
           FaultAction::kError) {

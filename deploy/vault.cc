@@ -74,20 +74,31 @@ absl::Status Malformed(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
 }
 
-absl::Status Answer(int socket, const VaultMessage& request, int attach,
-                    uint64_t size_bytes, absl::string_view refusal = "") {
+VaultMessage AnswerTo(const VaultMessage& request) {
   VaultMessage answer;
   answer.type = VaultMessageType::kDescriptor;
   answer.region = request.region;
   answer.answers = static_cast<uint8_t>(request.type);
   answer.rank = request.rank;
+  answer.pid = request.pid;
+  answer.ok = 1;
+  return answer;
+}
+
+absl::Status SendAnswer(int socket, const VaultMessage& answer, int attach) {
+  return SendPacket(
+      socket, {reinterpret_cast<const std::byte*>(&answer), sizeof(answer)},
+      attach, absl::ZeroDuration());
+}
+
+absl::Status Answer(int socket, const VaultMessage& request, int attach,
+                    uint64_t size_bytes, absl::string_view refusal = "") {
+  VaultMessage answer = AnswerTo(request);
   answer.size_bytes = size_bytes;
   answer.ok = refusal.empty();
   std::memcpy(answer.text, refusal.data(),
               std::min(refusal.size(), sizeof(answer.text) - 1));
-  return SendPacket(
-      socket, {reinterpret_cast<const std::byte*>(&answer), sizeof(answer)},
-      attach, absl::ZeroDuration());
+  return SendAnswer(socket, answer, attach);
 }
 
 absl::Status Refuse(int socket, const VaultMessage& request,
@@ -416,7 +427,8 @@ absl::Status Vault::ServeOne(Connection* connection) {
   switch (message.type) {
     case VaultMessageType::kDeposit:
     case VaultMessageType::kWithdraw:
-    case VaultMessageType::kBorrow: {
+    case VaultMessageType::kBorrow:
+    case VaultMessageType::kWhoIs: {
       const absl::Status handled =
           HandleRequest(connection, message, std::move(packet.attached));
       if (absl::IsDeadlineExceeded(handled)) {
@@ -481,6 +493,9 @@ absl::Status Vault::HandleRequest(Connection* connection,
                                   const VaultMessage& message,
                                   UniqueFd attached) {
   const int socket = connection->socket.get();
+  if (message.type == VaultMessageType::kWhoIs) {
+    return HandleWhoIs(*connection, message);
+  }
   if (*connection->rank < 0) {
     return Malformed("the coordinator has no business with memory");
   }
@@ -501,6 +516,17 @@ absl::Status Vault::HandleRequest(Connection* connection,
       connection->borrow = Borrow{message.region, message.rank};
       return AnswerBorrow(connection);
   }
+}
+
+absl::Status Vault::HandleWhoIs(const Connection& connection,
+                                const VaultMessage& message) {
+  if (*connection.rank != -1) {
+    return Malformed("only the coordinator asks who somebody is");
+  }
+  VaultMessage answer = AnswerTo(message);
+  const auto speaker = speakers_.find(message.pid);
+  if (speaker != speakers_.end()) answer.speaks_for = speaker->second.rank;
+  return SendAnswer(connection.socket.get(), answer, -1);
 }
 
 absl::Status Vault::HandleDeposit(Connection* connection,
