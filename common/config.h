@@ -53,6 +53,18 @@ struct Config {
   ListenAddress listen{"127.0.0.1", 8000};
   ListenAddress admin{"127.0.0.1", 8001};
   int http_threads = 1;
+  // Keys that clients of a listener must show (api_keys.h); "": none.
+  std::string api_keys_file;
+  std::string admin_key_file;
+  // Beyond loopback without keys all the same.
+  bool allow_unauthenticated = false;
+  bool admin_allow_unauthenticated = false;
+  // Of both listeners (coordinator/api/http_server.h).
+  int header_timeout_ms = 15'000;
+  int body_timeout_ms = 60'000;
+  int write_timeout_ms = 30'000;
+  int64_t stream_buffer_bytes = int64_t{1} << 20;
+  int max_connections = 8192;    // of the public listener
   int write_interval_us = 2000;  // tokens go to the streams at most this often
   int drain_timeout_ms = 30000;
 

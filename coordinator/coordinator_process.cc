@@ -11,6 +11,7 @@
 #include <csignal>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <thread>
@@ -18,6 +19,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/notification.h"
+#include "common/api_keys.h"
 #include "common/channel.h"
 #include "common/config_yaml.h"
 #include "common/fault_table.h"
@@ -41,6 +43,9 @@ namespace {
 // How long answers may take to leave once the engine has stopped.
 constexpr int kFlushTurnMs = 10;
 constexpr int kMaxFlushTurns = 200;
+
+// Of the admin listener: operators, probes and scrapers.
+constexpr int kMaxAdminConnections = 256;
 
 // The end of a group: a signal, or a failure. Threading: Fail from any thread.
 class EndOfService {
@@ -153,16 +158,52 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   return engine;
 }
 
+// How long the launcher may take to tell who somebody is.
+constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
+
+// Bound to be spoken on by workers of the group alone. `vault` outlives it.
+absl::StatusOr<std::unique_ptr<Hub>> BindHub(const std::string& dir,
+                                             VaultClient& vault) {
+  return Hub::Bind(
+      dir, [&vault](pid_t pid) { return vault.WhoIs(pid, kWhoIsTimeout); });
+}
+
+HttpServerOptions ServerOptions(const Config& config,
+                                const ListenAddress& listen,
+                                int max_connections) {
+  HttpServerOptions options;
+  options.listen = listen;
+  options.max_connections = max_connections;
+  options.header_timeout_ms = config.header_timeout_ms;
+  options.body_timeout_ms = config.body_timeout_ms;
+  options.write_timeout_ms = config.write_timeout_ms;
+  options.max_stream_buffer_bytes =
+      static_cast<size_t>(config.stream_buffer_bytes);
+  return options;
+}
+
+// Nothing if there is no file.
+absl::StatusOr<std::optional<ApiKeys>> LoadKeys(const std::string& file,
+                                                std::string_view listener) {
+  if (file.empty()) return std::nullopt;
+  ASSIGN_OR_RETURN(ApiKeys keys, ApiKeys::Load(file));
+  spdlog::info("{}: one of {} keys must be shown", listener, keys.size());
+  return keys;
+}
+
 }  // namespace
 
 absl::Status RunCoordinator(const CoordinatorOptions& options,
                             VaultClient& vault) {
   const Config& config = options.config;
   ASSIGN_OR_RETURN(const auto end, EndOfService::Create());
+  RETURN_IF_ERROR(CheckConfig(config));
+  ASSIGN_OR_RETURN(auto api_keys, LoadKeys(config.api_keys_file, "http"));
+  ASSIGN_OR_RETURN(auto admin_keys, LoadKeys(config.admin_key_file, "admin"));
   ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model_path));
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options.dir, vault));
   ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
@@ -202,6 +243,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   api_options.version = kVersion;
   api_options.resume_window =
       std::chrono::milliseconds(config.resume_window_ms);
+  api_options.keys = std::move(api_keys);
   api_options.write_interval =
       std::chrono::microseconds(config.write_interval_us);
   OpenAiApi api(engine, *codec, threads, metrics, std::move(api_options));
@@ -218,9 +260,6 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     }
   }
 
-  HttpServerOptions public_options, admin_options_http;
-  public_options.listen = config.listen;
-  admin_options_http.listen = config.admin;
   std::unique_ptr<HttpServer> server, admin_server;
   AdminApiOptions admin_options;
   admin_options.info = {kVersion,
@@ -240,6 +279,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     ASSIGN_OR_RETURN(faults, FaultTable::Open(options.dir));
     admin_options.faults = faults.get();
   }
+  admin_options.keys = std::move(admin_keys);
   AdminApi admin(engine, metrics, std::move(admin_options));
   // Whatever ends us, sockets and their threads end before the APIs do.
   const auto stop_front = absl::MakeCleanup([&] {
@@ -248,9 +288,14 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     threads.Stop();
     admin_threads.Stop();
   });
-  ASSIGN_OR_RETURN(server, HttpServer::Start(public_options, threads, api));
+  ASSIGN_OR_RETURN(
+      server, HttpServer::Start(
+                  ServerOptions(config, config.listen, config.max_connections),
+                  threads, api));
   ASSIGN_OR_RETURN(admin_server,
-                   HttpServer::Start(admin_options_http, admin_threads, admin));
+                   HttpServer::Start(ServerOptions(config, config.admin,
+                                                   kMaxAdminConnections),
+                                     admin_threads, admin));
   engine.Start();
 
   // Listeners answer probes while workers load; requests get 503 until then.
@@ -288,7 +333,7 @@ absl::Status RunThroughputBench(const CoordinatorOptions& options,
                                 VaultClient& vault) {
   ASSIGN_OR_RETURN(const auto codec,
                    CheckpointCodec::Load(options.config.model_path));
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options.dir, vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   ThroughputBench bench(engine_options.model.vocab_size);

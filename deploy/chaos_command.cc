@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -15,6 +16,7 @@
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/chaos_plan.h"
+#include "deploy/client_key.h"
 #include "deploy/command.h"
 #include "deploy/console.h"
 #include "deploy/statistics.h"
@@ -35,6 +37,7 @@ struct ChaosArgs {
   std::string plan_file;
   std::string url = kDefaultApiUrl;
   std::string admin = kDefaultAdminUrl;
+  ClientKey api_key{kApiKeyVariable}, admin_key{kAdminKeyVariable};
   std::string json_file;
   bool list = false;
 };
@@ -380,8 +383,10 @@ absl::Status Chaos::CheckLimits() const {
 
 absl::Status RunChaos(const ChaosArgs& args) {
   ASSIGN_OR_RETURN(const ChaosPlan plan, LoadChaosPlan(args.plan_file));
-  ASSIGN_OR_RETURN(const Url url, ParseUrl(args.url));
-  ASSIGN_OR_RETURN(const Url admin, ParseUrl(args.admin));
+  ASSIGN_OR_RETURN(Url url, ParseUrl(args.url));
+  ASSIGN_OR_RETURN(url, args.api_key.With(std::move(url)));
+  ASSIGN_OR_RETURN(Url admin, ParseUrl(args.admin));
+  ASSIGN_OR_RETURN(admin, args.admin_key.With(std::move(admin)));
   Chaos chaos(plan, url, admin);
   RETURN_IF_ERROR(chaos.Run());
   chaos.Show();
@@ -432,6 +437,9 @@ void AddChaosCommand(CLI::App& app, Action& action) {
                    Cat("Where the group's admin listener is [default ",
                        kDefaultAdminUrl, "]"))
       ->option_text("URL");
+  args->api_key.AddTo(*command, "--api-key-file", "the group's API");
+  args->admin_key.AddTo(*command, "--admin-api-key-file",
+                        "the group's admin listener");
   command->add_option("--json", args->json_file, "Writes the figures to a file")
       ->option_text("FILE");
   command->add_flag("--list", args->list,

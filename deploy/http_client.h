@@ -16,10 +16,11 @@
 
 namespace moebius {
 
-// "http://HOST[:PORT]".
+// "http://HOST[:PORT]", and what is shown there.
 struct Url {
   std::string host;  // without brackets
   int port = 80;
+  std::string api_key;  // sent as a bearer token if not empty
   // As in a Host field: "127.0.0.1:8000", "[::1]:8000".
   std::string authority() const;
 };

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/cat.h"
+#include "coordinator/api/access.h"
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/fault_routes.h"
 #include "coordinator/api/json_text.h"
@@ -84,6 +85,10 @@ ServerInfo AdminApi::Info() const {
     info.http_connections = options_.num_connections();
   }
   return info;
+}
+
+std::optional<HttpResponse> AdminApi::Refuse(const HttpRequest& head) {
+  return RefuseWithoutKey(options_.keys, head);
 }
 
 void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {

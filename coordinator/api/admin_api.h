@@ -5,9 +5,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "common/api_keys.h"
 #include "common/fault_table.h"
 #include "coordinator/api/http_message.h"
 #include "coordinator/engine.h"
@@ -22,6 +24,8 @@ struct AdminApiOptions {
   int stalled_after_ms = 10'000;
   std::function<int()> num_connections;  // of the public listener; may be empty
   FaultTable* faults = nullptr;          // null: no faults can be injected
+  // One of these must be shown; nothing: anybody is served.
+  std::optional<ApiKeys> keys;
 };
 
 // AdminApi
@@ -40,6 +44,7 @@ class AdminApi final : public HttpHandler {
  public:
   AdminApi(Engine& engine, FrontMetrics& metrics, AdminApiOptions options);
 
+  std::optional<HttpResponse> Refuse(const HttpRequest& head) override;
   void Handle(std::shared_ptr<HttpExchange> exchange) override;
 
  private:

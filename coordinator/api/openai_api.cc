@@ -7,11 +7,11 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "common/cat.h"
+#include "coordinator/api/access.h"
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/json_text.h"
 #include "coordinator/api/probe_routes.h"
@@ -31,6 +31,22 @@ constexpr std::string_view kChat = "/v1/chat/completions";
 constexpr std::string_view kModels = "/v1/models";
 constexpr std::string_view kTokenize = "/tokenize";
 constexpr std::string_view kDetokenize = "/detokenize";
+
+bool IsPostPath(std::string_view path) {
+  return path == kCompletions || path == kChat || path == kTokenize ||
+         path == kDetokenize;
+}
+
+bool IsModelsPath(std::string_view path) {
+  return path == kModels || path.starts_with(Cat(kModels, "/"));
+}
+
+// What metrics call a path: one of a few, whatever clients ask for.
+std::string RouteOf(std::string_view path) {
+  if (IsModelsPath(path)) return std::string(kModels);
+  const bool known = IsPostPath(path) || IsProbe(path) || path == "/version";
+  return known ? std::string(path) : "other";
+}
 
 // Processor time of the calling thread; other programs' does not count.
 int64_t ThreadCpuNs() {
@@ -81,17 +97,19 @@ void OpenAiApi::Fail(HttpExchange& exchange, const std::string& route,
   Answer(exchange, route, ErrorResponse(error));
 }
 
+std::optional<HttpResponse> OpenAiApi::Refuse(const HttpRequest& head) {
+  auto refusal = RefuseWithoutKey(options_.keys, head);
+  if (refusal) metrics_.CountRequest(RouteOf(head.path), refusal->status);
+  return refusal;
+}
+
 void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const HttpRequest& request = exchange->request();
   const std::string& path = request.path;
-  const bool post = path == kCompletions || path == kChat ||
-                    path == kTokenize || path == kDetokenize;
-  const bool model =
-      path == kModels || absl::StartsWith(path, Cat(kModels, "/"));
+  const bool post = IsPostPath(path);
+  const bool model = IsModelsPath(path);
   const bool get = model || IsProbe(path) || path == "/version";
-  const std::string route = model         ? std::string(kModels)
-                            : post || get ? path
-                                          : "other";
+  const std::string route = RouteOf(path);
   if (!post && !get) return Fail(*exchange, route, UnknownPath(request));
   const std::string_view allowed = post ? "POST" : "GET";
   if (!IsMethod(request, allowed)) {
@@ -151,13 +169,19 @@ void OpenAiApi::HandlePost(std::shared_ptr<HttpExchange> exchange, Kind kind) {
     }
   };
   if (in_place) return prepare();
-  if (num_preparing_.fetch_add(1) >= options_.max_preparing) {
+  const size_t size = body->size();
+  const bool too_many = num_preparing_.fetch_add(1) >= options_.max_preparing;
+  // One is taken however large it is.
+  const size_t before = preparing_bytes_.fetch_add(size);
+  if (too_many ||
+      (before > 0 && before + size > options_.max_preparing_bytes)) {
     num_preparing_.fetch_sub(1);
+    preparing_bytes_.fetch_sub(size);
     return Fail(*exchange, exchange->request().path,
                 EngineError(absl::ResourceExhaustedError(
                     "too many large requests are waiting")));
   }
-  preparation_.Post(0, [this, prepare, exchange] {
+  preparation_.Post(0, [this, prepare, exchange, size] {
     try {
       prepare();
     } catch (const std::exception& e) {  // memory, most likely
@@ -169,6 +193,7 @@ void OpenAiApi::HandlePost(std::shared_ptr<HttpExchange> exchange, Kind kind) {
       });
     }
     num_preparing_.fetch_sub(1);
+    preparing_bytes_.fetch_sub(size);
   });
 }
 

@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "common/api_keys.h"
 #include "coordinator/api/call_context.h"
 #include "coordinator/api/generation_call.h"
 #include "coordinator/api/http_message.h"
@@ -29,8 +30,11 @@ struct OpenAiApiOptions {
   std::string version;
   // How long such a request goes on without a client.
   std::chrono::milliseconds resume_window{60'000};
+  // One of these must be shown; nothing: anybody is served.
+  std::optional<ApiKeys> keys;
   // Large bodies waiting for the thread that prepares them; 429 beyond.
   int max_preparing = 256;
+  size_t max_preparing_bytes = size_t{128} << 20;
   // Outputs go to the streams at most this often, the tokens of several short
   // steps in one write; less often where writing takes much of a core, see
   // write_interval.h. 0: at once.
@@ -74,6 +78,7 @@ class OpenAiApi final : public HttpHandler {
   // The engine's on_forgotten.
   void OnForgotten(const std::vector<RequestId>& firsts);
 
+  std::optional<HttpResponse> Refuse(const HttpRequest& head) override;
   void Handle(std::shared_ptr<HttpExchange> exchange) override;
 
  private:
@@ -165,6 +170,7 @@ class OpenAiApi final : public HttpHandler {
   const uint64_t random_base_;
   std::atomic<uint64_t> num_drawn_{0};
   std::atomic<int> num_preparing_{0};
+  std::atomic<size_t> preparing_bytes_{0};
   // Processor time that the last deliveries on each io thread took.
   std::vector<std::atomic<int64_t>> delivery_ns_;
 

@@ -4,8 +4,10 @@
 
 #include <latch>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "coordinator/api/http_server.h"
@@ -41,6 +43,8 @@ class OpenAiApiTest : public testing::Test {
     options.version = "1.2.3";
     options.max_preparing = max_preparing_;
     options.resume_window = resume_window_;
+    options.max_preparing_bytes = max_preparing_bytes_;
+    options.keys = keys_;
     api_ = std::make_unique<OpenAiApi>(engine_, *codec_, *threads_, metrics_,
                                        options);
     engine_.set_listener([this](std::vector<Output> outputs) {
@@ -63,6 +67,8 @@ class OpenAiApiTest : public testing::Test {
   FakeEngine engine_;
   int max_preparing_ = 256;
   std::chrono::milliseconds resume_window_{60'000};
+  size_t max_preparing_bytes_ = size_t{128} << 20;
+  std::optional<ApiKeys> keys_;
   std::unique_ptr<TextCodec> codec_ = std::make_unique<FakeCodec>();
   FrontMetrics metrics_;
   std::unique_ptr<IoThreads> threads_;
@@ -668,6 +674,64 @@ TEST_F(OpenAiApiTest, LargeBodiesHoldNobodyUpAndTheirQueueIsBounded) {
   ASSERT_EQ(submitted.size(), 1u);
   engine_.Emit(LastOutput(submitted[0].id, "ok"));
   EXPECT_EQ(first.ReadResponse().status, 200);
+}
+
+TEST_F(OpenAiApiTest, LargeBodiesInTheQueueAreBoundedInBytes) {
+  auto held_codec = std::make_unique<HeldCodec>();
+  HeldCodec& codec = *held_codec;
+  codec_ = std::move(held_codec);
+  max_preparing_bytes_ = 50'000;
+  Start();
+  const auto large = [](size_t size) {
+    return HttpText("POST", "/v1/completions",
+                    R"({"prompt":")" + std::string(size, 'y') + "\"}");
+  };
+  TestClient first(port());
+  // Beyond the bound, and alone.
+  ASSERT_TRUE(first.Send(large(60'000)));
+  codec.held.wait();
+  EXPECT_EQ(TestClient(port()).Exchange(large(9'000)).status, 429);
+  codec.go.count_down();
+  const auto submitted = engine_.TakeSubmitted(1);
+  ASSERT_EQ(submitted.size(), 1u);
+  engine_.Emit(LastOutput(submitted[0].id, "ok"));
+  EXPECT_EQ(first.ReadResponse().status, 200);
+}
+
+TEST_F(OpenAiApiTest, WithKeysOnlyProbesAreAnsweredWithoutOne) {
+  keys_ = *ApiKeys::Parse("sk-0123456789abcdef", "k");
+  Start();
+  EXPECT_EQ(Get("/health").status, 200);
+  EXPECT_EQ(Get("/version").status, 200);
+  EXPECT_EQ(Get("/%68ealth").status, 200);  // the same path
+  EXPECT_EQ(Get("/v1/models").status, 401);
+  EXPECT_EQ(Get("/a-path-that-nobody-serves").status, 401);
+  const TestResponse refused = Post("/v1/completions", R"({"prompt":"a"})");
+  EXPECT_EQ(refused.status, 401);
+  EXPECT_EQ(refused.headers.at("www-authenticate"), "Bearer");
+  EXPECT_EQ(refused.headers.at("content-type"), "application/json");
+  const std::string header = "Authorization: Bearer sk-0123456789abcdef\r\n";
+  TestClient client(port());
+  EXPECT_EQ(client.Exchange(HttpText("GET", "/v1/models", "", header)).status,
+            200);
+  EXPECT_EQ(
+      client
+          .Exchange(HttpText("POST", "/tokenize", R"({"prompt":"a"})", header))
+          .status,
+      200);
+  // A key is for one request: the next on the connection shows its own.
+  EXPECT_EQ(client.Exchange(HttpText("GET", "/v1/models")).status, 401);
+  // Counted under our names.
+  const auto counted = metrics_.Get().requests;
+  const auto count = [&](const std::string& route) {
+    for (const auto& [key, number] : counted) {
+      if (key == std::pair(route, 401)) return number;
+    }
+    return uint64_t{0};
+  };
+  EXPECT_EQ(count("/v1/models"), 2u);
+  EXPECT_EQ(count("/v1/completions"), 1u);
+  EXPECT_EQ(count("other"), 1u);
 }
 
 // Steps that arrive while the io thread is busy are sent together, whole and in
