@@ -16,7 +16,9 @@ namespace {
 
 // A HALT or a greeting without an answer is sent again after this.
 constexpr int kHaltRetryMs = 500;
-// Nobody loads weights for longer.
+// Nobody loads weights for longer. Whoever has not answered is told again after
+// kHaltRetryMs, then after twice as long each time: he may be loading, and hear
+// all of it at its end.
 constexpr std::chrono::minutes kLoadTimeout(30);
 // A group that has halted for longer says that it is not ready.
 constexpr std::chrono::seconds kReadyGrace(5);
@@ -85,13 +87,19 @@ void EngineHost::Halt(const SendHalt& halt) {
   emptied_ = RankSet();
 }
 
-// The weights that these ranks are to have: those of the layout we are in, or
-// of a committed switch as far as the others have come with it.
 void EngineHost::Load(const SendLoad& load) {
   round_deadline_ = Now() + kLoadTimeout;
+  load_pause_ = std::chrono::milliseconds(kHaltRetryMs);
+  load_again_ = Now() + load_pause_;
   emptied_ = load.ranks;
+  SendLoadTo(load.ranks, load.round);
+}
+
+// The weights that these ranks are to have: those of the layout we are in, or
+// of a committed switch as far as the others have come with it.
+void EngineHost::SendLoadTo(RankSet ranks, uint64_t round) {
   moebius::Load order;
-  order.round = load.round;
+  order.round = round;
   order.layout = order.to = scheduler_.has_value()
                                 ? scheduler_->layout()
                                 : InitialLayout(options_.config);
@@ -102,7 +110,7 @@ void EngineHost::Load(const SendLoad& load) {
       order.layers_done = tail->layers_done;
     }
   }
-  group_.SendTo(load.ranks, order);
+  group_.SendTo(ranks, order);
 }
 
 // Of the whole model: what the ranks with weights were told, or the sum of what
@@ -123,6 +131,14 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
     const uint64_t round =
         std::visit([](const auto& state) { return state.round; }, membership_);
     RETURN_IF_ERROR(Apply(RoundExpired{round}));
+  }
+  const auto* loading = std::get_if<Loading>(&membership_);
+  if (loading != nullptr && now >= load_again_) {
+    load_pause_ *= 2;
+    load_again_ = now + load_pause_;
+    // A command that was lost stands between: only HALT mends that.
+    group_.SendTo(loading->unloaded, moebius::Halt{loading->round});
+    SendLoadTo(loading->unloaded, loading->round);
   }
   if (now - last_greeting_ > std::chrono::milliseconds(kHaltRetryMs)) {
     last_greeting_ = now;

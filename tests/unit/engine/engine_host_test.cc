@@ -520,6 +520,13 @@ TEST_F(EngineHostTest, AWorkerThatDoesNotHaltIsReplaced) {
   EXPECT_FALSE(listener_.Get(id).finish.has_value());
 }
 
+TEST_F(EngineHostTest, AnOrderToLoadThatWasLostIsGivenAgain) {
+  Start(/*join=*/false);
+  hub_->LoseNextLoad();
+  hub_->Join();
+  EXPECT_TRUE(ready_.WaitForNotificationWithTimeout(kLong));
+}
+
 TEST_F(EngineHostTest, RepeatedReportsAreTakenOnce) {
   Start();
   hub_->RepeatReports();
