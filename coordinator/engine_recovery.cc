@@ -146,7 +146,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
   }
   if (running()) {
     const bool stalled =
-        !flying_.empty() && !switches_->busy() &&
+        !flying_.empty() && !switches_->committing() &&
         now - last_progress_ >
             std::chrono::milliseconds(options_.config.stall_timeout_ms);
     if (stalled) spdlog::warn("no result of step {}", flying_.front().value);
