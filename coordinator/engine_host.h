@@ -157,6 +157,8 @@ class EngineHost final : public Engine {
   absl::Status TickMembership(Clock::time_point now);
   void Halt(const SendHalt& halt);
   void Load(const SendLoad& load);
+  void SendHaltTo(RankSet ranks, uint64_t round);
+  void SendLoadTo(RankSet ranks, uint64_t round);
   uint64_t WeightChecksum() const;
   absl::Status Resume(uint64_t round);
   void SendSequences(uint64_t round);
@@ -175,6 +177,8 @@ class EngineHost final : public Engine {
   RankSet emptied_;                         // whose memory is new in this round
   std::vector<uint64_t> loaded_checksums_;  // [rank] of Loaded
   std::optional<Clock::time_point> round_deadline_;
+  std::chrono::milliseconds load_pause_{0};  // until LOAD is sent again
+  Clock::time_point load_again_;
   Clock::time_point last_greeting_;
   std::optional<Clock::time_point> halted_since_;  // running no more since
   Clock::time_point last_progress_;                // resumed, or a result came

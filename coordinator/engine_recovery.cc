@@ -16,7 +16,9 @@ namespace {
 
 // A HALT or a greeting without an answer is sent again after this.
 constexpr int kHaltRetryMs = 500;
-// Nobody loads weights for longer.
+// Nobody loads weights for longer. Whoever has not answered is told again after
+// kHaltRetryMs, then after twice as long each time: he may be loading, and hear
+// all of it at its end.
 constexpr std::chrono::minutes kLoadTimeout(30);
 // A group that has halted for longer says that it is not ready.
 constexpr std::chrono::seconds kReadyGrace(5);
@@ -81,19 +83,29 @@ absl::Status EngineHost::Carry(const MembershipEffect& effect) {
 
 void EngineHost::Halt(const SendHalt& halt) {
   round_deadline_ = Now() + std::chrono::milliseconds(kHaltRetryMs);
+  SendHaltTo(halt.ranks, halt.round);
+  emptied_ = RankSet();
+}
+
+void EngineHost::SendHaltTo(RankSet ranks, uint64_t round) {
   // What they hold matters to a new coordinator alone.
   const bool tell = !scheduler_.has_value() && options_.journal != nullptr;
-  group_.SendTo(halt.ranks, moebius::Halt{halt.round, tell});
-  emptied_ = RankSet();
+  group_.SendTo(ranks, moebius::Halt{round, tell});
+}
+
+void EngineHost::Load(const SendLoad& load) {
+  round_deadline_ = Now() + kLoadTimeout;
+  load_pause_ = std::chrono::milliseconds(kHaltRetryMs);
+  load_again_ = Now() + load_pause_;
+  emptied_ = load.ranks;
+  SendLoadTo(load.ranks, load.round);
 }
 
 // The weights that these ranks are to have: those of the layout we are in, or
 // of a committed switch as far as the others have come with it.
-void EngineHost::Load(const SendLoad& load) {
-  round_deadline_ = Now() + kLoadTimeout;
-  emptied_ = load.ranks;
+void EngineHost::SendLoadTo(RankSet ranks, uint64_t round) {
   moebius::Load order;
-  order.round = load.round;
+  order.round = round;
   if (switches_.has_value()) {
     order.layout = order.to = scheduler_->layout();
     if (const auto tail = switches_->Tail(stands_)) {
@@ -112,7 +124,7 @@ void EngineHost::Load(const SendLoad& load) {
       order.layers_done = LayersDone(decided.epoch, stands_);
     }
   }
-  group_.SendTo(load.ranks, order);
+  group_.SendTo(ranks, order);
 }
 
 // Of the whole model: what the ranks with weights were told, or the sum of what
@@ -134,13 +146,21 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
         std::visit([](const auto& state) { return state.round; }, membership_);
     RETURN_IF_ERROR(Apply(RoundExpired{round}));
   }
+  const auto* loading = std::get_if<Loading>(&membership_);
+  if (loading != nullptr && now >= load_again_) {
+    load_pause_ *= 2;
+    load_again_ = now + load_pause_;
+    // A command that was lost stands between: only HALT mends that.
+    SendHaltTo(loading->unloaded, loading->round);
+    SendLoadTo(loading->unloaded, loading->round);
+  }
   if (now - last_greeting_ > std::chrono::milliseconds(kHaltRetryMs)) {
     last_greeting_ = now;
     group_.GreetAgain();
   }
   if (running()) {
     const bool stalled =
-        !flying_.empty() && !switches_->busy() &&
+        !flying_.empty() && !switches_->committing() &&
         now - last_progress_ >
             std::chrono::milliseconds(options_.config.stall_timeout_ms);
     if (stalled) spdlog::warn("no result of step {}", flying_.front().value);

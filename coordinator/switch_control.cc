@@ -295,6 +295,9 @@ absl::Status SwitchControl::Tick(Clock::time_point now) {
   if (deadline_.has_value() && now >= *deadline_) {
     deadline_.reset();
     if (const auto* preparing = std::get_if<Preparing>(&state_)) {
+      // Somebody may have missed more than this, and hear nothing until he is
+      // halted and resumed.
+      stalled_ = true;
       RETURN_IF_ERROR(Apply(PrepareExpired{preparing->epoch}, now));
     } else if (const auto* committing = std::get_if<Committing>(&state_)) {
       RETURN_IF_ERROR(Apply(SwitchExpired{committing->epoch}, now));

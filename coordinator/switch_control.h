@@ -82,8 +82,8 @@ class SwitchControl {
   // no sequences left.
   void DropPages();
   uint64_t weight_checksum() const { return options_.weight_checksum; }
-  // A committed switch that makes no progress since the last call: the group
-  // must be halted and resumed.
+  // A PREPARE without an answer, or a committed switch that makes no progress,
+  // since the last call: the group must be halted and resumed.
   bool TakeStalled() { return std::exchange(stalled_, false); }
 
   // Time passes; waiting requests get their turn.

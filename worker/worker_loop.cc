@@ -138,6 +138,7 @@ absl::Status WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
   if (now < then || (now == then && !halted_)) {
     return absl::OkStatus();  // late
   }
+  if (now > then) loaded_.reset();
   term_ = envelope.term;
   round_ = halt.round;
   next_in_ = envelope.sequence + 1;
@@ -160,11 +161,14 @@ absl::Status WorkerLoop::On(const Halt&) {
 
 absl::Status WorkerLoop::On(const Load& load) {
   if (!halted_ || load.round != round_) return absl::OkStatus();
-  ASSIGN_OR_RETURN(Loaded loaded, context_.load(load));
-  loaded.round = round_;
-  StoreSwitchProgress(context_.signals,
-                      SwitchProgress{load.epoch, load.layers_done, 0});
-  Send(std::move(loaded));
+  // Said again, since it or our answer was lost or took long.
+  if (!loaded_.has_value()) {
+    ASSIGN_OR_RETURN(loaded_, context_.load(load));
+    loaded_->round = round_;
+    StoreSwitchProgress(context_.signals,
+                        SwitchProgress{load.epoch, load.layers_done, 0});
+  }
+  Send(*loaded_);
   return absl::OkStatus();
 }
 

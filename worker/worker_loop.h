@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -89,6 +90,7 @@ class WorkerLoop {
   uint64_t round_ = 0;
   bool halted_ = true;
   bool restoring_ = false;  // a Restore of this round has come
+  std::optional<Loaded> loaded_;  // our answer to Load in this round
   uint64_t next_in_ = 1;
   uint64_t next_out_ = 1;
   StepId next_step_;

@@ -1,6 +1,7 @@
 """The launcher by itself, over stand-ins for the programs it starts."""
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -279,10 +280,16 @@ class LifeTest(unittest.TestCase):
                             "told to")
 
     def test_coordinator_that_is_killed(self):
-        with Group(fake={}) as group:
-            os.kill(group.coordinator_pid(), signal.SIGKILL)
-            group.wait_line("coordinator was killed by signal 9 (Killed); a "
-                            "successor takes over")
+        with tempfile.TemporaryDirectory() as marks:
+            mark = os.path.join(marks, "mark")
+            fake = {"coordinator": [["touch", mark], READY, WAIT]}
+            with Group(fake=fake) as group:
+                os.unlink(mark)
+                os.kill(group.coordinator_pid(), signal.SIGKILL)
+                group.wait_line("coordinator was killed by signal 9 (Killed); "
+                                "a successor takes over")
+                while not os.path.exists(mark):
+                    select.select([], [], [], 0.01)
 
     def test_worker_that_does_not_end_is_killed(self):
         fake = {"worker 0": [["ignore"], READY, WAIT]}

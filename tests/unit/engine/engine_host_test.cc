@@ -520,6 +520,25 @@ TEST_F(EngineHostTest, AWorkerThatDoesNotHaltIsReplaced) {
   EXPECT_FALSE(listener_.Get(id).finish.has_value());
 }
 
+TEST_F(EngineHostTest, AnOrderToLoadThatWasLostIsGivenAgain) {
+  Start(/*join=*/false);
+  hub_->LoseNextLoad();
+  hub_->Join();
+  EXPECT_TRUE(ready_.WaitForNotificationWithTimeout(kLong));
+}
+
+// Nothing else tells of a worker that has missed its Resume: no step is out.
+TEST_F(EngineHostTest, AWorkerThatDoesNotAnswerPrepareIsHalted) {
+  config_.step_timeout_ms = 10;
+  config_.prepare_timeout_ms = 50;
+  Start();
+  hub_->Deafen(0);
+  const auto report = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_FALSE(report->done);
+  AwaitReplaced(0, 1);
+}
+
 TEST_F(EngineHostTest, RepeatedReportsAreTakenOnce) {
   Start();
   hub_->RepeatReports();

@@ -123,6 +123,10 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     fail_load_ = std::move(reason);
   }
+  void LoseNextLoad() {
+    absl::MutexLock lock(&mutex_);
+    lose_load_ = true;
+  }
   void SendFault(std::string reason) {
     absl::MutexLock lock(&mutex_);
     Report_(1, Fault{StepId{1}, std::move(reason)});
@@ -161,6 +165,7 @@ class FakeHub final : public Hub {
         Report_(rank, Fault{StepId{0}, *fail_load_});
         return absl::OkStatus();
       }
+      if (std::exchange(lose_load_, false)) return absl::OkStatus();
       loaded_ = loaded_.with(rank);
       ++num_loads_;
       Report_(rank,
@@ -374,6 +379,7 @@ class FakeHub final : public Hub {
   bool corrupt_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_ ABSL_GUARDED_BY(mutex_) = false;
   bool repeat_ ABSL_GUARDED_BY(mutex_) = false;
+  bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -1,0 +1,256 @@
+#include "tests/simulation/life.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/time.h"
+#include "common/cat.h"
+#include "common/check.h"
+
+namespace moebius::simulation {
+namespace {
+
+Life* running_life = nullptr;
+
+}  // namespace
+
+Life* RunningLife() { return running_life; }
+
+// ---- what a worker sees of its surroundings --------------------------------
+
+class Life::VaultEnd final : public MemoryVault {
+ public:
+  explicit VaultEnd(Life* life) : life_(life) {}
+
+  absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
+                       absl::Duration) override {
+    return life_->site_->store().Deposit(kind, life_->rank(), fd, size_bytes);
+  }
+  absl::StatusOr<RegionDescriptor> Withdraw(RegionKind kind,
+                                            absl::Duration) override {
+    return life_->site_->Withdraw(*life_, kind);
+  }
+  absl::StatusOr<RegionDescriptor> Borrow(RegionKind kind, Rank rank,
+                                          absl::Duration) override {
+    while (!life_->site_->store().Has(kind, rank)) life_->Sleep(500);
+    return life_->site_->store().Borrow(kind, rank);
+  }
+
+ private:
+  Life* const life_;
+};
+
+class Life::LinkEnd final : public Link {
+ public:
+  explicit LinkEnd(Life* life) : life_(life) {
+    life_->site_->network().Connect(life_->rank(), life_->incarnation());
+  }
+
+  absl::Status Send(std::string_view bytes) override {
+    std::string copy(bytes);
+    if (life_->site_->OnSend(*life_, copy)) {
+      life_->site_->network().SendToHub(life_->rank(), life_->incarnation(),
+                                        std::move(copy));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::optional<std::string>> Receive(int timeout_ms) override {
+    const int64_t deadline_us =
+        life_->site_->world().now_us() + int64_t{timeout_ms} * 1000;
+    for (;;) {
+      while (!life_->inbox_.empty()) {
+        std::string bytes = std::move(life_->inbox_.front());
+        life_->inbox_.pop_front();
+        life_->site_->network().Taken(life_->rank());
+        if (life_->site_->OnTake(*life_, bytes)) return bytes;
+      }
+      if (timeout_ms >= 0 && life_->site_->world().now_us() >= deadline_us) {
+        return std::nullopt;
+      }
+      if (life_->stop_ != 0) return std::nullopt;
+      life_->wants_message_ = true;
+      if (timeout_ms >= 0) life_->WakeAt(deadline_us);
+      life_->Park();
+      life_->wants_message_ = false;
+    }
+  }
+
+ private:
+  Life* const life_;
+};
+
+// The production barrier, asked again and again instead of waiting by itself.
+class Life::BarrierEnd final : public StepBarrier {
+ public:
+  BarrierEnd(Life* life, absl::Span<std::byte* const> signals,
+             int64_t timeout_us)
+      : life_(life),
+        inner_(life->rank(), signals, BarrierOptions{}, absl::ZeroDuration()),
+        timeout_us_(timeout_us),
+        next_(inner_.abandoned() + 1) {}
+
+  absl::Status Wait() override {
+    const uint64_t number = next_++;
+    World& world = life_->site_->world();
+    const int64_t deadline_us = world.now_us() + timeout_us_;
+    for (;;) {
+      inner_.GoOn(number);
+      const absl::Status status = inner_.Wait();
+      if (!absl::IsDeadlineExceeded(status)) return status;
+      if (world.now_us() >= deadline_us) return status;
+      if (life_->site_->PassesEarly(*life_)) return absl::OkStatus();
+      life_->at_barrier_ = number;
+      life_->barrier_woken_ = false;
+      life_->WakeAt(deadline_us);
+      life_->Park();
+      life_->at_barrier_ = 0;
+    }
+  }
+  void Abandon() override { inner_.Abandon(); }
+  void AbandonForPeers() override { inner_.AbandonForPeers(); }
+  uint64_t abandoned() const override { return inner_.abandoned(); }
+  void GoOn(uint64_t next) override { next_ = next; }
+
+ private:
+  Life* const life_;
+  GroupStepBarrier inner_;
+  const int64_t timeout_us_;
+  uint64_t next_;
+};
+
+// ---- its life --------------------------------------------------------------
+
+Life::Life(LifeSite* site, const WorkerOptions& options)
+    : site_(site),
+      options_(options),
+      born_us_(site->world().now_us()),
+      fiber_(std::make_unique<Fiber>([this] { Main(); })),
+      vault_(std::make_unique<VaultEnd>(this)) {}
+
+Life::~Life() { CHECK(over_); }
+
+void Life::Main() {
+  try {
+    returned_ = RunWorker(options_, *this, &stop_);
+  } catch (const Killed&) {
+    returned_.reset();
+  }
+  // It ends before its messages do.
+  unwinding_ = true;
+}
+
+void Life::Start() { WakeAt(site_->world().now_us() + site_->Jitter(1, 2000)); }
+
+void Life::Run(uint64_t ticket) {
+  if (over_ || ticket != ticket_) return;
+  if (!doomed_ && frozen()) {
+    site_->world().At(frozen_until_us_, [this, ticket] { Run(ticket); });
+    return;
+  }
+  ++ticket_;
+  CHECK(running_life == nullptr);
+  site_->BeforeSlice(*this);
+  running_life = this;
+  fiber_->Resume();
+  running_life = nullptr;
+  if (fiber_->done()) {
+    over_ = true;
+    signals_.clear();
+    site_->network().Disconnect(rank(), incarnation());
+  }
+  site_->AfterSlice(*this);
+  if (over_) {
+    site_->OnEnded(*this, returned_.has_value() ? &*returned_ : nullptr);
+  }
+}
+
+void Life::Park() {
+  if (unwinding_) return;
+  Fiber::Yield();
+  if (doomed_) {
+    unwinding_ = true;
+    throw Killed{};
+  }
+}
+
+void Life::Crash() {
+  CHECK(running_life == this && !unwinding_);
+  unwinding_ = true;
+  throw Killed{};
+}
+
+void Life::Kill() {
+  CHECK(running_life == nullptr);
+  if (over_) return;
+  doomed_ = true;
+  if (fiber_->started()) {
+    Run(ticket_);
+    CHECK(over_);
+    return;
+  }
+  over_ = true;
+  site_->OnEnded(*this, nullptr);
+}
+
+void Life::Freeze(int64_t until_us) {
+  frozen_until_us_ = std::max(frozen_until_us_, until_us);
+}
+
+bool Life::frozen() const { return site_->world().now_us() < frozen_until_us_; }
+
+void Life::Stop() {
+  stop_ = 1;
+  if (wants_message_) WakeAt(site_->world().now_us());
+}
+
+void Life::WakeAt(int64_t time_us) {
+  const uint64_t ticket = ticket_;
+  site_->world().At(time_us, [this, ticket] { Run(ticket); });
+}
+
+void Life::Deliver(std::string bytes) {
+  inbox_.push_back(std::move(bytes));
+  if (wants_message_) WakeAt(site_->world().now_us());
+}
+
+bool Life::BarrierEnds() const {
+  if (over_ || at_barrier_ == 0 || barrier_woken_) return false;
+  bool complete = true;
+  for (const SignalsBlock* block : signals_) {
+    if (block->arrival.aborted_through.load() >= at_barrier_) return true;
+    if (block->arrival.sequence.load() < at_barrier_) complete = false;
+  }
+  return complete;
+}
+
+void Life::WakeFromBarrier() {
+  barrier_woken_ = true;
+  WakeAt(site_->world().now_us() + site_->Jitter(0, 30));
+}
+
+void Life::Sleep(int64_t delay_us) {
+  WakeAt(site_->world().now_us() + delay_us);
+  Park();
+}
+
+MemoryVault& Life::vault() { return *vault_; }
+
+absl::StatusOr<std::unique_ptr<Link>> Life::Connect() {
+  return std::make_unique<LinkEnd>(this);
+}
+
+std::unique_ptr<StepBarrier> Life::MakeBarrier(
+    absl::Span<std::byte* const> signals) {
+  signals_.clear();
+  for (std::byte* base : signals) signals_.push_back(SignalsAt(base));
+  return std::make_unique<BarrierEnd>(
+      this, signals, int64_t{options_.config.step_timeout_ms} * 1000);
+}
+
+absl::Status Life::OnReady() {
+  site_->OnReady(*this);
+  return absl::OkStatus();
+}
+
+}  // namespace moebius::simulation

@@ -1,0 +1,492 @@
+#include "tests/simulation/mutants.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+#include <variant>
+
+#include "common/unique_fd.h"
+#include "worker/memory/region.h"
+#include "worker/memory/signals.h"
+
+namespace moebius::simulation {
+namespace {
+
+// A mutant made of functions; those that are null do nothing.
+class FromFunctions : public Mutant {
+ public:
+  std::function<bool(Rank, CommandMessage&)> command;
+  std::function<bool(Rank, ReportMessage&)> report;
+  std::function<bool(Rank, Incarnation, CommandMessage&)> taken;
+  std::function<void(Life&, FaultId, VaultStore&)> at_point;
+  std::function<bool(Life&)> early;
+  std::function<void(Rank, RegionKind, VaultStore&,
+                     absl::StatusOr<RegionDescriptor>&)>
+      withdraw;
+  std::function<void(std::vector<Output>&)> outputs;
+  bool spares = false;
+
+  bool OnCommand(Rank rank, CommandMessage& message, bool&) override {
+    return command && command(rank, message);
+  }
+  bool OnReport(Rank rank, ReportMessage& message, bool&) override {
+    return report && report(rank, message);
+  }
+  bool OnTaken(Rank rank, Incarnation incarnation, CommandMessage& message,
+               bool&) override {
+    return taken && taken(rank, incarnation, message);
+  }
+  void OnFaultPoint(Life& life, FaultId id, VaultStore& store) override {
+    if (at_point) at_point(life, id, store);
+  }
+  bool PassesEarly(Life& life) override { return early && early(life); }
+  void OnWithdraw(Rank rank, RegionKind kind, VaultStore& store,
+                  absl::StatusOr<RegionDescriptor>& kept) override {
+    if (withdraw) withdraw(rank, kind, store, kept);
+  }
+  void OnOutputs(std::vector<Output>& all) override {
+    if (outputs) outputs(all);
+  }
+  bool SparesTheDead() override { return spares; }
+};
+
+using Make = std::function<std::unique_ptr<Mutant>(uint64_t)>;
+
+Make OfCommands(std::function<bool(Rank, CommandMessage&)> change) {
+  return [change](uint64_t) {
+    auto mutant = std::make_unique<FromFunctions>();
+    mutant->command = change;
+    return mutant;
+  };
+}
+// Changes the commands of one kind.
+template <typename T>
+Make Of(std::function<bool(Rank, T&)> change) {
+  return OfCommands([change](Rank rank, CommandMessage& message) {
+    auto* const body = std::get_if<T>(&message.command);
+    return body != nullptr && change(rank, *body);
+  });
+}
+template <typename T>
+Make OfReports(std::function<bool(Rank, T&)> change) {
+  return [change](uint64_t) {
+    auto mutant = std::make_unique<FromFunctions>();
+    mutant->report = [change](Rank rank, ReportMessage& message) {
+      auto* const body = std::get_if<T>(&message.report);
+      return body != nullptr && change(rank, *body);
+    };
+    return mutant;
+  };
+}
+Make OfWithdrawals(std::function<void(Rank, RegionKind, VaultStore&,
+                                      absl::StatusOr<RegionDescriptor>&)>
+                       change) {
+  return [change](uint64_t) {
+    auto mutant = std::make_unique<FromFunctions>();
+    mutant->withdraw = change;
+    return mutant;
+  };
+}
+Make OfOutputs(std::function<void(std::vector<Output>&, uint64_t&)> change) {
+  return [change](uint64_t) {
+    auto mutant = std::make_unique<FromFunctions>();
+    mutant->outputs = [change,
+                       count = uint64_t{0}](std::vector<Output>& all) mutable {
+      change(all, count);
+    };
+    return mutant;
+  };
+}
+
+// ---- recovery --------------------------------------------------------------
+
+constexpr int kLayers = 3;  // of the simulated models
+
+bool ChangeTail(Resume& resume,
+                const std::function<bool(SwitchTail&)>& change) {
+  return resume.tail.has_value() && change(*resume.tail);
+}
+
+void AddRecovery(std::vector<MutantInfo>& all) {
+  all.push_back({"tail-skips-layer",
+                 "the layer in flight counts as done when a switch is finished",
+                 Of<Resume>([](Rank, Resume& resume) {
+                   return ChangeTail(resume, [](SwitchTail& tail) {
+                     if (tail.layers_done >= kLayers) return false;
+                     ++tail.layers_done;
+                     return true;
+                   });
+                 })});
+  all.push_back({"tail-repeats-layer",
+                 "a layer whose sources are gone is done again",
+                 Of<Resume>([](Rank, Resume& resume) {
+                   return ChangeTail(resume, [](SwitchTail& tail) {
+                     if (tail.layers_done == 0) return false;
+                     --tail.layers_done;
+                     return true;
+                   });
+                 })});
+  all.push_back({"tail-forgets-pages",
+                 "the waves of a switch count as done when it is finished",
+                 Of<Resume>([](Rank, Resume& resume) {
+                   return ChangeTail(resume, [](SwitchTail& tail) {
+                     tail.waves_done = static_cast<int>(tail.kv.waves.size());
+                     return !tail.kv.waves.empty();
+                   });
+                 })});
+  all.push_back({"commit-reversed", "a recovery takes a committed switch back",
+                 Of<Resume>([](Rank, Resume& resume) {
+                   return ChangeTail(resume, [&](SwitchTail& tail) {
+                     resume.layout = tail.from;
+                     resume.tail.reset();
+                     return true;
+                   });
+                 })});
+  all.push_back({"barrier-number-reused",
+                 "a group resumes with barriers that some have arrived at",
+                 Of<Resume>([](Rank, Resume& resume) {
+                   if (resume.next_barrier < 8) return false;
+                   resume.next_barrier -= 4;
+                   return true;
+                 })});
+  all.push_back({"stand-without-barriers",
+                 "halted workers do not tell their barriers",
+                 OfReports<Halted>([](Rank, Halted& halted) {
+                   halted.stand.barriers = 0;
+                   return true;
+                 })});
+  all.push_back({"step-number-reused",
+                 "a group resumes with the number of its last step",
+                 Of<Resume>([](Rank, Resume& resume) {
+                   if (resume.next_step.value < 2) return false;
+                   --resume.next_step.value;
+                   return true;
+                 })});
+  all.push_back({"restore-loses-sequence",
+                 "one worker is not told the last sequence",
+                 Of<Restore>([](Rank rank, Restore& restore) {
+                   if (rank != 1 || restore.sequences.empty()) return false;
+                   restore.sequences.pop_back();
+                   return true;
+                 })});
+  all.push_back({"restore-loses-token",
+                 "the last token of a sequence is not restored",
+                 Of<Restore>([](Rank, Restore& restore) {
+                   if (restore.sequences.empty()) return false;
+                   Admission& admission = restore.sequences[0].admission;
+                   if (admission.tokens.size() <= admission.num_prompt_tokens) {
+                     return false;
+                   }
+                   admission.tokens.pop_back();
+                   return true;
+                 })});
+  all.push_back({"restore-other-seed",
+                 "a restored sequence draws with another seed",
+                 Of<Restore>([](Rank, Restore& restore) {
+                   for (auto& sequence : restore.sequences) {
+                     sequence.admission.sampling.seed ^= 1;
+                   }
+                   return !restore.sequences.empty();
+                 })});
+  all.push_back({"restore-counts-as-prompt",
+                 "what a restored sequence has generated counts as its prompt",
+                 Of<Restore>([](Rank, Restore& restore) {
+                   bool changed = false;
+                   for (auto& sequence : restore.sequences) {
+                     Admission& admission = sequence.admission;
+                     changed = changed || admission.num_prompt_tokens !=
+                                              admission.tokens.size();
+                     admission.num_prompt_tokens =
+                         static_cast<uint32_t>(admission.tokens.size());
+                   }
+                   return changed;
+                 })});
+  all.push_back({"rollback-too-short",
+                 "a chunk of a prompt that was not computed counts as such",
+                 [](uint64_t) {
+                   auto mutant = std::make_unique<FromFunctions>();
+                   mutant->command = [resumed = std::array<bool, kMaxRanks>{}](
+                                         Rank rank,
+                                         CommandMessage& message) mutable {
+                     if (std::holds_alternative<Resume>(message.command)) {
+                       resumed[rank] = true;
+                     }
+                     auto* plan = std::get_if<StepPlan>(&message.command);
+                     if (plan == nullptr || !resumed[rank]) return false;
+                     resumed[rank] = false;
+                     bool changed = false;
+                     for (WorkItem& item : plan->items) {
+                       if (item.num_tokens < 3) continue;
+                       item.position += 2;
+                       item.num_tokens -= 2;
+                       changed = true;
+                     }
+                     return changed;
+                   };
+                   return mutant;
+                 }});
+}
+
+// ---- switches --------------------------------------------------------------
+
+void AddSwitches(std::vector<MutantInfo>& all) {
+  all.push_back({"kv-move-lost", "a switch forgets a page",
+                 Of<Prepare>([](Rank, Prepare& prepare) {
+                   if (prepare.kv.waves.empty()) return false;
+                   prepare.kv.waves.back().pop_back();
+                   if (prepare.kv.waves.back().empty()) {
+                     prepare.kv.waves.pop_back();
+                   }
+                   return true;
+                 })});
+  all.push_back({"kv-moves-crossed", "a switch takes one page for another",
+                 Of<Prepare>([](Rank, Prepare& prepare) {
+                   for (auto& wave : prepare.kv.waves) {
+                     for (size_t i = 1; i < wave.size(); ++i) {
+                       if (wave[i].dst_rank != wave[0].dst_rank ||
+                           wave[i].src_page == wave[0].src_page) {
+                         continue;
+                       }
+                       std::swap(wave[0].src_page, wave[i].src_page);
+                       std::swap(wave[0].src_rank, wave[i].src_rank);
+                       return true;
+                     }
+                   }
+                   return false;
+                 })});
+  all.push_back(
+      {"record-before-barrier",
+       "a worker records a layer before all others have pulled it",
+       [](uint64_t) {
+         auto mutant = std::make_unique<FromFunctions>();
+         auto epochs = std::make_shared<std::array<Epoch, kMaxRanks>>();
+         mutant->taken = [epochs](Rank rank, Incarnation,
+                                  CommandMessage& message) {
+           if (const auto* commit = std::get_if<Commit>(&message.command)) {
+             (*epochs)[rank] = commit->epoch;
+           } else if (const auto* resume =
+                          std::get_if<Resume>(&message.command);
+                      resume != nullptr && resume->tail.has_value()) {
+             (*epochs)[rank] = resume->tail->epoch;
+           }
+           return false;
+         };
+         mutant->at_point = [epochs](Life& life, FaultId id,
+                                     VaultStore& store) {
+           std::byte* const base =
+               store.MutableView(RegionKind::kSignals, life.rank());
+           if (id != FaultId::kWorkerPulled || base == nullptr) return;
+           SignalsBlock* const block = SignalsAt(base);
+           SwitchProgress progress = LoadSwitchProgress(*block);
+           const Epoch epoch = (*epochs)[life.rank()];
+           if (progress.epoch != epoch) progress = {epoch, 0, 0};
+           progress.layers_done = std::min(progress.layers_done + 1, kLayers);
+           StoreSwitchProgress(block, progress);
+         };
+         return mutant;
+       }});
+  all.push_back(
+      {"kv-page-torn", "the second half of a wave spoils a byte of the first",
+       [](uint64_t) {
+         auto mutant = std::make_unique<FromFunctions>();
+         mutant->at_point = [](Life& life, FaultId id, VaultStore& store) {
+           if (id != FaultId::kWorkerPagesPassed) return;
+           std::byte* const kv =
+               store.MutableView(RegionKind::kKv, life.rank());
+           const int64_t size = store.SizeBytes(RegionKind::kKv, life.rank());
+           if (kv == nullptr) return;
+           for (int64_t i = 0; i < std::min<int64_t>(size, 1 << 20); i += 512) {
+             kv[i] ^= std::byte{1};
+           }
+         };
+         return mutant;
+       }});
+  all.push_back(
+      {"layout-of-one-step-old",
+       "the first step after a switch has the old layout", [](uint64_t) {
+         auto mutant = std::make_unique<FromFunctions>();
+         mutant->command = [layouts = std::array<Layout, kMaxRanks>{}](
+                               Rank rank, CommandMessage& message) mutable {
+           auto* plan = std::get_if<StepPlan>(&message.command);
+           if (plan == nullptr) return false;
+           const Layout before =
+               std::exchange(layouts[rank], plan->layout.attention);
+           if (plan->step.value == 1 || before == plan->layout.attention) {
+             return false;
+           }
+           plan->layout = {before, before};
+           return true;
+         };
+         return mutant;
+       }});
+}
+
+// ---- memory and life -------------------------------------------------------
+
+void AddMemory(std::vector<MutantInfo>& all) {
+  all.push_back({"barrier-lets-through",
+                 "a barrier ends now and then before all have come",
+                 [](uint64_t seed) {
+                   auto mutant = std::make_unique<FromFunctions>();
+                   mutant->early = [rng = Rng(seed)](Life&) mutable {
+                     return rng.Chance(0.01);
+                   };
+                   return mutant;
+                 }});
+  all.push_back({"zombie",
+                 "a worker is replaced before it was killed, and goes on later",
+                 [](uint64_t) {
+                   auto mutant = std::make_unique<FromFunctions>();
+                   mutant->spares = true;
+                   return mutant;
+                 }});
+  all.push_back({"kv-zeroed", "a successor clears the pages that it takes over",
+                 OfWithdrawals([](Rank rank, RegionKind kind, VaultStore& store,
+                                  absl::StatusOr<RegionDescriptor>&) {
+                   if (kind != RegionKind::kKv) return;
+                   std::memset(
+                       store.MutableView(kind, rank), 0,
+                       static_cast<size_t>(store.SizeBytes(kind, rank)));
+                 })});
+  all.push_back(
+      {"kv-apart", "a successor's pages are not those that its peers map",
+       OfWithdrawals([](Rank rank, RegionKind kind, VaultStore& store,
+                        absl::StatusOr<RegionDescriptor>& kept) {
+         if (kind != RegionKind::kKv || !kept.ok()) return;
+         const int64_t size = store.SizeBytes(kind, rank);
+         auto region = CreateMemfdRegion("apart", size, {.huge_pages = false});
+         if (!region.ok()) return;
+         std::memcpy((*region)->mutable_base(), store.View(kind, rank),
+                     static_cast<size_t>(size));
+         auto fd = Duplicate((*region)->descriptor());
+         if (fd.ok()) kept->fd = *std::move(fd);
+       })});
+  all.push_back({"weights-torn", "a death damages the dead worker's weights",
+                 OfWithdrawals([](Rank rank, RegionKind kind, VaultStore& store,
+                                  absl::StatusOr<RegionDescriptor>&) {
+                   if (kind != RegionKind::kExperts) return;
+                   std::byte* const experts = store.MutableView(kind, rank);
+                   for (int64_t i = 0; i < store.SizeBytes(kind, rank) / 4;
+                        i += 4096) {
+                     experts[i] ^= std::byte{16};
+                   }
+                 })});
+  all.push_back({"empty-says-loaded",
+                 "a successor with new memory says that weights are in it",
+                 OfReports<Halted>([](Rank, Halted& halted) {
+                   if (halted.round < 2 || halted.stand.loaded) return false;
+                   halted.stand.loaded = true;
+                   return true;
+                 })});
+  all.push_back({"load-in-first-layout",
+                 "a successor with new memory loads the layout of the start",
+                 [](uint64_t) {
+                   auto mutant = std::make_unique<FromFunctions>();
+                   mutant->command = [first = std::optional<Layout>()](
+                                         Rank,
+                                         CommandMessage& message) mutable {
+                     auto* const load = std::get_if<Load>(&message.command);
+                     if (load == nullptr) return false;
+                     if (!first.has_value()) first = load->layout;
+                     if (load->layout == *first && load->layers_done == 0) {
+                       return false;
+                     }
+                     load->layout = load->to = *first;
+                     load->layers_done = 0;
+                     return true;
+                   };
+                   return mutant;
+                 }});
+  all.push_back({"old-mappings",
+                 "nobody learns that a peer's memory is another",
+                 Of<Resume>([](Rank, Resume& resume) {
+                   bool changed = false;
+                   for (Incarnation& memory : resume.memories) {
+                     changed = changed || memory.value != 1;
+                     memory = Incarnation{1};
+                   }
+                   return changed;
+                 })});
+}
+
+// ---- messages --------------------------------------------------------------
+
+void AddMessages(std::vector<MutantInfo>& all) {
+  all.push_back({"commands-uncounted",
+                 "a worker does not notice that a command was lost or repeated",
+                 [](uint64_t) {
+                   auto mutant = std::make_unique<FromFunctions>();
+                   struct Count {
+                     Incarnation incarnation;
+                     uint64_t next = 1;
+                   };
+                   mutant->taken = [counts = std::array<Count, kMaxRanks>{}](
+                                       Rank rank, Incarnation incarnation,
+                                       CommandMessage& message) mutable {
+                     Count& count = counts[rank];
+                     if (count.incarnation != incarnation) {
+                       count = {incarnation, 1};
+                     }
+                     message.envelope.sequence = count.next++;
+                     return true;
+                   };
+                   return mutant;
+                 }});
+  all.push_back({"page-given-twice", "two sequences have the same page",
+                 Of<StepPlan>([](Rank, StepPlan& plan) {
+                   if (plan.page_rows.size() < 2) return false;
+                   PageRow& a = plan.page_rows[0];
+                   PageRow& b = plan.page_rows[1];
+                   if (a.rank != b.rank || a.slot == b.slot) return false;
+                   b.pages[0] = a.pages[0];
+                   return true;
+                 })});
+  all.push_back({"plan-differs", "one worker is told another plan",
+                 Of<StepPlan>([](Rank rank, StepPlan& plan) {
+                   if (rank != 1 || plan.items.size() < 2) return false;
+                   plan.items.pop_back();
+                   return true;
+                 })});
+  all.push_back({"tokens-crossed", "two sequences swap their tokens",
+                 OfReports<StepResult>([](Rank, StepResult& result) {
+                   if (result.sampled.size() < 2) return false;
+                   std::swap(result.sampled[0].token, result.sampled[1].token);
+                   return true;
+                 })});
+  all.push_back({"output-lost", "a token never reaches its client",
+                 OfOutputs([](std::vector<Output>& outputs, uint64_t& count) {
+                   if (++count == 5) outputs[0].tokens.clear();
+                 })});
+  all.push_back({"output-twice", "a token reaches its client twice",
+                 OfOutputs([](std::vector<Output>& outputs, uint64_t& count) {
+                   if (++count == 5) outputs.push_back(outputs[0]);
+                 })});
+  all.push_back({"end-lost", "a client never hears that its request has ended",
+                 OfOutputs([](std::vector<Output>& outputs, uint64_t&) {
+                   outputs[0].finish.reset();
+                 })});
+}
+
+}  // namespace
+
+const std::vector<MutantInfo>& AllMutants() {
+  static const auto* const mutants = [] {
+    auto* const all = new std::vector<MutantInfo>;
+    AddRecovery(*all);
+    AddSwitches(*all);
+    AddMemory(*all);
+    AddMessages(*all);
+    return all;
+  }();
+  return *mutants;
+}
+
+const MutantInfo* FindMutant(std::string_view name) {
+  for (const MutantInfo& info : AllMutants()) {
+    if (info.name == name) return &info;
+  }
+  return nullptr;
+}
+
+}  // namespace moebius::simulation

@@ -1,0 +1,56 @@
+// Planted bugs. Each is a small change at an interface of the production code,
+// such as a slip in it would make, and some seed must find it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/wire.h"
+#include "coordinator/engine.h"
+#include "tests/simulation/life.h"
+#include "tests/simulation/options.h"
+#include "tests/simulation/rng.h"
+
+namespace moebius::simulation {
+
+// What a planted bug may do. One object a run; it holds the bug's memory.
+class Mutant {
+ public:
+  virtual ~Mutant() = default;
+
+  // A command on its way to a worker, a report on its way to the coordinator.
+  // True: it was changed. `drop`: it does not go out.
+  virtual bool OnCommand(Rank, CommandMessage&, bool&) { return false; }
+  virtual bool OnReport(Rank, ReportMessage&, bool&) { return false; }
+  // A report as the hub hands it over, of whatever life. True: changed.
+  virtual bool OnHubReport(Rank, Incarnation& /*of the connection*/,
+                           ReportMessage&) {
+    return false;
+  }
+  // A command as a worker takes it.
+  virtual bool OnTaken(Rank, Incarnation, CommandMessage&, bool&) {
+    return false;
+  }
+  virtual void OnFaultPoint(Life&, FaultId, VaultStore&) {}
+  virtual bool PassesEarly(Life&) { return false; }
+  virtual void OnWithdraw(Rank, RegionKind, VaultStore&,
+                          absl::StatusOr<RegionDescriptor>&) {}
+  // Outputs on their way to the front.
+  virtual void OnOutputs(std::vector<Output>&) {}
+  // A successor starts though its predecessor, frozen, was not killed.
+  virtual bool SparesTheDead() { return false; }
+};
+
+struct MutantInfo {
+  std::string_view name;
+  std::string_view what;
+  std::function<std::unique_ptr<Mutant>(uint64_t seed)> make;
+};
+const std::vector<MutantInfo>& AllMutants();
+// nullptr for a name that none has.
+const MutantInfo* FindMutant(std::string_view name);
+
+}  // namespace moebius::simulation

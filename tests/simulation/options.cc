@@ -1,0 +1,146 @@
+#include "tests/simulation/options.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "tests/simulation/rng.h"
+
+namespace moebius::simulation {
+namespace {
+
+// Half of all seeds do without a kind of fault, so that each is also met alone.
+bool Has(Rng& rng) { return rng.Chance(0.5); }
+
+void ChooseGroup(Rng& rng, Options& options) {
+  // Groups of eight take longest, so they are rarer.
+  constexpr struct {
+    int model, num_workers;
+  } kGroups[] = {{0, 2}, {0, 2}, {0, 2}, {0, 4}, {0, 4},
+                 {0, 8}, {1, 2}, {1, 3}, {1, 3}, {1, 6}};
+  const auto group = kGroups[rng.Int(0, std::size(kGroups) - 1)];
+  options.model = group.model;
+  options.num_workers = group.num_workers;
+  options.layout = static_cast<LayoutChoice>(rng.Int(0, 2));
+  options.steps_ahead = rng.Int(1, 4);
+  options.token_budget = rng.Int(0, 1) == 0 ? rng.Int(8, 16) : rng.Int(17, 48);
+  options.max_running = std::min(rng.Int(2, 12), options.token_budget);
+  options.pool = Has(rng) ? rng.Uniform(1, 2) : rng.Uniform(2, 8);
+}
+
+void ChooseWork(Rng& rng, Options& options) {
+  options.num_requests = Has(rng) ? rng.Int(2, 8) : rng.Int(9, 24);
+  options.fault_ms = rng.Int(200, 2500);
+  options.arrivals_ms = rng.Int(10, options.fault_ms);
+  options.step_us = Has(rng) ? rng.Int(100, 3000) : rng.Int(3000, 30000);
+  options.aborts = Has(rng) ? rng.Uniform(0, 0.4) : 0;
+  options.switches = rng.Chance(0.9) ? rng.Int(2, 9) : 0;
+}
+
+void ChooseNetwork(Rng& rng, Options& options) {
+  if (Has(rng)) options.loss = rng.Uniform(0, rng.Chance(0.7) ? 0.02 : 0.3);
+  if (Has(rng)) options.repetition = rng.Uniform(0, 0.5);
+  options.delay_min_us = rng.Int(10, 200);
+  options.delay_max_us = options.delay_min_us +
+                         (Has(rng) ? rng.Int(10, 500) : rng.Int(500, 20000));
+  options.reorder = rng.Chance(0.3);
+  options.queue_limit = rng.Chance(0.1) ? rng.Int(6, 20) : 256;
+  if (rng.Chance(0.3)) options.partitions = rng.Int(1, 3);
+}
+
+void ChooseProcessFaults(Rng& rng, Options& options) {
+  if (rng.Chance(0.3)) options.pauses = rng.Int(1, 3);
+  if (rng.Chance(0.2)) options.coordinator_pauses = rng.Int(1, 3);
+  if (rng.Chance(0.4)) options.kills = rng.Int(1, 3);
+  if (Has(rng)) options.crash_in_step = rng.Uniform(0, 0.001);
+  if (Has(rng)) options.crash_in_switch = rng.Uniform(0, 0.1);
+  if (Has(rng)) options.crash_in_recovery = rng.Uniform(0, 0.1);
+  options.max_crashes = rng.Int(1, 8);
+  if (rng.Chance(0.3)) options.memory_loss = rng.Uniform(0, 0.7);
+  if (rng.Chance(0.2)) options.errors = rng.Uniform(0, 0.003);
+  if (rng.Chance(0.3)) options.stalls = rng.Uniform(0, 0.002);
+}
+
+const char* NameOf(LayoutChoice choice) {
+  return choice == LayoutChoice::kEp   ? "ep"
+         : choice == LayoutChoice::kTp ? "tp"
+                                       : "auto";
+}
+
+}  // namespace
+
+Options OptionsOf(uint64_t seed) {
+  Rng rng(seed * 2 + 1);
+  Options options;
+  options.seed = seed;
+  ChooseGroup(rng, options);
+  ChooseWork(rng, options);
+  ChooseNetwork(rng, options);
+  ChooseProcessFaults(rng, options);
+  return options;
+}
+
+Options WithoutFaults(Options options) {
+  const Options none;
+  options.loss = options.repetition = 0;
+  options.delay_min_us = none.delay_min_us;
+  options.delay_max_us = none.delay_max_us;
+  options.reorder = false;
+  options.queue_limit = none.queue_limit;
+  options.partitions = options.pauses = options.coordinator_pauses = 0;
+  options.kills = options.max_crashes = 0;
+  options.crash_in_step = options.crash_in_switch = options.memory_loss = 0;
+  options.crash_in_recovery = options.errors = options.stalls = 0;
+  options.aborts = 0;
+  return options;
+}
+
+std::string Show(const Options& o) {
+  char text[1024];
+  std::snprintf(
+      text, sizeof(text),
+      "seed %llu\n"
+      "  group   model %d, %d workers, layout %s, steps ahead %d, budget %d, "
+      "running %d, pool %.2f\n"
+      "  work    %d requests within %d ms, aborts %.2f, %d switches, %d us a "
+      "step\n"
+      "  network loss %.3f, repetition %.3f, delay %d..%d us, %s, queue %d, "
+      "%d partitions\n"
+      "  faults  for %d ms: %d kills, %d pauses, %d coordinator pauses; "
+      "crashes "
+      "%.5f in steps, %.4f in switches, %.4f in recovery, at most %d; memory "
+      "lost %.2f, errors %.4f, stalls %.4f",
+      static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
+      NameOf(o.layout), o.steps_ahead, o.token_budget, o.max_running, o.pool,
+      o.num_requests, o.arrivals_ms, o.aborts, o.switches, o.step_us, o.loss,
+      o.repetition, o.delay_min_us, o.delay_max_us,
+      o.reorder ? "reordered" : "in order", o.queue_limit, o.partitions,
+      o.fault_ms, o.kills, o.pauses, o.coordinator_pauses, o.crash_in_step,
+      o.crash_in_switch, o.crash_in_recovery, o.max_crashes, o.memory_loss,
+      o.errors, o.stalls);
+  return text;
+}
+
+Config ConfigOf(const Options& options, const std::string& model_path,
+                int64_t sequence_bytes) {
+  Config config;
+  config.model_path = model_path;
+  config.num_workers = options.num_workers;
+  config.threads_per_worker = 1;
+  config.spin_us = 0;
+  config.kv_bytes = static_cast<int64_t>(options.pool * sequence_bytes) + 1;
+  config.layout = options.layout;
+  config.steps_ahead = options.steps_ahead;
+  config.token_budget = options.token_budget;
+  config.max_running = options.max_running;
+  config.max_queue = 128;
+  config.switch_threshold = 4;
+  config.min_dwell_ms = 100;
+  config.smoothing_ms = 50;
+  config.step_timeout_ms = 300;
+  config.stall_timeout_ms = 1500;
+  config.prepare_timeout_ms = 300;
+  config.switch_timeout_ms = 1000;
+  return config;
+}
+
+}  // namespace moebius::simulation

@@ -1,0 +1,60 @@
+// What a seed stands for.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/config.h"
+
+namespace moebius::simulation {
+
+struct Options {
+  uint64_t seed = 0;
+
+  // ---- the group
+  int model = 0;  // index among the small models
+  int num_workers = 2;
+  LayoutChoice layout = LayoutChoice::kEp;
+  int steps_ahead = 2;
+  int token_budget = 32;
+  int max_running = 8;
+  double pool = 4;  // KV room of a rank, in sequences of full length
+
+  // ---- the work
+  int num_requests = 8;
+  int arrivals_ms = 500;  // within this time
+  int step_us = 1000;     // what a step takes to compute
+  double aborts = 0;      // share of requests
+  int switches = 2;       // ordered by hand, within the time of faults
+
+  // ---- the faults, until fault_ms after the group serves
+  int fault_ms = 1000;
+  double loss = 0, repetition = 0;  // of messages
+  int delay_min_us = 20, delay_max_us = 200;
+  bool reorder = false;
+  int queue_limit = 256;  // messages to one worker that are not taken yet
+  int partitions = 0, pauses = 0, coordinator_pauses = 0, kills = 0;
+  // Chance of a crash each time a worker reaches a fault point: of a step, of a
+  // switch, of a recovery. At most max_crashes in all.
+  double crash_in_step = 0, crash_in_switch = 0, crash_in_recovery = 0;
+  int max_crashes = 0;
+  double memory_loss = 0;  // of whoever dies, with all that the vault keeps
+  // Chance that a fault point fails, or holds a worker up.
+  double errors = 0, stalls = 0;
+};
+
+// Pure: the options of a seed.
+Options OptionsOf(uint64_t seed);
+
+// The same group and work without any fault.
+Options WithoutFaults(Options options);
+
+// All of them in some lines.
+std::string Show(const Options& options);
+
+// The configuration of the group. `model_path` of a small model whose longest
+// sequence takes `pool_bytes` of KV.
+Config ConfigOf(const Options& options, const std::string& model_path,
+                int64_t sequence_bytes);
+
+}  // namespace moebius::simulation

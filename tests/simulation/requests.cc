@@ -1,0 +1,73 @@
+#include "tests/simulation/requests.h"
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "tests/simulation/cluster.h"
+#include "tests/simulation/rng.h"
+#include "tests/simulation/tiny_model.h"
+
+namespace moebius::simulation {
+namespace {
+
+constexpr int kMostTokens = 24;
+
+Ask MakeAsk(Rng& rng, int vocab_size) {
+  Ask ask;
+  const int length = rng.Chance(0.3) ? rng.Int(17, 40) : rng.Int(1, 20);
+  for (int i = 0; i < length; ++i) {
+    ask.prompt.push_back(rng.Int(0, vocab_size - 1));
+  }
+  ask.max_tokens = std::min(kMostTokens, kMaxModelLen - 1 - length);
+  SamplingParams& sampling = ask.sampling;
+  sampling.seed = rng.Next();
+  sampling.temperature =
+      rng.Chance(0.4) ? 0.0f : static_cast<float>(rng.Uniform(0.2, 1.5));
+  if (rng.Chance(0.3)) sampling.top_k = rng.Int(1, 40);
+  if (rng.Chance(0.3)) {
+    sampling.top_p = static_cast<float>(rng.Uniform(0.3, 1));
+  }
+  if (rng.Chance(0.2)) {
+    sampling.repetition_penalty = static_cast<float>(rng.Uniform(1, 1.5));
+    sampling.presence_penalty = static_cast<float>(rng.Uniform(0, 1));
+    sampling.frequency_penalty = static_cast<float>(rng.Uniform(0, 1));
+  }
+  // Log-probabilities tell apart what tokens alone would not.
+  sampling.num_logprobs = rng.Chance(0.9) ? rng.Int(0, 3) : -1;
+  if (rng.Chance(0.25)) sampling.num_prompt_logprobs = rng.Int(0, 2);
+  return ask;
+}
+
+std::vector<Ask> MakeAsks(int model) {
+  Rng rng(static_cast<uint64_t>(model) + 77);
+  std::vector<Ask> asks;
+  for (int i = 0; i < kNumAsks; ++i) {
+    asks.push_back(MakeAsk(rng, ModelOf(model).config().vocab_size));
+  }
+  return asks;
+}
+
+std::vector<Answer> FindAnswers(int model) {
+  std::vector<Answer> answers;
+  for (const Front::Request& request : PlayQuietly(model)) {
+    answers.push_back({request.tokens, request.prompt_logprobs});
+  }
+  return answers;
+}
+
+}  // namespace
+
+const std::vector<Ask>& AsksOf(int model) {
+  static const std::vector<Ask> asks[kNumModels] = {MakeAsks(0), MakeAsks(1)};
+  CHECK(model >= 0 && model < kNumModels);
+  return asks[model];
+}
+
+const std::vector<Answer>& AnswersOf(int model) {
+  static std::vector<Answer> answers[kNumModels];
+  CHECK(model >= 0 && model < kNumModels);
+  if (answers[model].empty()) answers[model] = FindAnswers(model);
+  return answers[model];
+}
+
+}  // namespace moebius::simulation

@@ -1,0 +1,33 @@
+// What is asked of a group, and what the answers must be.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "coordinator/engine.h"
+
+namespace moebius::simulation {
+
+// A generation that seeds choose from. Whatever surrounds it, and whatever its
+// length, its tokens are the first of `tokens`.
+struct Ask {
+  std::vector<int32_t> prompt;
+  SamplingParams sampling;
+  int max_tokens = 0;  // a seed may ask for fewer
+};
+struct Answer {
+  std::vector<SampledToken> tokens;  // slot: 0
+  std::vector<PromptLogprob> prompt_logprobs;
+};
+
+inline constexpr int kNumAsks = 96;
+
+// The asks to a model, the same in every run.
+const std::vector<Ask>& AsksOf(int model);
+
+// Their answers by a quiet group: no fault, no switch, nobody hurries. Found at
+// the first call.
+const std::vector<Answer>& AnswersOf(int model);
+
+}  // namespace moebius::simulation
