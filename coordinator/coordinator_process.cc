@@ -25,6 +25,7 @@
 #include "coordinator/api/openai_api.h"
 #include "coordinator/checkpoint_codec.h"
 #include "coordinator/engine_host.h"
+#include "coordinator/faulty_hub.h"
 #include "coordinator/throughput_bench.h"
 
 namespace moebius {
@@ -89,6 +90,18 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   return engine;
 }
 
+// The channel, with the faults that are wanted on it.
+absl::StatusOr<std::unique_ptr<Hub>> BindHub(
+    const CoordinatorOptions& options) {
+  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  const Config& config = options.config;
+  if (!config.faults_enabled || config.message_faults.empty()) return hub;
+  ASSIGN_OR_RETURN(MessageFaults faults,
+                   ParseMessageFaults(config.message_faults));
+  spdlog::warn("faults of messages: {}", config.message_faults);
+  return std::make_unique<FaultyHub>(std::move(hub), std::move(faults));
+}
+
 }  // namespace
 
 absl::Status RunCoordinator(const CoordinatorOptions& options,
@@ -98,7 +111,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model_path));
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   const int max_model_len = engine_options.max_model_len;
@@ -204,7 +217,7 @@ absl::Status RunThroughputBench(const CoordinatorOptions& options,
                                 VaultClient& vault) {
   ASSIGN_OR_RETURN(const auto codec,
                    CheckpointCodec::Load(options.config.model_path));
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   ThroughputBench bench(engine_options.model.vocab_size);
