@@ -4,8 +4,18 @@
 // ZeroMQ ROUTER (Hub) and DEALER (Link) over an ipc:// socket in the group's
 // private directory. A message to a worker that is not connected is an error,
 // not a silent loss. Sizes and queue lengths are bounded.
+//
+// Trust: the directory (mode 0700) keeps other users out, and so does the
+// socket (ZMQ_IPC_FILTER_UID, mode 0600). Of our own user's processes only
+// those get in that the launcher started as workers, and each is heard for its
+// own rank alone. Processes of one user could still harm one another in other
+// ways (ptrace, signals); and a worker is not kept from taking over another's
+// connection with its identity.
 #pragma once
 
+#include <sys/types.h>
+
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,6 +33,11 @@ inline constexpr std::string_view kControlSocketName = "control.sock";
 // Messages that may wait in one direction of one channel.
 inline constexpr int kChannelQueueMessages = 256;
 
+// The rank that process `pid` speaks for; nothing if it is no worker of the
+// group. Called on a thread of the hub's, one call at a time; may wait for a
+// moment. An error keeps the process waiting: it may try again.
+using WhoIs = std::function<absl::StatusOr<std::optional<Rank>>(pid_t pid)>;
+
 // The coordinator's end. One thread sends and receives; Wake() may be called
 // from any thread.
 class Hub {
@@ -33,8 +48,10 @@ class Hub {
     std::string bytes;
   };
 
-  // Binds DIR/control.sock.
-  static absl::StatusOr<std::unique_ptr<Hub>> Bind(const std::string& dir);
+  // Binds DIR/control.sock. `who_is` is asked about each connection; without
+  // one every process of our user is let in, for tests.
+  static absl::StatusOr<std::unique_ptr<Hub>> Bind(const std::string& dir,
+                                                   WhoIs who_is);
   virtual ~Hub() = default;
 
   // kUnavailable when that life of the worker is not connected, or its queue
@@ -54,12 +71,14 @@ class Hub {
 // A worker's end. Not thread-safe.
 class Link {
  public:
-  // Connects to DIR/control.sock; the coordinator may bind later.
+  // Connects to DIR/control.sock; the coordinator may bind later, and another
+  // coordinator after it. Each hears that we have connected.
   static absl::StatusOr<std::unique_ptr<Link>> Connect(const std::string& dir,
                                                        Rank rank,
                                                        Incarnation incarnation);
   virtual ~Link() = default;
 
+  // kUnavailable when no coordinator is connected, or the queue is full.
   virtual absl::Status Send(std::string_view bytes) = 0;
 
   // The next message, or nothing after timeout_ms (0: no wait, -1: no end).

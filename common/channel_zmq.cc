@@ -1,9 +1,11 @@
 // ZeroMQ body of channel.h.
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <zmq.hpp>
 
@@ -11,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/channel.h"
+#include "common/channel_door_zmq.h"
 #include "common/status_macros.h"
 #include "common/wire.h"
 
@@ -53,14 +56,36 @@ void SetCommonOptions(zmq::socket_t& socket) {
 
 class ZmqHub final : public Hub {
  public:
-  ZmqHub(zmq::context_t context, zmq::socket_t socket, int wake_fd)
-      : context_(std::move(context)),
-        socket_(std::move(socket)),
-        wake_fd_(wake_fd) {}
+  // `wake_fd` is owned from now on.
+  explicit ZmqHub(int wake_fd) : wake_fd_(wake_fd) {}
   ~ZmqHub() override {
     socket_.close();
+    context_.shutdown();  // ends the door's thread
+    door_.reset();
     context_.close();
     close(wake_fd_);
+  }
+
+  // Throws zmq::error_t.
+  void Bind(const std::string& dir, WhoIs who_is) {
+    socket_ = zmq::socket_t(context_, zmq::socket_type::router);
+    SetCommonOptions(socket_);
+    socket_.set(zmq::sockopt::router_mandatory, true);
+    socket_.set(zmq::sockopt::router_handover, true);
+    const uid_t uid = geteuid();
+    if (zmq_setsockopt(socket_.handle(), ZMQ_IPC_FILTER_UID, &uid,
+                       sizeof uid) != 0) {
+      throw zmq::error_t();
+    }
+    if (who_is) {
+      door_ = std::make_unique<ChannelDoor>(context_, std::move(who_is));
+      socket_.set(zmq::sockopt::zap_domain, ChannelDoor::kDomain);
+    }
+    socket_.bind(Endpoint(dir));
+    // Nobody else gets as far as this in a private directory; in another one
+    // the filter has kept them out until now.
+    chmod(absl::StrCat(dir, "/", std::string(kControlSocketName)).c_str(),
+          0600);
   }
 
   absl::Status Send(Rank rank, Incarnation incarnation,
@@ -120,6 +145,7 @@ class ZmqHub final : public Hub {
         if (!socket_.recv(body, zmq::recv_flags::none)) break;
         more = body.more();
         known = known && part == 0 && !more;
+        known = known && MaySpeakFor(message.rank, body);
         message.bytes.assign(body.data<char>(), body.size());
       }
       if (known) messages.push_back(std::move(message));
@@ -127,9 +153,18 @@ class ZmqHub final : public Hub {
     return !messages.empty();
   }
 
-  zmq::context_t context_;
+  // Whether a message came over a connection of that rank's process.
+  bool MaySpeakFor(Rank rank, const zmq::message_t& message) const {
+    if (door_ == nullptr) return true;
+    const char* user =
+        zmq_msg_gets(const_cast<zmq_msg_t*>(message.handle()), "User-Id");
+    return user != nullptr && absl::StrCat(rank) == user;
+  }
+
+  zmq::context_t context_{1};
+  std::unique_ptr<ChannelDoor> door_;  // its thread uses the context
   zmq::socket_t socket_;
-  int wake_fd_;
+  const int wake_fd_;
 };
 
 class ZmqLink final : public Link {
@@ -184,22 +219,17 @@ class ZmqLink final : public Link {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Hub>> Hub::Bind(const std::string& dir) {
+absl::StatusOr<std::unique_ptr<Hub>> Hub::Bind(const std::string& dir,
+                                               WhoIs who_is) {
   const int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (wake_fd < 0) return absl::ErrnoToStatus(errno, "eventfd");
+  auto hub = std::make_unique<ZmqHub>(wake_fd);
   try {
-    zmq::context_t context(1);
-    zmq::socket_t socket(context, zmq::socket_type::router);
-    SetCommonOptions(socket);
-    socket.set(zmq::sockopt::router_mandatory, true);
-    socket.set(zmq::sockopt::router_handover, true);
-    socket.bind(Endpoint(dir));
-    return std::make_unique<ZmqHub>(std::move(context), std::move(socket),
-                                    wake_fd);
+    hub->Bind(dir, std::move(who_is));
   } catch (const zmq::error_t& e) {
-    close(wake_fd);
     return ZmqError(absl::StrCat("binding ", Endpoint(dir)), e);
   }
+  return hub;
 }
 
 absl::StatusOr<std::unique_ptr<Link>> Link::Connect(const std::string& dir,
@@ -212,6 +242,9 @@ absl::StatusOr<std::unique_ptr<Link>> Link::Connect(const std::string& dir,
     socket.set(zmq::sockopt::routing_id, Identity(rank, incarnation));
     socket.set(zmq::sockopt::reconnect_ivl, 20);
     socket.set(zmq::sockopt::probe_router, true);
+    // A new connection is a new pipe: it begins with the probe, and nothing
+    // meant for an earlier coordinator goes to its successor.
+    socket.set(zmq::sockopt::immediate, true);
     socket.connect(Endpoint(dir));
     return std::make_unique<ZmqLink>(std::move(context), std::move(socket));
   } catch (const zmq::error_t& e) {

@@ -1,6 +1,5 @@
 #include "common/child_program.h"
 
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <csignal>
@@ -9,6 +8,7 @@
 #include "absl/time/time.h"
 #include "common/config_yaml.h"
 #include "common/fault_table.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -40,8 +40,7 @@ int RunChildProgram(
     const ChildProgram& program,
     const std::function<absl::Status(const Config&, VaultClient&)>& body) {
   std::signal(SIGINT, SIG_IGN);
-  spdlog::set_default_logger(spdlog::stderr_color_mt(program.name));
-  spdlog::set_pattern("%L %v");
+  StartLogging(program.name);
   auto vault = VaultClient::Connect(program.dir, program.rank, kVaultTimeout);
   if (!vault.ok()) {
     spdlog::error("{}", vault.status().ToString());

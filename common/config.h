@@ -53,8 +53,29 @@ struct Config {
   ListenAddress listen{"127.0.0.1", 8000};
   ListenAddress admin{"127.0.0.1", 8001};
   int http_threads = 1;
+  // Keys that clients of a listener must show (api_keys.h); "": none.
+  std::string api_keys_file;
+  std::string admin_key_file;
+  // Beyond loopback without keys all the same.
+  bool allow_unauthenticated = false;
+  bool admin_allow_unauthenticated = false;
+  // Of both listeners (coordinator/api/http_server.h).
+  int header_timeout_ms = 15'000;
+  int body_timeout_ms = 60'000;
+  int write_timeout_ms = 30'000;
+  int64_t stream_buffer_bytes = int64_t{1} << 20;
+  int max_connections = 8192;    // of the public listener
   int write_interval_us = 2000;  // tokens go to the streams at most this often
   int drain_timeout_ms = 30000;
+
+  // journal
+  std::string journal_dir;  // empty: in the group's private directory
+  std::string journal_fsync = "none";  // none | step | always
+  int64_t journal_rotate_bytes = int64_t{64} << 20;
+  int results_keep_ms = 60000;  // results that ended stay for this long,
+  int results_max = 1024;       // no more of them,
+  int64_t results_bytes = int64_t{64} << 20;  // nor of their bytes
+  int resume_window_ms = 60000;  // a request without a client goes on for
 
   // faults: see fault_point.h
   bool faults_enabled = false;

@@ -91,16 +91,22 @@ bool ParseBytes(std::string_view text, int64_t max, int64_t* bytes) {
   return true;
 }
 
+// `min` is a whole number of KiB, `max` one of MiB.
 ConfigKey Bytes(std::string_view name, std::string_view help,
-                int64_t Config::*field, int64_t max) {
+                int64_t Config::*field, int64_t min, int64_t max) {
+  const bool in_gib = max % (int64_t{1} << 30) == 0;
   return ConfigKey{
       name,
       help,
-      "a number of bytes, with KiB, MiB or GiB behind it if wanted, up "
-      "to 16384GiB",
+      Cat("a number of bytes, with KiB, MiB or GiB behind it if wanted, from ",
+          min >> 10, min > 0 ? "KiB to " : " to ", max >> (in_gib ? 30 : 20),
+          in_gib ? "GiB" : "MiB"),
       false,
       [=](Config& config, std::string_view text) {
-        return ParseBytes(text, max, &(config.*field));
+        int64_t value = 0;
+        if (!ParseBytes(text, max, &value) || value < min) return false;
+        config.*field = value;
+        return true;
       },
       [=](const Config& config) { return Cat(config.*field); }};
 }
@@ -191,6 +197,11 @@ ConfigKey Faults(std::string_view name, std::string_view help,
                    [=](const Config& config) { return config.*field; }};
 }
 
+ConfigKey YesNo(std::string_view name, std::string_view help,
+                bool Config::*field) {
+  return Choice<bool>(name, help, field, {{"false", false}, {"true", true}});
+}
+
 std::vector<ConfigKey> MakeKeys() {
   constexpr int kDayMs = 24 * 60 * 60 * 1000;
   std::vector<ConfigKey> keys;
@@ -243,7 +254,7 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(Bytes("workers.kv_bytes",
                        "KV memory of each worker; 0 makes room for "
                        "scheduler.max_running sequences.",
-                       &Config::kv_bytes, int64_t{16384} << 30));
+                       &Config::kv_bytes, 0, int64_t{16384} << 30));
   keys.push_back(Choice<std::string>(
       "workers.numerics",
       "exact gives bit-equal results in both layouts and for any number of "
@@ -306,6 +317,37 @@ std::vector<ConfigKey> MakeKeys() {
       "Tokens go to the streams at most this often, and less often (8 ms at "
       "most) where writing takes much of a core; 0 sends each at once.",
       &Config::write_interval_us, 0, 1'000'000));
+  keys.push_back(Text(
+      "http.api_keys_file",
+      "File of the API keys that clients must show (Authorization: Bearer "
+      "KEY), one a line, '#' for comments; only its owner may have access to "
+      "it. Without one anybody is served.",
+      "the path of a file", &Config::api_keys_file, 4096, true));
+  keys.push_back(YesNo("http.allow_unauthenticated",
+                       "Serve addresses beyond loopback without API keys.",
+                       &Config::allow_unauthenticated));
+  keys.push_back(WholeNumber("http.max_connections",
+                             "Connections at once; beyond it the answer is "
+                             "503.",
+                             &Config::max_connections, 1, 1'000'000));
+  keys.push_back(WholeNumber(
+      "http.header_timeout_ms",
+      "How long the headers of a request may take to arrive; beyond it the "
+      "answer is 408. This and the next three hold for the admin listener too.",
+      &Config::header_timeout_ms, 10, kDayMs));
+  keys.push_back(WholeNumber("http.body_timeout_ms",
+                             "How long a request's body may take to arrive; "
+                             "beyond it the answer is 408.",
+                             &Config::body_timeout_ms, 10, kDayMs));
+  keys.push_back(WholeNumber("http.write_timeout_ms",
+                             "How long a client may take nothing of what there "
+                             "is for it; beyond it it is cut off.",
+                             &Config::write_timeout_ms, 10, kDayMs));
+  keys.push_back(Bytes("http.stream_buffer_bytes",
+                       "What a client may leave unread of a stream, beyond "
+                       "what the kernel holds; beyond it it is cut off.",
+                       &Config::stream_buffer_bytes, 4 << 10,
+                       int64_t{1} << 30));
   keys.push_back(WholeNumber("http.drain_timeout_ms",
                              "How long a drain waits for requests in flight.",
                              &Config::drain_timeout_ms, 0, kDayMs));
@@ -316,6 +358,47 @@ std::vector<ConfigKey> MakeKeys() {
                              "Port of control, status and metrics; 0 is any "
                              "free one.",
                              &Config::admin, &ListenAddress::port, 0, 65535));
+  keys.push_back(
+      Text("admin.api_key_file",
+           "File of the keys that clients of the admin listener must show, as "
+           "http.api_keys_file. Without one anybody is served.",
+           "the path of a file", &Config::admin_key_file, 4096, true));
+  keys.push_back(YesNo("admin.allow_unauthenticated",
+                       "Let addresses beyond loopback switch, drain and watch "
+                       "the group without a key.",
+                       &Config::admin_allow_unauthenticated));
+  // journal
+  keys.push_back(Text(
+      "journal.dir",
+      "Folder of the journal of accepted requests, their tokens and switches. "
+      "Empty: in the group's private directory, where it outlives the "
+      "coordinator but not the launcher.",
+      "the path of a folder", &Config::journal_dir, 4096, true));
+  keys.push_back(Choice<std::string>(
+      "journal.fsync",
+      "When the journal is synced: none (it survives the process, not a loss "
+      "of power), step (each step's writes at once), always (each record).",
+      &Config::journal_fsync,
+      {{"none", "none"}, {"step", "step"}, {"always", "always"}}));
+  keys.push_back(Bytes("journal.rotate_bytes",
+                       "Beyond this much growth the journal is compacted.",
+                       &Config::journal_rotate_bytes, 0, int64_t{1} << 32));
+  keys.push_back(WholeNumber(
+      "journal.keep_results_ms",
+      "How long the result of a request that has ended is kept for a client "
+      "that comes back for it.",
+      &Config::results_keep_ms, 0, kDayMs));
+  keys.push_back(WholeNumber("journal.keep_results",
+                             "How many results are kept at most.",
+                             &Config::results_max, 0, 1 << 20));
+  keys.push_back(Bytes("journal.keep_results_bytes",
+                       "How much memory kept results take at most.",
+                       &Config::results_bytes, 0, int64_t{1} << 40));
+  keys.push_back(WholeNumber(
+      "journal.resume_window_ms",
+      "How long a request with an Idempotency-Key, or one that outlived its "
+      "coordinator, goes on without a client.",
+      &Config::resume_window_ms, 0, kDayMs));
   // faults
   keys.push_back(Choice<bool>(
       "faults.enabled",

@@ -1,5 +1,6 @@
 #include "common/config_yaml.h"
 
+#include <arpa/inet.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -210,6 +211,34 @@ bool IsFolder(const fs::path& path) {
   return fs::is_directory(path, error);
 }
 
+// 127.0.0.0/8, ::1, and the former as IPv6.
+bool IsLoopback(const std::string& host) {
+  unsigned char bytes[16];
+  if (inet_pton(AF_INET, host.c_str(), bytes) == 1) return bytes[0] == 127;
+  if (inet_pton(AF_INET6, host.c_str(), bytes) != 1) return false;
+  const auto zeros = [&](int end) {
+    return std::all_of(bytes, bytes + end, [](int b) { return b == 0; });
+  };
+  if (zeros(15)) return bytes[15] == 1;
+  return zeros(10) && bytes[10] == 0xff && bytes[11] == 0xff &&
+         bytes[12] == 127;
+}
+
+// A listener that other machines may reach needs keys, or a word that it needs
+// none. `keys_file` and `allow` are the keys of the configuration for these.
+absl::Status CheckExposure(const ListenAddress& address, bool has_keys,
+                           bool allowed, std::string_view section,
+                           std::string_view keys_file, std::string_view flags) {
+  if (has_keys || allowed || IsLoopback(address.host)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      Cat("key '", section, ".host' is ", address.host,
+          ", which other machines may reach, and nobody would have to show a "
+          "key: allowed is a loopback address (127.0.0.1, ::1), or a file of "
+          "keys in '",
+          section, ".", keys_file, "', or '", section,
+          ".allow_unauthenticated: true' (", flags, ")"));
+}
+
 }  // namespace
 
 std::vector<ConfigKeyInfo> ConfigKeys() {
@@ -286,6 +315,14 @@ absl::Status CheckConfig(const Config& config) {
         Cat("keys 'http.port' and 'admin.port' are both ", config.listen.port,
             ": allowed are two different ports (or 0)"));
   }
+  RETURN_IF_ERROR(CheckExposure(config.listen, !config.api_keys_file.empty(),
+                                config.allow_unauthenticated, "http",
+                                "api_keys_file",
+                                "--api-keys-file, --allow-unauthenticated"));
+  RETURN_IF_ERROR(
+      CheckExposure(config.admin, !config.admin_key_file.empty(),
+                    config.admin_allow_unauthenticated, "admin", "api_key_file",
+                    "--admin-api-key-file, --admin-allow-unauthenticated"));
   if (config.token_budget < config.max_running) {
     return absl::InvalidArgumentError(
         Cat("key 'scheduler.token_budget' is ", config.token_budget,

@@ -66,8 +66,9 @@ absl::StatusOr<Config> LoadConfigYaml(const std::string& path,
 absl::Status SetConfigKey(Config& config, std::string_view key,
                           std::string_view value, std::string_view origin);
 
-// What no single key can say: that keys fit each other. Messages name both
-// keys.
+// What no single key can say: that keys fit each other, and that no listener is
+// open to other machines without keys unless that is what somebody wants.
+// Messages name the keys.
 absl::Status CheckConfig(const Config& config);
 
 // The effective configuration: every key, so that

@@ -53,6 +53,7 @@ struct KvPlan {
     for (const auto& wave : waves) n += static_cast<int64_t>(wave.size());
     return n;
   }
+  friend bool operator==(const KvPlan&, const KvPlan&) = default;
 };
 
 inline constexpr int kMaxKvWaves = 64;

@@ -30,10 +30,12 @@ std::string TextOf(const VaultMessage& message) {
   return std::string(message.text, strnlen(message.text, sizeof(message.text)));
 }
 
-// An answer belongs to `request` when it names the same region. Asking again
-// after giving up can meet the answer to the first request: that is as good.
+// An answer belongs to `request` when it names the same region, or process.
+// Asking again after giving up can meet the answer to the first request: that
+// is as good.
 bool Answers(const VaultMessage& answer, const VaultMessage& request) {
   return answer.region == request.region && answer.rank == request.rank &&
+         answer.pid == request.pid &&
          answer.answers == static_cast<uint8_t>(request.type);
 }
 
@@ -47,9 +49,8 @@ absl::StatusOr<std::unique_ptr<VaultClient>> VaultClient::Connect(
   return std::unique_ptr<VaultClient>(new VaultClient(std::move(socket), rank));
 }
 
-absl::StatusOr<RegionDescriptor> VaultClient::Ask(const VaultMessage& request,
-                                                  int attach,
-                                                  absl::Duration timeout) {
+absl::StatusOr<VaultClient::Answer> VaultClient::Ask(
+    const VaultMessage& request, int attach, absl::Duration timeout) {
   const Deadline deadline = Deadline::After(timeout);
   absl::MutexLock lock(&asking_);
   RETURN_IF_ERROR(
@@ -82,11 +83,18 @@ absl::StatusOr<RegionDescriptor> VaultClient::Ask(const VaultMessage& request,
                  ? absl::NotFoundError(text)
                  : absl::FailedPreconditionError(text);
     }
-    if (request.type != VaultMessageType::kDeposit && !packet->attached) {
-      return absl::InternalError("vault: an answer without a descriptor");
-    }
-    return RegionDescriptor{std::move(packet->attached), answer.size_bytes};
+    return Answer{answer, std::move(packet->attached)};
   }
+}
+
+absl::StatusOr<RegionDescriptor> VaultClient::AskForRegion(
+    const VaultMessage& request, absl::Duration timeout) {
+  ASSIGN_OR_RETURN(Answer answer, Ask(request, -1, timeout));
+  if (!answer.attached) {
+    return absl::InternalError("vault: an answer without a descriptor");
+  }
+  return RegionDescriptor{std::move(answer.attached),
+                          answer.message.size_bytes};
 }
 
 absl::Status VaultClient::Deposit(RegionKind kind, int fd, uint64_t size_bytes,
@@ -105,7 +113,7 @@ absl::StatusOr<RegionDescriptor> VaultClient::Withdraw(RegionKind kind,
   request.type = VaultMessageType::kWithdraw;
   request.region = kind;
   request.rank = rank_;
-  return Ask(request, -1, timeout);
+  return AskForRegion(request, timeout);
 }
 
 absl::StatusOr<RegionDescriptor> VaultClient::Borrow(RegionKind kind, Rank rank,
@@ -114,7 +122,7 @@ absl::StatusOr<RegionDescriptor> VaultClient::Borrow(RegionKind kind, Rank rank,
   request.type = VaultMessageType::kBorrow;
   request.region = kind;
   request.rank = rank;
-  return Ask(request, -1, timeout);
+  return AskForRegion(request, timeout);
 }
 
 absl::Status VaultClient::Report(const VaultMessage& message,
@@ -161,6 +169,19 @@ absl::Status VaultClient::Replace(Rank rank, Incarnation incarnation) {
   message.rank = rank;
   message.incarnation = incarnation.value;
   return Report(message, kReportTimeout);
+}
+
+absl::StatusOr<std::optional<Rank>> VaultClient::WhoIs(pid_t pid,
+                                                       absl::Duration timeout) {
+  VaultMessage request;
+  request.type = VaultMessageType::kWhoIs;
+  request.rank = rank_;
+  request.pid = pid;
+  ASSIGN_OR_RETURN(const Answer answer, Ask(request, -1, timeout));
+  const Rank rank = answer.message.speaks_for;
+  if (rank < 0) return std::nullopt;
+  if (rank >= kMaxRanks) return absl::InternalError("vault: no such rank");
+  return rank;
 }
 
 absl::Status VaultClient::Failed(absl::string_view reason) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -25,8 +26,8 @@ namespace moebius {
 //
 // Owns: the connection. It ends when this is destroyed or the process dies; the
 // vault keeps what was deposited.
-// Threading: thread-safe. Requests (Deposit, Withdraw, Borrow) go one after
-// another; reports (Progress, Ready, Failed) never wait for a request.
+// Threading: thread-safe. Requests (Deposit, Withdraw, Borrow, WhoIs) go one
+// after another; reports (Progress, Ready, Failed) never wait for a request.
 // Errors of every call are those of MemoryVault.
 class VaultClient final : public MemoryVault {
  public:
@@ -59,6 +60,10 @@ class VaultClient final : public MemoryVault {
   // The coordinator's: asks for the end of that life of a worker.
   absl::Status Replace(Rank rank, Incarnation incarnation);
 
+  // The coordinator's: the rank of the worker that process `pid` is by the
+  // launcher's word, nothing if it is none.
+  absl::StatusOr<std::optional<Rank>> WhoIs(pid_t pid, absl::Duration timeout);
+
   // Reports why this process ends next. Cut to what a message holds.
   absl::Status Failed(absl::string_view reason);
 
@@ -67,10 +72,17 @@ class VaultClient final : public MemoryVault {
       : socket_(std::move(socket)), rank_(rank) {}
 
   absl::Status Report(const VaultMessage& message, absl::Duration timeout);
+  struct Answer {
+    VaultMessage message;
+    UniqueFd attached;
+  };
   // Sends `request` and waits for its answer; answers to requests given up
   // earlier are thrown away.
-  absl::StatusOr<RegionDescriptor> Ask(const VaultMessage& request, int attach,
-                                       absl::Duration timeout);
+  absl::StatusOr<Answer> Ask(const VaultMessage& request, int attach,
+                             absl::Duration timeout);
+  // Of a request whose answer brings a descriptor.
+  absl::StatusOr<RegionDescriptor> AskForRegion(const VaultMessage& request,
+                                                absl::Duration timeout);
 
   const UniqueFd socket_;
   const Rank rank_;

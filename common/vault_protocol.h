@@ -46,7 +46,7 @@ enum class VaultMessageType : uint8_t {
   kWithdraw = 2,  // worker: give me mine (its successor adopts) -> kDescriptor
   kBorrow = 3,    // worker: a peer's (rank, region); waits until deposited
                   // -> kDescriptor, opened read-only except kSignals
-  kDescriptor = 4,  // launcher: the answer to the three above (same rank and
+  kDescriptor = 4,  // launcher: the answer to a request (same rank and
                     // region, size_bytes of the memory), fd attached when `ok`;
                     // otherwise `text` says why not
   kProgress = 5,    // worker: done_bytes of size_bytes loaded (weights)
@@ -54,6 +54,8 @@ enum class VaultMessageType : uint8_t {
   kFailed = 7,   // either: `text` says why; the process ends next
   kReplace = 8,  // coordinator: worker `rank` of life `incarnation` makes no
                  // progress: end it, so that a successor takes over
+  kWhoIs = 9,    // coordinator: for which rank does process `pid` speak?
+                 // -> kDescriptor without one: `ok`, and `speaks_for`
 };
 
 struct VaultMessage {
@@ -67,7 +69,9 @@ struct VaultMessage {
   int32_t port = 0;
   int32_t admin_port = 0;
   uint64_t incarnation = 0;  // kReplace
-  char text[216] = {};       // NUL-terminated
+  int32_t pid = 0;           // kWhoIs
+  int32_t speaks_for = -1;   // its answer; -1: for no worker
+  char text[208] = {};       // NUL-terminated
 };
 static_assert(sizeof(VaultMessage) == 256);
 

@@ -2,6 +2,9 @@
 # Messages between the coordinator and its workers. See wire.h for what the
 # fields mean. Long lists are stored as columns, one primitive list a field, so
 # that a step of thousands of sequences is a handful of copies.
+#
+# Journals keep Sampling, Ranking and Prepare on disk (coordinator/journal): to
+# those, and to what they hold, fields may only be added.
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("moebius::wire");

@@ -4,7 +4,6 @@
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 
-#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -15,24 +14,11 @@
 #include "common/status_macros.h"
 #include "common/wire.capnp.h"
 #include "common/wire.h"
+#include "common/wire_fields_capnp.h"
 #include "common/wire_limits.h"
 
 namespace moebius {
 namespace {
-
-constexpr int kNestingLimit = 12;
-
-absl::Status Malformed(absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
-}
-
-template <typename T, typename List>
-std::vector<T> ReadList(List list) {
-  std::vector<T> values;
-  values.reserve(list.size());
-  for (auto value : list) values.push_back(static_cast<T>(value));
-  return values;
-}
 
 absl::Status Read(wire::Envelope::Reader in, Envelope& out) {
   if (in.getVersion() != kWireVersion) {
@@ -43,39 +29,6 @@ absl::Status Read(wire::Envelope::Reader in, Envelope& out) {
   out.term = Term{in.getTerm()};
   out.incarnation = Incarnation{in.getIncarnation()};
   out.sequence = in.getSequence();
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Layout> ReadLayout(unsigned tp_size) {
-  if (tp_size < 1 || tp_size > kMaxRanks) return Malformed("layout");
-  return Layout{static_cast<int>(tp_size)};
-}
-
-absl::Status Read(wire::Sampling::Reader in, SamplingParams& out) {
-  out.temperature = in.getTemperature();
-  out.top_k = in.getTopK();
-  out.top_p = in.getTopP();
-  out.min_p = in.getMinP();
-  out.repetition_penalty = in.getRepetitionPenalty();
-  out.presence_penalty = in.getPresencePenalty();
-  out.frequency_penalty = in.getFrequencyPenalty();
-  out.seed = in.getSeed();
-  out.num_logprobs = in.getNumLogprobs();
-  out.num_prompt_logprobs = in.getNumPromptLogprobs();
-  if (std::max(out.num_logprobs, out.num_prompt_logprobs) > kMaxLogprobs) {
-    return Malformed("number of log-probabilities");
-  }
-  out.min_tokens = in.getMinTokens();
-  out.suppressed_ids = ReadList<int32_t>(in.getSuppressed());
-  const auto tokens = in.getBiasTokens();
-  const auto values = in.getBiasValues();
-  if (tokens.size() != values.size() || tokens.size() > kMaxLogitBias) {
-    return Malformed("logit bias");
-  }
-  out.logit_bias.reserve(tokens.size());
-  for (unsigned i = 0; i < tokens.size(); ++i) {
-    out.logit_bias.emplace_back(tokens[i], values[i]);
-  }
   return absl::OkStatus();
 }
 
@@ -155,66 +108,6 @@ absl::Status Read(wire::StepPlan::Reader in, StepPlan& out) {
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::MoveWave::Reader in, std::vector<PageMove>& out) {
-  const auto src_rank = in.getSrcRank();
-  const auto src_page = in.getSrcPage();
-  const auto dst_rank = in.getDstRank();
-  const auto dst_page = in.getDstPage();
-  const unsigned n = src_rank.size();
-  if (src_page.size() != n || dst_rank.size() != n || dst_page.size() != n) {
-    return Malformed("columns of page moves differ in length");
-  }
-  out.resize(n);
-  for (unsigned i = 0; i < n; ++i) {
-    if (src_rank[i] >= kMaxRanks || dst_rank[i] >= kMaxRanks) {
-      return Malformed("page move");
-    }
-    out[i] = PageMove{src_rank[i], src_page[i], dst_rank[i], dst_page[i]};
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Read(wire::KvTable::Reader in, KvTable& out) {
-  out.slot = in.getSlot();
-  out.num_blocks = static_cast<int>(in.getNumBlocks());
-  const auto tables = in.getTables();
-  if (out.slot >= kMaxSlotNumber || in.getNumBlocks() > kMaxPosition ||
-      tables.size() > kMaxRanks) {
-    return Malformed("KV table");
-  }
-  out.tables.resize(tables.size());
-  for (unsigned i = 0; i < tables.size(); ++i) {
-    RankTable& table = out.tables[i];
-    table.rank = tables[i].getRank();
-    table.kv_begin = tables[i].getKvBegin();
-    table.num_kv = tables[i].getNumKv();
-    table.pages = ReadList<PageId>(tables[i].getPages());
-    if (table.rank >= kMaxRanks ||
-        table.pages.size() !=
-            static_cast<size_t>(out.num_blocks) * table.num_kv) {
-      return Malformed("KV table of a rank");
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Read(wire::Prepare::Reader in, Prepare& out) {
-  out.epoch = Epoch{in.getEpoch()};
-  ASSIGN_OR_RETURN(out.target, ReadLayout(in.getTargetTp()));
-  const auto waves = in.getWaves();
-  if (waves.size() > kMaxKvWaves) return Malformed("number of waves");
-  out.kv.waves.resize(waves.size());
-  for (unsigned i = 0; i < waves.size(); ++i) {
-    RETURN_IF_ERROR(Read(waves[i], out.kv.waves[i]));
-  }
-  const auto tables = in.getTables();
-  out.kv.tables.resize(tables.size());
-  for (unsigned i = 0; i < tables.size(); ++i) {
-    RETURN_IF_ERROR(Read(tables[i], out.kv.tables[i]));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Read(wire::Restore::Reader in, Restore& out) {
   out.round = in.getRound();
   const auto admissions = in.getAdmissions();
@@ -271,26 +164,6 @@ absl::Status Read(wire::Resume::Reader in, Resume& out) {
   return absl::OkStatus();
 }
 
-template <typename List, typename Entries>
-absl::Status ReadRankings(List rankings, Entries& entries) {
-  for (auto ranking : rankings) {
-    const auto tokens = ranking.getTokens();
-    const auto logprobs = ranking.getLogprobs();
-    if (ranking.getIndex() >= entries.size() ||
-        tokens.size() != logprobs.size() ||
-        tokens.size() > static_cast<unsigned>(kMaxLogprobs)) {
-      return Malformed("ranking");
-    }
-    auto& top = entries[ranking.getIndex()].top;
-    if (!top.empty()) return Malformed("two rankings of one entry");
-    top.reserve(tokens.size());
-    for (unsigned i = 0; i < tokens.size(); ++i) {
-      top.push_back(TokenLogprob{tokens[i], logprobs[i]});
-    }
-  }
-  return absl::OkStatus();
-}
-
 // Reads the columns slot, position, token, log-probability.
 template <typename Entry, typename U, typename I, typename F>
 absl::Status ReadEntries(U slots, U positions, I tokens, F logprobs,
@@ -309,16 +182,23 @@ absl::Status ReadEntries(U slots, U positions, I tokens, F logprobs,
   return absl::OkStatus();
 }
 
+template <typename Entry>
+std::vector<TokenLogprob>& TopOf(Entry& entry) {
+  return entry.top;
+}
+
 absl::Status Read(wire::StepResult::Reader in, StepResult& out) {
   out.step = StepId{in.getStep()};
   out.duration_us = in.getDurationUs();
   RETURN_IF_ERROR(ReadEntries(in.getSlot(), in.getPosition(), in.getToken(),
                               in.getLogprob(), out.sampled));
-  RETURN_IF_ERROR(ReadRankings(in.getRankings(), out.sampled));
+  RETURN_IF_ERROR(
+      ReadRankings(in.getRankings(), out.sampled, TopOf<SampledToken>));
   RETURN_IF_ERROR(ReadEntries(in.getPromptSlot(), in.getPromptPosition(),
                               in.getPromptToken(), in.getPromptLogprob(),
                               out.prompt_logprobs));
-  return ReadRankings(in.getPromptRankings(), out.prompt_logprobs);
+  return ReadRankings(in.getPromptRankings(), out.prompt_logprobs,
+                      TopOf<PromptLogprob>);
 }
 
 absl::StatusOr<std::string> ReadReason(capnp::Text::Reader text) {
@@ -476,7 +356,7 @@ absl::Status Decode(absl::Span<const char> bytes, Envelope& envelope,
   // Each byte is read once or twice (a list's size, then its elements); a
   // message that points at the same bytes again and again is hostile.
   options.traversalLimitInWords = 4 * num_words + 64;
-  options.nestingLimit = kNestingLimit;
+  options.nestingLimit = kWireNestingLimit;
   try {
     capnp::FlatArrayMessageReader reader(words, options);
     const auto root = reader.getRoot<Root>();

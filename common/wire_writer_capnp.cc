@@ -9,48 +9,17 @@
 
 #include "common/wire.capnp.h"
 #include "common/wire.h"
+#include "common/wire_fields_capnp.h"
 #include "common/wire_limits.h"
 
 namespace moebius {
 namespace {
-
-// Fills a primitive list with field(element) of each element.
-template <typename List, typename Container, typename Field>
-void FillColumn(List list, const Container& elements, Field field) {
-  for (unsigned i = 0; i < elements.size(); ++i) {
-    list.set(i, field(elements[i]));
-  }
-}
-
-template <typename List, typename T>
-void FillList(List list, const std::vector<T>& values) {
-  for (unsigned i = 0; i < values.size(); ++i) list.set(i, values[i]);
-}
 
 void Build(wire::Envelope::Builder out, const Envelope& in) {
   out.setVersion(kWireVersion);
   out.setTerm(in.term.value);
   out.setIncarnation(in.incarnation.value);
   out.setSequence(in.sequence);
-}
-
-void Build(wire::Sampling::Builder out, const SamplingParams& in) {
-  out.setTemperature(in.temperature);
-  out.setTopK(in.top_k);
-  out.setTopP(in.top_p);
-  out.setMinP(in.min_p);
-  out.setRepetitionPenalty(in.repetition_penalty);
-  out.setPresencePenalty(in.presence_penalty);
-  out.setFrequencyPenalty(in.frequency_penalty);
-  out.setSeed(in.seed);
-  out.setNumLogprobs(in.num_logprobs);
-  out.setNumPromptLogprobs(in.num_prompt_logprobs);
-  out.setMinTokens(in.min_tokens);
-  FillList(out.initSuppressed(in.suppressed_ids.size()), in.suppressed_ids);
-  FillColumn(out.initBiasTokens(in.logit_bias.size()), in.logit_bias,
-             [](const auto& bias) { return bias.first; });
-  FillColumn(out.initBiasValues(in.logit_bias.size()), in.logit_bias,
-             [](const auto& bias) { return bias.second; });
 }
 
 void Build(wire::Admission::Builder out, const Admission& in) {
@@ -96,41 +65,6 @@ void Build(wire::StepPlan::Builder out, const StepPlan& in) {
              [](auto& w) { return w.num_tokens; });
   FillColumn(out.initItemOwner(n), items, [](auto& w) { return w.owner; });
   FillColumn(out.initItemSample(n), items, [](auto& w) { return w.sample; });
-}
-
-void Build(wire::KvTable::Builder out, const KvTable& in) {
-  out.setSlot(in.slot);
-  out.setNumBlocks(in.num_blocks);
-  auto ranks = out.initTables(in.tables.size());
-  for (unsigned i = 0; i < in.tables.size(); ++i) {
-    const RankTable& rank = in.tables[i];
-    ranks[i].setRank(rank.rank);
-    ranks[i].setKvBegin(rank.kv_begin);
-    ranks[i].setNumKv(rank.num_kv);
-    FillList(ranks[i].initPages(rank.pages.size()), rank.pages);
-  }
-}
-
-void Build(wire::Prepare::Builder out, const Prepare& in) {
-  out.setEpoch(in.epoch.value);
-  out.setTargetTp(in.target.tp_size);
-  auto waves = out.initWaves(in.kv.waves.size());
-  for (unsigned i = 0; i < in.kv.waves.size(); ++i) {
-    const auto& moves = in.kv.waves[i];
-    const unsigned n = moves.size();
-    FillColumn(waves[i].initSrcRank(n), moves,
-               [](auto& m) { return m.src_rank; });
-    FillColumn(waves[i].initSrcPage(n), moves,
-               [](auto& m) { return m.src_page; });
-    FillColumn(waves[i].initDstRank(n), moves,
-               [](auto& m) { return m.dst_rank; });
-    FillColumn(waves[i].initDstPage(n), moves,
-               [](auto& m) { return m.dst_page; });
-  }
-  auto tables = out.initTables(in.kv.tables.size());
-  for (unsigned i = 0; i < in.kv.tables.size(); ++i) {
-    Build(tables[i], in.kv.tables[i]);
-  }
 }
 
 void Build(wire::Restore::Builder out, const Restore& in) {
@@ -195,23 +129,9 @@ void Build(wire::Trouble::Builder out, const Trouble& in) {
   out.setReason(in.reason.substr(0, kMaxReasonBytes));
 }
 
-// Builds the lists of rankings of the entries that have one.
-template <typename Entries, typename Init>
-void BuildRankings(const Entries& entries, Init init) {
-  unsigned count = 0;
-  for (const auto& entry : entries) count += !entry.top.empty();
-  auto rankings = init(count);
-  unsigned next = 0;
-  for (unsigned i = 0; i < entries.size(); ++i) {
-    const auto& top = entries[i].top;
-    if (top.empty()) continue;
-    auto ranking = rankings[next++];
-    ranking.setIndex(i);
-    FillColumn(ranking.initTokens(top.size()), top,
-               [](auto& t) { return t.token; });
-    FillColumn(ranking.initLogprobs(top.size()), top,
-               [](auto& t) { return t.logprob; });
-  }
+template <typename Entry>
+const std::vector<TokenLogprob>& TopOf(const Entry& entry) {
+  return entry.top;
 }
 
 void Build(wire::StepResult::Builder out, const StepResult& in) {
@@ -223,7 +143,7 @@ void Build(wire::StepResult::Builder out, const StepResult& in) {
              [](auto& s) { return s.position; });
   FillColumn(out.initToken(n), in.sampled, [](auto& s) { return s.token; });
   FillColumn(out.initLogprob(n), in.sampled, [](auto& s) { return s.logprob; });
-  BuildRankings(in.sampled,
+  BuildRankings(in.sampled, TopOf<SampledToken>,
                 [&](unsigned count) { return out.initRankings(count); });
   const auto& prompt = in.prompt_logprobs;
   const unsigned p = prompt.size();
@@ -233,7 +153,7 @@ void Build(wire::StepResult::Builder out, const StepResult& in) {
   FillColumn(out.initPromptToken(p), prompt, [](auto& s) { return s.token; });
   FillColumn(out.initPromptLogprob(p), prompt,
              [](auto& s) { return s.logprob; });
-  BuildRankings(prompt,
+  BuildRankings(prompt, TopOf<PromptLogprob>,
                 [&](unsigned count) { return out.initPromptRankings(count); });
 }
 

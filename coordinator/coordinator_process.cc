@@ -6,15 +6,24 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <csignal>
+#include <fstream>
 #include <memory>
+#include <optional>
+#include <random>
+#include <sstream>
 #include <thread>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/notification.h"
+#include "common/api_keys.h"
 #include "common/channel.h"
 #include "common/config_yaml.h"
+#include "common/fault_table.h"
+#include "common/fnv.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
@@ -24,6 +33,8 @@
 #include "coordinator/api/openai_api.h"
 #include "coordinator/checkpoint_codec.h"
 #include "coordinator/engine_host.h"
+#include "coordinator/journal/disk_posix.h"
+#include "coordinator/journal/journal.h"
 #include "coordinator/throughput_bench.h"
 
 namespace moebius {
@@ -32,6 +43,9 @@ namespace {
 // How long answers may take to leave once the engine has stopped.
 constexpr int kFlushTurnMs = 10;
 constexpr int kMaxFlushTurns = 200;
+
+// Of the admin listener: operators, probes and scrapers.
+constexpr int kMaxAdminConnections = 256;
 
 // The end of a group: a signal, or a failure. Threading: Fail from any thread.
 class EndOfService {
@@ -70,6 +84,62 @@ class EndOfService {
 };
 
 // `vault` outlives the engine.
+absl::StatusOr<uint64_t> DigestOfFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) return absl::NotFoundError(path);
+  Fnv1a hash;
+  for (unsigned char c : text.str()) hash.Add(c);
+  return hash.hash();
+}
+
+// The journal in its folder, and a term above all that it knows.
+struct OpenedJournal {
+  std::unique_ptr<PosixDisk> disk;
+  std::unique_ptr<Journal> journal;
+};
+absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options) {
+  const Config& config = options.config;
+  const std::string dir = config.journal_dir.empty() ? options.dir + "/journal"
+                                                     : config.journal_dir;
+  OpenedJournal opened;
+  ASSIGN_OR_RETURN(opened.disk, PosixDisk::Open(dir));
+  JournalOptions journal_options;
+  ASSIGN_OR_RETURN(journal_options.model_digest,
+                   DigestOfFile(config.model_path + "/config.json"));
+  std::random_device random;
+  journal_options.salt = uint64_t{random()} << 32 | random();
+  journal_options.fsync = config.journal_fsync == "always"
+                              ? FsyncPolicy::kAlways
+                          : config.journal_fsync == "step" ? FsyncPolicy::kStep
+                                                           : FsyncPolicy::kNone;
+  journal_options.rotate_bytes = config.journal_rotate_bytes;
+  ASSIGN_OR_RETURN(Journal::Opened journal,
+                   Journal::Open(journal_options, *opened.disk));
+  if (journal.cut_off.has_value()) {
+    spdlog::warn(
+        "journal: {} bytes that were not written whole are cut off {} "
+        "at byte {}",
+        journal.cut_off->size_bytes, journal.cut_off->file,
+        journal.cut_off->offset);
+  }
+  opened.journal = std::move(journal.journal);
+  const Term term{
+      std::max(options.term.value, opened.journal->state().term().value + 1)};
+  RETURN_IF_ERROR(opened.journal->Append(journal::TermBegun{term}));
+  if (absl::Status status = opened.journal->Commit(); !status.ok()) {
+    spdlog::error("journal: {}", status.ToString());
+  }
+  return opened;
+}
+
+int64_t UnixMs() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
 absl::StatusOr<EngineOptions> MakeEngineOptions(
     const CoordinatorOptions& options, const CheckpointCodec& codec,
     VaultClient& vault) {
@@ -88,18 +158,58 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   return engine;
 }
 
+// How long the launcher may take to tell who somebody is.
+constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
+
+// Bound to be spoken on by workers of the group alone. `vault` outlives it.
+absl::StatusOr<std::unique_ptr<Hub>> BindHub(const std::string& dir,
+                                             VaultClient& vault) {
+  return Hub::Bind(
+      dir, [&vault](pid_t pid) { return vault.WhoIs(pid, kWhoIsTimeout); });
+}
+
+HttpServerOptions ServerOptions(const Config& config,
+                                const ListenAddress& listen,
+                                int max_connections) {
+  HttpServerOptions options;
+  options.listen = listen;
+  options.max_connections = max_connections;
+  options.header_timeout_ms = config.header_timeout_ms;
+  options.body_timeout_ms = config.body_timeout_ms;
+  options.write_timeout_ms = config.write_timeout_ms;
+  options.max_stream_buffer_bytes =
+      static_cast<size_t>(config.stream_buffer_bytes);
+  return options;
+}
+
+// Nothing if there is no file.
+absl::StatusOr<std::optional<ApiKeys>> LoadKeys(const std::string& file,
+                                                std::string_view listener) {
+  if (file.empty()) return std::nullopt;
+  ASSIGN_OR_RETURN(ApiKeys keys, ApiKeys::Load(file));
+  spdlog::info("{}: one of {} keys must be shown", listener, keys.size());
+  return keys;
+}
+
 }  // namespace
 
 absl::Status RunCoordinator(const CoordinatorOptions& options,
                             VaultClient& vault) {
   const Config& config = options.config;
   ASSIGN_OR_RETURN(const auto end, EndOfService::Create());
+  RETURN_IF_ERROR(CheckConfig(config));
+  ASSIGN_OR_RETURN(auto api_keys, LoadKeys(config.api_keys_file, "http"));
+  ASSIGN_OR_RETURN(auto admin_keys, LoadKeys(config.admin_key_file, "admin"));
   ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model_path));
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options.dir, vault));
+  ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
+  engine_options.journal = opened.journal.get();
+  engine_options.term = opened.journal->state().term();
+  engine_options.unix_ms = UnixMs;
   const int max_model_len = engine_options.max_model_len;
   const int vocab_size = engine_options.model.vocab_size;
 
@@ -111,6 +221,9 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   absl::Status failure;
   engine_options.listener = [&listener](std::vector<Output> outputs) {
     listener->OnOutputs(std::move(outputs));
+  };
+  engine_options.on_forgotten = [&listener](std::vector<RequestId> firsts) {
+    listener->OnForgotten(firsts);
   };
   engine_options.on_ready = [&ready] { ready.Notify(); };
   engine_options.on_failed = [&](absl::Status status) {
@@ -128,14 +241,25 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         std::move(defaults)};
   api_options.model_root = config.model_path;
   api_options.version = kVersion;
+  api_options.resume_window =
+      std::chrono::milliseconds(config.resume_window_ms);
+  api_options.keys = std::move(api_keys);
   api_options.write_interval =
       std::chrono::microseconds(config.write_interval_us);
   OpenAiApi api(engine, *codec, threads, metrics, std::move(api_options));
   listener = &api;
+  for (const auto& [first, request] : opened.journal->state().requests()) {
+    if (absl::Status status =
+            api.Restore(first, request.choices.size(),
+                        request.num_unfinished > 0, request.context);
+        !status.ok()) {
+      spdlog::warn(
+          "request {} of an earlier coordinator cannot be asked for: "
+          "{}",
+          first.value, status.ToString());
+    }
+  }
 
-  HttpServerOptions public_options, admin_options_http;
-  public_options.listen = config.listen;
-  admin_options_http.listen = config.admin;
   std::unique_ptr<HttpServer> server, admin_server;
   AdminApiOptions admin_options;
   admin_options.info = {kVersion,
@@ -145,9 +269,17 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         config.num_workers,
                         0,
                         0};
+  admin_options.info.pid = getpid();
+  admin_options.info.term = opened.journal->state().term().value;
   admin_options.num_connections = [&server] {
     return server->num_connections();
   };
+  std::unique_ptr<FaultTable> faults;
+  if (config.faults_enabled) {
+    ASSIGN_OR_RETURN(faults, FaultTable::Open(options.dir));
+    admin_options.faults = faults.get();
+  }
+  admin_options.keys = std::move(admin_keys);
   AdminApi admin(engine, metrics, std::move(admin_options));
   // Whatever ends us, sockets and their threads end before the APIs do.
   const auto stop_front = absl::MakeCleanup([&] {
@@ -156,9 +288,14 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     threads.Stop();
     admin_threads.Stop();
   });
-  ASSIGN_OR_RETURN(server, HttpServer::Start(public_options, threads, api));
+  ASSIGN_OR_RETURN(
+      server, HttpServer::Start(
+                  ServerOptions(config, config.listen, config.max_connections),
+                  threads, api));
   ASSIGN_OR_RETURN(admin_server,
-                   HttpServer::Start(admin_options_http, admin_threads, admin));
+                   HttpServer::Start(ServerOptions(config, config.admin,
+                                                   kMaxAdminConnections),
+                                     admin_threads, admin));
   engine.Start();
 
   // Listeners answer probes while workers load; requests get 503 until then.
@@ -196,7 +333,7 @@ absl::Status RunThroughputBench(const CoordinatorOptions& options,
                                 VaultClient& vault) {
   ASSIGN_OR_RETURN(const auto codec,
                    CheckpointCodec::Load(options.config.model_path));
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options.dir, vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   ThroughputBench bench(engine_options.model.vocab_size);

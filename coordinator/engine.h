@@ -26,6 +26,7 @@ struct StopCriteria {
   std::vector<int32_t> stop_token_ids;
   std::vector<std::string> stop;  // at most 16 of 256 bytes
   bool include_stop_str_in_output = false;
+  friend bool operator==(const StopCriteria&, const StopCriteria&) = default;
 };
 
 // One generation: one choice of one prompt. A request with n choices is n of
@@ -34,6 +35,7 @@ struct Generation {
   std::vector<int32_t> prompt;  // 1 .. max_model_len - 1 tokens
   SamplingParams sampling;
   StopCriteria stop;
+  friend bool operator==(const Generation&, const Generation&) = default;
 };
 
 enum class FinishReason { kStop, kLength, kAbort };
@@ -41,6 +43,10 @@ enum class FinishReason { kStop, kLength, kAbort };
 // What a step added to one generation.
 struct Output {
   RequestId request;
+  // It is in the journal: whatever happens, it will be answered. Comes first.
+  bool accepted = false;
+  // With finish == kAbort: it was not accepted after all.
+  absl::Status refused;
   std::vector<SampledToken> tokens;  // in order; `position` is absolute
   // Text that may be shown now: whole characters, nothing that could still
   // become part of a stop string.
@@ -99,6 +105,8 @@ struct EngineStatus {
   double step_ms = 0;      // recent average
   double decision_us = 0;  // recent average: coordinator's time for a step
   double load = 0;         // smoothed requests in flight, what auto looks at
+  std::string journal_trouble;  // nothing new is accepted as long as there is
+  uint64_t journal_bytes = 0;
   std::vector<WorkerStatus> workers;
 };
 
@@ -109,12 +117,23 @@ class Engine {
   virtual ~Engine() = default;
 
   // Queues the generations of one request, all or none, and returns their ids.
-  // Outputs may arrive at the listener before this returns.
+  // Outputs may arrive at the listener before this returns. `context` is
+  // whatever the caller needs to answer the request again; the journal keeps it
+  // with the request.
   // Errors: kResourceExhausted when the queue is full (the front answers 429),
   // kUnavailable when draining or not ready (503), kInvalidArgument for what
   // the model cannot take.
   virtual absl::StatusOr<std::vector<RequestId>> Submit(
-      std::vector<Generation> generations) = 0;
+      std::vector<Generation> generations, std::string context) = 0;
+
+  // Calls back once, on the engine's thread, with all outputs of these
+  // generations up to now, in order, those of each ending with its finish if it
+  // has ended; the listener gets exactly what follows. kNotFound when their
+  // results are kept no longer.
+  using AttachCallback =
+      std::function<void(absl::StatusOr<std::vector<Output>>)>;
+  virtual void Attach(std::vector<RequestId> requests,
+                      AttachCallback callback) = 0;
 
   // Ends a generation and frees its pages at once. No output follows.
   // Unknown ids are ignored.

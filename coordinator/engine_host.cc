@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "common/fault_point.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -38,7 +39,8 @@ EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub)
       group_(hub_.get(), options_.config.num_workers, options_.term),
       membership_(Gathering{RankSet::All(options_.config.num_workers), 0}),
       stands_(options_.config.num_workers),
-      loaded_checksums_(options_.config.num_workers) {
+      loaded_checksums_(options_.config.num_workers),
+      held_(options_.config.num_workers) {
   status_.choice = options_.config.layout;
   status_.layout = InitialLayout(options_.config);
   status_.not_ready_reason = "waiting for workers";
@@ -49,6 +51,9 @@ EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub)
   }
   absl::MutexLock lock(&mutex_);
   published_ = status_;
+  if (options_.journal != nullptr) {
+    next_request_ = options_.journal->state().next_request().value;
+  }
 }
 
 EngineHost::~EngineHost() { Stop(); }
@@ -67,7 +72,7 @@ void EngineHost::Stop() {
 // ---- calls of other threads ------------------------------------------------
 
 absl::StatusOr<std::vector<RequestId>> EngineHost::Submit(
-    std::vector<Generation> generations) {
+    std::vector<Generation> generations, std::string context) {
   const int count = static_cast<int>(generations.size());
   std::vector<RequestId> ids;
   {
@@ -91,14 +96,22 @@ absl::StatusOr<std::vector<RequestId>> EngineHost::Submit(
           options_.config.max_queue));
     }
     queued_ += count;
-    for (Generation& generation : generations) {
-      ids.push_back(RequestId{next_request_++});
-      inbox_.submissions.push_back(
-          Submission{ids.back(), std::move(generation)});
-    }
+    for (int i = 0; i < count; ++i) ids.push_back(RequestId{next_request_++});
+    inbox_.submissions.push_back(
+        Submission{ids.front(), std::move(generations), std::move(context)});
   }
   hub_->Wake();
   return ids;
+}
+
+void EngineHost::Attach(std::vector<RequestId> requests,
+                        AttachCallback callback) {
+  {
+    absl::MutexLock lock(&mutex_);
+    inbox_.attachments.push_back(
+        Attachment{std::move(requests), std::move(callback)});
+  }
+  hub_->Wake();
 }
 
 void EngineHost::Abort(RequestId request) {
@@ -160,6 +173,7 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
   RETURN_IF_ERROR(TakeReports(timeout_ms));
   TakeInbox();
   const auto now = Now();
+  RETURN_IF_ERROR(TickJournal(now));
   RETURN_IF_ERROR(TickMembership(now));
   if (running()) {
     RETURN_IF_ERROR(switches_->Tick(now));
@@ -173,6 +187,7 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
     // Whom a plan did not reach is lost.
     RETURN_IF_ERROR(TickMembership(now));
   }
+  RETURN_IF_ERROR(CommitAndDeliver());
   if (scheduler_.has_value() && !drained_.empty() && scheduler_->idle()) {
     for (auto& drained : std::exchange(drained_, {})) drained();
   }
@@ -213,6 +228,7 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
     absl::Status operator()(const Hello&) { return host->OnHello(rank); }
     absl::Status operator()(const Halted& halted) {
       host->stands_[rank] = halted.stand;
+      host->held_[rank] = halted.sequences;
       return host->Apply(
           WorkerHalted{rank, halted.round, !halted.stand.loaded});
     }
@@ -257,6 +273,10 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
 absl::Status EngineHost::OnHello(Rank rank) {
   const WorkerGroup::Member& member = group_.member(rank);
   WorkerStatus& worker = status_.workers[rank];
+  if (options_.journal != nullptr &&
+      member.incarnation > options_.journal->state().incarnation(rank)) {
+    RETURN_IF_ERROR(Note(journal::WorkerJoined{rank, member.incarnation}));
+  }
   spdlog::info("worker {} has joined, incarnation {}, pid {}", rank,
                member.incarnation.value, member.hello.pid);
   worker.pid = member.hello.pid;
@@ -265,12 +285,14 @@ absl::Status EngineHost::OnHello(Rank rank) {
   return Apply(WorkerJoined{rank});
 }
 
-absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum) {
+absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
+                                         Layout layout, StepId first_step) {
   const Config& config = options_.config;
   SchedulerOptions scheduler;
   scheduler.attention = {config.num_workers, options_.model.num_q_heads,
                          options_.model.num_kv_heads};
-  scheduler.layout = InitialLayout(config);
+  scheduler.layout = layout;
+  scheduler.first_step = first_step;
   scheduler.max_running = config.max_running;
   scheduler.max_queue = config.max_queue;
   scheduler.token_budget = config.token_budget;
@@ -283,8 +305,15 @@ absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum) {
   }
   ASSIGN_OR_RETURN(auto created, Scheduler::Create(scheduler));
   scheduler_.emplace(std::move(created));
-  switches_.emplace(SwitchOptions{config, weight_checksum}, &group_,
-                    &*scheduler_);
+  switches_.emplace(
+      SwitchOptions{config, weight_checksum,
+                    options_.journal == nullptr
+                        ? nullptr
+                        : std::function([this](journal::Record record) {
+                            RETURN_IF_ERROR(Note(std::move(record)));
+                            return options_.journal->Commit();
+                          })},
+      &group_, &*scheduler_);
   policy_.emplace(config);
   return absl::OkStatus();
 }
@@ -303,18 +332,22 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
   status_.last_step = result.step.value;
   ASSIGN_OR_RETURN(auto tokens, scheduler_->OnResult(
                                     result.step, absl::MakeSpan(&result, 1)));
-  Deliver(std::move(tokens));
+  Deliver(result.step, std::move(tokens));
   unaccounted_us_ += MicrosOf(Now() - begin);
   return absl::OkStatus();
 }
 
-void EngineHost::Deliver(std::vector<NewToken> tokens) {
-  std::vector<Output> batch;
-  batch.reserve(tokens.size());
+void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
+  journal::StepTokens added{step, {}};
+  const size_t first = batch_.size();
   for (NewToken& token : tokens) {
     auto found = outputs_.find(token.request);
     if (found == outputs_.end()) continue;
-    Output& output = batch.emplace_back();
+    if (options_.journal != nullptr) {
+      added.tokens.push_back(
+          {token.request, token.token, token.prompt_logprobs});
+    }
+    Output& output = batch_.emplace_back();
     output.request = token.request;
     output.prompt_logprobs = std::move(token.prompt_logprobs);
     found->second.Add(absl::MakeConstSpan(&token.token, 1), output);
@@ -327,7 +360,50 @@ void EngineHost::Deliver(std::vector<NewToken> tokens) {
     outputs_.erase(found);
     ++status_.requests_finished;
   }
-  if (!batch.empty()) options_.listener(std::move(batch));
+  if (options_.journal == nullptr || added.tokens.empty()) return;
+  if (absl::Status status = Note(std::move(added)); !status.ok()) {
+    spdlog::error("journal: {}", status.ToString());
+  }
+  for (size_t i = first; i < batch_.size(); ++i) {
+    const Output& output = batch_[i];
+    if (!output.finish.has_value()) continue;
+    NoteEnd(output.request, *output.finish, output.stop_reason);
+  }
+}
+
+// Everything of this turn at once: into the journal, then to the world.
+absl::Status EngineHost::CommitAndDeliver() {
+  if (options_.journal != nullptr && options_.journal->healthy()) {
+    if (absl::Status status = options_.journal->Commit(); !status.ok()) {
+      // What was accepted before is served on, its tokens come out the same
+      // whenever they are drawn; what this turn accepted is taken back.
+      spdlog::error("journal: {}", status.ToString());
+      std::vector<RequestId> taken_back;
+      for (Output& output : batch_) {
+        if (!output.accepted) continue;
+        output.accepted = false;
+        output.finish = FinishReason::kAbort;
+        output.refused = absl::UnavailableError(
+            absl::StrCat("the journal cannot be written: ", status.message()));
+        taken_back.push_back(output.request);
+      }
+      for (RequestId request : taken_back) {
+        outputs_.erase(request);
+        scheduler_->Abort(request);
+        NoteEnd(request, FinishReason::kAbort, "");
+      }
+    }
+  }
+  if (!batch_.empty()) {
+    RETURN_IF_ERROR(FaultPoint(batch_.front().accepted
+                                   ? FaultId::kCoordinatorAccepted
+                                   : FaultId::kCoordinatorTokens));
+    options_.listener(std::exchange(batch_, {}));
+  }
+  for (Attachment& attachment : std::exchange(attachments_, {})) {
+    Replay(std::move(attachment));
+  }
+  return absl::OkStatus();
 }
 
 void EngineHost::TakeInbox() {
@@ -338,12 +414,16 @@ void EngineHost::TakeInbox() {
     std::swap(inbox, inbox_);
   }
   for (Submission& submission : inbox.submissions) {
-    Queue(std::move(submission));
+    Accept(std::move(submission));
   }
   for (RequestId request : inbox.aborts) {
     if (outputs_.erase(request) == 0) continue;
     scheduler_->Abort(request);
     ++status_.requests_aborted;
+    NoteEnd(request, FinishReason::kAbort, "");
+  }
+  for (Attachment& attachment : inbox.attachments) {
+    attachments_.push_back(std::move(attachment));
   }
   for (LayoutRequest& request : inbox.layouts) {
     if (!switches_.has_value()) {
@@ -352,6 +432,9 @@ void EngineHost::TakeInbox() {
     }
     status_.choice = request.choice;
     policy_->SetChoice(request.choice);
+    if (options_.journal != nullptr) {
+      Note(journal::LayoutChosen{request.choice}).IgnoreError();
+    }
     if (request.choice == LayoutChoice::kAuto) {
       SwitchReport report;
       report.from = report.to = scheduler_->layout();
@@ -374,26 +457,25 @@ void EngineHost::TakeInbox() {
   }
 }
 
-void EngineHost::Queue(Submission submission) {
-  Generation& generation = submission.generation;
+void EngineHost::Queue(RequestId request, Generation generation) {
   const int max_tokens = generation.stop.max_tokens;
   const absl::Status status =
-      scheduler_->Add(submission.request, std::move(generation.prompt),
+      scheduler_->Add(request, std::move(generation.prompt),
                       std::move(generation.sampling), max_tokens);
   ++status_.requests_total;
+  Output& output = batch_.emplace_back();
+  output.request = request;
   if (status.ok()) {
-    outputs_.try_emplace(submission.request, options_.tokenizer,
+    output.accepted = true;
+    outputs_.try_emplace(request, options_.tokenizer,
                          std::move(generation.stop));
     return;
   }
-  spdlog::warn("request {} was refused: {}", submission.request.value,
-               status.ToString());
-  Output output;
-  output.request = submission.request;
+  spdlog::warn("request {} was refused: {}", request.value, status.ToString());
   output.finish = FinishReason::kAbort;
-  output.stop_reason = std::string(status.message());
+  output.refused = status;
   ++status_.requests_aborted;
-  options_.listener({std::move(output)});
+  NoteEnd(request, FinishReason::kAbort, "");
 }
 
 absl::Status EngineHost::IssueSteps() {
@@ -422,7 +504,7 @@ void EngineHost::EndAll() {
     TakeInbox();
     switches_->Fail("the group ended");
   }
-  std::vector<Output> batch;
+  std::vector<Output> batch = std::exchange(batch_, {});
   for (const auto& [request, output] : outputs_) {
     Output& last = batch.emplace_back();
     last.request = request;
@@ -452,9 +534,22 @@ void EngineHost::Publish() {
       status_.workers[r].pages_free = scheduler_->free_pages(r);
     }
   }
+  if (options_.journal != nullptr) {
+    const Journal& journal = *options_.journal;
+    status_.journal_trouble = journal.healthy() ? "" : journal.trouble();
+    status_.journal_bytes = journal.size_bytes();
+  }
   absl::MutexLock lock(&mutex_);
   published_ = status_;
-  queued_ = static_cast<int>(status_.waiting + inbox_.submissions.size());
+  if (published_.ready && !published_.journal_trouble.empty()) {
+    published_.ready = false;
+    published_.not_ready_reason = absl::StrCat(
+        "the journal cannot be written: ", published_.journal_trouble);
+  }
+  queued_ = static_cast<int>(status_.waiting);
+  for (const Submission& submission : inbox_.submissions) {
+    queued_ += static_cast<int>(submission.generations.size());
+  }
 }
 
 }  // namespace moebius

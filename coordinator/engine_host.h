@@ -21,8 +21,10 @@
 #include "common/model_config.h"
 #include "coordinator/engine.h"
 #include "coordinator/generation_output.h"
+#include "coordinator/journal/journal.h"
 #include "coordinator/membership.h"
 #include "coordinator/policy_host.h"
+#include "coordinator/recovery_plan.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/switch_control.h"
 #include "coordinator/text/tokenizer.h"
@@ -37,6 +39,14 @@ struct EngineOptions {
   Term term{1};
   const Tokenizer* tokenizer = nullptr;  // outlives the engine
   OutputListener listener;
+  // Where what must not be forgotten goes; null: nowhere. Outlives the engine,
+  // whose thread alone uses it from Start() on. What it says already is taken
+  // up.
+  Journal* journal = nullptr;
+  // Milliseconds since 1970, for results that are kept for a time.
+  std::function<int64_t()> unix_ms;
+  // Requests, by the first of their ids, whose results are kept no longer.
+  std::function<void(std::vector<RequestId>)> on_forgotten;
   // Has that life of a worker ended, if it is not yet, and replaced.
   std::function<void(Rank, Incarnation)> replace_worker;
   // The time; null: the steady clock's.
@@ -73,7 +83,9 @@ class EngineHost final : public Engine {
   int TimeoutMs() const;
 
   absl::StatusOr<std::vector<RequestId>> Submit(
-      std::vector<Generation> generations) override;
+      std::vector<Generation> generations, std::string context) override;
+  void Attach(std::vector<RequestId> requests,
+              AttachCallback callback) override;
   void Abort(RequestId request) override;
   void SetLayout(LayoutChoice choice, SwitchCallback callback) override;
   EngineStatus GetStatus() const override;
@@ -83,8 +95,13 @@ class EngineHost final : public Engine {
   using Clock = std::chrono::steady_clock;
 
   struct Submission {
-    RequestId request;
-    Generation generation;
+    RequestId first;  // the others follow
+    std::vector<Generation> generations;
+    std::string context;
+  };
+  struct Attachment {
+    std::vector<RequestId> requests;
+    AttachCallback callback;
   };
   struct LayoutRequest {
     LayoutChoice choice;
@@ -94,6 +111,7 @@ class EngineHost final : public Engine {
   struct Inbox {
     std::vector<Submission> submissions;
     std::vector<RequestId> aborts;
+    std::vector<Attachment> attachments;
     std::vector<LayoutRequest> layouts;
     std::vector<std::function<void()>> drains;
   };
@@ -106,14 +124,30 @@ class EngineHost final : public Engine {
   absl::Status TakeReports(int timeout_ms);
   absl::Status TakeReport(Rank rank, Report report);
   absl::Status OnHello(Rank rank);
-  absl::Status CreateScheduler(uint64_t weight_checksum);
+  absl::Status CreateScheduler(uint64_t weight_checksum, Layout layout,
+                               StepId first_step);
   absl::Status OnStepResult(StepResult result);
   void TakeInbox();
-  void Queue(Submission submission);
-  void Deliver(std::vector<NewToken> tokens);
+  void Queue(RequestId request, Generation generation);
+  void Deliver(StepId step, std::vector<NewToken> tokens);
+  absl::Status CommitAndDeliver();
   absl::Status IssueSteps();
   void EndAll();
   void Publish();
+
+  // engine_journal.cc
+  bool journal_ok() const {
+    return options_.journal == nullptr || options_.journal->healthy();
+  }
+  absl::Status Note(journal::Record record);
+  void NoteEnd(RequestId request, FinishReason finish,
+               const std::string& stop_reason);
+  void Accept(Submission submission);
+  absl::Status TickJournal(Clock::time_point now);
+  void Replay(Attachment attachment);
+  RecoveryPlan PlanFromJournal() const;
+  absl::Status Recover(const RecoveryPlan& plan);
+  absl::Status RecoverRequests();
 
   // engine_recovery.cc
   bool running() const { return std::holds_alternative<Running>(membership_); }
@@ -123,6 +157,7 @@ class EngineHost final : public Engine {
   absl::Status TickMembership(Clock::time_point now);
   void Halt(const SendHalt& halt);
   void Load(const SendLoad& load);
+  void SendHaltTo(RankSet ranks, uint64_t round);
   void SendLoadTo(RankSet ranks, uint64_t round);
   uint64_t WeightChecksum() const;
   absl::Status Resume(uint64_t round);
@@ -153,6 +188,11 @@ class EngineHost final : public Engine {
   absl::flat_hash_map<RequestId, GenerationOutput> outputs_;
   std::deque<StepId> flying_;  // steps whose results are not in
   std::vector<std::function<void()>> drained_;
+  std::vector<std::vector<HeldSequence>> held_;  // [rank] as Halted told
+  std::vector<Output> batch_;  // to be delivered once it is in the journal
+  std::vector<Attachment> attachments_;
+  bool journal_was_ok_ = true;
+  Clock::time_point last_journal_tick_;
   double unaccounted_us_ = 0;  // decision time since the last step issued
   EngineStatus status_;
 

@@ -83,8 +83,14 @@ absl::Status EngineHost::Carry(const MembershipEffect& effect) {
 
 void EngineHost::Halt(const SendHalt& halt) {
   round_deadline_ = Now() + std::chrono::milliseconds(kHaltRetryMs);
-  group_.SendTo(halt.ranks, moebius::Halt{halt.round});
+  SendHaltTo(halt.ranks, halt.round);
   emptied_ = RankSet();
+}
+
+void EngineHost::SendHaltTo(RankSet ranks, uint64_t round) {
+  // What they hold matters to a new coordinator alone.
+  const bool tell = !scheduler_.has_value() && options_.journal != nullptr;
+  group_.SendTo(ranks, moebius::Halt{round, tell});
 }
 
 void EngineHost::Load(const SendLoad& load) {
@@ -100,14 +106,22 @@ void EngineHost::Load(const SendLoad& load) {
 void EngineHost::SendLoadTo(RankSet ranks, uint64_t round) {
   moebius::Load order;
   order.round = round;
-  order.layout = order.to = scheduler_.has_value()
-                                ? scheduler_->layout()
-                                : InitialLayout(options_.config);
   if (switches_.has_value()) {
+    order.layout = order.to = scheduler_->layout();
     if (const auto tail = switches_->Tail(stands_)) {
       order.layout = tail->from;
       order.epoch = tail->epoch;
       order.layers_done = tail->layers_done;
+    }
+  } else {
+    const RecoveryPlan plan = PlanFromJournal();
+    order.layout = order.to = plan.layout;
+    if (plan.unfinished) {
+      const journal::SwitchDecided& decided =
+          *options_.journal->state().undone();
+      order.layout = decided.from;
+      order.epoch = decided.epoch;
+      order.layers_done = LayersDone(decided.epoch, stands_);
     }
   }
   group_.SendTo(ranks, order);
@@ -137,7 +151,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
     load_pause_ *= 2;
     load_again_ = now + load_pause_;
     // A command that was lost stands between: only HALT mends that.
-    group_.SendTo(loading->unloaded, moebius::Halt{loading->round});
+    SendHaltTo(loading->unloaded, loading->round);
     SendLoadTo(loading->unloaded, loading->round);
   }
   if (now - last_greeting_ > std::chrono::milliseconds(kHaltRetryMs)) {
@@ -210,14 +224,19 @@ absl::Status EngineHost::Resume(uint64_t round) {
   const bool first = !scheduler_.has_value();
   const uint64_t weight_checksum =
       switches_.has_value() ? switches_->weight_checksum() : WeightChecksum();
-  if (first) RETURN_IF_ERROR(CreateScheduler(weight_checksum));
+  if (first) {
+    const RecoveryPlan plan = PlanFromJournal();
+    RETURN_IF_ERROR(
+        CreateScheduler(weight_checksum, plan.layout, plan.next_step));
+    RETURN_IF_ERROR(Recover(plan));
+  }
   RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorHalted));
   scheduler_->RollBack();
   flying_.clear();
   RETURN_IF_ERROR(switches_->OnHalted(now));
-  if (!first && !emptied_.empty()) {
+  if (!emptied_.empty()) {
     // In the midst of a switch nobody can say whose pages came from where.
-    scheduler_->LoseKv(emptied_, switches_->committing());
+    if (!first) scheduler_->LoseKv(emptied_, switches_->committing());
     switches_->DropPages();
   }
   SendSequences(round);

@@ -20,6 +20,10 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--term", options.term.value, "number of this life")
       ->capture_default_str();
+  int port = -1, admin_port = -1;
+  app.add_option("--port", port, "in place of the configuration's http.port");
+  app.add_option("--admin-port", admin_port,
+                 "in place of the configuration's admin.port");
   auto* spec = app.add_option("--bench-throughput", options.bench_spec,
                               "measure these cases instead of serving (JSON)");
   auto* result = app.add_option("--bench-result", options.bench_result,
@@ -40,6 +44,8 @@ int main(int argc, char** argv) {
   return moebius::RunChildProgram(
       program, [&](const moebius::Config& config, moebius::VaultClient& vault) {
         options.config = config;
+        if (port >= 0) options.config.listen.port = port;
+        if (admin_port >= 0) options.config.admin.port = admin_port;
         options.dir = program.dir;
         return benchmark ? moebius::RunThroughputBench(options, vault)
                          : moebius::RunCoordinator(options, vault);

@@ -75,9 +75,8 @@ int Scheduler::queue_room() const {
   return std::max(0, options_.max_queue - static_cast<int>(waiting_.size()));
 }
 
-absl::Status Scheduler::Add(RequestId request, std::vector<int32_t> prompt,
-                            SamplingParams sampling, int max_tokens) {
-  const int64_t n = static_cast<int64_t>(prompt.size());
+absl::Status Scheduler::CheckRequest(RequestId request, int64_t n,
+                                     int max_tokens) const {
   if (n == 0) return absl::InvalidArgumentError("the prompt has no tokens");
   if (max_tokens < 1) {
     return absl::InvalidArgumentError(
@@ -105,11 +104,26 @@ absl::Status Scheduler::Add(RequestId request, std::vector<int32_t> prompt,
     return absl::AlreadyExistsError(
         absl::StrCat("request ", request.value, " is known already"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::Add(RequestId request, std::vector<int32_t> prompt,
+                            SamplingParams sampling, int max_tokens) {
+  RETURN_IF_ERROR(
+      CheckRequest(request, static_cast<int64_t>(prompt.size()), max_tokens));
   if (queue_room() == 0) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", waiting_.size(), " requests wait"));
   }
+  const size_t num_prompt = prompt.size();
+  AddWaiting(request, std::move(prompt), num_prompt, std::move(sampling),
+             max_tokens);
+  return absl::OkStatus();
+}
 
+void Scheduler::AddWaiting(RequestId request, std::vector<int32_t> tokens,
+                           size_t num_prompt, SamplingParams sampling,
+                           int max_tokens) {
   uint32_t index;
   if (unused_sequences_.empty()) {
     index = static_cast<uint32_t>(sequences_.size());
@@ -118,21 +132,23 @@ absl::Status Scheduler::Add(RequestId request, std::vector<int32_t> prompt,
     index = unused_sequences_.back();
     unused_sequences_.pop_back();
   }
+  const bool begun = tokens.size() > num_prompt;
   Sequence& sequence = sequences_[index];
   sequence.request = request;
   sequence.slot = kNone;
-  sequence.num_prompt = static_cast<uint32_t>(n);
-  sequence.limit = static_cast<uint32_t>(limit);
+  sequence.num_prompt = static_cast<uint32_t>(num_prompt);
+  sequence.limit = static_cast<uint32_t>(std::min<int64_t>(
+      static_cast<int64_t>(num_prompt) + max_tokens, options_.max_model_len));
   sequence.in_flight = 0;
   sequence.stage = Stage::kWaiting;
-  sequence.tokens = std::move(prompt);
+  sequence.tokens = std::move(tokens);
   sequence.arrival = next_arrival_++;
   sequence.sampling = std::move(sampling);
-  sequence.prompt_logprobs_pending = sequence.sampling.num_prompt_logprobs >= 0;
+  sequence.prompt_logprobs_pending =
+      sequence.sampling.num_prompt_logprobs >= 0 && !begun;
   sequence.admitted_before = false;
   by_id_.emplace(request.value, index);
   waiting_.push_back(index);
-  return absl::OkStatus();
 }
 
 bool Scheduler::End(RequestId request) {

@@ -18,6 +18,7 @@
 #include "common/layout.h"
 #include "common/sampling_params.h"
 #include "common/wire.h"
+#include "coordinator/journal/journal_record.h"
 #include "coordinator/page_tables.h"
 #include "coordinator/rank_set.h"
 
@@ -53,6 +54,15 @@ struct NewToken {
   // This is the last token that max_tokens or the context allows: the request
   // does nothing more and waits for Finish.
   bool reached_limit = false;
+};
+
+// A sequence whose KV outlived the coordinator that had computed it.
+struct AdoptedSequence {
+  RequestId request;
+  KvTable table;          // its slot is the sequence's
+  uint32_t computed = 0;  // positions whose KV is in the pages
+  friend bool operator==(const AdoptedSequence&,
+                         const AdoptedSequence&) = default;
 };
 
 struct SchedulerCounters {
@@ -112,6 +122,17 @@ class Scheduler {
   absl::Status Add(RequestId request, std::vector<int32_t> prompt,
                    SamplingParams sampling, int max_tokens);
 
+  // Queues a request that an earlier coordinator had accepted, with the tokens
+  // that it had generated. Whether the queue has room is not asked.
+  absl::Status AddKnown(RequestId request, std::vector<int32_t> prompt,
+                        SamplingParams sampling, int max_tokens,
+                        absl::Span<const int32_t> generated);
+
+  // Puts requests that wait into slots, with pages that hold their KV, as an
+  // earlier coordinator had left them. kInvalidArgument, changing nothing, when
+  // that is no state of this layout. REQUIRES: nothing runs.
+  absl::Status Adopt(absl::Span<const AdoptedSequence> sequences);
+
   // Requests that Add would queue now.
   int queue_room() const;
 
@@ -156,6 +177,9 @@ class Scheduler {
   // All running sequences with their tokens and pages, as after RollBack, by
   // arrival. REQUIRES: no step is in flight.
   std::vector<Restore::Sequence> Snapshot() const;
+
+  // The same, but without tokens and pages.
+  std::vector<journal::RunningSequence> Running() const;
 
   Layout layout() const { return pages_.layout(); }
   // The first step that no worker has been told to run.
@@ -242,6 +266,10 @@ class Scheduler {
   explicit Scheduler(const SchedulerOptions& options);
 
   // scheduler.cc
+  absl::Status CheckRequest(RequestId request, int64_t num_prompt,
+                            int max_tokens) const;
+  void AddWaiting(RequestId request, std::vector<int32_t> tokens,
+                  size_t num_prompt, SamplingParams sampling, int max_tokens);
   bool End(RequestId request);
   void LeaveSlot(uint32_t slot);
   void Preempt(uint32_t slot);
@@ -259,6 +287,7 @@ class Scheduler {
   bool AdmitFront(Draft& draft);
   int ChooseGroup(const Draft& draft, uint32_t blocks) const;
   uint32_t AddRunning(uint32_t sequence, int group);
+  void Occupy(uint32_t slot, uint32_t sequence, int group);
   uint32_t LatestUnplanned(int group) const;
   bool MakeRoom(uint32_t slot);
   void AddItem(Draft& draft, uint32_t slot, uint32_t start, uint32_t count);

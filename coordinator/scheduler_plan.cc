@@ -264,9 +264,14 @@ bool Scheduler::AdmitFront(Draft& draft) {
 
 // Puts a waiting sequence into a free slot, in its place by arrival.
 uint32_t Scheduler::AddRunning(uint32_t index, int group) {
-  Sequence& sequence = sequences_[index];
   const uint32_t slot = free_slots_.back();
   free_slots_.pop_back();
+  Occupy(slot, index, group);
+  return slot;
+}
+
+void Scheduler::Occupy(uint32_t slot, uint32_t index, int group) {
+  Sequence& sequence = sequences_[index];
   if (!sequence.admitted_before) {
     sequence.admitted_before = true;
     prompt_tokens_ += sequence.num_prompt;
@@ -293,7 +298,6 @@ uint32_t Scheduler::AddRunning(uint32_t index, int group) {
     running_[place] = running_[place - 1];
   }
   running_[place] = slot;
-  return slot;
 }
 
 }  // namespace moebius

@@ -1,8 +1,12 @@
-// The scheduler's part of a recovery: back to the last result.
+// The scheduler's part of a recovery: back to the last result, or on from where
+// an earlier coordinator was.
 #include <algorithm>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/status_macros.h"
 #include "coordinator/scheduler.h"
 
 namespace moebius {
@@ -81,6 +85,73 @@ std::vector<Restore::Sequence> Scheduler::Snapshot() const {
     one.computed = slots_[slot].computed;
   }
   return all;
+}
+
+std::vector<journal::RunningSequence> Scheduler::Running() const {
+  std::vector<journal::RunningSequence> all;
+  for (const uint32_t slot : running_) {
+    if (slots_[slot].sequence == kNone) continue;
+    all.push_back({sequences_[slots_[slot].sequence].request, slot,
+                   slots_[slot].computed});
+  }
+  return all;
+}
+
+absl::Status Scheduler::AddKnown(RequestId request, std::vector<int32_t> prompt,
+                                 SamplingParams sampling, int max_tokens,
+                                 absl::Span<const int32_t> generated) {
+  const size_t num_prompt = prompt.size();
+  RETURN_IF_ERROR(
+      CheckRequest(request, static_cast<int64_t>(num_prompt), max_tokens));
+  if (generated.size() >= static_cast<size_t>(max_tokens) ||
+      num_prompt + generated.size() >=
+          static_cast<size_t>(options_.max_model_len)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("request ", request.value, " has all of its ",
+                     generated.size(), " tokens already"));
+  }
+  // Until Adopt says otherwise.
+  if (!generated.empty()) {
+    dropped_tokens_ += num_prompt + generated.size() - 1;
+  }
+  prompt.insert(prompt.end(), generated.begin(), generated.end());
+  AddWaiting(request, std::move(prompt), num_prompt, std::move(sampling),
+             max_tokens);
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::Adopt(absl::Span<const AdoptedSequence> adopted) {
+  CHECK(num_running_ == 0 && num_in_flight_ == 0);
+  std::vector<KvTable> tables;
+  for (const AdoptedSequence& one : adopted) {
+    const auto found = by_id_.find(one.request.value);
+    if (found == by_id_.end() ||
+        sequences_[found->second].stage != Stage::kWaiting ||
+        one.computed >= sequences_[found->second].tokens.size() ||
+        BlocksFor(one.computed) > static_cast<uint32_t>(one.table.num_blocks)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "request ", one.request.value, " with ", one.computed,
+          " positions computed in ", one.table.num_blocks, " blocks"));
+    }
+    tables.push_back(one.table);
+  }
+  RETURN_IF_ERROR(pages_.Replace(layout(), tables));
+  for (const AdoptedSequence& one : adopted) {
+    const uint32_t index = by_id_.at(one.request.value);
+    const uint32_t slot = one.table.slot;
+    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), index));
+    free_slots_.erase(std::find(free_slots_.begin(), free_slots_.end(), slot));
+    const bool ep = layout() == ExpertParallel();
+    Occupy(slot, index, ep ? one.table.tables[0].rank : 0);
+    const Sequence& sequence = sequences_[index];
+    if (sequence.tokens.size() > sequence.num_prompt) {
+      dropped_tokens_ -= one.computed;
+    }
+    slots_[slot].computed = one.computed;
+    slots_[slot].room =
+        static_cast<uint32_t>(one.table.num_blocks) * kPageTokens;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace moebius

@@ -46,10 +46,8 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
     absl::Status operator()(const SendPrepare& e) {
       return control->OnSendPrepare(e, now);
     }
-    absl::Status operator()(const LogDecision&) {
-      // The coordinator's own memory is its log as long as its death ends the
-      // group: what is decided here is final from here on.
-      return absl::OkStatus();
+    absl::Status operator()(const LogDecision& e) {
+      return control->OnLogDecision(e);
     }
     absl::Status operator()(const SendCommit& e) {
       return control->OnSendCommit(e, now);
@@ -104,6 +102,13 @@ absl::Status SwitchControl::Request(Layout target, SwitchCallback callback,
 absl::Status SwitchControl::OnSendPrepare(const SendPrepare& effect,
                                           Clock::time_point now) {
   current_->report.epoch = effect.epoch;
+  if (absl::Status logged = Log(journal::EpochProposed{effect.epoch});
+      !logged.ok()) {
+    return Apply(
+        PlanRefused{effect.epoch,
+                    Cat("the journal cannot be written: ", logged.message())},
+        now);
+  }
   auto plan = scheduler_->PlanSwitch(effect.target);
   if (!plan.ok()) {
     return Apply(
@@ -115,6 +120,19 @@ absl::Status SwitchControl::OnSendPrepare(const SendPrepare& effect,
       now + std::chrono::milliseconds(options_.config.prepare_timeout_ms);
   group_->Broadcast(Prepare{effect.epoch, effect.target, current_->plan});
   return FaultPoint(FaultId::kCoordinatorPrepared);
+}
+
+// Whether it is written or not is known to nobody once writing has failed. A
+// new coordinator, which reads what is there, is the way out.
+absl::Status SwitchControl::OnLogDecision(const LogDecision& effect) {
+  journal::SwitchDecided decided;
+  decided.epoch = effect.epoch;
+  decided.from = current_->report.from;
+  decided.to = effect.target;
+  decided.boundary = effect.boundary;
+  decided.plan = current_->plan;
+  decided.running = scheduler_->Running();
+  return Log(std::move(decided));
 }
 
 absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
@@ -143,22 +161,45 @@ absl::Status SwitchControl::OnHalted(Clock::time_point now) {
   return absl::OkStatus();
 }
 
-// A rank that has passed the barrier behind a layer or wave proves that every
-// rank has done it, whatever the others recorded; nobody has gone beyond the
-// next one.
+int LayersDone(Epoch epoch, absl::Span<const Stand> stands) {
+  int done = 0;
+  for (const Stand& stand : stands) {
+    if (stand.switch_epoch == epoch) done = std::max(done, stand.layers_done);
+  }
+  return done;
+}
+
+// As with layers, so with waves; nobody has gone beyond the next one.
 std::optional<SwitchTail> SwitchControl::Tail(
     absl::Span<const Stand> stands) const {
   const auto* committing = std::get_if<Committing>(&state_);
   if (committing == nullptr) return std::nullopt;
-  SwitchTail tail{committing->epoch, committing->from, 0, 0, current_->plan};
+  SwitchTail tail{committing->epoch, committing->from,
+                  LayersDone(committing->epoch, stands), 0, current_->plan};
   for (const Stand& stand : stands) {
     if (stand.switch_epoch != committing->epoch) continue;
-    tail.layers_done = std::max(tail.layers_done, stand.layers_done);
     tail.waves_done = std::max(tail.waves_done, stand.waves_done);
   }
   // Fewer if the pages were dropped.
   tail.waves_done = std::min<int>(tail.waves_done, tail.kv.waves.size());
   return tail;
+}
+
+void SwitchControl::Recover(Epoch proposed,
+                            const journal::SwitchDecided* unfinished) {
+  if (unfinished == nullptr) {
+    state_ = Steady{scheduler_->layout(), proposed};
+    return;
+  }
+  state_ = Committing{unfinished->from, unfinished->to, unfinished->epoch,
+                      unfinished->boundary, RankSet::All(group_->num_ranks())};
+  Current& current = current_.emplace();
+  current.report.epoch = unfinished->epoch;
+  current.report.from = unfinished->from;
+  current.report.to = unfinished->to;
+  current.report.boundary = unfinished->boundary;
+  current.plan = unfinished->plan;
+  current.switched.resize(group_->num_ranks());
 }
 
 void SwitchControl::DropPages() {
@@ -212,6 +253,8 @@ absl::Status SwitchControl::CheckSums() const {
 absl::Status SwitchControl::OnDone() {
   deadline_.reset();
   RETURN_IF_ERROR(CheckSums());
+  // If this is lost, a new coordinator sees it from where the workers stand.
+  Log(journal::SwitchDone{current_->report.epoch}).IgnoreError();
   ++num_done_;
   SwitchReport& report = current_->report;
   for (const std::optional<Switched>& one : current_->switched) {

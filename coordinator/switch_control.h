@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "common/config.h"
 #include "common/wire.h"
 #include "coordinator/engine.h"
+#include "coordinator/journal/journal_record.h"
 #include "coordinator/layout_machine.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/worker_group.h"
@@ -25,7 +27,14 @@ struct SwitchOptions {
   Config config;
   // Sum over ranks of Loaded.weight_checksum; every switch must keep it.
   uint64_t weight_checksum = 0;
+  // Writes a record down for good, before anything that follows from it; null:
+  // there is no journal.
+  std::function<absl::Status(journal::Record)> log;
 };
+
+// Layers of the switch that are done on every rank. A rank that has passed the
+// barrier behind a layer proves it, whatever the others recorded.
+int LayersDone(Epoch epoch, absl::Span<const Stand> stands);
 
 // SwitchControl
 //
@@ -57,6 +66,10 @@ class SwitchControl {
                           Clock::time_point now);
   // Every step's results, as they become complete: for the pause.
   absl::Status OnStepDone(StepId step, Clock::time_point now);
+
+  // A new coordinator: the highest epoch ever proposed, and a switch that its
+  // predecessor had decided and that is not complete, or null.
+  void Recover(Epoch proposed, const journal::SwitchDecided* unfinished);
 
   // Recovery. Every worker has halted: a switch that is only being prepared is
   // refused, a committed one is to be finished by all of them.
@@ -104,6 +117,10 @@ class SwitchControl {
 
   absl::Status Apply(const LayoutEvent& event, Clock::time_point now);
   absl::Status Carry(const LayoutEffect& effect, Clock::time_point now);
+  absl::Status Log(journal::Record record) {
+    return options_.log ? options_.log(std::move(record)) : absl::OkStatus();
+  }
+  absl::Status OnLogDecision(const LogDecision& effect);
   absl::Status OnSendPrepare(const SendPrepare& effect, Clock::time_point now);
   absl::Status OnSendCommit(const SendCommit& effect, Clock::time_point now);
   absl::Status OnDone();

@@ -117,7 +117,7 @@ absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
     tokens_after_first_ = 0;
   }
   const auto begin = Clock::now();
-  RETURN_IF_ERROR(engine.Submit(std::move(generations)).status());
+  RETURN_IF_ERROR(engine.Submit(std::move(generations), "").status());
   absl::MutexLock lock(&mutex_);
   const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return unfinished_ == 0 || !failed_.ok();

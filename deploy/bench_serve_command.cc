@@ -14,6 +14,7 @@
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/bench_commands.h"
+#include "deploy/client_key.h"
 #include "deploy/completion_stream.h"
 #include "deploy/statistics.h"
 #include "deploy/table.h"
@@ -27,6 +28,7 @@ constexpr int kMaxConnections = 10000;
 
 struct ServeBenchArgs {
   std::string url = kDefaultApiUrl;
+  ClientKey key{kApiKeyVariable};
   std::string model;
   int requests = 200;
   int concurrency = 8;
@@ -219,7 +221,8 @@ std::string Describe(const Json& figures) {
 }
 
 absl::Status Run(const ServeBenchArgs& args) {
-  ASSIGN_OR_RETURN(const Url url, ParseUrl(args.url));
+  ASSIGN_OR_RETURN(Url url, ParseUrl(args.url));
+  ASSIGN_OR_RETURN(url, args.key.With(std::move(url)));
   EventLoop loop;
   std::string model = args.model;
   if (model.empty()) {
@@ -267,6 +270,7 @@ void AddBenchServeCommand(CLI::App& bench, Action& action) {
       ->add_option("--url", args->url,
                    Cat("The OpenAI API [default ", kDefaultApiUrl, "]"))
       ->option_text("URL");
+  args->key.AddTo(*command, "--api-key-file", "the OpenAI API");
   command
       ->add_option("--model", args->model,
                    "Model to name in requests [default: the server's first]")

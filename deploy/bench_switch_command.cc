@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -10,6 +11,7 @@
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/bench_commands.h"
+#include "deploy/client_key.h"
 #include "deploy/config_flags.h"
 #include "deploy/console.h"
 #include "deploy/served_group.h"
@@ -29,6 +31,7 @@ constexpr int kCopyRepeats = 21;
 struct SwitchBenchArgs {
   ConfigFlags flags;
   std::string url, admin;  // both empty: a group of our own
+  ClientKey api_key{kApiKeyVariable}, admin_key{kAdminKeyVariable};
   int streams = 8;
   int switches = 20;
   int prompt_tokens = 64;
@@ -81,6 +84,8 @@ absl::Status SwitchBench::Connect() {
     ASSIGN_OR_RETURN(url_, ParseUrl(args_.url));
     ASSIGN_OR_RETURN(
         admin_, ParseUrl(args_.admin.empty() ? kDefaultAdminUrl : args_.admin));
+    ASSIGN_OR_RETURN(url_, args_.api_key.With(std::move(url_)));
+    ASSIGN_OR_RETURN(admin_, args_.admin_key.With(std::move(admin_)));
   }
   ASSIGN_OR_RETURN(const Json status,
                    FetchStatus(loop_, admin_, absl::Seconds(30)));
@@ -288,6 +293,8 @@ void AddBenchSwitchCommand(CLI::App& bench, Action& action) {
                    Cat("Its admin listener [default ", kDefaultAdminUrl, "]"))
       ->option_text("URL")
       ->needs("--url");
+  args->api_key.AddTo(*command, "--api-key-file", "its API");
+  args->admin_key.AddTo(*command, "--admin-api-key-file", "its admin listener");
   command
       ->add_option(
           "--streams", args->streams,

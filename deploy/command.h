@@ -21,6 +21,7 @@ void AddServeCommand(CLI::App& app, Action& action);
 void AddStatusCommand(CLI::App& app, Action& action);
 void AddLayoutCommand(CLI::App& app, Action& action);
 void AddBenchCommand(CLI::App& app, Action& action);
+void AddChaosCommand(CLI::App& app, Action& action);
 void AddDemoCommand(CLI::App& app, Action& action);
 
 // Says "moebius: <message>" on standard error; returns the exit code that

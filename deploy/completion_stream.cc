@@ -1,5 +1,7 @@
 #include "deploy/completion_stream.h"
 
+#include <unistd.h>
+
 #include <utility>
 
 #include "common/cat.h"
@@ -56,7 +58,42 @@ void CompletionStream::Begin(std::string_view target, const std::string& body,
   on_event_ = std::move(on_event);
   on_done_ = std::move(on_done);
   result_.sent = Clock::now();
-  connection_.Send("POST", target, body, *this);
+  target_ = target;
+  body_ = body;
+  if (options_.resume_for > absl::ZeroDuration()) {
+    static uint64_t next_key = 0;
+    key_ = Cat("stream-", ::getpid(), "-", ++next_key);
+    resume_until_ =
+        Clock::now() + absl::ToChronoNanoseconds(options_.resume_for);
+  }
+  Send();
+}
+
+void CompletionStream::Send() {
+  std::string headers;
+  if (!key_.empty()) headers = Cat("Idempotency-Key: ", key_, "\r\n");
+  if (!sse_.last_event_id().empty()) {
+    headers += Cat("Last-Event-ID: ", sse_.last_event_id(), "\r\n");
+  }
+  connection_.Send("POST", target_, body_, *this, headers);
+}
+
+// Asks for the rest in a moment, if that may help.
+bool CompletionStream::Resume() {
+  if (key_.empty() || ended_ || !failed_.ok() ||
+      Clock::now() >= resume_until_) {
+    return false;
+  }
+  ++result_.times_resumed;
+  const std::string last = sse_.last_event_id();
+  sse_ = SseParser(last);
+  http_status_ = 0;
+  error_body_.clear();
+  constexpr absl::Duration kPause = absl::Milliseconds(20);
+  loop_.After(kPause, [this, alive = std::weak_ptr<bool>(alive_)] {
+    if (!alive.expired()) Send();
+  });
+  return true;
 }
 
 void CompletionStream::OnStatus(int status) { http_status_ = status; }
@@ -120,6 +157,9 @@ void CompletionStream::Parse(std::string_view data) {
 }
 
 void CompletionStream::OnEnd(const absl::Status& status) {
+  const bool broken =
+      !status.ok() || http_status_ == 503 || (http_status_ == 200 && !ended_);
+  if (broken && Resume()) return;
   busy_ = false;
   if (!options_.keep_output && http_status_ == 200) {
     for (const std::string& event : last_events_) {

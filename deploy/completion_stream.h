@@ -28,6 +28,7 @@ struct CompletionResult {
   std::vector<Clock::time_point> times;
   uint64_t prompt_tokens = 0, output_tokens = 0;  // from its usage event
   std::string finish_reason;
+  int times_resumed = 0;
   // With CompletionOptions::keep_output only.
   std::string text;
   std::vector<size_t> text_ends;  // [times.size()] bytes of text at each event
@@ -38,6 +39,9 @@ struct CompletionOptions {
   // Parses every event. Otherwise only the last ones are looked into, which is
   // what makes a client cheap: one core takes far more than 20,000 events/s.
   bool keep_output = false;
+  // A stream that breaks off is asked for again, from where it was, for this
+  // long: the coordinator may be replaced meanwhile.
+  absl::Duration resume_for = absl::ZeroDuration();
 };
 
 // CompletionStream
@@ -50,7 +54,7 @@ class CompletionStream : private HttpListener {
   using OnDone = std::function<void(CompletionResult)>;
 
   CompletionStream(EventLoop& loop, const Url& url, CompletionOptions options)
-      : connection_(loop, url), options_(options) {}
+      : loop_(loop), connection_(loop, url), options_(options) {}
 
   // Posts `body` (which asks for "stream") to `target`. `on_event` runs for
   // each output event, `on_done` once; a new one may begin in there.
@@ -69,7 +73,15 @@ class CompletionStream : private HttpListener {
   void OnData(std::string_view data);
   void Parse(std::string_view data);
 
+  void Send();
+  bool Resume();
+
+  EventLoop& loop_;
   HttpConnection connection_;
+  std::string target_, body_, key_;  // for asking again
+  Clock::time_point resume_until_;
+  // What comes after us may outlive us.
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   const CompletionOptions options_;
   OnEvent on_event_;
   OnDone on_done_;

@@ -1,6 +1,7 @@
 #include "deploy/config_flags.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "common/cat.h"
 #include "common/check.h"
@@ -11,6 +12,23 @@ namespace moebius {
 
 void ConfigFlags::Add(CLI::App& command, const char* name, const char* key,
                       const char* value_name) {
+  Flag& flag = Describe(name, key);
+  flag.option = command.add_option(name, flag.value, flag.help);
+  flag.option->option_text(value_name);
+  flag.option->take_last();
+  flag.option->group("Configuration");
+}
+
+void ConfigFlags::AddSwitch(CLI::App& command, const char* name,
+                            const char* key) {
+  Flag& flag = Describe(name, key);
+  // "true" without a value; --NAME=false takes it back.
+  flag.option = command.add_flag(name, flag.value, flag.help);
+  flag.option->take_last();
+  flag.option->group("Configuration");
+}
+
+ConfigFlags::Flag& ConfigFlags::Describe(const char* name, const char* key) {
   static const auto* keys = new std::vector<ConfigKeyInfo>(ConfigKeys());
   const auto info =
       std::find_if(keys->begin(), keys->end(),
@@ -19,16 +37,12 @@ void ConfigFlags::Add(CLI::App& command, const char* name, const char* key,
   auto flag = std::make_unique<Flag>();
   flag->name = name;
   flag->key = key;
-  flag->option =
-      command.add_option(name, flag->value,
-                         Cat(info->help, " [", key, "; default ",
-                             info->default_value.empty() ? std::string("none")
-                                                         : info->default_value,
-                             "]"));
-  flag->option->option_text(value_name);
-  flag->option->take_last();
-  flag->option->group("Configuration");
+  flag->help = Cat(
+      info->help, " [", key, "; default ",
+      info->default_value.empty() ? std::string("none") : info->default_value,
+      "]");
   flags_.push_back(std::move(flag));
+  return *flags_.back();
 }
 
 void ConfigFlags::AddTo(CLI::App& command, bool listeners) {
@@ -54,6 +68,11 @@ void ConfigFlags::AddTo(CLI::App& command, bool listeners) {
     Add(command, "--port", "http.port", "PORT");
     Add(command, "--admin-host", "admin.host", "ADDRESS");
     Add(command, "--admin-port", "admin.port", "PORT");
+    Add(command, "--api-keys-file", "http.api_keys_file", "FILE");
+    AddSwitch(command, "--allow-unauthenticated", "http.allow_unauthenticated");
+    Add(command, "--admin-api-key-file", "admin.api_key_file", "FILE");
+    AddSwitch(command, "--admin-allow-unauthenticated",
+              "admin.allow_unauthenticated");
     Add(command, "--drain-timeout-ms", "http.drain_timeout_ms", "MS");
   }
   Add(command, "--log-level", "log.level", "LEVEL");
@@ -109,6 +128,10 @@ absl::StatusOr<Config> ConfigFlags::Load(const Config& defaults) const {
             StdView(path.status().message())));
   }
   config.model_path = *std::move(path);
+  for (std::string* file : {&config.api_keys_file, &config.admin_key_file}) {
+    // Its readers may have another current directory.
+    if (!file->empty()) *file = std::filesystem::absolute(*file).string();
+  }
   RETURN_IF_ERROR(CheckConfig(config));
   return config;
 }
@@ -122,7 +145,13 @@ std::vector<std::string> ConfigFlags::Given() const {
   if (!file_.empty()) add("--config", file_);
   for (const std::string& pair : sets_) add("--set", pair);
   for (const auto& flag : flags_) {
-    if (flag->option->count() > 0) add(flag->name, flag->value);
+    if (flag->option->count() == 0) continue;
+    // Of a switch the value has to be in the same word.
+    if (flag->option->get_items_expected_max() == 0) {
+      words.push_back(Cat(flag->name, "=", flag->value));
+    } else {
+      add(flag->name, flag->value);
+    }
   }
   return words;
 }

@@ -36,11 +36,15 @@ class ConfigFlags {
   struct Flag {
     std::string name;  // "--workers"
     std::string key;   // "workers.count"
+    std::string help;
     CLI::Option* option = nullptr;
     std::string value;
   };
   void Add(CLI::App& command, const char* name, const char* key,
            const char* value_name);
+  // A flag that needs no value.
+  void AddSwitch(CLI::App& command, const char* name, const char* key);
+  Flag& Describe(const char* name, const char* key);
 
   std::string file_;
   std::vector<std::unique_ptr<Flag>> flags_;  // CLI11 keeps pointers into them

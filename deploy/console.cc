@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/cat.h"
+#include "common/printable.h"
 
 namespace moebius {
 namespace {
@@ -100,7 +101,7 @@ void Console::Write(int fd, int& lost, std::string_view line) {
     }
     lost = 0;
   }
-  if (!WriteAll(fd, Cat(line, "\n"))) ++lost;
+  if (!WriteAll(fd, Cat(Printable(line), "\n"))) ++lost;
 }
 
 void Console::EraseBar() {

@@ -33,7 +33,8 @@ std::string ProgressBar(uint64_t done, uint64_t total, int width);
 // Console
 //
 // Writes whole lines and never blocks: a reader that does not keep up loses
-// lines (it is told how many), the group does not wait for it.
+// lines (it is told how many), the group does not wait for it. What a child
+// says may hold what a client said: control characters come out as escapes.
 // Threading: thread-compatible.
 class Console {
  public:

@@ -20,6 +20,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/api_keys.h"
 #include "common/cat.h"
 #include "common/check.h"
 #include "common/config_yaml.h"
@@ -215,6 +216,16 @@ absl::Status Group::StartMember(ChildId child) {
   } else {
     argv.insert(argv.end(), options_.coordinator_args.begin(),
                 options_.coordinator_args.end());
+    argv.push_back("--term");
+    argv.push_back(Cat(incarnation));
+    if (incarnation > 1) {
+      // Where clients know it.
+      for (const std::string& arg :
+           {std::string("--port"), Cat(port_), std::string("--admin-port"),
+            Cat(admin_port_)}) {
+        argv.push_back(arg);
+      }
+    }
   }
   ASSIGN_OR_RETURN(ChildProcess process, StartChild(argv));
   vault_->Allow(process.pid, child);
@@ -359,13 +370,14 @@ void Group::OnReport(const VaultReport& report) {
 
 void Group::OnExit(ChildId child) {
   Member& member = members_.at(child);
+  // While it is not reaped its pid is nobody else's.
+  std::string failure = vault_->Disallow(member.process.pid);
   const ExitStatus status = ReapChild(member.process);
   ReadOutput(child, member);
   for (LineSplitter* splitter : {&member.out, &member.err}) {
     const std::string rest = splitter->Flush();
     if (!rest.empty()) console_.Err(Cat("[", ChildName(child), "] ", rest));
   }
-  std::string failure = vault_->Disallow(member.process.pid);
   if (faults_ != nullptr && child != kCoordinatorChild &&
       faults_->Reach(FaultId::kVaultKept, child).action ==
           FaultAction::kError) {
@@ -443,16 +455,22 @@ void Group::Announce() {
     console_.Out(Cat("  OpenAI API  ", url, "/v1"));
     console_.Out(Cat("  admin       ", UrlOf(config.admin.host, admin_port_)));
     console_.Out(Cat("Try it:"));
-    console_.Out(Cat("  curl ", url,
-                     "/v1/completions -H 'Content-Type: application/json' -d "
-                     "'{\"model\": ",
-                     nlohmann::json(name).dump(),
-                     ", \"prompt\": \"And the LORD said unto Moses,\", "
-                     "\"max_tokens\": 40}'"));
+    const bool has_keys = !config.api_keys_file.empty();
+    console_.Out(
+        Cat("  curl ", url, "/v1/completions ",
+            has_keys ? "-H \"Authorization: Bearer $MOEBIUS_API_KEY\" " : "",
+            "-H 'Content-Type: application/json' -d "
+            "'{\"model\": ",
+            nlohmann::json(name).dump(),
+            ", \"prompt\": \"And the LORD said unto Moses,\", "
+            "\"max_tokens\": 40}'"));
     if (config.num_workers > 1) {
       console_.Out(Cat("  moebius layout ",
                        config.layout == LayoutChoice::kTp ? "ep" : "tp",
-                       " --admin ", UrlOf(config.admin.host, admin_port_)));
+                       " --admin ", UrlOf(config.admin.host, admin_port_),
+                       config.admin_key_file.empty()
+                           ? std::string()
+                           : Cat(" --api-key-file ", config.admin_key_file)));
     }
     console_.Out("Ctrl-C drains and stops; a second one stops at once.");
   }
@@ -470,6 +488,15 @@ void Group::Announce() {
     }
     close(options_.ready_fd);
   }
+}
+
+absl::Status CheckKeyFile(const std::string& path, std::string_view key) {
+  if (path.empty()) return absl::OkStatus();
+  const absl::StatusOr<ApiKeys> keys = ApiKeys::Load(path);
+  if (keys.ok()) return absl::OkStatus();
+  return absl::Status(
+      keys.status().code(),
+      Cat("key '", key, "': ", StdView(keys.status().message())));
 }
 
 }  // namespace
@@ -525,6 +552,12 @@ absl::Status CheckPortIsFree(const ListenAddress& address, std::string_view key,
 
 absl::StatusOr<int> RunGroup(const GroupOptions& options, Console& console) {
   if (!options.one_shot) {
+    // Their readers will see for themselves; but before anything is started it
+    // is easier to hear.
+    RETURN_IF_ERROR(
+        CheckKeyFile(options.config.api_keys_file, "http.api_keys_file"));
+    RETURN_IF_ERROR(
+        CheckKeyFile(options.config.admin_key_file, "admin.api_key_file"));
     RETURN_IF_ERROR(
         CheckPortIsFree(options.config.listen, "http.port", "--port"));
     RETURN_IF_ERROR(

@@ -54,7 +54,7 @@ size_t EventEnd(std::string_view text, size_t from) {
 }
 
 // Calls back with the data of one event.
-void DeliverEvent(std::string_view event,
+void DeliverEvent(std::string_view event, std::string& last_id,
                   const std::function<void(std::string_view)>& on_data) {
   std::string joined;  // only for events of several data lines
   std::string_view data;
@@ -64,9 +64,14 @@ void DeliverEvent(std::string_view event,
     std::string_view line = event.substr(0, end);
     event = end == std::string_view::npos ? "" : event.substr(end + 1);
     if (line.ends_with('\r')) line.remove_suffix(1);
-    if (!line.starts_with("data:")) continue;
-    line.remove_prefix(5);
+    const bool is_id = line.starts_with("id:");
+    if (!is_id && !line.starts_with("data:")) continue;
+    line.remove_prefix(is_id ? 3 : 5);
     if (line.starts_with(' ')) line.remove_prefix(1);
+    if (is_id) {
+      last_id.assign(line);
+      continue;
+    }
     if (!found) {
       data = line;
       found = true;
@@ -145,7 +150,7 @@ absl::Status SseParser::Add(
   const std::string_view text = joins ? pending_ : bytes;
   size_t begin = 0;  // of the event that is looked at
   for (size_t end; (end = EventEnd(text, from)) != std::string_view::npos;) {
-    DeliverEvent(text.substr(begin, end - begin), on_data);
+    DeliverEvent(text.substr(begin, end - begin), last_event_id_, on_data);
     begin = from = end;
   }
   if (joins) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,10 +16,11 @@
 
 namespace moebius {
 
-// "http://HOST[:PORT]".
+// "http://HOST[:PORT]", and what is shown there.
 struct Url {
   std::string host;  // without brackets
   int port = 80;
+  std::string api_key;  // sent as a bearer token if not empty
   // As in a Host field: "127.0.0.1:8000", "[::1]:8000".
   std::string authority() const;
 };
@@ -49,9 +51,11 @@ class HttpConnection {
   HttpConnection(const HttpConnection&) = delete;
   HttpConnection& operator=(const HttpConnection&) = delete;
 
-  // REQUIRES: no request is under way. An empty body is a GET's.
+  // REQUIRES: no request is under way. An empty body is a GET's. `headers` are
+  // whole lines with their line ends, or nothing.
   void Send(std::string_view method, std::string_view target,
-            std::string_view body, HttpListener& listener);
+            std::string_view body, HttpListener& listener,
+            std::string_view headers = "");
 
  private:
   struct Impl;
@@ -76,15 +80,25 @@ absl::StatusOr<HttpAnswer> HttpRequest(EventLoop& loop, const Url& url,
 // SseParser
 //
 // Takes an event stream in any pieces and calls back with the data of each
-// event ("data:" lines joined by line feeds; other fields are passed over).
+// event ("data:" lines joined by line feeds); it knows the last "id:", other
+// fields are passed over.
 class SseParser {
  public:
   static constexpr size_t kMaxEventBytes = size_t{16} << 20;
+
+  SseParser() = default;
+  // Goes on behind an event of an earlier stream.
+  explicit SseParser(std::string last_event_id)
+      : last_event_id_(std::move(last_event_id)) {}
   // Errors: kResourceExhausted for an event that is larger.
   absl::Status Add(std::string_view bytes,
                    const std::function<void(std::string_view)>& on_data);
 
+  // Of the last event that had one.
+  const std::string& last_event_id() const { return last_event_id_; }
+
  private:
+  std::string last_event_id_;
   std::string pending_;  // an event that has not ended
 };
 

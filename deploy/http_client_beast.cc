@@ -228,18 +228,23 @@ HttpConnection::~HttpConnection() {
 }
 
 void HttpConnection::Send(std::string_view method, std::string_view target,
-                          std::string_view body, HttpListener& listener) {
+                          std::string_view body, HttpListener& listener,
+                          std::string_view headers) {
   CHECK(impl_->listener == nullptr);
   impl_->listener = &listener;
   impl_->request =
       Cat(method, " ", target, " HTTP/1.1\r\nHost: ", impl_->url.authority(),
           "\r\nAccept: */*\r\n");
+  if (!impl_->url.api_key.empty()) {
+    impl_->request +=
+        Cat("Authorization: Bearer ", impl_->url.api_key, "\r\n");
+  }
   if (!body.empty()) {
     impl_->request +=
         Cat("Content-Type: application/json\r\nContent-Length: ", body.size(),
             "\r\n");
   }
-  impl_->request += Cat("\r\n", body);
+  impl_->request += Cat(headers, "\r\n", body);
   impl_->Start();
 }
 

@@ -2,11 +2,13 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "common/cat.h"
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
+#include "deploy/client_key.h"
 #include "deploy/command.h"
 #include "deploy/console.h"
 #include "deploy/table.h"
@@ -17,11 +19,13 @@ namespace {
 struct LayoutArgs {
   std::string layout;
   std::string admin = kDefaultAdminUrl;
+  ClientKey key{kAdminKeyVariable};
   double timeout_s = 60;
 };
 
 absl::Status Switch(const LayoutArgs& args) {
-  ASSIGN_OR_RETURN(const Url admin, ParseUrl(args.admin));
+  ASSIGN_OR_RETURN(Url admin, ParseUrl(args.admin));
+  ASSIGN_OR_RETURN(admin, args.key.With(std::move(admin)));
   EventLoop loop;
   ASSIGN_OR_RETURN(
       const SwitchFigures figures,
@@ -70,6 +74,7 @@ void AddLayoutCommand(CLI::App& app, Action& action) {
                    Cat("Where the group's admin listener is [default ",
                        kDefaultAdminUrl, "]"))
       ->option_text("URL");
+  args->key.AddTo(*command, "--api-key-file", "the admin listener");
   command
       ->add_option("--timeout", args->timeout_s,
                    "Seconds to wait for the end of the switch [default 60]")

@@ -11,13 +11,16 @@
 
 #include "CLI/CLI.hpp"
 #include "common/cat.h"
+#include "common/printable.h"
 #include "common/version.h"
 #include "deploy/command.h"
 
 namespace moebius {
 
 int ReportError(const absl::Status& status) {
-  std::fprintf(stderr, "moebius: %s\n", std::string(status.message()).c_str());
+  // May quote a server, or a file.
+  std::fprintf(stderr, "moebius: %s\n",
+               PrintableLines(StdView(status.message())).c_str());
   return absl::IsInvalidArgument(status) || absl::IsNotFound(status)
              ? kExitUsage
              : kExitFailed;
@@ -88,6 +91,7 @@ int Main(int argc, char** argv) {
   AddStatusCommand(app, action);
   AddLayoutCommand(app, action);
   AddBenchCommand(app, action);
+  AddChaosCommand(app, action);
   AddDemoCommand(app, action);
   try {
     app.parse(argc, argv);

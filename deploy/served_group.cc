@@ -88,6 +88,12 @@ absl::Status ServedGroup::Launch(const std::vector<std::string>& serve_args) {
   UniqueFd ready_read(ends[0]), ready_write(ends[1]);
   std::vector<std::string> argv = {program, "serve"};
   argv.insert(argv.end(), serve_args.begin(), serve_args.end());
+  // Ours alone, whatever a configuration file says of listeners.
+  for (const char* pair : {"http.host=127.0.0.1", "admin.host=127.0.0.1",
+                           "http.api_keys_file=", "admin.api_key_file="}) {
+    argv.push_back("--set");
+    argv.push_back(pair);
+  }
   for (const std::string& word :
        {std::string("--port"), std::string("0"), std::string("--admin-port"),
         std::string("0"), std::string("--ready-fd"), Cat(ready_write.get())}) {

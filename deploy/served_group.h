@@ -19,7 +19,8 @@ namespace moebius {
 
 // ServedGroup
 //
-// Runs this very program as `moebius serve ARGS --port 0 --admin-port 0`.
+// Runs this very program as `moebius serve ARGS --port 0 --admin-port 0`, on
+// loopback and without keys.
 // Threading: the loop's thread, which is the main thread.
 class ServedGroup {
  public:

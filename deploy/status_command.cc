@@ -4,12 +4,14 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/cat.h"
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
+#include "deploy/client_key.h"
 #include "deploy/command.h"
 #include "deploy/console.h"
 #include "deploy/table.h"
@@ -21,6 +23,7 @@ using Json = nlohmann::json;
 
 struct StatusArgs {
   std::string admin = kDefaultAdminUrl;
+  ClientKey key{kAdminKeyVariable};
   bool json = false;
   bool watch = false;
   double interval_s = 1.0;
@@ -107,7 +110,8 @@ absl::Status ShowOnce(EventLoop& loop, const Url& admin, const StatusArgs& args,
 }
 
 absl::Status Show(const StatusArgs& args) {
-  ASSIGN_OR_RETURN(const Url admin, ParseUrl(args.admin));
+  ASSIGN_OR_RETURN(Url admin, ParseUrl(args.admin));
+  ASSIGN_OR_RETURN(admin, args.key.With(std::move(admin)));
   EventLoop loop;
   if (!args.watch) return ShowOnce(loop, admin, args, false);
   const bool clear = !args.json && isatty(STDOUT_FILENO) == 1;
@@ -133,6 +137,7 @@ void AddStatusCommand(CLI::App& app, Action& action) {
                    Cat("Where the group's admin listener is [default ",
                        kDefaultAdminUrl, "]"))
       ->option_text("URL");
+  args->key.AddTo(*command, "--api-key-file", "the admin listener");
   command->add_flag("--json", args->json, "The whole status as JSON.");
   command->add_flag("--watch", args->watch, "Again and again, until Ctrl-C.");
   command

@@ -110,10 +110,11 @@ GroupTransition OnEarlyExit(const SupervisionPolicy& policy, ChildSet alive,
 GroupTransition OnExitWhileServing(const SupervisionPolicy& policy,
                                    const GroupServing& state, ChildSet alive,
                                    const ChildExited& exit) {
-  // A worker of a task that ends well was sent home.
-  const bool sent_home =
-      policy.one_shot && exit.signal == 0 && exit.exit_code == 0;
-  if (exit.child == kCoordinatorChild || sent_home) {
+  // A worker of a task that ends well was sent home; a coordinator that ends
+  // well was told to, and a task's takes its work with it.
+  const bool well = exit.signal == 0 && exit.exit_code == 0;
+  if ((exit.child == kCoordinatorChild && (well || policy.one_shot)) ||
+      (policy.one_shot && well)) {
     return OnEarlyExit(policy, alive, exit);
   }
   return Replace(policy, state, alive, exit);
@@ -173,6 +174,10 @@ GroupTransition OnExit(const SupervisionPolicy& policy, const GroupState& state,
 
 GroupTransition BeginDrain(const SupervisionPolicy& policy,
                            const GroupServing& state) {
+  if (!state.alive.contains(kCoordinatorChild)) {
+    return End(policy, state.alive, 1,
+               "stopped while the coordinator was being replaced", false);
+  }
   GroupTransition transition =
       Stay(GroupDraining{state.alive, state.down, state.short_lives});
   transition.effects.push_back(

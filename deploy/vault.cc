@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/fd_socket.h"
+#include "common/printable.h"
 #include "common/status_macros.h"
 #include "spdlog/spdlog.h"
 
@@ -73,20 +74,31 @@ absl::Status Malformed(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
 }
 
-absl::Status Answer(int socket, const VaultMessage& request, int attach,
-                    uint64_t size_bytes, absl::string_view refusal = "") {
+VaultMessage AnswerTo(const VaultMessage& request) {
   VaultMessage answer;
   answer.type = VaultMessageType::kDescriptor;
   answer.region = request.region;
   answer.answers = static_cast<uint8_t>(request.type);
   answer.rank = request.rank;
+  answer.pid = request.pid;
+  answer.ok = 1;
+  return answer;
+}
+
+absl::Status SendAnswer(int socket, const VaultMessage& answer, int attach) {
+  return SendPacket(
+      socket, {reinterpret_cast<const std::byte*>(&answer), sizeof(answer)},
+      attach, absl::ZeroDuration());
+}
+
+absl::Status Answer(int socket, const VaultMessage& request, int attach,
+                    uint64_t size_bytes, absl::string_view refusal = "") {
+  VaultMessage answer = AnswerTo(request);
   answer.size_bytes = size_bytes;
   answer.ok = refusal.empty();
   std::memcpy(answer.text, refusal.data(),
               std::min(refusal.size(), sizeof(answer.text) - 1));
-  return SendPacket(
-      socket, {reinterpret_cast<const std::byte*>(&answer), sizeof(answer)},
-      attach, absl::ZeroDuration());
+  return SendAnswer(socket, answer, attach);
 }
 
 absl::Status Refuse(int socket, const VaultMessage& request,
@@ -107,15 +119,6 @@ absl::Status CheckMessage(const VaultMessage& message, bool has_descriptor) {
     return Malformed("a descriptor is missing, or was not asked for");
   }
   return absl::OkStatus();
-}
-
-// Text for people's terminals: no control characters.
-std::string Printable(absl::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return out;
 }
 
 }  // namespace
@@ -424,7 +427,8 @@ absl::Status Vault::ServeOne(Connection* connection) {
   switch (message.type) {
     case VaultMessageType::kDeposit:
     case VaultMessageType::kWithdraw:
-    case VaultMessageType::kBorrow: {
+    case VaultMessageType::kBorrow:
+    case VaultMessageType::kWhoIs: {
       const absl::Status handled =
           HandleRequest(connection, message, std::move(packet.attached));
       if (absl::IsDeadlineExceeded(handled)) {
@@ -489,6 +493,9 @@ absl::Status Vault::HandleRequest(Connection* connection,
                                   const VaultMessage& message,
                                   UniqueFd attached) {
   const int socket = connection->socket.get();
+  if (message.type == VaultMessageType::kWhoIs) {
+    return HandleWhoIs(*connection, message);
+  }
   if (*connection->rank < 0) {
     return Malformed("the coordinator has no business with memory");
   }
@@ -509,6 +516,17 @@ absl::Status Vault::HandleRequest(Connection* connection,
       connection->borrow = Borrow{message.region, message.rank};
       return AnswerBorrow(connection);
   }
+}
+
+absl::Status Vault::HandleWhoIs(const Connection& connection,
+                                const VaultMessage& message) {
+  if (*connection.rank != -1) {
+    return Malformed("only the coordinator asks who somebody is");
+  }
+  VaultMessage answer = AnswerTo(message);
+  const auto speaker = speakers_.find(message.pid);
+  if (speaker != speakers_.end()) answer.speaks_for = speaker->second.rank;
+  return SendAnswer(connection.socket.get(), answer, -1);
 }
 
 absl::Status Vault::HandleDeposit(Connection* connection,

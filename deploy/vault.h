@@ -86,9 +86,10 @@ class Vault {
   // for it before is disconnected and refused.
   void Allow(pid_t pid, Rank rank);
 
-  // Ends what Allow began: call it when the process was reaped, before its pid
-  // can be another's. A kFailed that it sent before it died still counts:
-  // returns its text (reported through the callback as well), or "".
+  // Ends what Allow began: call it when the process has ended, before its pid
+  // can be another's, which is when it is reaped. A kFailed that it sent before
+  // it died still counts: returns its text (reported through the callback as
+  // well), or "".
   std::string Disallow(pid_t pid);
 
   // Closes the descriptors kept for `rank`, so that a new life of it may
@@ -142,6 +143,9 @@ class Vault {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status HandleRequest(Connection* connection,
                              const VaultMessage& message, UniqueFd attached)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status HandleWhoIs(const Connection& connection,
+                           const VaultMessage& message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status HandleDeposit(Connection* connection,
                              const VaultMessage& message, UniqueFd attached)

@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "common/cat.h"
+#include "coordinator/api/access.h"
 #include "coordinator/api/api_error.h"
+#include "coordinator/api/fault_routes.h"
 #include "coordinator/api/json_text.h"
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/probe_routes.h"
@@ -85,9 +87,16 @@ ServerInfo AdminApi::Info() const {
   return info;
 }
 
+std::optional<HttpResponse> AdminApi::Refuse(const HttpRequest& head) {
+  return RefuseWithoutKey(options_.keys, head);
+}
+
 void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const HttpRequest& request = exchange->request();
   const std::string& path = request.path;
+  if (path == "/admin/faults" && options_.faults != nullptr) {
+    return exchange->Respond(Faults(request));
+  }
   const bool post = path == "/admin/layout" || path == "/admin/drain";
   if (!post && !IsGet(path)) {
     return exchange->Respond(ErrorResponse(UnknownPath(request)));
@@ -112,6 +121,31 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
     response = ProbeResponse(path, engine_);
   }
   exchange->Respond(std::move(response));
+}
+
+HttpResponse AdminApi::Faults(const HttpRequest& request) {
+  const auto fail = [](const absl::Status& status) {
+    ApiError error;
+    error.message = std::string(status.message());
+    error.param = "arm";
+    return ErrorResponse(error);
+  };
+  if (request.method == "POST") {
+    const auto specs = ParseFaultsBody(request.body);
+    if (!specs.ok()) return fail(specs.status());
+    for (const FaultSpec& spec : *specs) {
+      if (absl::Status armed = options_.faults->Arm(spec); !armed.ok()) {
+        return fail(armed);
+      }
+    }
+  } else if (request.method == "DELETE") {
+    options_.faults->DisarmAll();
+  } else if (request.method != "GET") {
+    return WrongMethod(request, "GET, POST, DELETE");
+  }
+  HttpResponse response;
+  response.body = FaultsJson(*options_.faults);
+  return response;
 }
 
 void AdminApi::HandleLayout(std::shared_ptr<HttpExchange> exchange) {

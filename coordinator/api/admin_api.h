@@ -5,9 +5,12 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "common/api_keys.h"
+#include "common/fault_table.h"
 #include "coordinator/api/http_message.h"
 #include "coordinator/engine.h"
 #include "coordinator/status/front_metrics.h"
@@ -20,6 +23,9 @@ struct AdminApiOptions {
   // /progress says 503 if there is work and no step was done for this long.
   int stalled_after_ms = 10'000;
   std::function<int()> num_connections;  // of the public listener; may be empty
+  FaultTable* faults = nullptr;          // null: no faults can be injected
+  // One of these must be shown; nothing: anybody is served.
+  std::optional<ApiKeys> keys;
 };
 
 // AdminApi
@@ -28,6 +34,9 @@ struct AdminApiOptions {
 //        has ended: 200 with its figures, 409 if it was refused
 //   POST /admin/drain    takes no new requests; answers when the last one has
 //        ended, with ?wait=false at once (202)
+//   GET, POST, DELETE /admin/faults   faults armed, and points reached; arms
+//        {"arm":["worker.pull@1=crash", ...]}; disarms all. 404 unless faults
+//        are enabled.
 //   GET  /status, /metrics, /health, /ready, /progress, /version
 //
 // Threading: thread-safe. Engine and metrics outlive it.
@@ -35,10 +44,12 @@ class AdminApi final : public HttpHandler {
  public:
   AdminApi(Engine& engine, FrontMetrics& metrics, AdminApiOptions options);
 
+  std::optional<HttpResponse> Refuse(const HttpRequest& head) override;
   void Handle(std::shared_ptr<HttpExchange> exchange) override;
 
  private:
   void HandleLayout(std::shared_ptr<HttpExchange> exchange);
+  HttpResponse Faults(const HttpRequest& request);
   void HandleDrain(std::shared_ptr<HttpExchange> exchange);
   HttpResponse Progress();
   ServerInfo Info() const;

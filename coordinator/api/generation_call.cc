@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace moebius {
 namespace {
 
@@ -40,9 +42,24 @@ GenerationCall::GenerationCall(std::shared_ptr<HttpExchange> exchange,
   }
 }
 
-void GenerationCall::Accepted(std::vector<RequestId> ids) {
-  ids_ = std::move(ids);
-  if (prepared_.stream) exchange_->StartStream(StreamHead());
+void GenerationCall::Start() {
+  if (!prepared_.stream || started_ || failed_) return;
+  started_ = true;
+  exchange_->StartStream(StreamHead());
+}
+
+void GenerationCall::Fail(const ApiError& error) {
+  if (started_ || failed_) return;
+  failed_ = true;
+  num_unfinished_ = 0;
+  for (Choice& choice : choices_) choice.finished = true;
+  metrics_.CountRequest(route_, error.http_status);
+  exchange_->Respond(ErrorResponse(error));
+}
+
+bool GenerationCall::Seen(int index, const Output& output) const {
+  return !skip_.empty() && !output.tokens.empty() &&
+         choices_[index].num_tokens <= skip_[index];
 }
 
 std::vector<RequestId> GenerationCall::UnfinishedIds() const {
@@ -57,6 +74,9 @@ void GenerationCall::OnOutput(int index, const Output& output,
                               Clock::time_point now) {
   Choice& choice = choices_[index];
   if (choice.finished) return;
+  if (!output.refused.ok()) return Fail(EngineError(output.refused));
+  Start();
+  if (output.accepted) return;
   choice.prompt_logprobs.insert(choice.prompt_logprobs.end(),
                                 output.prompt_logprobs.begin(),
                                 output.prompt_logprobs.end());
@@ -77,6 +97,14 @@ void GenerationCall::OnOutput(int index, const Output& output,
   }
   choice.num_tokens += static_cast<int64_t>(output.tokens.size());
   if (!prepared_.stream) return Gather(index, output);
+  if (Seen(index, output)) {
+    // Offsets of text go on from there.
+    if (prepared_.logprobs.any) {
+      Logprobs(index, !choice.started, output.tokens);
+    }
+    choice.started = true;
+    return;
+  }
   if (output.tokens.empty() && output.text.empty() && !output.finish) return;
   AppendEvent(index, output);
 }
@@ -120,7 +148,17 @@ void GenerationCall::AppendEvent(int index, const Output& output) {
   }
   if (choice.finished) event.finish = choice.finish;
   choice.started = true;
+  AppendId();
   writer_.Append(event, &events_);
+}
+
+void GenerationCall::AppendId() {
+  events_ += "id: ";
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (i > 0) events_ += '-';
+    absl::StrAppend(&events_, choices_[i].num_tokens);
+  }
+  events_ += '\n';
 }
 
 void GenerationCall::Gather(int index, const Output& output) {
@@ -192,9 +230,11 @@ std::string GenerationCall::WholeBody() {
 }
 
 void GenerationCall::Flush(Clock::time_point now) {
+  if (failed_) return;
   const bool done = num_unfinished_ == 0;
   if (prepared_.stream) {
     if (done && prepared_.include_usage) {
+      AppendId();
       writer_.AppendUsage(TotalUsage(), &events_);
     }
     if (done) ChunkWriter::AppendDone(&events_);

@@ -1,6 +1,7 @@
 // One request on its way through the engine, and the answer as it grows.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "common/ids.h"
+#include "coordinator/api/api_error.h"
 #include "coordinator/api/generation_request.h"
 #include "coordinator/api/http_message.h"
 #include "coordinator/api/openai_response.h"
@@ -18,7 +20,11 @@ namespace moebius {
 // GenerationCall
 //
 // Takes the engine's outputs and writes the answer: events as they come, or one
-// body at the end.
+// body at the end. The head of a stream goes out once the request is accepted.
+//
+// Each event has an id that says how many tokens of each choice the client has
+// with it: "17", or "17-16" of two choices. A client that comes back with it
+// gets what follows.
 //
 // Threading: the exchange's thread only.
 class GenerationCall {
@@ -32,8 +38,13 @@ class GenerationCall {
                  const TextCodec& codec, FrontMetrics& metrics,
                  Clock::time_point arrived);
 
-  // The engine has accepted the request; ids[i] is of choice i.
-  void Accepted(std::vector<RequestId> ids);
+  // ids[i] is of choice i.
+  void SetIds(std::vector<RequestId> ids) { ids_ = std::move(ids); }
+  const std::vector<RequestId>& ids() const { return ids_; }
+  // The client has so many tokens of each choice.
+  void SkipTo(std::vector<int64_t> counts) { skip_ = std::move(counts); }
+  // There is nothing to answer with.
+  void Fail(const ApiError& error);
 
   // Adds an output to choice `choice`. What is to be sent waits for Flush().
   void OnOutput(int choice, const Output& output, Clock::time_point now);
@@ -48,6 +59,8 @@ class GenerationCall {
 
   // Whether this is in the list of calls to flush.
   bool dirty = false;
+  // Its client has gone. Any thread.
+  std::atomic<bool> gone{false};
 
  private:
   struct Choice {
@@ -65,6 +78,10 @@ class GenerationCall {
     FinishInfo finish;
   };
 
+  void Start();
+  // Whether the client has this already.
+  bool Seen(int index, const Output& output) const;
+  void AppendId();
   void AppendEvent(int index, const Output& output);
   void Gather(int index, const Output& output);
   // Serialised log-probabilities of the choice's prompt (if it is to be shown
@@ -89,6 +106,9 @@ class GenerationCall {
   std::vector<StopCriteria> stops_;  // [choice]
   std::vector<RequestId> ids_;       // [choice]
   std::vector<Choice> choices_;
+  std::vector<int64_t> skip_;  // [choice]; empty: nothing
+  bool started_ = false;       // the head of a stream is out
+  bool failed_ = false;
   int num_unfinished_;
   std::string events_;              // to be written at Flush
   std::vector<int32_t> event_ids_;  // scratch

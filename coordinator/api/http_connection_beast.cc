@@ -15,6 +15,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "common/cat.h"
+#include "common/printable.h"
 #include "coordinator/api/api_error.h"
 #include "spdlog/spdlog.h"
 
@@ -39,6 +40,8 @@ constexpr size_t kMaxLingerBytes = 64 << 20;
 constexpr std::chrono::milliseconds kLingerTime{3000};
 // Buffers above this size are given back when empty.
 constexpr size_t kKeptBufferBytes = 64 << 10;
+// Of what a client said, in a log line.
+constexpr size_t kMaxShownBytes = 200;
 
 std::string_view ReasonPhrase(int status) {
   const auto reason = http::obsolete_reason(http::int_to_status(status));
@@ -83,7 +86,7 @@ void SplitTarget(std::string_view target, HttpRequest* request) {
   request->path = PercentDecode(target);
 }
 
-HttpRequest ToRequest(http::request<http::string_body>&& message) {
+HttpRequest HeadOf(const http::request<http::string_body>& message) {
   HttpRequest request;
   const auto method = message.method_string();
   request.method.assign(method.data(), method.size());
@@ -94,8 +97,27 @@ HttpRequest ToRequest(http::request<http::string_body>&& message) {
             AbslView({field.name_string().data(), field.name_string().size()})),
         std::string(field.value().data(), field.value().size()));
   }
-  request.body = std::move(message.body());
   return request;
+}
+
+// Why the end of a request's body may be in doubt, or "" (RFC 9112, 6.1 and
+// 6.3). Beast refuses two lengths and a length beside "chunked", but takes a
+// coding that it does not know for none.
+std::string_view DoubtfulFraming(const HttpRequest& head, bool http_1_0) {
+  int codings = 0;
+  bool chunked = true;
+  bool length = false;
+  for (const auto& [name, value] : head.headers) {
+    if (name == "content-length") length = true;
+    if (name != "transfer-encoding") continue;
+    ++codings;
+    chunked = chunked && absl::EqualsIgnoreCase(value, "chunked");
+  }
+  if (codings == 0) return "";
+  if (codings > 1 || !chunked) return "Transfer-Encoding can only be chunked";
+  if (length) return "both Content-Length and Transfer-Encoding";
+  if (http_1_0) return "HTTP/1.0 has no Transfer-Encoding";
+  return "";
 }
 
 }  // namespace
@@ -179,6 +201,7 @@ HttpConnection::HttpConnection(tcp::socket socket,
       resume_(socket_.get_executor()) {}
 
 HttpConnection::~HttpConnection() {
+  ReleaseCharge();
   if (!closed_) host_->OnConnectionClosed(this);
 }
 
@@ -277,15 +300,7 @@ void HttpConnection::ProcessInput() {
 }
 
 void HttpConnection::ParseSome(bool* need_more) {
-  if (!parser_) {
-    parser_.emplace();
-    parser_->eager(true);
-    parser_->header_limit(
-        static_cast<uint32_t>(host_->options().max_header_bytes));
-    parser_->body_limit(host_->options().max_body_bytes);
-    header_done_ = false;
-    Wait(Waiting::kHeader);
-  }
+  if (!parser_) BeginRequest();
   error_code error;
   const size_t used = parser_->put(in_.data(), error);
   in_.consume(used);
@@ -297,20 +312,45 @@ void HttpConnection::ParseSome(bool* need_more) {
     RejectParseError(error);
     return;
   }
-  if (!header_done_ && parser_->is_header_done()) OnHeaderDone();
-  if (parser_->is_done()) {
-    Dispatch();
-  } else if (used == 0) {
-    *need_more = true;
+  if (!header_done_ && parser_->is_header_done()) {
+    OnHeaderDone();
+    if (!parser_) return;
   }
+  if (parser_->is_done()) return Dispatch();
+  if (used == 0) *need_more = true;
+  CheckIncomplete();
+}
+
+void HttpConnection::BeginRequest() {
+  parser_.emplace();
+  // The header alone at first: it decides whether there is to be a body.
+  parser_->eager(false);
+  parser_->header_limit(
+      static_cast<uint32_t>(host_->options().max_header_bytes));
+  parser_->body_limit(host_->options().max_body_bytes);
+  header_done_ = false;
+  head_only_ = false;
+  Wait(Waiting::kHeader);
 }
 
 void HttpConnection::OnHeaderDone() {
   header_done_ = true;
+  parser_->eager(true);
   Wait(Waiting::kBody);
   const auto& message = parser_->get();
+  head_ = HeadOf(message);
+  head_only_ = message.method() == http::verb::head;
+  http_1_0_ = message.version() < 11;
+  if (const std::string_view doubt = DoubtfulFraming(head_, http_1_0_);
+      !doubt.empty()) {
+    return Reject(400, Cat("malformed HTTP request: ", doubt),
+                  "malformed_http");
+  }
+  if (const auto refusal = host_->handler().Refuse(head_)) {
+    return RejectWith(*refusal);
+  }
   const auto expect = message[http::field::expect];
-  if (!parser_->is_done() && message.version() >= 11 &&
+  if (!parser_->is_done() && !http_1_0_ &&
       absl::EqualsIgnoreCase(AbslView({expect.data(), expect.size()}),
                              "100-continue")) {
     out_.append("HTTP/1.1 100 Continue\r\n\r\n");
@@ -318,22 +358,56 @@ void HttpConnection::OnHeaderDone() {
   }
 }
 
+void HttpConnection::CheckIncomplete() {
+  const auto& options = host_->options();
+  // Bytes of a body are taken as they come, so what stays is the beginning of
+  // a header, or of a chunk's header or trailer. Those Beast does not bound.
+  if (header_done_ && in_.size() > options.max_header_bytes) {
+    return Reject(431,
+                  Cat("a chunk's header or trailer is larger than ",
+                      options.max_header_bytes, " bytes"),
+                  "headers_too_large");
+  }
+  const size_t held = in_.size() + parser_->get().body().size();
+  const size_t charge = held > kSmallRequestBytes ? held : 0;
+  const auto delta = static_cast<std::ptrdiff_t>(charge) -
+                     static_cast<std::ptrdiff_t>(charged_bytes_);
+  charged_bytes_ = charge;
+  if (host_->ChargeIncomplete(delta) || charge == 0) return;
+  ApiError error;
+  error.http_status = 503;
+  error.type = "service_unavailable_error";
+  error.code = "too_many_large_requests";
+  error.message = "too many large requests are being received";
+  error.retry_after_s = 1;
+  RejectWith(ErrorResponse(error));
+}
+
+// The request is whole, or has ended otherwise.
+void HttpConnection::ReleaseCharge() {
+  if (charged_bytes_ == 0) return;
+  host_->ChargeIncomplete(-static_cast<std::ptrdiff_t>(charged_bytes_));
+  charged_bytes_ = 0;
+}
+
 void HttpConnection::Dispatch() {
   http::request<http::string_body> message = parser_->release();
   parser_.reset();
+  ReleaseCharge();
   keep_alive_ = message.keep_alive() && !host_->draining();
-  http_1_0_ = message.version() < 11;
-  head_only_ = message.method() == http::verb::head;
   chunked_ = false;
   Wait(Waiting::kAnswer);
-  current_ = std::make_shared<Exchange>(
-      weak_from_this(), ToRequest(std::move(message)), thread_, thread_index_);
+  head_.body = std::move(message.body());
+  current_ = std::make_shared<Exchange>(weak_from_this(), std::move(head_),
+                                        thread_, thread_index_);
+  head_ = HttpRequest();
   const std::shared_ptr<Exchange> exchange = current_;
   try {
     host_->handler().Handle(exchange);
   } catch (const std::exception& e) {
     spdlog::error("http: the handler of {} failed: {}",
-                  exchange->request().path, e.what());
+                  Printable(exchange->request().path, kMaxShownBytes),
+                  e.what());
     ApiError error;
     error.http_status = 500;
     error.type = "server_error";
@@ -366,19 +440,24 @@ void HttpConnection::RejectParseError(const error_code& error) {
          "malformed_http");
 }
 
-// Answers a request that never became one, and ends the connection.
 void HttpConnection::Reject(int status, std::string_view message,
                             std::string_view code) {
-  parser_.reset();
-  in_.clear();
-  keep_alive_ = false;
   ApiError error;
   error.http_status = status;
   error.message = message;
   error.code = code;
-  const HttpResponse response = ErrorResponse(error);
+  RejectWith(ErrorResponse(error));
+}
+
+// Answers a request that never became one, and ends the connection.
+void HttpConnection::RejectWith(const HttpResponse& response) {
+  parser_.reset();
+  head_ = HttpRequest();
+  in_.clear();
+  ReleaseCharge();
+  keep_alive_ = false;
   AppendHead(response, Cat("Content-Length: ", response.body.size(), "\r\n"));
-  out_.append(response.body);
+  if (!head_only_) out_.append(response.body);
   close_when_flushed_ = true;
   Flush();
 }
@@ -562,6 +641,7 @@ void HttpConnection::Close(bool notify_now) {
   socket_.close(ignored);
   resume_.cancel();
   parser_.reset();
+  ReleaseCharge();
   if (current_ != nullptr) {
     // Soon rather than now: the handler may be in the middle of a Write().
     std::function<void()> closed = current_->MarkClosed();

@@ -35,6 +35,9 @@ class HttpConnectionHost {
   // The value of a Date header for now.
   virtual std::string_view date() = 0;
   virtual void OnConnectionClosed(HttpConnection* connection) = 0;
+  // A connection holds `delta` more bytes of an incomplete request (or fewer).
+  // False when all of them hold too much.
+  virtual bool ChargeIncomplete(std::ptrdiff_t delta) = 0;
 };
 
 // HttpConnection
@@ -93,9 +96,15 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   void ProcessInput();
   void ParseSome(bool* need_more);
+  void BeginRequest();
+  // What is left when OnHeaderDone() has refused a request: no parser.
   void OnHeaderDone();
+  // Bounds on what an incomplete request may hold; refuses it beyond them.
+  void CheckIncomplete();
+  void ReleaseCharge();
   void Dispatch();
   void Reject(int status, std::string_view message, std::string_view code);
+  void RejectWith(const HttpResponse& response);
   void RejectParseError(const boost::system::error_code& error);
 
   void AppendHead(const HttpResponse& response, std::string_view framing);
@@ -112,6 +121,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::beast::flat_buffer in_;
   std::optional<Parser> parser_;
   bool header_done_ = false;
+  HttpRequest head_;  // once the header is done; without the body
+  size_t charged_bytes_ = 0;
   bool processing_ = false;  // inside ProcessInput
   size_t lingered_bytes_ = 0;
   boost::asio::steady_timer resume_;  // cancelled when reading may go on

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -81,11 +82,21 @@ class HttpExchange {
   virtual bool Post(std::function<void()> task) = 0;
 };
 
-// Threading: Handle() is called on any io thread, concurrently for different
-// connections. It must not block.
+// Threading: both are called on any io thread, concurrently for different
+// connections. They must not block.
 class HttpHandler {
  public:
   virtual ~HttpHandler() = default;
+
+  // Called when the headers of a request are complete and before any of its
+  // body is kept. An answer refuses the request: it is sent, the rest of what
+  // the client sends is thrown away, and the connection ends.
+  // `head.body` is empty.
+  virtual std::optional<HttpResponse> Refuse(
+      [[maybe_unused]] const HttpRequest& head) {
+    return std::nullopt;
+  }
+
   virtual void Handle(std::shared_ptr<HttpExchange> exchange) = 0;
 };
 

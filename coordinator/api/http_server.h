@@ -11,6 +11,8 @@
 
 namespace moebius {
 
+inline constexpr size_t kSmallRequestBytes = size_t{64} << 10;
+
 struct HttpServerOptions {
   ListenAddress listen;
   size_t max_header_bytes = size_t{16} << 10;  // 431 beyond
@@ -27,6 +29,9 @@ struct HttpServerOptions {
   // client is cut off.
   size_t max_stream_buffer_bytes = size_t{1} << 20;
   int socket_send_buffer_bytes = 256 << 10;  // 0: the kernel's choice
+  // Bytes of incomplete requests, over all connections that hold more than
+  // kSmallRequestBytes of one. Whose request grows beyond it gets a 503.
+  size_t max_incomplete_bytes = size_t{256} << 20;
 };
 
 // HttpServer
@@ -36,6 +41,10 @@ struct HttpServerOptions {
 // malformed and oversized requests with a JSON error in OpenAI's shape, and
 // notices a client that goes away also while an answer is being computed (a
 // client that closes only its sending half counts as gone).
+//
+// Framing: where another server might see the end of a request elsewhere (two
+// lengths, a length and a coding, a coding other than one "chunked", a coding
+// in HTTP/1.0), the request is refused and the connection ends.
 //
 // Threading: thread-safe but for Stop() and destruction, which are called from
 // one thread that is none of `threads`.

@@ -34,7 +34,7 @@ constexpr int kBacklog = 4096;
 constexpr std::chrono::milliseconds kAcceptRetry{50};
 constexpr int kMaxSweepMs = 250;
 constexpr int kMinSweepMs = 5;
-constexpr int kDescriptorsBesides = 256;  // files that are no connections
+constexpr int kDescriptorsBesides = 1024;  // of other sockets and files
 
 // Connections are descriptors, and the usual soft limit is 1,024.
 void RaiseDescriptorLimit(int max_connections) {
@@ -85,12 +85,14 @@ class HttpThreadHost final
  public:
   HttpThreadHost(const HttpServerOptions& options, HttpHandler& handler,
                  std::shared_ptr<IoThread> thread, int index,
-                 std::shared_ptr<std::atomic<int>> num_connections)
+                 std::shared_ptr<std::atomic<int>> num_connections,
+                 std::shared_ptr<std::atomic<size_t>> incomplete_bytes)
       : options_(options),
         handler_(handler),
         thread_(std::move(thread)),
         index_(index),
-        num_connections_(std::move(num_connections)) {}
+        num_connections_(std::move(num_connections)),
+        incomplete_bytes_(std::move(incomplete_bytes)) {}
 
   const HttpServerOptions& options() const override { return options_; }
   HttpHandler& handler() override { return handler_; }
@@ -112,6 +114,14 @@ class HttpThreadHost final
   void OnConnectionClosed(HttpConnection* connection) override {
     connections_.erase(connection);
     num_connections_->fetch_sub(1, std::memory_order_relaxed);
+  }
+
+  bool ChargeIncomplete(std::ptrdiff_t delta) override {
+    // A negative delta wraps around, as does the sum: it is exact.
+    const auto added = static_cast<size_t>(delta);
+    return incomplete_bytes_->fetch_add(added, std::memory_order_relaxed) +
+               added <=
+           options_.max_incomplete_bytes;
   }
 
   void Add(tcp::socket socket) {
@@ -172,6 +182,7 @@ class HttpThreadHost final
   const std::shared_ptr<IoThread> thread_;
   const int index_;
   const std::shared_ptr<std::atomic<int>> num_connections_;
+  const std::shared_ptr<std::atomic<size_t>> incomplete_bytes_;
 
   // On the thread only.
   std::unordered_set<HttpConnection*> connections_;
@@ -190,9 +201,11 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
       : options_(options),
         threads_(threads),
         num_connections_(std::make_shared<std::atomic<int>>(0)) {
+    const auto incomplete_bytes = std::make_shared<std::atomic<size_t>>(0);
     for (int i = 0; i < threads.size(); ++i) {
-      hosts_.push_back(std::make_shared<HttpThreadHost>(
-          options, handler, threads.at(i), i, num_connections_));
+      hosts_.push_back(
+          std::make_shared<HttpThreadHost>(options, handler, threads.at(i), i,
+                                           num_connections_, incomplete_bytes));
     }
   }
 

@@ -7,9 +7,11 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "common/cat.h"
+#include "coordinator/api/access.h"
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/json_text.h"
 #include "coordinator/api/probe_routes.h"
@@ -29,6 +31,22 @@ constexpr std::string_view kChat = "/v1/chat/completions";
 constexpr std::string_view kModels = "/v1/models";
 constexpr std::string_view kTokenize = "/tokenize";
 constexpr std::string_view kDetokenize = "/detokenize";
+
+bool IsPostPath(std::string_view path) {
+  return path == kCompletions || path == kChat || path == kTokenize ||
+         path == kDetokenize;
+}
+
+bool IsModelsPath(std::string_view path) {
+  return path == kModels || path.starts_with(Cat(kModels, "/"));
+}
+
+// What metrics call a path: one of a few, whatever clients ask for.
+std::string RouteOf(std::string_view path) {
+  if (IsModelsPath(path)) return std::string(kModels);
+  const bool known = IsPostPath(path) || IsProbe(path) || path == "/version";
+  return known ? std::string(path) : "other";
+}
 
 // Processor time of the calling thread; other programs' does not count.
 int64_t ThreadCpuNs() {
@@ -79,17 +97,19 @@ void OpenAiApi::Fail(HttpExchange& exchange, const std::string& route,
   Answer(exchange, route, ErrorResponse(error));
 }
 
+std::optional<HttpResponse> OpenAiApi::Refuse(const HttpRequest& head) {
+  auto refusal = RefuseWithoutKey(options_.keys, head);
+  if (refusal) metrics_.CountRequest(RouteOf(head.path), refusal->status);
+  return refusal;
+}
+
 void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const HttpRequest& request = exchange->request();
   const std::string& path = request.path;
-  const bool post = path == kCompletions || path == kChat ||
-                    path == kTokenize || path == kDetokenize;
-  const bool model =
-      path == kModels || absl::StartsWith(path, Cat(kModels, "/"));
+  const bool post = IsPostPath(path);
+  const bool model = IsModelsPath(path);
   const bool get = model || IsProbe(path) || path == "/version";
-  const std::string route = model         ? std::string(kModels)
-                            : post || get ? path
-                                          : "other";
+  const std::string route = RouteOf(path);
   if (!post && !get) return Fail(*exchange, route, UnknownPath(request));
   const std::string_view allowed = post ? "POST" : "GET";
   if (!IsMethod(request, allowed)) {
@@ -134,24 +154,34 @@ void OpenAiApi::HandleModels(HttpExchange& exchange) {
 }
 
 void OpenAiApi::HandlePost(std::shared_ptr<HttpExchange> exchange, Kind kind) {
-  const auto arrived = Clock::now();
   auto body = std::make_shared<const std::string>(exchange->TakeBody());
   const bool in_place = body->size() <= kPreparedInPlaceBytes;
-  const auto prepare = [this, exchange, kind, body, in_place, arrived] {
+  Parsed<Origin> origin = OriginOf(exchange->request(), *body, Clock::now());
+  if (!origin.ok()) {
+    return Fail(*exchange, exchange->request().path, origin.error());
+  }
+  const auto prepare = [this, exchange, kind, body, in_place,
+                        origin = std::move(*origin)] {
     if (kind == Kind::kCompletion || kind == Kind::kChat) {
-      PrepareGeneration(exchange, kind, *body, in_place, arrived);
+      PrepareGeneration(exchange, kind, *body, in_place, origin);
     } else {
       PrepareText(exchange, kind, *body, in_place);
     }
   };
   if (in_place) return prepare();
-  if (num_preparing_.fetch_add(1) >= options_.max_preparing) {
+  const size_t size = body->size();
+  const bool too_many = num_preparing_.fetch_add(1) >= options_.max_preparing;
+  // One is taken however large it is.
+  const size_t before = preparing_bytes_.fetch_add(size);
+  if (too_many ||
+      (before > 0 && before + size > options_.max_preparing_bytes)) {
     num_preparing_.fetch_sub(1);
+    preparing_bytes_.fetch_sub(size);
     return Fail(*exchange, exchange->request().path,
                 EngineError(absl::ResourceExhaustedError(
                     "too many large requests are waiting")));
   }
-  preparation_.Post(0, [this, prepare, exchange] {
+  preparation_.Post(0, [this, prepare, exchange, size] {
     try {
       prepare();
     } catch (const std::exception& e) {  // memory, most likely
@@ -163,17 +193,20 @@ void OpenAiApi::HandlePost(std::shared_ptr<HttpExchange> exchange, Kind kind) {
       });
     }
     num_preparing_.fetch_sub(1);
+    preparing_bytes_.fetch_sub(size);
   });
 }
 
 void OpenAiApi::PrepareGeneration(std::shared_ptr<HttpExchange> exchange,
                                   Kind kind, const std::string& body,
-                                  bool in_place, Clock::time_point arrived) {
+                                  bool in_place, Origin origin) {
   Parsed<PreparedRequest> prepared = Prepare(kind, body);
-  if (in_place) return Submit(exchange, std::move(prepared), arrived);
+  if (in_place) {
+    return Submit(exchange, std::move(prepared), std::move(origin));
+  }
   auto shared = std::make_shared<Parsed<PreparedRequest>>(std::move(prepared));
-  exchange->Post([this, exchange, shared, arrived] {
-    Submit(exchange, std::move(*shared), arrived);
+  exchange->Post([this, exchange, shared, origin = std::move(origin)] {
+    Submit(exchange, std::move(*shared), origin);
   });
 }
 
@@ -236,9 +269,43 @@ uint64_t OpenAiApi::DrawSeed() {
   return Mix(random_base_ ^ Mix(n));
 }
 
+Parsed<OpenAiApi::Origin> OpenAiApi::OriginOf(const HttpRequest& request,
+                                              const std::string& body,
+                                              Clock::time_point arrived) const {
+  Origin origin;
+  origin.arrived = arrived;
+  const std::string* key = request.Header("idempotency-key");
+  if (key != nullptr) {
+    if (key->empty() || key->size() > kMaxKeyBytes) {
+      ApiError error;
+      error.param = "Idempotency-Key";
+      error.message = Cat("an Idempotency-Key has 1 to ", kMaxKeyBytes,
+                          " bytes; this one has ", key->size());
+      return error;
+    }
+    const std::string* authorization = request.Header("authorization");
+    origin.key =
+        ScopedKey(*key, authorization == nullptr ? "" : *authorization);
+  }
+  origin.fingerprint = FingerprintOf(request.path, body);
+  const std::string* last = request.Header("last-event-id");
+  if (last == nullptr || last->empty()) return origin;
+  for (absl::string_view count : absl::StrSplit(*last, '-')) {
+    int64_t value = -1;
+    if (count.size() > 10 || !absl::SimpleAtoi(count, &value) || value < 0) {
+      ApiError error;
+      error.param = "Last-Event-ID";
+      error.message =
+          "Last-Event-ID is to be the id of an event of the same request";
+      return error;
+    }
+    origin.last_event.push_back(value);
+  }
+  return origin;
+}
+
 void OpenAiApi::Submit(std::shared_ptr<HttpExchange> exchange,
-                       Parsed<PreparedRequest> prepared,
-                       Clock::time_point arrived) {
+                       Parsed<PreparedRequest> prepared, Origin origin) {
   if (!exchange->open()) return;  // left while its body was being read
   const std::string& route = exchange->request().path;
   if (!prepared.ok()) return Fail(*exchange, route, prepared.error());
@@ -247,48 +314,183 @@ void OpenAiApi::Submit(std::shared_ptr<HttpExchange> exchange,
     generations.push_back({std::move(generation.prompt),
                            std::move(generation.sampling), generation.stop});
   }
+  const size_t count = generations.size();
+  if (!origin.last_event.empty() && origin.last_event.size() != count) {
+    ApiError error;
+    error.param = "Last-Event-ID";
+    error.message = Cat("Last-Event-ID speaks of ", origin.last_event.size(),
+                        " choices; the request has ", count);
+    return Fail(*exchange, route, error);
+  }
   const bool chat = prepared->chat;
-  auto call = std::make_shared<GenerationCall>(
-      exchange, std::move(*prepared), NewHead(chat), codec_, metrics_, arrived);
-  std::vector<RequestId> ids;
+  AnswerHead head = NewHead(chat);
+  std::shared_ptr<GenerationCall> call;
   {
     std::lock_guard lock(calls_mutex_);
-    auto submitted = engine_.Submit(std::move(generations));
-    if (!submitted.ok()) {
-      return Fail(*exchange, route, EngineError(submitted.status()));
+    auto known = origin.key.empty() ? known_.end() : known_.find(origin.key);
+    const bool again = known != known_.end() && !known->second.aborted;
+    if (again && known->second.context.fingerprint != origin.fingerprint) {
+      ApiError error;
+      error.http_status = 409;
+      error.param = "Idempotency-Key";
+      error.code = "idempotency_key_reused";
+      error.message = "this Idempotency-Key belongs to another request";
+      return Fail(*exchange, route, error);
     }
-    ids = std::move(*submitted);
-    for (size_t i = 0; i < ids.size(); ++i) {
-      calls_[ids[i].value] = Entry{call, static_cast<int>(i)};
+    if (again) {
+      head.id = known->second.context.answer_id;
+      head.created = known->second.context.created;
+    }
+    CallContext context{
+        chat,
+        !origin.key.empty(),
+        head.created,
+        origin.fingerprint,
+        origin.key.empty() ? ScopedKey(head.id, "") : origin.key,
+        head.id};
+    call = std::make_shared<GenerationCall>(exchange, std::move(*prepared),
+                                            std::move(head), codec_, metrics_,
+                                            origin.arrived);
+    call->SkipTo(std::move(origin.last_event));
+    if (again) {
+      AttachTo(known->second, call);
+    } else {
+      auto submitted =
+          engine_.Submit(std::move(generations), EncodeCallContext(context));
+      if (!submitted.ok()) {
+        return Fail(*exchange, route, EngineError(submitted.status()));
+      }
+      for (size_t i = 0; i < count; ++i) {
+        calls_[(*submitted)[i].value].push_back(
+            Entry{call, static_cast<int>(i)});
+      }
+      const RequestId first = submitted->front();
+      call->SetIds(std::move(*submitted));
+      if (known != known_.end()) key_of_.erase(known->second.first.value);
+      key_of_[first.value] = context.key;
+      std::string key = context.key;
+      known_[key] = Known{first, count, std::move(context), 1, false, {}};
     }
   }
   // The exchange must not own what owns it.
   exchange->OnClosed([this, weak = std::weak_ptr<GenerationCall>(call)] {
     if (auto gone = weak.lock()) AbortCall(*gone);
   });
-  call->Accepted(std::move(ids));
+}
+
+void OpenAiApi::AttachTo(Known& known, std::shared_ptr<GenerationCall> call) {
+  std::vector<RequestId> ids;
+  for (size_t i = 0; i < known.count; ++i) {
+    ids.push_back(RequestId{known.first.value + i});
+  }
+  call->SetIds(ids);
+  ++known.attached;
+  known.alone_until.reset();
+  engine_.Attach(std::move(ids),
+                 [this, call](absl::StatusOr<std::vector<Output>> outputs) {
+                   Batch batch;
+                   batch.newcomer = call;
+                   batch.status = outputs.status();
+                   if (outputs.ok()) batch.outputs = *std::move(outputs);
+                   Push(std::move(batch));
+                 });
+}
+
+absl::Status OpenAiApi::Restore(RequestId first, size_t count, bool unfinished,
+                                std::string_view context) {
+  auto parsed = ParseCallContext(context);
+  if (!parsed.ok()) return parsed.status();
+  std::lock_guard lock(calls_mutex_);
+  Known known{first, count, *std::move(parsed), 0, false, {}};
+  if (unfinished) known.alone_until = Clock::now() + options_.resume_window;
+  key_of_[first.value] = known.context.key;
+  std::string key = known.context.key;
+  known_[key] = std::move(known);
+  if (unfinished) {
+    threads_.PostAfter(0, options_.resume_window + std::chrono::milliseconds(1),
+                       [this] { ExpireOrphans(); });
+  }
+  return absl::OkStatus();
+}
+
+void OpenAiApi::OnForgotten(const std::vector<RequestId>& firsts) {
+  std::lock_guard lock(calls_mutex_);
+  for (RequestId first : firsts) {
+    const auto key = key_of_.find(first.value);
+    if (key == key_of_.end()) continue;
+    known_.erase(key->second);
+    key_of_.erase(key);
+  }
 }
 
 void OpenAiApi::AbortCall(GenerationCall& call) {
+  call.gone.store(true);
   metrics_.CountDisconnect();
   const std::vector<RequestId> ids = call.UnfinishedIds();
   // Calls may go with their last entry: not under the lock.
   std::vector<Entry> dropped;
+  bool abort = !ids.empty();
   {
     std::lock_guard lock(calls_mutex_);
     for (RequestId id : ids) {
       auto it = calls_.find(id.value);
       if (it == calls_.end()) continue;
-      dropped.push_back(std::move(it->second));
-      calls_.erase(it);
+      auto& entries = it->second;
+      for (size_t i = 0; i < entries.size(); ++i) {
+        if (entries[i].call.get() != &call) continue;
+        dropped.push_back(std::move(entries[i]));
+        entries.erase(entries.begin() + static_cast<int64_t>(i));
+        break;
+      }
+      if (entries.empty()) calls_.erase(it);
+    }
+    const auto key =
+        call.ids().empty() ? key_of_.end() : key_of_.find(call.ids()[0].value);
+    if (key != key_of_.end()) {
+      Known& known = known_.at(key->second);
+      --known.attached;
+      abort = abort && known.attached == 0;
+      if (abort && known.context.durable) {
+        abort = false;
+        known.alone_until = Clock::now() + options_.resume_window;
+        threads_.PostAfter(
+            0, options_.resume_window + std::chrono::milliseconds(1),
+            [this] { ExpireOrphans(); });
+      }
+      if (abort) known.aborted = true;
     }
   }
+  if (!abort) return;
+  for (RequestId id : ids) engine_.Abort(id);
+}
+
+void OpenAiApi::ExpireOrphans() {
+  std::vector<RequestId> ids;
+  {
+    std::lock_guard lock(calls_mutex_);
+    const auto now = Clock::now();
+    for (auto& [key, known] : known_) {
+      if (!known.alone_until.has_value() || now < *known.alone_until) continue;
+      known.alone_until.reset();
+      known.aborted = true;
+      for (size_t i = 0; i < known.count; ++i) {
+        ids.push_back(RequestId{known.first.value + i});
+      }
+    }
+  }
+  // Those that have ended are not known to the engine any more.
   for (RequestId id : ids) engine_.Abort(id);
 }
 
 void OpenAiApi::OnOutputs(std::vector<Output> outputs) {
+  Batch batch;
+  batch.outputs = std::move(outputs);
+  Push(std::move(batch));
+}
+
+void OpenAiApi::Push(Batch batch) {
   std::lock_guard lock(queue_mutex_);
-  queue_.push_back(std::move(outputs));
+  queue_.push_back(std::move(batch));
   if (fan_out_posted_) return;
   const auto interval = Interval();
   const auto since = Clock::now() - last_fan_out_;
@@ -310,8 +512,39 @@ std::chrono::nanoseconds OpenAiApi::Interval() const {
   return WriteInterval(options_.write_interval, std::chrono::nanoseconds(cost));
 }
 
+// A call that comes in the midst of a generation gets what was said so far, and
+// everything that is said from here on.
+void OpenAiApi::TakeIn(Batch& batch,
+                       std::vector<std::vector<Delivery>>& by_thread) {
+  const std::shared_ptr<GenerationCall>& call = batch.newcomer;
+  if (call->gone.load()) return;
+  auto& deliveries = by_thread[call->exchange().thread()];
+  if (!batch.status.ok()) {
+    deliveries.push_back({Entry{call, 0}, Output(), batch.status});
+    return;
+  }
+  const std::vector<RequestId>& ids = call->ids();
+  std::vector<bool> finished(ids.size());
+  for (Output& output : batch.outputs) {
+    const size_t choice = output.request.value - ids[0].value;
+    if (output.finish) finished[choice] = true;
+    deliveries.push_back({Entry{call, static_cast<int>(choice)},
+                          std::move(output), absl::OkStatus()});
+  }
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (finished[i]) continue;
+    calls_[ids[i].value].push_back(Entry{call, static_cast<int>(i)});
+    // The head of a stream need not wait for the next token.
+    Output accepted;
+    accepted.request = ids[i];
+    accepted.accepted = true;
+    deliveries.push_back(
+        {Entry{call, static_cast<int>(i)}, std::move(accepted), {}});
+  }
+}
+
 void OpenAiApi::FanOut() {
-  std::vector<std::vector<Output>> batches;
+  std::vector<Batch> batches;
   {
     std::lock_guard lock(queue_mutex_);
     batches.swap(queue_);
@@ -321,14 +554,23 @@ void OpenAiApi::FanOut() {
   std::vector<std::vector<Delivery>> by_thread(threads_.size());
   {
     std::lock_guard lock(calls_mutex_);
-    for (auto& batch : batches) {
-      for (Output& output : batch) {
+    for (Batch& batch : batches) {
+      if (batch.newcomer != nullptr) {
+        TakeIn(batch, by_thread);
+        continue;
+      }
+      for (Output& output : batch.outputs) {
         auto it = calls_.find(output.request.value);
         if (it == calls_.end()) continue;  // aborted
-        Entry entry = it->second;
+        std::vector<Entry> entries = it->second;
         if (output.finish) calls_.erase(it);
-        by_thread[entry.call->exchange().thread()].push_back(
-            {std::move(entry), std::move(output)});
+        for (size_t i = 0; i < entries.size(); ++i) {
+          auto& deliveries = by_thread[entries[i].call->exchange().thread()];
+          const bool last = i + 1 == entries.size();
+          deliveries.push_back({std::move(entries[i]),
+                                last ? std::move(output) : output,
+                                absl::OkStatus()});
+        }
       }
     }
   }
@@ -349,6 +591,10 @@ void OpenAiApi::Deliver(int thread, std::vector<Delivery> deliveries) {
   std::vector<GenerationCall*> dirty;
   for (Delivery& delivery : deliveries) {
     GenerationCall& call = *delivery.entry.call;
+    if (!delivery.failure.ok()) {
+      call.Fail(EngineError(delivery.failure));
+      continue;
+    }
     call.OnOutput(delivery.entry.choice, delivery.output, now);
     if (!call.dirty) dirty.push_back(&call);
     call.dirty = true;

@@ -393,8 +393,7 @@ Parsed<DetokenizeRequest> ParseDetokenize(std::string_view body,
   if (fields.Find("tokens") == nullptr) {
     fields.Fail("tokens", "given: a list of token ids");
   }
-  fields.TokenIds("tokens", std::numeric_limits<int32_t>::max(),
-                  limits.vocab_size, &out.tokens);
+  fields.TokenIds("tokens", kMaxDetokenized, limits.vocab_size, &out.tokens);
   if (fields.error()) return *fields.error();
   return out;
 }

@@ -33,6 +33,8 @@ inline constexpr int kMaxMessages = 4096;
 inline constexpr int kMaxContentParts = 4096;
 inline constexpr int kMaxTools = 512;
 inline constexpr int kMaxUserBytes = 1024;
+// The text of so many tokens is a few times as large as a request may be.
+inline constexpr int kMaxDetokenized = 1 << 17;
 
 // What the model and the server allow, and what they take for granted.
 struct ApiLimits {

@@ -18,6 +18,8 @@ struct ServerInfo {
   int num_workers = 0;
   double uptime_seconds = 0;
   int http_connections = 0;
+  int64_t pid = 0;    // of the coordinator
+  uint64_t term = 1;  // its life
 };
 
 // Durations in milliseconds, sizes in bytes:

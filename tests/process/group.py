@@ -112,12 +112,12 @@ class Stream:
     """A streamed answer: iterate over it for (id, data) of each event; data is
     parsed JSON, or the string "[DONE]"."""
 
-    def __init__(self, host, port, path, body, timeout_s):
+    def __init__(self, host, port, path, body, timeout_s, headers=None):
         self.connection = http.client.HTTPConnection(host, port,
                                                      timeout=timeout_s)
         self.connection.request(
             "POST", path, json.dumps(body),
-            {"Content-Type": "application/json"})
+            {"Content-Type": "application/json", **(headers or {})})
         self.response = self.connection.getresponse()
         self.status = self.response.status
 
@@ -147,10 +147,12 @@ class Group:
     fake        behaviours of stand-in programs (fake_child.py), or None for
                 the real ones
     wait        waits until it serves; otherwise call wait_ready() yourself
+    api_key, admin_key   keys to show to the two listeners
     """
 
     def __init__(self, arguments=(), fake=None, env=None, wait=True,
-                 model=MODEL, runtime_dir=None):
+                 model=MODEL, runtime_dir=None, api_key=None, admin_key=None):
+        self.keys = {False: api_key, True: admin_key}
         self.own_runtime_dir = runtime_dir is None
         self.runtime_dir = runtime_dir or make_runtime_dir()
         if self.own_runtime_dir:  # also where a test fails
@@ -353,7 +355,7 @@ class Group:
             self.host, self.admin_port if admin else self.port,
             timeout=timeout_s)
         try:
-            headers = dict(headers or {})
+            headers = {**self.key_header(admin), **(headers or {})}
             if body is not None and not isinstance(body, (bytes, str)):
                 body = json.dumps(body)
                 headers.setdefault("Content-Type", "application/json")
@@ -361,6 +363,10 @@ class Group:
             return Answer(connection.getresponse())
         finally:
             connection.close()
+
+    def key_header(self, admin=False):
+        key = self.keys[admin]
+        return {"Authorization": f"Bearer {key}"} if key else {}
 
     def get(self, path, admin=False):
         return self.request("GET", path, admin=admin)
@@ -380,7 +386,7 @@ class Group:
         """The same, streamed."""
         return Stream(self.host, self.port, path,
                       {"model": "verse-moe", "stream": True, **body},
-                      timeout_s)
+                      timeout_s, self.key_header())
 
     def status(self):
         return self.get("/status", admin=True).json()

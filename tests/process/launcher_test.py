@@ -1,6 +1,7 @@
 """The launcher by itself, over stand-ins for the programs it starts."""
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -258,15 +259,37 @@ class LifeTest(unittest.TestCase):
     def test_worker_that_is_killed(self):
         with Group(fake={}) as group:
             os.kill(group.worker_pid(1), signal.SIGKILL)
-            self.assertEqual(group.wait_end(), 1)
-            group.wait_line("worker 1 was killed by signal 9 (Killed)")
+            group.wait_line("worker 1 was killed by signal 9 (Killed); a "
+                            "successor takes over")
+
+    def test_worker_that_dies_again_and_again(self):
+        with tempfile.TemporaryDirectory() as marks:
+            mark = os.path.join(marks, "mark")
+            fake = {"worker 1": [READY, ["wait_file", mark], ["exit", 3]]}
+            with Group(fake=fake) as group:
+                open(mark, "w").close()
+                group.wait_line("a successor takes over in 100 ms")
+                self.assertEqual(group.wait_end(), 1)
+                group.wait_line("lives in a row lasted less than")
 
     def test_coordinator_that_ends_unasked(self):
-        with Group(fake={"coordinator": [READY, WAIT, ["exit", 3]]}) as group:
+        with Group(fake={"coordinator": [READY, WAIT, ["exit", 0]]}) as group:
             os.kill(group.coordinator_pid(), signal.SIGTERM)
             self.assertEqual(group.wait_end(), 1)
-            group.wait_line("coordinator ended with exit code 3 without being "
+            group.wait_line("coordinator ended with exit code 0 without being "
                             "told to")
+
+    def test_coordinator_that_is_killed(self):
+        with tempfile.TemporaryDirectory() as marks:
+            mark = os.path.join(marks, "mark")
+            fake = {"coordinator": [["touch", mark], READY, WAIT]}
+            with Group(fake=fake) as group:
+                os.unlink(mark)
+                os.kill(group.coordinator_pid(), signal.SIGKILL)
+                group.wait_line("coordinator was killed by signal 9 (Killed); "
+                                "a successor takes over")
+                while not os.path.exists(mark):
+                    select.select([], [], [], 0.01)
 
     def test_worker_that_does_not_end_is_killed(self):
         fake = {"worker 0": [["ignore"], READY, WAIT]}

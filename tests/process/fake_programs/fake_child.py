@@ -29,7 +29,7 @@ import socket
 import struct
 import sys
 
-MESSAGE = struct.Struct("<BBBBiQQii224s")
+MESSAGE = struct.Struct("<BBBBiQQiiQii208s")
 PROGRESS, READY, FAILED = 5, 6, 7
 
 
@@ -50,7 +50,8 @@ class Child:
 
     def send(self, kind, done=0, total=0, port=0, admin_port=0, text=""):
         self.vault.send(MESSAGE.pack(kind, 0, 0, 0, self.rank, total, done,
-                                     port, admin_port, text.encode()))
+                                     port, admin_port, 0, 0, -1,
+                                     text.encode()))
 
     def listen(self):
         listener = socket.create_server(("127.0.0.1", 0))

@@ -69,6 +69,38 @@ class AdminApiTest : public testing::Test {
   std::unique_ptr<HttpServer> server_;
 };
 
+TEST(AdminApiKeys, AllButProbesNeedAKey) {
+  FakeEngine engine;
+  FrontMetrics metrics;
+  AdminApiOptions options;
+  options.keys = *ApiKeys::Parse("sk-0123456789abcdef", "k");
+  AdminApi api(engine, metrics, std::move(options));
+  IoThreads threads(1, "test-admin");
+  auto server = HttpServer::Start({}, threads, api);
+  ASSERT_THAT(server, IsOk());
+  const int port = (*server)->port();
+  for (const char* path : {"/health", "/ready", "/version"}) {
+    EXPECT_NE(TestClient(port).Exchange(HttpText("GET", path)).status, 401);
+  }
+  const std::string header = "Authorization: Bearer sk-0123456789abcdef\r\n";
+  for (const char* path : {"/status", "/metrics", "/progress"}) {
+    EXPECT_EQ(TestClient(port).Exchange(HttpText("GET", path)).status, 401);
+    EXPECT_EQ(
+        TestClient(port).Exchange(HttpText("GET", path, "", header)).status,
+        200);
+  }
+  for (const char* path : {"/admin/layout", "/admin/drain?wait=false"}) {
+    EXPECT_EQ(TestClient(port).Exchange(HttpText("POST", path, "{}")).status,
+              401);
+  }
+  EXPECT_EQ(TestClient(port)
+                .Exchange(HttpText("POST", "/admin/layout", "{}", header))
+                .status,
+            400);
+  (*server)->Stop();
+  threads.Stop();
+}
+
 TEST_F(AdminApiTest, WrongPathsMethodsAndBodiesAreRefused) {
   EXPECT_EQ(Get("/v1/completions").status, 404);
   EXPECT_EQ(Get("/admin/layout").status, 405);
@@ -178,8 +210,8 @@ EngineStatus FullStatus() {
   status.switches_total = 5;
   status.last_switch = Report();
   status.step_ms = 1.5;
-  status.workers.push_back({0, 123, true, 16, 64, 60});
-  status.workers.push_back({1, 124, false, 16, 64, 64});
+  status.workers.push_back({0, 123, 1, true, 16, 64, 60});
+  status.workers.push_back({1, 124, 1, false, 16, 64, 64});
   return status;
 }
 

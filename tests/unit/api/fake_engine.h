@@ -29,19 +29,37 @@ class FakeEngine final : public Engine {
 
   // ---- Engine ----
   absl::StatusOr<std::vector<RequestId>> Submit(
-      std::vector<Generation> generations) override {
+      std::vector<Generation> generations, std::string context) override {
     std::vector<RequestId> ids;
     {
       std::lock_guard lock(mutex_);
       if (!submit_error_.ok()) return submit_error_;
+      contexts_.push_back(std::move(context));
       for (Generation& generation : generations) {
         ids.push_back(RequestId{next_id_++});
         submitted_.push_back({ids.back(), std::move(generation)});
       }
     }
     changed_.notify_all();
+    if (listener_ && accepting_) {
+      std::vector<Output> accepted(ids.size());
+      for (size_t i = 0; i < ids.size(); ++i) {
+        accepted[i].request = ids[i];
+        accepted[i].accepted = true;
+      }
+      listener_(std::move(accepted));
+    }
     if (on_submit_) on_submit_(ids);
     return ids;
+  }
+
+  void Attach(std::vector<RequestId> requests,
+              AttachCallback callback) override {
+    {
+      std::lock_guard lock(mutex_);
+      attached_.emplace_back(std::move(requests), std::move(callback));
+    }
+    changed_.notify_all();
   }
 
   void Abort(RequestId request) override {
@@ -74,6 +92,8 @@ class FakeEngine final : public Engine {
   }
 
   // ---- the test's side ----
+  // Whether requests are accepted at once, or as the test says.
+  void set_accepting(bool accepting) { accepting_ = accepting; }
   void set_submit_error(absl::Status error) {
     std::lock_guard lock(mutex_);
     submit_error_ = std::move(error);
@@ -85,6 +105,19 @@ class FakeEngine final : public Engine {
   // Runs inside Submit, before it returns. Set before the first request.
   void set_on_submit(std::function<void(std::vector<RequestId>)> hook) {
     on_submit_ = std::move(hook);
+  }
+
+  // The next request to attach, with its callback.
+  std::pair<std::vector<RequestId>, AttachCallback> TakeAttached() {
+    std::unique_lock lock(mutex_);
+    WaitLocked(lock, [&] { return !attached_.empty(); });
+    auto first = std::move(attached_.front());
+    attached_.erase(attached_.begin());
+    return first;
+  }
+  std::string LastContext() {
+    std::lock_guard lock(mutex_);
+    return contexts_.empty() ? "" : contexts_.back();
   }
 
   // The first `count` generations submitted since the last call; fewer if
@@ -141,6 +174,7 @@ class FakeEngine final : public Engine {
   }
 
   OutputListener listener_;
+  bool accepting_ = true;
   std::function<void(std::vector<RequestId>)> on_submit_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -148,6 +182,8 @@ class FakeEngine final : public Engine {
   EngineStatus status_;
   uint64_t next_id_ = 1;
   std::vector<Submitted> submitted_;
+  std::vector<std::string> contexts_;
+  std::vector<std::pair<std::vector<RequestId>, AttachCallback>> attached_;
   std::set<uint64_t> aborted_;
   std::vector<std::pair<LayoutChoice, SwitchCallback>> layouts_;
   std::vector<std::function<void()>> drains_;

@@ -22,9 +22,20 @@ using testing::StartsWith;
 
 // /echo answers with method, path, query and body; /big with a megabyte;
 // /stream opens a stream and hands it to the test; /wait is handed to the test
-// unanswered; /throw throws, /throw-late after it has begun a stream.
+// unanswered; /refused is refused; /throw throws, /throw-late after it has
+// begun a stream.
 class TestHandler final : public HttpHandler {
  public:
+  std::optional<HttpResponse> Refuse(const HttpRequest& head) override {
+    EXPECT_EQ(head.body, "");
+    if (head.path != "/refused") return std::nullopt;
+    HttpResponse response;
+    response.status = 401;
+    response.headers.emplace_back("WWW-Authenticate", "Bearer");
+    response.body = "{}";
+    return response;
+  }
+
   void Handle(std::shared_ptr<HttpExchange> exchange) override {
     const HttpRequest& request = exchange->request();
     if (request.path == "/throw-late") exchange->StartStream({});
@@ -158,6 +169,30 @@ TEST_F(HttpServerTest, MalformedRequestsAreRefusedAndTheConnectionEnds) {
       {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
       {"POST /echo HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
        400},
+      {"POST /echo HTTP/1.1\r\nContent-Length: 1, 2\r\n\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nContent-Length: +1\r\n\r\nx", 400},
+      {"POST /echo HTTP/1.1\r\nContent-Length: 0x1\r\n\r\nx", 400},
+      {"POST /echo HTTP/1.1\r\nContent-Length: \r\n\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+       "Content-Length: 5\r\n\r\n0\r\n\r\n",
+       400},
+      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+       "-1\r\nx\r\n",
+       400},
+      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+       "fffffffffffffffff\r\nx\r\n",
+       400},
+      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+       "1\nx\r\n0\r\n\r\n",
+       400},
+      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+       "1\r\nxx\r\n0\r\n\r\n",
+       400},
+      {std::string("GET /echo HTTP/1.1\r\nX: a\0b\r\n\r\n", 31), 400},
+      {std::string("GET /echo HTTP/1.1\r\nX\0: ab\r\n\r\n", 31), 400},
+      {"GET /echo HTTP/1.1\r\nX: a\rb\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\nContent-Length : 0\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\nHost: x\n\n\r\n\r\n", 505},
   };
   for (const auto& c : kCases) {
     TestClient client(port());
@@ -167,6 +202,134 @@ TEST_F(HttpServerTest, MalformedRequestsAreRefusedAndTheConnectionEnds) {
     EXPECT_TRUE(client.AtEnd()) << c.text;
   }
   EXPECT_EQ(TestClient(port()).Exchange(HttpText("GET", "/echo")).status, 200);
+}
+
+// A coding that we passed over would leave the body to be read as requests.
+TEST_F(HttpServerTest, AnotherCodingThanChunkedIsRefused) {
+  Start();
+  const std::string hidden = "GET /echo?hidden HTTP/1.1\r\n\r\n";
+  for (const std::string& headers : {
+           std::string("Transfer-Encoding: gzip\r\n"),
+           std::string("Transfer-Encoding: identity\r\n"),
+           std::string("Transfer-Encoding: xchunked\r\n"),
+           std::string("Transfer-Encoding: chunked, identity\r\n"),
+           std::string("Transfer-Encoding: gzip, chunked\r\n"),
+           std::string("Transfer-Encoding: gzip\r\n"
+                       "Transfer-Encoding: chunked\r\n"),
+           std::string("Transfer-Encoding: chunked\r\n"
+                       "Transfer-Encoding: chunked\r\n"),
+           std::string("Transfer-Encoding: \x0b"
+                       "chunked\r\n"),
+           std::string("Transfer-Encoding: \"chunked\"\r\n"),
+           std::string("Transfer-Encoding:\r\n"),
+           std::string("Transfer-Encoding: gzip\r\nContent-Length: 5\r\n"),
+           std::string("Content-Length: 5\r\nTransfer-Encoding: gzip\r\n"),
+       }) {
+    TestClient client(port());
+    const TestResponse response =
+        client.Exchange("POST /echo HTTP/1.1\r\n" + headers + "\r\n" + hidden);
+    EXPECT_EQ(response.status, 400) << headers;
+    EXPECT_TRUE(client.AtEnd()) << headers;
+  }
+  TestClient old(port());
+  EXPECT_EQ(old.Exchange("POST /echo HTTP/1.0\r\nTransfer-Encoding: "
+                         "chunked\r\n\r\n0\r\n\r\n")
+                .status,
+            400);
+  TestClient client(port());
+  EXPECT_EQ(client
+                .Exchange("POST /echo HTTP/1.1\r\nTransfer-Encoding: "
+                          "Chunked\r\n\r\n2;a=b\r\nhi\r\n0\r\n\r\n")
+                .body,
+            "POST /echo? hi");
+}
+
+// Beast takes them of any length.
+TEST_F(HttpServerTest, ChunkExtensionsAndTrailersAreBounded) {
+  Start();
+  const std::string head =
+      "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+  for (const char* begin : {"1;x=", "0\r\nX: "}) {
+    TestClient client(port());
+    ASSERT_TRUE(client.Send(head + begin));
+    // More than the sockets hold: somebody has to take it.
+    client.Send(std::string(20 << 20, 'a'));
+    EXPECT_EQ(client.ReadResponse().status, 431) << begin;
+    EXPECT_TRUE(client.AtEnd()) << begin;
+  }
+}
+
+TEST_F(HttpServerTest, TrailersAreNotHeaders) {
+  Start();
+  TestClient client(port());
+  ASSERT_TRUE(
+      client.Send("POST /wait HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+                  "X-A: head\r\n\r\n0\r\nX-B: trailer\r\n\r\n"));
+  const auto exchange = handler_.TakeExchange();
+  ASSERT_NE(exchange, nullptr);
+  EXPECT_NE(exchange->request().Header("x-a"), nullptr);
+  EXPECT_EQ(exchange->request().Header("x-b"), nullptr);
+}
+
+TEST_F(HttpServerTest, IncompleteBodiesAreBoundedOverAllConnections) {
+  options_.max_incomplete_bytes = 1 << 20;
+  Start();
+  const std::string head =
+      "POST /echo HTTP/1.1\r\nContent-Length: 4000000\r\n\r\n";
+  TestClient holder(port());
+  ASSERT_TRUE(holder.Send(head + std::string(900 << 10, 'x')));
+  // Small ones do not count, whatever is held.
+  const std::string small(kSmallRequestBytes - 1000, 'x');
+  EXPECT_EQ(
+      TestClient(port()).Exchange(HttpText("POST", "/echo", small)).status,
+      200);
+  // Once all of the first has been taken in, a second is too much.
+  TestResponse response;
+  for (int i = 0; i < 1000 && response.status != 503; ++i) {
+    TestClient client(port());
+    response =
+        client.Exchange(HttpText("POST", "/echo", std::string(300 << 10, 'x')));
+  }
+  EXPECT_EQ(response.status, 503);
+  EXPECT_THAT(response.body, HasSubstr("too_many_large_requests"));
+  holder.Close();
+  ASSERT_TRUE(WaitForConnections(0));
+  EXPECT_EQ(
+      TestClient(port())
+          .Exchange(HttpText("POST", "/echo", std::string(900 << 10, 'x')))
+          .status,
+      200);
+}
+
+TEST_F(HttpServerTest, RefusedRequestsAreAnsweredBeforeTheirBodies) {
+  Start();
+  TestClient asking(port());
+  // No "100 Continue" comes: the body need not be sent.
+  EXPECT_EQ(asking
+                .Exchange("POST /refused HTTP/1.1\r\nContent-Length: 3\r\n"
+                          "Expect: 100-continue\r\n\r\n")
+                .status,
+            401);
+  EXPECT_TRUE(asking.AtEnd());
+  // A client that sends it nevertheless gets to see the answer.
+  TestClient sending(port());
+  ASSERT_TRUE(
+      sending.Send(HttpText("POST", "/refused", std::string(3 << 20, 'x'))));
+  const TestResponse response = sending.ReadResponse();
+  EXPECT_EQ(response.status, 401);
+  EXPECT_EQ(response.headers.at("connection"), "close");
+  EXPECT_EQ(response.headers.at("www-authenticate"), "Bearer");
+  EXPECT_TRUE(sending.AtEnd());
+  // What is pipelined behind it is not served.
+  TestClient pipelining(port());
+  ASSERT_TRUE(
+      pipelining.Send(HttpText("GET", "/refused") + HttpText("GET", "/echo")));
+  EXPECT_EQ(pipelining.ReadResponse().status, 401);
+  EXPECT_TRUE(pipelining.AtEnd());
+  TestClient head(port());
+  ASSERT_TRUE(head.Send(HttpText("HEAD", "/refused")));
+  EXPECT_EQ(head.ReadHead().status, 401);
+  EXPECT_TRUE(head.AtEnd());
 }
 
 TEST_F(HttpServerTest, BodiesOverTheLimitAreA413) {

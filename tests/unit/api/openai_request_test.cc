@@ -405,6 +405,10 @@ TEST(OpenAiRequest, DetokenizeTakesTokenIds) {
   const auto parsed = ParseDetokenize(R"({"tokens":[1,299]})", Limits());
   ASSERT_TRUE(parsed.ok());
   EXPECT_THAT(parsed->tokens, ElementsAre(1, 299));
+  std::string many = R"({"tokens":[1)";
+  for (int i = 1; i < kMaxDetokenized; ++i) many += ",1";
+  EXPECT_TRUE(ParseDetokenize(many + "]}", Limits()).ok());
+  EXPECT_EQ(ParseDetokenize(many + ",1]}", Limits()).error().param, "tokens");
 }
 
 TEST(OpenAiRequest, ALayoutIsOneOfThree) {

@@ -147,6 +147,9 @@ class TestClient {
     return chunk;
   }
 
+  // Of the last event that had one.
+  const std::string& last_id() const { return last_id_; }
+
   // The data of the next event of a stream.
   std::optional<std::string> ReadEvent() {
     size_t end;
@@ -157,6 +160,10 @@ class TestClient {
     }
     std::string event = events_.substr(0, end);
     events_.erase(0, end + 2);
+    if (event.rfind("id: ", 0) == 0) {
+      last_id_ = event.substr(4, event.find('\n') - 4);
+      event.erase(0, event.find('\n') + 1);
+    }
     if (event.rfind("data: ", 0) == 0) event.erase(0, 6);
     return event;
   }
@@ -183,6 +190,7 @@ class TestClient {
   bool connected_ = false;
   std::string buffer_;
   std::string events_;
+  std::string last_id_;
 };
 
 }  // namespace moebius

@@ -158,6 +158,14 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"BytesThatOverflow",
               "workers:\n  kv_bytes: 9999999999999GiB\n",
               {"key 'workers.kv_bytes'"}},
+        Wrong{"TooFewBytes",
+              "http:\n  stream_buffer_bytes: 4095\n",
+              {"key 'http.stream_buffer_bytes': allowed is a number of bytes",
+               "from 4KiB to 1GiB, not '4095'"}},
+        Wrong{"YesForTrue",
+              "http:\n  allow_unauthenticated: yes\n",
+              {"key 'http.allow_unauthenticated': allowed is one of false, "
+               "true, not 'yes'"}},
         Wrong{"NegativeBytes",
               "workers:\n  kv_bytes: -1\n",
               {"key 'workers.kv_bytes'"}},
@@ -226,8 +234,11 @@ layout:
   prepare_timeout_ms: 16
   switch_timeout_ms: 17
 http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
-       write_interval_us: 22}
-admin: {host: localhost, port: 21}
+       write_interval_us: 22, api_keys_file: /k, allow_unauthenticated: true,
+       max_connections: 23, header_timeout_ms: 24, body_timeout_ms: 25,
+       write_timeout_ms: 26, stream_buffer_bytes: 27KiB}
+admin: {host: localhost, port: 21, api_key_file: /a,
+        allow_unauthenticated: true}
 log: {level: "debug"}
 )",
                                                         "f");
@@ -257,8 +268,17 @@ log: {level: "debug"}
   EXPECT_EQ(config->http_threads, 19);
   EXPECT_EQ(config->drain_timeout_ms, 20);
   EXPECT_EQ(config->write_interval_us, 22);
+  EXPECT_EQ(config->api_keys_file, "/k");
+  EXPECT_TRUE(config->allow_unauthenticated);
+  EXPECT_EQ(config->max_connections, 23);
+  EXPECT_EQ(config->header_timeout_ms, 24);
+  EXPECT_EQ(config->body_timeout_ms, 25);
+  EXPECT_EQ(config->write_timeout_ms, 26);
+  EXPECT_EQ(config->stream_buffer_bytes, 27 << 10);
   EXPECT_EQ(config->admin.host, "127.0.0.1");
   EXPECT_EQ(config->admin.port, 21);
+  EXPECT_EQ(config->admin_key_file, "/a");
+  EXPECT_TRUE(config->admin_allow_unauthenticated);
   EXPECT_EQ(config->log_level, "debug");
 }
 
@@ -283,7 +303,7 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
 
 TEST(ConfigYaml, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 33u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 49u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {
@@ -320,6 +340,50 @@ TEST(ConfigYaml, OnePortForBothListenersIsRefused) {
   config.admin.host = config.listen.host;
   config.admin.port = config.listen.port = 0;
   EXPECT_THAT(CheckConfig(config), IsOk());
+}
+
+TEST(ConfigYaml, ListenersBeyondLoopbackNeedKeysOrAWordThatTheyNeedNone) {
+  for (const char* host :
+       {"0.0.0.0", "::", "192.168.1.2", "10.0.0.1", "::2", "fe80::1",
+        "::ffff:10.0.0.1", "126.255.255.255", "128.0.0.1", "1::1"}) {
+    Config config;
+    config.listen.host = host;
+    EXPECT_THAT(
+        CheckConfig(config),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 AllOf(HasSubstr(absl::StrCat("key 'http.host' is ", host)),
+                       HasSubstr("'http.api_keys_file'"),
+                       HasSubstr("'http.allow_unauthenticated: true'"),
+                       HasSubstr("--api-keys-file, --allow-unauthenticated"))))
+        << host;
+    config.api_keys_file = "/keys";
+    EXPECT_THAT(CheckConfig(config), IsOk());
+    config.api_keys_file = "";
+    config.allow_unauthenticated = true;
+    EXPECT_THAT(CheckConfig(config), IsOk());
+    // Of one listener that says nothing about the other.
+    config.admin.host = host;
+    EXPECT_THAT(
+        CheckConfig(config),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 AllOf(HasSubstr(absl::StrCat("key 'admin.host' is ", host)),
+                       HasSubstr("'admin.api_key_file'"),
+                       HasSubstr("'admin.allow_unauthenticated: true'"),
+                       HasSubstr("--admin-api-key-file, "
+                                 "--admin-allow-unauthenticated"))))
+        << host;
+    config.admin_key_file = "/keys";
+    EXPECT_THAT(CheckConfig(config), IsOk());
+    config.admin_key_file = "";
+    config.admin_allow_unauthenticated = true;
+    EXPECT_THAT(CheckConfig(config), IsOk());
+  }
+  for (const char* host :
+       {"127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1"}) {
+    Config config;
+    config.listen.host = config.admin.host = host;
+    EXPECT_THAT(CheckConfig(config), IsOk()) << host;
+  }
 }
 
 TEST(ConfigYaml, BudgetBelowRunningSequencesIsRefused) {

@@ -102,6 +102,14 @@ TEST(Console, ClosedReaderIsPassedOver) {
   EXPECT_EQ(err.ReadAll(), "somebody\n");
 }
 
+TEST(Console, ControlCharactersInALineAreShownNotObeyed) {
+  Pipe out, err;
+  Console console(out.write.get(), err.write.get(), false);
+  console.Out("[worker 0] \x1b]0;title\x07\r\n[coordinator] forged");
+  EXPECT_EQ(out.ReadAll(),
+            "[worker 0] \\x1b]0;title\\x07\\r\\n[coordinator] forged\n");
+}
+
 TEST(Console, ProgressIsALineForEachTenth) {
   Pipe out, err;
   Console console(out.write.get(), err.write.get(), false);

@@ -26,6 +26,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr absl::Duration kTimeout = absl::Seconds(20);
 
@@ -178,6 +179,18 @@ TEST(HttpRequest, SendsWhatWasSaidAndReadsTheAnswer) {
   EXPECT_THAT(server.requests()[0], HasSubstr("Content-Length: 2\r\n"));
   EXPECT_THAT(server.requests()[0],
               HasSubstr("Host: " + server.url().authority() + "\r\n"));
+}
+
+TEST(HttpRequest, ShowsItsKeyIfItHasOne) {
+  CannedServer server({{Whole("{}", "200 OK")}, {Whole("{}", "200 OK")}});
+  EventLoop loop;
+  Url url = server.url();
+  ASSERT_THAT(HttpRequest(loop, url, "GET", "/", "", kTimeout), IsOk());
+  url.api_key = "sk-0123456789abcdef";
+  ASSERT_THAT(HttpRequest(loop, url, "GET", "/", "", kTimeout), IsOk());
+  EXPECT_THAT(server.requests()[0], Not(HasSubstr("Authorization")));
+  EXPECT_THAT(server.requests()[1],
+              HasSubstr("\r\nAuthorization: Bearer sk-0123456789abcdef\r\n"));
 }
 
 TEST(HttpRequest, ReadsChunksAndBodiesThatLastAsLongAsTheConnection) {

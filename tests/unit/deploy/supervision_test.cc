@@ -152,6 +152,22 @@ std::vector<Row> Table() {
        SetDeadline{35000}});
   add("even a good exit is unasked", serving, Exited(-1),
       GroupEnding{Set({0, 1}), 1, kCoordinatorDied, false}, Terminate({0, 1}));
+  add("the coordinator is killed", serving, Exited(-1, 0, SIGKILL),
+      GroupServing{Set({0, 1}), Set({-1}), {}},
+      {Say{"coordinator was killed by signal 9 (Killed); a successor takes "
+           "over"},
+       ScheduleStart{-1, 0}});
+  add("the coordinator fails", serving, Exited(-1, 1, 0, "no journal"),
+      GroupServing{Set({0, 1}), Set({-1}), {}},
+      {Say{"coordinator: no journal; a successor takes over"},
+       ScheduleStart{-1, 0}});
+  add("the coordinator starts anew", GroupServing{Set({0, 1}), Set({-1}), {}},
+      StartDue{-1}, serving, {StartLife{-1}});
+  add("stop without a coordinator", GroupServing{Set({0, 1}), Set({-1}), {}},
+      kStop,
+      GroupEnding{Set({0, 1}), 1,
+                  "stopped while the coordinator was being replaced", false},
+      Terminate({0, 1}));
   add("the last one dies", GroupServing{Set({-1}), {}, {}}, Exited(-1),
       GroupEnded{1, kCoordinatorDied});
   add("a task is done", serving, Exited(-1),
@@ -289,8 +305,11 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
         if (!dies && !told.contains(child)) continue;
         event = ChildExited{child, 0, dies ? SIGSEGV : 0, "",
                             pick(4) == 0 ? kLongMs : 0};
-        first_failure = first_failure ||
-                        (dies && told.empty() && child == kCoordinatorChild);
+        // While it serves, the coordinator is replaced.
+        first_failure =
+            first_failure ||
+            (dies && told.empty() && child == kCoordinatorChild &&
+             (policy.one_shot || std::holds_alternative<GroupStarting>(state)));
       } else if (kind >= 8) {
         if (down.empty()) continue;
         event = StartDue{*down.begin()};

@@ -149,7 +149,7 @@ class EngineHostTest : public testing::Test {
   RequestId Submit(Generation generation) {
     std::vector<Generation> one;
     one.push_back(std::move(generation));
-    auto ids = engine_->Submit(std::move(one));
+    auto ids = engine_->Submit(std::move(one), "");
     EXPECT_THAT(ids, IsOk());
     return ids.ok() ? ids->front() : RequestId{};
   }
@@ -192,7 +192,7 @@ class EngineHostTest : public testing::Test {
 
 TEST_F(EngineHostTest, NothingIsAcceptedBeforeTheGroupIsWhole) {
   Start(/*join=*/false);
-  EXPECT_THAT(engine_->Submit({Request(4, 4)}),
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("waiting")));
   EXPECT_THAT(SwitchTo(LayoutChoice::kTp),
               StatusIs(absl::StatusCode::kUnavailable));
@@ -216,10 +216,10 @@ TEST_F(EngineHostTest, EveryRequestGetsTheTokensOfAQuietRun) {
 
 TEST_F(EngineHostTest, PromptsThatCannotFitAreRefusedWithBothNumbers) {
   Start();
-  EXPECT_THAT(engine_->Submit({Request(1024, 1)}),
+  EXPECT_THAT(engine_->Submit({Request(1024, 1)}, ""),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        testing::AllOf(HasSubstr("1024"), HasSubstr("1023"))));
-  EXPECT_THAT(engine_->Submit({Generation{}}),
+  EXPECT_THAT(engine_->Submit({Generation{}}, ""),
               StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
@@ -231,7 +231,7 @@ TEST_F(EngineHostTest, AFullQueueRefusesAndKeepsWhatItHas) {
   for (int i = 0; i < 200 && refused.ok(); ++i) {
     std::vector<Generation> one;
     one.push_back(Request(4, 4));
-    auto got = engine_->Submit(std::move(one));
+    auto got = engine_->Submit(std::move(one), "");
     if (got.ok()) {
       ids.push_back(got->front());
     } else {
@@ -354,7 +354,7 @@ TEST_F(EngineHostTest, WeightsThatCameOutDifferentEndTheGroup) {
   EXPECT_THAT(failure_, StatusIs(absl::StatusCode::kDataLoss,
                                  HasSubstr("expert weights")));
   EXPECT_EQ(listener_.AwaitEnd(id).finish, FinishReason::kAbort);
-  EXPECT_THAT(engine_->Submit({Request(4, 4)}),
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
               StatusIs(absl::StatusCode::kUnavailable));
 }
 
@@ -556,7 +556,7 @@ TEST_F(EngineHostTest, DrainFinishesWhatWasAcceptedAndTakesNoMore) {
   for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10, 100)));
   absl::Notification drained;
   engine_->Drain([&] { drained.Notify(); });
-  EXPECT_THAT(engine_->Submit({Request(4, 4)}),
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
               StatusIs(absl::StatusCode::kUnavailable));
   ASSERT_TRUE(drained.WaitForNotificationWithTimeout(kLong));
   for (RequestId id : ids) {

@@ -67,7 +67,8 @@ TEST_F(VaultHostileTest, PacketsOfAnotherSizeEndTheConnection) {
 }
 
 TEST_F(VaultHostileTest, UnknownTypesRegionsAndRanksEndTheConnection) {
-  for (int type : {0, 4, 8, 255}) {
+  // Replacing and asking who is who is the coordinator's.
+  for (int type : {0, 4, 8, 9, 10, 255}) {
     ExpectHangUp({.type = static_cast<Type>(type)});
   }
   for (int region : {5, 100, 255}) {

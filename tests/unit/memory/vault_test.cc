@@ -159,16 +159,39 @@ TEST_F(VaultTest, NewProcessOfARankReplacesTheOld) {
   EXPECT_EQ(child.Join(), 0);
 }
 
+TEST_F(VaultTest, TheCoordinatorHearsWhoSpeaksForWhom) {
+  vault_->Allow(::getpid(), -1);
+  Event go;
+  Child worker([&] { return go.Wait() ? 0 : 1; });
+  vault_->Allow(worker.pid(), 3);
+  const auto client = NewClient(-1);
+  const auto rank = client->WhoIs(worker.pid(), kLong);
+  ASSERT_THAT(rank, IsOk());
+  EXPECT_EQ(*rank, 3);
+  // Neither strangers, nor itself, nor one that is no more.
+  for (pid_t pid : {::getppid(), ::getpid(), 1, 0, -1}) {
+    const auto nobody = client->WhoIs(pid, kLong);
+    ASSERT_THAT(nobody, IsOk());
+    EXPECT_FALSE(nobody->has_value()) << pid;
+  }
+  vault_->Disallow(worker.pid());
+  const auto gone = client->WhoIs(worker.pid(), kLong);
+  ASSERT_THAT(gone, IsOk());
+  EXPECT_FALSE(gone->has_value());
+  go.Set();
+  EXPECT_EQ(worker.Join(), 0);
+}
+
 TEST_F(VaultTest, DisallowEndsAProcessAndGivesItsLastWords) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
   ASSERT_THAT(client->Failed("no\nsuch\x1b[31m file"), IsOk());
   // Read already or still in the socket: the answer is the same.
-  EXPECT_EQ(vault_->Disallow(::getpid()), "no such [31m file");
+  EXPECT_EQ(vault_->Disallow(::getpid()), "no\\nsuch\\x1b[31m file");
   const auto report = reports_.Next();
   ASSERT_TRUE(report.has_value());
   EXPECT_EQ(report->type, Type::kFailed);
-  EXPECT_EQ(report->text, "no such [31m file");
+  EXPECT_EQ(report->text, "no\\nsuch\\x1b[31m file");
   EXPECT_THAT(client->Withdraw(RegionKind::kKv, kLong),
               StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_EQ(vault_->Disallow(::getpid()), "");

@@ -1,0 +1,94 @@
+#include "common/channel_door_zmq.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "common/cat.h"
+#include "common/printable.h"
+
+namespace moebius {
+namespace {
+
+constexpr char kEndpoint[] = "inproc://zeromq.zap.01";
+// Of a question: version, number, domain, address, identity, mechanism, then
+// what the mechanism adds.
+constexpr size_t kMinFrames = 6;
+constexpr size_t kMaxFrames = 16;
+constexpr size_t kNumberFrame = 1;
+constexpr size_t kAddressFrame = 3;
+// Refusals are logged no more often than this.
+constexpr std::chrono::seconds kLogGap(10);
+
+}  // namespace
+
+ChannelDoor::ChannelDoor(zmq::context_t& context, WhoIs who_is)
+    : socket_(context, zmq::socket_type::rep), who_is_(std::move(who_is)) {
+  socket_.set(zmq::sockopt::linger, 0);
+  socket_.bind(kEndpoint);
+  thread_ = std::thread([this] { Serve(); });
+}
+
+ChannelDoor::~ChannelDoor() { thread_.join(); }
+
+void ChannelDoor::Serve() {
+  try {
+    for (;;) AnswerOne();
+  } catch (const zmq::error_t& e) {
+    if (e.num() != ETERM) spdlog::error("control channel: {}", e.what());
+  }
+  socket_.close();
+}
+
+void ChannelDoor::AnswerOne() {
+  std::vector<std::string> frames;
+  for (bool more = true; more;) {
+    zmq::message_t frame;
+    if (!socket_.recv(frame)) return;
+    more = frame.more();
+    if (frames.size() < kMaxFrames) frames.push_back(frame.to_string());
+  }
+  if (frames.size() < kMinFrames) frames.resize(kMinFrames);  // refused below
+  const Verdict verdict = JudgeAndLog(frames[kAddressFrame]);
+  const std::string_view parts[] = {"1.0", frames[kNumberFrame], verdict.code,
+                                    "", verdict.rank};
+  for (std::string_view part : parts) {
+    socket_.send(zmq::buffer(part), zmq::send_flags::sndmore);
+  }
+  socket_.send(zmq::message_t(), zmq::send_flags::none);  // no properties
+}
+
+ChannelDoor::Verdict ChannelDoor::JudgeAndLog(std::string_view address) {
+  const auto rank = Judge(address, who_is_);
+  if (rank.ok() && rank->has_value()) return {"200", Cat(**rank)};
+  ++num_refused_;
+  const auto now = std::chrono::steady_clock::now();
+  if (num_refused_ == 1 || now - last_logged_ > kLogGap) {
+    last_logged_ = now;
+    spdlog::warn("control channel: refused {}{} ({} so far)",
+                 Printable(address),
+                 rank.ok() ? "" : Cat(": ", StdView(rank.status().message())),
+                 num_refused_);
+  }
+  return {rank.ok() ? "400" : "300", ""};
+}
+
+absl::StatusOr<std::optional<Rank>> ChannelDoor::Judge(std::string_view address,
+                                                       const WhoIs& who_is) {
+  const std::vector<absl::string_view> parts =
+      absl::StrSplit(AbslView(address), ':');
+  uid_t uid = 0;
+  pid_t pid = 0;
+  const size_t n = parts.size();
+  if (n < 4 || !absl::SimpleAtoi(parts[n - 3], &uid) ||
+      !absl::SimpleAtoi(parts[n - 1], &pid) || pid <= 0 || uid != geteuid()) {
+    return std::nullopt;
+  }
+  return who_is(pid);
+}
+
+}  // namespace moebius

@@ -1,0 +1,38 @@
+#include "common/logging.h"
+
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "common/printable.h"
+
+namespace moebius {
+namespace {
+
+class PrintableText final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&,
+              spdlog::memory_buf_t& out) override {
+    const std::string text = Printable(
+        {message.payload.data(), message.payload.size()}, kMaxLogLineBytes);
+    out.append(text.data(), text.data() + text.size());
+  }
+  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override {
+    return std::make_unique<PrintableText>();
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<spdlog::formatter> OneLineFormatter() {
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<PrintableText>('*').set_pattern("%L %*");
+  return formatter;
+}
+
+void StartLogging(const std::string& name) {
+  spdlog::set_default_logger(spdlog::stderr_color_mt(name));
+  spdlog::set_formatter(OneLineFormatter());
+}
+
+}  // namespace moebius

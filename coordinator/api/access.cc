@@ -1,0 +1,54 @@
+#include "coordinator/api/access.h"
+
+#include <string>
+
+#include "absl/strings/match.h"
+#include "common/cat.h"
+#include "coordinator/api/api_error.h"
+#include "coordinator/api/probe_routes.h"
+
+namespace moebius {
+
+std::string_view BearerKey(const HttpRequest& head) {
+  constexpr std::string_view kScheme = "bearer ";
+  const std::string* only = nullptr;
+  for (const auto& [name, value] : head.headers) {
+    if (name != "authorization") continue;
+    if (only != nullptr) return "";  // which of them is meant?
+    only = &value;
+  }
+  if (only == nullptr ||
+      !absl::StartsWithIgnoreCase(*only, AbslView(kScheme))) {
+    return "";
+  }
+  std::string_view key = *only;
+  key.remove_prefix(kScheme.size());
+  while (key.starts_with(' ')) key.remove_prefix(1);
+  return key;
+}
+
+bool IsOpenToAll(std::string_view path) {
+  return IsProbe(path) || path == "/version";
+}
+
+std::optional<HttpResponse> RefuseWithoutKey(const std::optional<ApiKeys>& keys,
+                                             const HttpRequest& head) {
+  if (!keys.has_value() || IsOpenToAll(head.path)) return std::nullopt;
+  const std::string_view shown = BearerKey(head);
+  if (!shown.empty() && keys->Contains(shown)) return std::nullopt;
+  ApiError error;
+  error.http_status = 401;
+  error.code = "invalid_api_key";
+  error.message = shown.empty()
+                      ? "this server wants an API key: send it in a header, "
+                        "Authorization: Bearer KEY"
+                      : "the API key is none of this server's";
+  HttpResponse response = ErrorResponse(error);
+  // RFC 6750, section 3.
+  response.headers.emplace_back(
+      "WWW-Authenticate",
+      shown.empty() ? "Bearer" : "Bearer error=\"invalid_token\"");
+  return response;
+}
+
+}  // namespace moebius

@@ -1,0 +1,25 @@
+// Who may ask a listener for what.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+#include "common/api_keys.h"
+#include "coordinator/api/http_message.h"
+
+namespace moebius {
+
+// The key of "Authorization: Bearer KEY"; "" if there is no such header, more
+// than one, or one of another scheme.
+std::string_view BearerKey(const HttpRequest& head);
+
+// Whether anybody may ask for `path`: probes of load balancers (/health,
+// /ready) and /version.
+bool IsOpenToAll(std::string_view path);
+
+// Nothing if the request may be served: there are no keys, it is for a path
+// open to all, or it shows one of the keys. Otherwise OpenAI's 401.
+std::optional<HttpResponse> RefuseWithoutKey(const std::optional<ApiKeys>& keys,
+                                             const HttpRequest& head);
+
+}  // namespace moebius

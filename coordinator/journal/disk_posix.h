@@ -1,0 +1,45 @@
+// Disk on a directory of the file system.
+#pragma once
+
+#include <string>
+
+#include "common/unique_fd.h"
+#include "coordinator/journal/disk.h"
+
+namespace moebius {
+
+// PosixDisk
+//
+// Files have mode 0600. The lock is a flock on `lock` in the directory: it ends
+// with the process, whatever that dies of.
+class PosixDisk final : public Disk {
+ public:
+  static constexpr size_t kMaxNames = 100000;
+
+  // Opens the directory, and makes it (mode 0700, not its parents) if it is not
+  // there. kFailedPrecondition when it is somebody else's, or others may look
+  // into it.
+  static absl::StatusOr<std::unique_ptr<PosixDisk>> Open(
+      const std::string& path);
+
+  absl::Status Lock() override;
+  absl::StatusOr<std::vector<std::string>> List() override;
+  absl::StatusOr<std::string> Read(const std::string& name,
+                                   uint64_t max_bytes) override;
+  absl::StatusOr<std::unique_ptr<DiskFile>> Create(
+      const std::string& name) override;
+  absl::Status Rename(const std::string& from, const std::string& to) override;
+  absl::Status Remove(const std::string& name) override;
+  absl::Status SyncNames() override;
+  std::string Describe(const std::string& name) const override;
+
+ private:
+  PosixDisk(std::string path, UniqueFd directory);
+  absl::Status Error(const char* what, const std::string& name) const;
+
+  const std::string path_;
+  const UniqueFd directory_;
+  UniqueFd lock_;
+};
+
+}  // namespace moebius

@@ -1,0 +1,217 @@
+"""The coordinator is killed: its requests go on, and clients that come back with
+their key get what is missing, each token once, with the tokens of a quiet run.
+"""
+
+import http.client
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+import unittest
+
+from group import Group
+
+NUM_STREAMS = 12
+TOKENS = 300
+
+
+def body(i):
+    return {"model": "verse-moe", "stream": True,
+            "prompt": [(i * 37 + k * 11) % 4000 for k in range(8 + i)],
+            "max_tokens": TOKENS, "seed": i, "ignore_eos": True,
+            "temperature": 0 if i % 2 else 1.0, "top_k": 50,
+            "return_token_ids": True}
+
+
+class Client:
+    """One stream that is resumed as often as it breaks off."""
+
+    def __init__(self, group, i, key):
+        self.group, self.i, self.key = group, i, key
+        self.last_id = None
+        self.tokens = []
+        self.ids = []
+        self.breaks = 0
+        self.longest_gap_s = 0
+        self.last = None
+
+    def once(self):
+        """True when it came to its end."""
+        connection = http.client.HTTPConnection(
+            self.group.host, self.group.port, timeout=60)
+        try:
+            headers = {"Content-Type": "application/json",
+                       "Idempotency-Key": self.key}
+            if self.last_id is not None:
+                headers["Last-Event-ID"] = self.last_id
+            connection.request("POST", "/v1/completions",
+                               json.dumps(body(self.i)), headers)
+            response = connection.getresponse()
+            if response.status == 503:
+                return False
+            if response.status != 200:
+                raise AssertionError(f"{response.status}: {response.read()}")
+            return self.read(response)
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def read(self, response):
+        event_id, data = None, None
+        for raw in response:
+            line = raw.decode().rstrip("\r\n")
+            if line.startswith("id:"):
+                event_id = line[3:].strip()
+            elif line.startswith("data:"):
+                data = line[5:].strip()
+            elif not line and data is not None:
+                if data == "[DONE]":
+                    return True
+                self.take(event_id, json.loads(data))
+                event_id, data = None, None
+        return False
+
+    def take(self, event_id, event):
+        now = time.monotonic()
+        if self.last is not None:
+            self.longest_gap_s = max(self.longest_gap_s, now - self.last)
+        self.last = now
+        if event["choices"]:
+            self.tokens += event["choices"][0].get("token_ids") or []
+        if event_id is not None:
+            self.last_id = event_id
+            self.ids.append(event_id)
+
+    def run(self, deadline_s=60):
+        until = time.monotonic() + deadline_s
+        while not self.once():
+            self.breaks += 1
+            if time.monotonic() > until:
+                raise AssertionError(f"stream {self.i} does not come to an end")
+            # Nobody tells when the next coordinator listens.
+            threading.Event().wait(0.02)
+        return self.tokens
+
+
+def coordinator(group):
+    return group.status()["pid"]
+
+
+def await_term(group, term):
+    group.wait_line("a successor takes over")
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            status = group.status()
+            if status["term"] >= term and status["ready"]:
+                return status
+        except (OSError, http.client.HTTPException):
+            pass
+        threading.Event().wait(0.02)
+    raise AssertionError(f"no coordinator of term {term} in 30 s")
+
+
+class CoordinatorDeathTest(unittest.TestCase):
+    def quiet(self, group):
+        return [Client(group, i, f"quiet-{i}").run() for i in range(NUM_STREAMS)]
+
+    def run_with_kills(self, group, kills, between=None):
+        quiet = self.quiet(group)
+        clients = [Client(group, i, f"loud-{i}") for i in range(NUM_STREAMS)]
+        failures = []
+
+        def run(client):
+            try:
+                client.run()
+            except AssertionError as failure:
+                failures.append(failure)
+
+        threads = [threading.Thread(target=run, args=(c,)) for c in clients]
+        for thread in threads:
+            thread.start()
+        for kill in range(kills):
+            while min(len(c.tokens) for c in clients) < 20 * (kill + 1):
+                threading.Event().wait(0.005)
+            if between is not None:
+                between(kill)
+            os.kill(coordinator(group), signal.SIGKILL)
+            await_term(group, kill + 2)
+        for thread in threads:
+            thread.join()
+        self.assertEqual(failures, [])
+        for i, client in enumerate(clients):
+            self.assertEqual(client.tokens, quiet[i], f"stream {i}")
+            self.assertEqual(client.ids, [str(n + 1) for n in range(TOKENS)])
+            self.assertGreaterEqual(client.breaks, 1)
+        print(f"{kills} kills, longest outage of a stream "
+              f"{1000 * max(c.longest_gap_s for c in clients):.0f} ms")
+        return clients
+
+    def test_streams_resume_in_both_layouts(self):
+        for layout in ("ep", "tp"):
+            with self.subTest(layout), Group(["--layout", layout]) as group:
+                self.run_with_kills(group, 4)
+                self.assertEqual(group.status()["dropped_tokens"], 0)
+
+    def test_killed_while_switching(self):
+        with Group(["--layout", "ep"]) as group:
+            def switch(kill):
+                target = "tp" if kill % 2 == 0 else "ep"
+                asked = threading.Thread(
+                    target=lambda: self.ask(group, target))
+                asked.start()
+                asked.join(0.003)
+
+            self.run_with_kills(group, 4, switch)
+
+    @staticmethod
+    def ask(group, target):
+        try:
+            group.post("/admin/layout", {"layout": target}, admin=True)
+        except (OSError, http.client.HTTPException):
+            pass  # it was killed meanwhile
+
+    def test_killed_while_idle(self):
+        with Group(["--layout", "ep"]) as group:
+            before = Client(group, 3, "before").run()
+            os.kill(coordinator(group), signal.SIGKILL)
+            await_term(group, 2)
+            # The result is kept, and a new request gets the same.
+            self.assertEqual(Client(group, 3, "before").run(), before)
+            self.assertEqual(Client(group, 3, "after").run(), before)
+
+    def test_the_whole_group_dies_and_its_journal_goes_on(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = os.path.join(folder, "config.yaml")
+            with open(config, "w") as file:
+                file.write(f"journal: {{dir: {folder}/journal, fsync: step}}\n")
+            group = Group(["-c", config, "--layout", "ep"])
+            quiet = Client(group, 3, "quiet").run()
+            client = Client(group, 3, "loud")
+            running = threading.Thread(target=client.once)
+            running.start()
+            while len(client.tokens) < 50:
+                threading.Event().wait(0.005)
+            group.kill()
+            running.join()
+            self.assertLess(len(client.tokens), TOKENS)
+            with Group(["-c", config, "--layout", "tp"]) as group:
+                client.group = group
+                self.assertEqual(client.run(), quiet)
+                self.assertEqual(client.ids,
+                                 [str(n + 1) for n in range(TOKENS)])
+
+    def test_coordinator_and_worker_at_once(self):
+        with Group(["--layout", "ep"]) as group:
+            def kill_worker(kill):
+                pid = group.status()["workers"][kill % 2]["pid"]
+                os.kill(pid, signal.SIGKILL)
+
+            self.run_with_kills(group, 2, kill_worker)
+
+
+if __name__ == "__main__":
+    unittest.main()
