@@ -127,7 +127,7 @@ TEST_F(ChannelTest, AnotherLifeOfAWorkerIsAnotherAddress) {
 TEST_F(ChannelTest, AnotherHubIsToldWhoIsThere) {
   const auto link = Connect(1, Incarnation{3});
   hub_.reset();
-  auto hub = Hub::Bind(dir_);
+  auto hub = Hub::Bind(dir_, nullptr);
   ASSERT_THAT(hub, IsOk());
   hub_ = *std::move(hub);
   AwaitConnection(*link);
