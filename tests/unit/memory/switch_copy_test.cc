@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/layout.h"
+#include "common/vault_client.h"
 #include "deploy/vault.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
