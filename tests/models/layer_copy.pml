@@ -2,7 +2,7 @@
  * progress, death and adoption.
  *
  * Stands for: worker/switch_executor.cc (PullWeights), worker/memory/
- * group_barrier.h and signals.h, worker/worker_loop.cc (Halt, Resume,
+ * group_barrier.h and signals.h, worker/worker_loop.cc (Halt, Load, Resume,
  * Interrupt), coordinator/membership.h, SwitchControl::Tail, and the order
  * "reaped, then started" of deploy/supervision.h.
  *
@@ -16,17 +16,19 @@
  *     will come to any more, and says Hello. Lost memory it makes anew, empty.
  *   - a deadline at a barrier passes though all is well.
  * Beyond these, a deadline passes only where somebody will really not come.
- * Whoever gives up at a barrier halts. The coordinator halts all, takes the
- * highest record and the highest barrier number, and lets all go on from there.
- * A successor with empty memory first reloads its part: layers that are done in
- * the target's slots, others in the source's. Its peers map the new memory
- * when they resume; until then a pull from the lost one fails.
- * Everyone stores the record that it resumes from before it does anything:
- * the highest record may have been in memory that is lost next.
+ * Whoever gives up at a barrier halts. The coordinator halts all and takes the
+ * highest record. Whose memory is empty loads its part: layers that are done in
+ * the target's slots, others in the source's. Then all go on from there, with
+ * barrier numbers above every one used. Peers map new memory when they resume;
+ * until then a pull from the lost one fails. A memory counts as loaded from its
+ * first Resume on.
+ * At Resume everyone stores the record that it goes on from: the highest one may
+ * have been in memory that is lost next.
  *
  * Abstracted: what a slot holds is one of "layer l for EP", "layer l for TP",
  * "something else"; Hello, Halt, Halted, Resume, Interrupted and Switched are
- * flags that are seen any time later, of which a worker may miss Resume. Pages
+ * flags that are seen any time later; a worker may miss Resume, and the others
+ * then wait for it until the next round. Pages
  * of the KV cache are in page_moves.pml, the decision for the switch in
  * switch_commit.pml. The coordinator does not die here.
  *
@@ -37,16 +39,16 @@
  * @safety   four ranks, one fault: -DN=4 -DL=2 -DFAULTS=1 -DLOSSES=1
  * @safety   three ranks, two faults: -DN=3 -DL=2 -DFAULTS=2 -DLOSSES=1
  * @safety   two ranks, three layers, three faults: -DN=2 -DL=3 -DFAULTS=3 -DLOSSES=2
- * @safety   no deadline needed: -DN=2 -DL=2 -DFAULTS=3 -DLOSSES=0 -DNO_DEADLINE -DABANDON_ALL_AT_HALT
- *   Who takes a Halt aborts every barrier that anybody may be waiting at, also
- *   one with a number that its own predecessor was never told of. See
- *   NO_DEADLINE.
+ * @safety   no deadline needed, Halt names the barrier: -DN=2 -DL=2 -DFAULTS=3 -DLOSSES=3 -DNO_DEADLINE -DHALT_NAMES_BARRIER
+ *   Halt carries the number that the last Resume gave. Who takes it aborts
+ *   barriers up to that one. See NO_DEADLINE.
+ * @safety   no deadline needed, memory stays: -DN=2 -DL=2 -DFAULTS=3 -DLOSSES=0 -DNO_DEADLINE -DABANDON_ALL_AT_HALT
+ *   Who takes a Halt aborts barriers up to one above all that the words of all
+ *   ranks name.
  * @termination three ranks: -DN=3 -DL=2 -DFAULTS=1 -DLOSSES=1
  *
  * @mutation NO_BARRIER: -DN=2 -DFAULTS=0 => a_pull_met_a_wrong_slot
  *   Layer after layer without waiting for the others.
- * @mutation NO_FIRST_BARRIER: -DN=2 => a_pull_met_a_wrong_slot
- *   Who resumes pulls at once, from a peer that is not done reloading.
  * @mutation RECORD_BEFORE_BARRIER: -DN=3 -DLOSSES=0 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
  *   A layer counts as done everywhere when it is done here.
  * @mutation MINIMUM_OF_RECORDS: -DN=3 -DLOSSES=0 => a_pull_met_a_wrong_slot
@@ -64,11 +66,15 @@
  *   A successor without memory reloads as if no layer had been done.
  * @mutation RELOAD_BEFORE_HALT: -DN=3 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
  *   It reloads at its start, from records that are not final.
- * @mutation ADOPT_HALF_LOADED: -DN=3 -DFAULTS=2 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
- *   The successor of one that died while it reloaded takes its memory as whole.
+ * @mutation RESUME_BEFORE_LOADED: -DN=2 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
+ *   The others do not wait until the successor has loaded.
+ * @mutation ADOPT_HALF_LOADED: -DN=2 -DFAULTS=2 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
+ *   Memory counts as loaded from the beginning of the load, in which its worker
+ *   dies.
  * @mutation RESUME_WITHOUT_RECORD: -DN=2 -DFAULTS=2 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
- *   Who resumes keeps its old record until the next barrier. The rank whose
- *   record was the highest may lose its memory meanwhile.
+ *   Who resumes, and has not loaded, keeps its old record until the next barrier
+ *   while it overwrites what that record calls a source. The rank whose record
+ *   was the highest loses its memory meanwhile.
  * @mutation NO_DEADLINE: -DN=2 -DFAULTS=2 -DLOSSES=0 => invalid end state
  *   A successor aborts only the barrier behind its predecessor's last. When
  *   that one died between Halted and its next arrival, the others wait at a
@@ -126,7 +132,7 @@ byte parts[N * (L + 1)]; /* whose shares of the target's layer are there */
 
 byte arrived[N], aborted[N]; /* the barrier's words */
 byte record[N];              /* layers done everywhere */
-bool loaded[N];              /* the memory holds all that it should */
+bool loaded[N];              /* it has resumed with all that it should hold */
 byte gone[N];                /* 1 lost, 2 and the successor's is known, 0 there
                                 and mapped by all */
 
@@ -134,10 +140,13 @@ byte gone[N];                /* 1 lost, 2 and the successor's is known, 0 there
 
 bool hello[N], interrupted[N], switched[N];
 byte halt_round;                              /* of the last Halt */
-bool halted[N];                               /* the answers to it, */
+bool halted[N];                 /* the answers to it, */
 byte stand_barrier[N], stand_record[N];
-byte resume_round, next_barrier = 1, layers_done; /* and what follows */
-bool halting;
+bool unloaded[N];
+byte load_round;                /* of the last Load; to those that are empty */
+bool told_loaded[N];            /* the answers to it */
+byte resume_round, next_barrier = 1, layers_done;
+bool halting, loading;          /* neither: Resume is out */
 bool coming[N]; /* was alive at Resume, and has not stopped since */
 
 /* ---- a worker -------------------------------------------------------- */
@@ -157,8 +166,6 @@ byte life[N];
 #define WILL_COME(r) (ARRIVED(r) || coming[r])
 #ifdef NO_BARRIER
 #define COMPLETE true
-#elif defined(NO_FIRST_BARRIER)
-#define COMPLETE (ALL(ARRIVED) || !pulled)
 #else
 #define COMPLETE ALL(ARRIVED)
 #endif
@@ -174,6 +181,13 @@ inline reload(one) { /* a layer of ours, from the checkpoint */
 #endif
   :: else -> FROM(me, one) = SOURCE(one)
   fi
+}
+
+/* Of new memory, whose predecessor's words nobody may see: whoever waits for it,
+ * or will, gives up. */
+inline abort_for_peers() {
+  layer = FOLD(MAX, arrived) + 2;
+  for (peer : 0 .. N - 1) { aborted[peer] = MAX(aborted[peer], layer) }
 }
 
 inline copy_share() { /* between us and `peer` */
@@ -203,32 +217,23 @@ dead: /* reaped; what follows is the successor's start */
   atomic {
     coming[me] = false; layer = 0; peer = 0;
     if
-    :: true
-    :: losses > 0 -> losses--; goto lost
+    :: true -> goto born
+    :: losses > 0 -> losses--
     fi;
-#ifdef ADOPT_HALF_LOADED
-    loaded[me] = true;
-#endif
-    if
-    :: loaded[me] -> goto born
-    :: else
-    fi;
-  lost:
     for (peer : 0 .. L) {
       slot[me * (L + 1) + peer] = TORN;
 #ifdef PUSH
       parts[me * (L + 1) + peer] = 0
 #endif
     };
-    peer = 0;
     arrived[me] = 0; aborted[me] = 0; record[me] = 0;
     loaded[me] = false; gone[me] = 1;
 #ifdef RELOAD_BEFORE_HALT
     layer = FOLD(MAX, record);
     for (peer : 0 .. L - 1) { reload(peer) };
-    peer = 0;
     record[me] = layer; loaded[me] = true;
 #endif
+    abort_for_peers();
   born:
     round = 0; resumed = 0; number = 0; layer = 0; peer = 0; pulled = false;
     aborted[me] = MAX(aborted[me], arrived[me] + 1);
@@ -249,42 +254,50 @@ end_listen: /* when the coordinator has ended, too */
   :: atomic { CURRENT && halt_round > round && !hello[me] ->
        round = halt_round;
        coming[me] = false; interrupted[me] = false; switched[me] = false;
+#ifdef HALT_NAMES_BARRIER
+       aborted[me] = MAX(aborted[me], MAX(arrived[me] + 1, next_barrier));
+#endif
 #ifdef ABANDON_ALL_AT_HALT
        aborted[me] = MAX(aborted[me],
                          1 + MAX(FOLD(MAX, arrived), FOLD(MAX, aborted)));
 #endif
        stand_barrier[me] = MAX(arrived[me], aborted[me]);
        stand_record[me] = record[me];
+       unloaded[me] = !loaded[me];
        halted[me] = true
+     }
+  :: atomic { CURRENT && load_round == round && resumed < round && unloaded[me] &&
+              !told_loaded[me] ->
+#ifdef ADOPT_HALF_LOADED
+       loaded[me] = true;
+#endif
+       goto load
      }
   :: atomic { CURRENT && resume_round == round && resumed < round ->
        resumed = round; number = next_barrier; layer = layers_done;
 #ifdef REUSED_BARRIER_NUMBERS
        arrived[me] = 0; aborted[me] = 0;
 #endif
-       break
+       peer = 0;
+       loaded[me] = true;
+#ifndef RESUME_WITHOUT_RECORD
+       record[me] = layer;
+#endif
+       goto copy
      }
   :: over -> goto end
   OR_DIE
   od;
-  if
-  :: !loaded[me] ->
-     do
-     :: atomic { peer < L -> reload(peer); peer++ }
-     :: atomic { peer == L ->
-          peer = 0; loaded[me] = true;
-#ifndef RESUME_WITHOUT_RECORD
-          record[me] = layer;
-#endif
-          break }
-     OR_DIE
-     od
-#ifndef RESUME_WITHOUT_RECORD
-  :: else -> record[me] = layer
-#else
-  :: else
-#endif
-  fi;
+
+load: /* from the checkpoint, a layer after the other */
+  do
+  :: atomic { peer < L -> layer = layers_done; reload(peer); peer++; layer = 0 }
+  :: atomic { peer == L ->
+       peer = 0; record[me] = layers_done; told_loaded[me] = true;
+       goto listen
+     }
+  OR_DIE
+  od;
 
 copy:
   do
@@ -337,13 +350,30 @@ end: skip
 #define HELLO(r) hello[r]
 #define INTERRUPTED(r) interrupted[r]
 #define HALTED(r) halted[r]
+#define EMPTY(r) unloaded[r]
+#define READY(r) (!unloaded[r] || told_loaded[r])
 #define SWITCHED(r) switched[r]
 
 inline begin_round() {
-  for (r : 0 .. N - 1) { halted[r] = false; switched[r] = false };
+  for (r : 0 .. N - 1) {
+    halted[r] = false; stand_barrier[r] = 0; stand_record[r] = 0;
+    unloaded[r] = false; told_loaded[r] = false; switched[r] = false
+  };
   r = 0;
   halt_round++;
-  halting = true
+  halting = true; loading = false
+}
+
+inline resume() {
+  for (r : 0 .. N - 1) {
+    halted[r] = false; stand_barrier[r] = 0; stand_record[r] = 0;
+    unloaded[r] = false; told_loaded[r] = false;
+    coming[r] = !hello[r];
+    if :: gone[r] == 2 -> gone[r] = 0 :: else fi
+  };
+  r = 0;
+  resume_round = halt_round;
+  halting = false; loading = false
 }
 
 proctype Coordinator() {
@@ -364,7 +394,7 @@ proctype Coordinator() {
        if :: gone[r] == 1 -> gone[r] = 2 :: else fi;
        begin_round()
      }
-  :: atomic { !halting && ANY(INTERRUPTED) ->
+  :: atomic { !halting && !loading && ANY(INTERRUPTED) ->
        for (r : 0 .. N - 1) { interrupted[r] = false };
        begin_round()
      }
@@ -379,16 +409,15 @@ proctype Coordinator() {
 #else
        layers_done = FOLD(MAX, stand_record);
 #endif
-       for (r : 0 .. N - 1) {
-         halted[r] = false; stand_barrier[r] = 0; stand_record[r] = 0;
-         coming[r] = !hello[r];
-         if :: gone[r] == 2 -> gone[r] = 0 :: else fi
-       };
-       r = 0;
-       resume_round = halt_round;
-       halting = false
+       if
+#ifndef RESUME_BEFORE_LOADED
+       :: ANY(EMPTY) -> load_round = halt_round; halting = false; loading = true
+#endif
+       :: else -> resume()
+       fi
      }
-  :: atomic { !halting && ALL(SWITCHED) ->
+  :: atomic { loading && ALL(READY) -> resume() }
+  :: atomic { !halting && !loading && ALL(SWITCHED) ->
        for (r : 0 .. N * L - 1) {
          assert(INTO(r / L, r % L) == TARGET(r % L) || gone[r / L] ||
                 a_layer_is_wrong_at_the_end)

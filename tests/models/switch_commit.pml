@@ -2,8 +2,8 @@
  * coordinator and rounds of recovery.
  *
  * Stands for: coordinator/layout_machine.h, switch_control.h, membership.h and
- * engine_recovery.cc; worker/worker_loop.cc and switch_executor.h; the terms
- * and the journal as they are to be.
+ * engine_recovery.cc, worker/worker_loop.cc and switch_executor.h;
+ * coordinator/recovery_plan.h and the journal's records of switches.
  *
  * Two workers and one coordinator, beside which at any moment a second one may
  * start, with a higher term. The first may live on or die. A worker executes
@@ -22,9 +22,11 @@
  *
  * The journal has two kinds of records: a term has begun, and a switch is
  * decided (epoch, boundary). An append of a term below the highest one begun
- * fails. A new coordinator appends its term, reads, has every worker halt, and
- * resumes with the layout of the last decision and what is left of that switch,
- * for which it asks the workers' records; no step below its boundary is issued.
+ * fails. (The code goes further: the journal is locked for the life of its
+ * process, and the launcher reaps that before it starts the next.) A new
+ * coordinator appends its term, reads, has every worker halt, and resumes with
+ * the layout of the last decision and what is left of that switch, for which it
+ * asks the workers' records; no step below its boundary is issued.
  *
  * Abstracted: the copy is one action of each worker (layer_copy.pml has it in
  * full); PREPARE's checks are the coordinator's freedom to abort at any time;
@@ -56,7 +58,9 @@
  * @mutation RESTART_IGNORES_COMMIT: -DSTEPS=2 -DCRASHES=0 -DLOSSES=0 -DWISHES=1 => a_step_ran_against_the_log | the_weights_are_in_another_layout | the_end_is_not_what_the_log_says
  *   A new coordinator begins in the layout of the configuration.
  * @mutation BOUNDARY_FORGOTTEN: -DSTEPS=2 -DCRASHES=0 -DLOSSES=0 -DWISHES=1 => a_step_ran_against_the_log | a_step_ran_in_two_layouts
- *   It finishes the switch but numbers steps from the last one executed.
+ *   It finishes the switch but numbers steps from the last one executed. (Here
+ *   PREPARED may come before the steps below the boundary are executed; in the
+ *   code numbers are left out when plans in flight are given up.)
  * @mutation EPOCH_REUSED: -DSTEPS=2 -DCRASHES=0 -DLOSSES=1 => the_weights_are_in_another_layout
  *   It counts epochs anew. The record of an old switch is taken for one of the
  *   new switch with the same number.

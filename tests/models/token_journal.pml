@@ -1,8 +1,8 @@
 /* Tokens between the journal and the clients: what is sent, what survives a
  * coordinator, what a client sees that comes back.
  *
- * Stands for: the coordinator's journal of requests and tokens, the streams of
- * coordinator/api, Last-Event-ID and idempotency keys, as they are to be; and
+ * Stands for: coordinator/journal, EngineHost::CommitAndDeliver and Attach, the
+ * streams of coordinator/api with Last-Event-ID and idempotency keys, and
  * Scheduler::RollBack, after which a token without a record is drawn again.
  *
  * One request with TOKENS tokens and an idempotency key; two connections bring
