@@ -421,8 +421,12 @@ TEST_F(EngineHostTest, AllWorkersMayDieAtOnce) {
 TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
   Start();
   EXPECT_EQ(hub_->num_loads(), 2);
-  std::vector<RequestId> ids;
-  for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10 + i, 400)));
+  // All at once, so that both ranks get four.
+  std::vector<Generation> requests;
+  for (int i = 0; i < 8; ++i) requests.push_back(Request(10 + i, 400));
+  const auto submitted = engine_->Submit(std::move(requests));
+  ASSERT_THAT(submitted, IsOk());
+  const std::vector<RequestId>& ids = *submitted;
   for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
   hub_->Kill(1);
   hub_->ReviveEmpty(1);
