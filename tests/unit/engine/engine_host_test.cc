@@ -437,6 +437,17 @@ TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
   EXPECT_GT(engine_->GetStatus().dropped_tokens_total, 0u);
 }
 
+TEST_F(EngineHostTest, ALoadThatIsLostIsSaidAgain) {
+  Start();
+  hub_->Kill(1);
+  const RequestId id = Submit(Request(20, 400));
+  hub_->AwaitLost(1);
+  hub_->LoseNextLoad();
+  hub_->ReviveEmpty(1);
+  ExpectQuietTokens(id, 20, 400);
+  EXPECT_EQ(hub_->num_loads(), 3);
+}
+
 TEST_F(EngineHostTest, MemoryThatIsGoneInACommittedSwitchComesBackInItsMiddle) {
   Start();
   std::vector<RequestId> ids;

@@ -111,6 +111,11 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     corrupt_ = true;
   }
+  // The next LOAD does not arrive.
+  void LoseNextLoad() {
+    absl::MutexLock lock(&mutex_);
+    lose_load_ = true;
+  }
   void LoseNextReport() {
     absl::MutexLock lock(&mutex_);
     lose_ = true;
@@ -161,6 +166,7 @@ class FakeHub final : public Hub {
       return absl::OkStatus();
     }
     if (const auto* load = std::get_if<Load>(&message->command)) {
+      if (std::exchange(lose_load_, false)) return absl::OkStatus();
       if (fail_load_.has_value()) {
         Report_(rank, Fault{StepId{0}, *fail_load_});
         return absl::OkStatus();
@@ -378,6 +384,7 @@ class FakeHub final : public Hub {
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   bool corrupt_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_ ABSL_GUARDED_BY(mutex_) = false;
+  bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool repeat_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
