@@ -111,6 +111,16 @@ Resume ResumeOf(uint64_t round) {
   return resume;
 }
 
+TEST_F(WorkerLoopTest, ALateCopyOfAHaltHidesNothingThatFollows) {
+  Come(1, Greet{});
+  Come(2, Halt{1});
+  Come(3, Restore{1, {}});
+  Come(2, Halt{1});
+  Come(4, ResumeOf(1));
+  EXPECT_THAT(Run(), ElementsAre(Kind<Hello>(), Kind<Halted>()));
+  EXPECT_EQ(resumed_, 1);
+}
+
 TEST_F(WorkerLoopTest, AHaltThatIsSaidAgainIsAnsweredAgain) {
   Come(1, Greet{});
   Come(2, Halt{1});
