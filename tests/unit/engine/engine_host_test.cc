@@ -524,6 +524,19 @@ TEST_F(EngineHostTest, ALostReportCostsARoundOfRecovery) {
   EXPECT_GE(engine_->GetStatus().recoveries_total, 1u);
 }
 
+TEST_F(EngineHostTest, ResultsThatAreLostRightAfterASwitchAreMissed) {
+  config_.stall_timeout_ms = 100;
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 2);
+  // All that are under way: nothing that follows shows the gap.
+  hub_->LoseResultsAfterSwitch(config_.steps_ahead);
+  const auto report = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(report->done);
+  ExpectQuietTokens(id, 20, 900);
+}
+
 TEST_F(EngineHostTest, AWorkerThatDoesNotHaltIsReplaced) {
   config_.step_timeout_ms = 10;
   config_.stall_timeout_ms = 100;
