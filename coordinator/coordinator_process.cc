@@ -73,6 +73,11 @@ class EndOfService {
     pollfd fds[] = {{signal_fd_.get(), POLLIN, 0}, {read_fd_.get(), POLLIN, 0}};
     while (poll(fds, 2, timeout_ms) < 0 && errno == EINTR) {
     }
+    if (fds[1].revents != 0) {
+      // Or every later wait would end at once.
+      char taken[16];
+      [[maybe_unused]] ssize_t n = read(read_fd_.get(), taken, sizeof taken);
+    }
     if (fds[0].revents != 0) {
       signalfd_siginfo info;
       [[maybe_unused]] ssize_t n = read(signal_fd_.get(), &info, sizeof(info));

@@ -40,7 +40,7 @@ class GroupStepBarrier final : public StepBarrier {
         next_(barrier_.arrived() + 1) {}
 
   absl::Status Wait() override { return barrier_.Wait(next_++, timeout_); }
-  void Abandon() override { barrier_.Abort(barrier_.arrived() + 1); }
+  void Abandon() override { barrier_.AbortWhereverOthersAre(); }
   void AbandonForPeers() override { barrier_.AbortForPeers(); }
   uint64_t abandoned() const override { return barrier_.abandoned(); }
   void GoOn(uint64_t next) override { next_ = next; }

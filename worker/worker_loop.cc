@@ -138,6 +138,9 @@ absl::Status WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
   if (now < then || (now == then && !halted_)) {
     return absl::OkStatus();  // late
   }
+  // A copy of one that was answered must not make us count from it again: what
+  // has come since would count as lost, and Resume with it.
+  if (now == then && envelope.sequence < next_in_) return absl::OkStatus();
   if (now > then) loaded_.reset();
   term_ = envelope.term;
   round_ = halt.round;

@@ -171,20 +171,34 @@ void GroupBarrier::Abort(uint64_t through) {
   FutexWakeAll(bell_);
 }
 
+// After a recovery the group goes on with the number above all that any rank
+// has arrived at or aborted. Whoever has got there shows it; whoever has not is
+// about to, and nobody passes it without us.
+void GroupBarrier::AbortWhereverOthersAre() { Abort(Furthest() + 1); }
+
+uint64_t GroupBarrier::Furthest() const {
+  uint64_t furthest = 0;
+  for (const SignalsBlock* block : blocks_) {
+    const SignalsArrival& arrival = block->arrival;
+    furthest =
+        std::max({furthest, arrival.sequence.load(std::memory_order_seq_cst),
+                  arrival.aborted_through.load(std::memory_order_seq_cst)});
+  }
+  return furthest;
+}
+
 // Let the predecessor's last arrival be s. All had passed s - 1, and nobody can
 // pass s + 1. So some peer that lives may stand at s - 1 or s still, all of
 // them before they stop at s + 1: two beyond the highest that has arrived so
-// far is the furthest that s + 1 can be. What is complete stays so.
+// far is the furthest that s + 1 can be. What is complete stays so. After a
+// recovery that the predecessor did not live to go on from, the others are one
+// above all that was arrived at or aborted.
 void GroupBarrier::AbortForPeers() {
-  uint64_t highest = 0;
-  for (const SignalsBlock* block : blocks_) {
-    highest = std::max(highest,
-                       block->arrival.sequence.load(std::memory_order_seq_cst));
-  }
+  const uint64_t through = Furthest() + 2;
   for (SignalsBlock* block : blocks_) {
-    if (block != own_) RaiseTo(block->arrival.aborted_through, highest + 2);
+    if (block != own_) RaiseTo(block->arrival.aborted_through, through);
   }
-  Abort(highest + 2);
+  Abort(through);
 }
 
 int DefaultSpinUs(int num_ranks, int threads_per_rank, int num_cores) {

@@ -89,6 +89,11 @@ class GroupBarrier {
   // it, or will. REQUIRES: no life of ours waits or waited on this memory.
   void AbortForPeers();
 
+  // Ends every barrier at which anybody may wait for us now. Where our own
+  // arrival is that of a life that died before it went on after a recovery, the
+  // others are at a number that it never heard of.
+  void AbortWhereverOthersAre();
+
   // No barrier up to this number will be waited for by us any more.
   uint64_t abandoned() const {
     return std::max(arrived(), own_->arrival.aborted_through.load(
@@ -98,6 +103,8 @@ class GroupBarrier {
   static constexpr absl::Duration kKeepCore = absl::Microseconds(2);
 
  private:
+  // The highest number that any rank has arrived at or aborted.
+  uint64_t Furthest() const;
   bool AllArrived(uint64_t sequence) const;
   bool AnyAbort(uint64_t sequence) const;
   bool Spin(uint64_t sequence, const Deadline& deadline) const;

@@ -1,5 +1,7 @@
 #include "worker/memory/worker_memory.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -41,6 +43,14 @@ absl::Status About(RegionKind kind, Rank rank, const absl::Status& status) {
   return absl::Status(status.code(),
                       absl::StrCat(std::string(RegionKindName(kind)),
                                    " of rank ", rank, ": ", status.message()));
+}
+
+// Whether two descriptors are of one memory.
+bool SameMemory(int a, int b) {
+  struct stat of_a {
+  }, of_b{};
+  return ::fstat(a, &of_a) == 0 && ::fstat(b, &of_b) == 0 &&
+         of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
 }
 
 }  // namespace
@@ -155,8 +165,13 @@ absl::Status WorkerMemory::MapPeers(MemoryVault& vault,
     std::unique_ptr<Region> region;
   };
   std::vector<Mapped> mapped;
+  std::array<Incarnation, kMaxRanks> whole{};
   for (Rank peer = 0; peer < num_ranks_; ++peer) {
     if (peer == rank_) continue;
+    // A life deposits its signals last. If they are the same before and after,
+    // all that lies between is of one life.
+    auto before = vault.Borrow(RegionKind::kSignals, peer, deadline.left());
+    if (!before.ok()) return About(RegionKind::kSignals, peer, before.status());
     for (RegionKind kind : kPeerKinds) {
       auto borrowed = vault.Borrow(kind, peer, deadline.left());
       if (!borrowed.ok()) return About(kind, peer, borrowed.status());
@@ -164,18 +179,25 @@ absl::Status WorkerMemory::MapPeers(MemoryVault& vault,
       if (!region.ok()) return About(kind, peer, region.status());
       mapped.push_back({kind, peer, *std::move(region)});
     }
+    const Region& signals = *mapped.back().region;
+    if (SameMemory(before->fd.get(), signals.descriptor())) {
+      whole[peer] =
+          Incarnation{SignalsAt(signals.mutable_base())->identity.memory};
+    }
   }
   for (Mapped& one : mapped) {
     Show(one.kind, one.rank, *one.region);
     peers_[one.rank][static_cast<size_t>(one.kind)] = std::move(one.region);
   }
+  whole_ = whole;
   peers_mapped_ = true;
   return absl::OkStatus();
 }
 
 absl::Status WorkerMemory::MapAnew(Rank peer, Incarnation memory,
                                    MemoryVault& vault) {
-  if (peer == rank_ || memory_of(peer) == memory) return absl::OkStatus();
+  if (peer == rank_ || whole_[peer] == memory) return absl::OkStatus();
+  whole_[peer] = Incarnation{};
   for (RegionKind kind : kPeerKinds) {
     auto borrowed = vault.Borrow(kind, peer, options_.vault_timeout);
     if (!borrowed.ok()) return About(kind, peer, borrowed.status());
@@ -184,7 +206,12 @@ absl::Status WorkerMemory::MapAnew(Rank peer, Incarnation memory,
                               std::move(borrowed->fd))));
   }
   RETURN_IF_ERROR(CheckSignals(signals_[peer], peer, num_ranks_));
-  if (memory_of(peer) == memory) return absl::OkStatus();
+  // That life has said Hello, so what the vault gave is its own or of a later
+  // one, and of a later one if anything is: the signals came last.
+  if (memory_of(peer) == memory) {
+    whole_[peer] = memory;
+    return absl::OkStatus();
+  }
   return absl::AbortedError(
       absl::StrCat("the memory of rank ", peer, " is of its life ",
                    memory_of(peer).value, ", not ", memory.value));
@@ -204,6 +231,7 @@ absl::Status WorkerMemory::ShareInProcess(const WorkerMemory& peer) {
     Show(kind, peer.rank_, **region);
     peers_[peer.rank_][static_cast<size_t>(kind)] = *std::move(region);
   }
+  whole_[peer.rank_] = memory_of(peer.rank_);
   return absl::OkStatus();
 }
 

@@ -90,7 +90,7 @@ class WorkerMemory {
   // REQUIRES: peers_mapped(); nobody uses the peer's regions meanwhile.
   absl::Status MapAnew(Rank peer, Incarnation memory, MemoryVault& vault);
 
-  // The life that made the memory that we see as a rank's.
+  // The life that made the signals that we see as a rank's.
   Incarnation memory_of(Rank rank) const {
     return Incarnation{SignalsAt(signals_[rank])->identity.memory};
   }
@@ -146,6 +146,9 @@ class WorkerMemory {
   std::array<std::array<std::unique_ptr<Region>, kNumRegionKinds>, kMaxRanks>
       peers_;
   bool peers_mapped_ = false;
+  // [rank] The life of whose memory all our mappings of a peer are; 0 where
+  // they may be of several, since it was replaced while we mapped it.
+  std::array<Incarnation, kMaxRanks> whole_{};
   // What accessors give: our view of each region of each rank.
   std::array<std::array<const std::byte*, kMaxRanks>, kNumRegionKinds> bases_{};
   std::array<std::byte*, kMaxRanks> signals_{};

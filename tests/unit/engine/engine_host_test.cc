@@ -421,8 +421,12 @@ TEST_F(EngineHostTest, AllWorkersMayDieAtOnce) {
 TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
   Start();
   EXPECT_EQ(hub_->num_loads(), 2);
-  std::vector<RequestId> ids;
-  for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10 + i, 400)));
+  // All at once, so that both ranks get four.
+  std::vector<Generation> requests;
+  for (int i = 0; i < 8; ++i) requests.push_back(Request(10 + i, 400));
+  const auto submitted = engine_->Submit(std::move(requests));
+  ASSERT_THAT(submitted, IsOk());
+  const std::vector<RequestId>& ids = *submitted;
   for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
   hub_->Kill(1);
   hub_->ReviveEmpty(1);
@@ -431,6 +435,17 @@ TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
   // Those of the other rank have kept what they had.
   EXPECT_EQ(engine_->GetStatus().preemptions_total, 4u);
   EXPECT_GT(engine_->GetStatus().dropped_tokens_total, 0u);
+}
+
+TEST_F(EngineHostTest, ALoadThatIsLostIsSaidAgain) {
+  Start();
+  hub_->Kill(1);
+  const RequestId id = Submit(Request(20, 400));
+  hub_->AwaitLost(1);
+  hub_->LoseNextLoad();
+  hub_->ReviveEmpty(1);
+  ExpectQuietTokens(id, 20, 400);
+  EXPECT_EQ(hub_->num_loads(), 3);
 }
 
 TEST_F(EngineHostTest, MemoryThatIsGoneInACommittedSwitchComesBackInItsMiddle) {
@@ -507,6 +522,19 @@ TEST_F(EngineHostTest, ALostReportCostsARoundOfRecovery) {
   hub_->LoseNextReport();
   ExpectQuietTokens(id, 20, 900);
   EXPECT_GE(engine_->GetStatus().recoveries_total, 1u);
+}
+
+TEST_F(EngineHostTest, ResultsThatAreLostRightAfterASwitchAreMissed) {
+  config_.stall_timeout_ms = 100;
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 2);
+  // All that are under way: nothing that follows shows the gap.
+  hub_->LoseResultsAfterSwitch(config_.steps_ahead);
+  const auto report = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(report->done);
+  ExpectQuietTokens(id, 20, 900);
 }
 
 TEST_F(EngineHostTest, AWorkerThatDoesNotHaltIsReplaced) {

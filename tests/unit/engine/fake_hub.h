@@ -111,9 +111,19 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     corrupt_ = true;
   }
+  // The next LOAD does not arrive.
+  void LoseNextLoad() {
+    absl::MutexLock lock(&mutex_);
+    lose_load_ = true;
+  }
   void LoseNextReport() {
     absl::MutexLock lock(&mutex_);
     lose_ = true;
+  }
+  // The next results that follow a switch.
+  void LoseResultsAfterSwitch(int count) {
+    absl::MutexLock lock(&mutex_);
+    lose_after_switch_ = count;
   }
   void RepeatReports() {
     absl::MutexLock lock(&mutex_);
@@ -161,6 +171,7 @@ class FakeHub final : public Hub {
       return absl::OkStatus();
     }
     if (const auto* load = std::get_if<Load>(&message->command)) {
+      if (std::exchange(lose_load_, false)) return absl::OkStatus();
       if (fail_load_.has_value()) {
         Report_(rank, Fault{StepId{0}, *fail_load_});
         return absl::OkStatus();
@@ -223,6 +234,11 @@ class FakeHub final : public Hub {
     const Incarnation incarnation{incarnations_[rank]};
     ReportMessage message{{Term{1}, incarnation, next_out_[rank]++},
                           std::move(report)};
+    if (std::holds_alternative<StepResult>(message.report) &&
+        lose_results_ > 0) {
+      --lose_results_;
+      return;
+    }
     if (std::exchange(lose_, false) || !connected_.contains(rank)) return;
     const std::string bytes = Encode(message);
     reports_.push_back({rank, incarnation, bytes});
@@ -268,6 +284,7 @@ class FakeHub final : public Hub {
   }
 
   void ReportSwitched(Epoch epoch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    lose_results_ = std::exchange(lose_after_switch_, 0);
     for (Rank r = 0; r < ranks(); ++r) {
       Switched switched;
       switched.epoch = epoch;
@@ -378,6 +395,9 @@ class FakeHub final : public Hub {
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   bool corrupt_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_ ABSL_GUARDED_BY(mutex_) = false;
+  int lose_results_ ABSL_GUARDED_BY(mutex_) = 0;
+  int lose_after_switch_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool repeat_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;

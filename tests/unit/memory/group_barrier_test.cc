@@ -114,6 +114,33 @@ TEST(GroupBarrier, AbortEndsSleepersAndLaterWaitsUpToItsNumber) {
   EXPECT_EQ(zero.abandoned(), 3u);
 }
 
+// A life dies after it was told to go on with number 20 and before it has: its
+// own last arrival is 7.
+TEST(GroupBarrier, AbortWhereverOthersAreReachesThoseWhoHaveGoneOn) {
+  const Group group(2);
+  group.block(0)->arrival.sequence = 19;
+  group.block(1)->arrival.sequence = 7;
+  GroupBarrier survivor = group.Barrier(0), successor = group.Barrier(1);
+  std::thread waiting([&] {
+    EXPECT_THAT(survivor.Wait(20, kLong),
+                StatusIs(absl::StatusCode::kAborted,
+                         HasSubstr("rank 1 aborted barrier 20")));
+  });
+  group.AwaitAsleep(0);
+  successor.AbortWhereverOthersAre();
+  waiting.join();
+  EXPECT_EQ(group.block(1)->arrival.aborted_through, 21u);
+}
+
+TEST(GroupBarrier, AbortWhereverOthersAreReachesThoseWhoAreOnTheirWay) {
+  const Group group(2);
+  group.block(0)->arrival.sequence = 7;
+  group.block(0)->arrival.aborted_through = 19;
+  GroupBarrier survivor = group.Barrier(0), successor = group.Barrier(1);
+  successor.AbortWhereverOthersAre();
+  EXPECT_THAT(survivor.Wait(20, kLong), StatusIs(absl::StatusCode::kAborted));
+}
+
 TEST(GroupBarrier, AbortDoesNotUndoACompletedBarrier) {
   const Group group(2);
   GroupBarrier zero = group.Barrier(0);

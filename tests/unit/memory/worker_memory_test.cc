@@ -4,9 +4,14 @@
 
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "common/status_macros.h"
 #include "common/vault_client.h"
 #include "deploy/vault.h"
 #include "gmock/gmock.h"
@@ -98,9 +103,95 @@ TEST_F(WorkerMemoryTest, PeerThatNeverDepositsIsADeadlineThatNamesIt) {
   ASSERT_THAT(memory, IsOk());
   EXPECT_THAT((*memory)->MapPeers(*client, absl::Milliseconds(5)),
               StatusIs(absl::StatusCode::kDeadlineExceeded,
-                       HasSubstr("experts of rank 1")));
+                       HasSubstr("signals of rank 1")));
   EXPECT_FALSE((*memory)->peers_mapped());
   EXPECT_EQ((*memory)->base(RegionKind::kKv, 1), nullptr);
+}
+
+// A vault in which the peer's life is replaced between two borrowings.
+class ChangingVault final : public MemoryVault {
+ public:
+  absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
+                       absl::Duration) override {
+    auto copy = Duplicate(fd);
+    RETURN_IF_ERROR(copy.status());
+    kept_[{depositor, kind}] = {*std::move(copy), size_bytes};
+    return absl::OkStatus();
+  }
+  absl::StatusOr<RegionDescriptor> Withdraw(RegionKind,
+                                            absl::Duration) override {
+    return absl::NotFoundError("nothing");
+  }
+  absl::StatusOr<RegionDescriptor> Borrow(RegionKind kind, Rank rank,
+                                          absl::Duration) override {
+    if (kind == change_at && --borrowings == 0) change();
+    const RegionDescriptor& kept = kept_[{rank, kind}];
+    ASSIGN_OR_RETURN(UniqueFd fd, Duplicate(kept.fd.get()));
+    return RegionDescriptor{std::move(fd), kept.size_bytes};
+  }
+
+  Rank depositor = 0;
+  // Before the `borrowings`th borrowing of this kind.
+  RegionKind change_at = RegionKind::kSignals;
+  int borrowings = 0;
+  std::function<void()> change;
+
+ private:
+  std::map<std::pair<Rank, RegionKind>, RegionDescriptor> kept_;
+};
+
+class ReplacedPeerTest : public testing::Test {
+ protected:
+  ReplacedPeerTest() {
+    ours_ = Make(0, 1);
+    Live(1);
+  }
+  std::unique_ptr<WorkerMemory> Make(Rank rank, uint64_t incarnation) {
+    vault_.depositor = rank;
+    WorkerMemoryOptions options;
+    options.incarnation = Incarnation{incarnation};
+    auto made = WorkerMemory::Create(rank, 2, SmallGeometry(), vault_, options);
+    EXPECT_THAT(made, IsOk());
+    return *std::move(made);
+  }
+  // A life of the peer with new memory, its number in every region.
+  void Live(uint64_t incarnation) {
+    peer_ = Make(1, incarnation);
+    for (RegionKind kind :
+         {RegionKind::kExperts, RegionKind::kKv, RegionKind::kExchange}) {
+      *peer_->mutable_base(kind) = static_cast<std::byte>(incarnation);
+    }
+  }
+  void ExpectSeen(int incarnation) {
+    for (RegionKind kind :
+         {RegionKind::kExperts, RegionKind::kKv, RegionKind::kExchange}) {
+      EXPECT_EQ(static_cast<int>(*ours_->base(kind, 1)), incarnation)
+          << RegionKindName(kind);
+    }
+  }
+
+  ChangingVault vault_;
+  std::unique_ptr<WorkerMemory> ours_, peer_;
+};
+
+TEST_F(ReplacedPeerTest, WhatWasMappedInPartIsMappedAnewAsAWhole) {
+  ASSERT_THAT(ours_->MapPeers(vault_, kLong), IsOk());
+  ExpectSeen(1);
+  Live(2);
+  vault_.borrowings = 1;
+  vault_.change = [this] { Live(3); };
+  EXPECT_THAT(ours_->MapAnew(1, Incarnation{2}, vault_),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("life 3, not 2")));
+  ASSERT_THAT(ours_->MapAnew(1, Incarnation{3}, vault_), IsOk());
+  ExpectSeen(3);
+}
+
+TEST_F(ReplacedPeerTest, APeerReplacedWhileItWasMappedFirstIsMappedAnew) {
+  vault_.borrowings = 2;  // the first one is before all else
+  vault_.change = [this] { Live(2); };
+  ASSERT_THAT(ours_->MapPeers(vault_, kLong), IsOk());
+  ASSERT_THAT(ours_->MapAnew(1, Incarnation{2}, vault_), IsOk());
+  ExpectSeen(2);
 }
 
 TEST_F(WorkerMemoryTest, PeerOfAnotherGeometryIsRefused) {

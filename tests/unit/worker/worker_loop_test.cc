@@ -1,0 +1,156 @@
+// A worker's part in rounds of recovery, message by message: what is repeated,
+// late or lost.
+#include "worker/worker_loop.h"
+
+#include <csignal>
+#include <deque>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/status_matchers.h"
+
+namespace moebius {
+namespace {
+
+using testing::ElementsAre;
+
+// Gives what was put into it, then stops the loop.
+class ScriptedLink final : public Link {
+ public:
+  absl::Status Send(std::string_view bytes) override {
+    auto message =
+        DecodeReport(absl::MakeConstSpan(bytes.data(), bytes.size()));
+    EXPECT_THAT(message, IsOk());
+    reports.push_back(std::move(message->report));
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::optional<std::string>> Receive(int) override {
+    if (commands.empty()) {
+      stop = 1;
+      return std::nullopt;
+    }
+    std::string bytes = std::move(commands.front());
+    commands.pop_front();
+    return bytes;
+  }
+
+  std::deque<std::string> commands;
+  std::vector<Report> reports;
+  volatile std::sig_atomic_t stop = 0;
+};
+
+class NoBarrier final : public StepBarrier {
+ public:
+  absl::Status Wait() override { return absl::OkStatus(); }
+  void Abandon() override {}
+  void AbandonForPeers() override {}
+  uint64_t abandoned() const override { return 0; }
+  void GoOn(uint64_t) override {}
+};
+
+class WorkerLoopTest : public testing::Test {
+ protected:
+  WorkerLoopTest() {
+    context_.incarnation = Incarnation{1};
+    context_.link = &link_;
+    context_.switches = &switches_;
+    context_.sequences = &sequences_;
+    context_.barrier = &barrier_;
+    context_.signals = &signals_;
+    context_.load = [this](const Load&) -> absl::StatusOr<Loaded> {
+      ++loads_;
+      return Loaded{0, 1000, 7};
+    };
+    context_.meet = [this](absl::Span<const Incarnation>) {
+      ++resumed_;
+      return absl::OkStatus();
+    };
+  }
+
+  void Come(uint64_t sequence, Command command) {
+    link_.commands.push_back(Encode(CommandMessage{
+        {Term{1}, Incarnation{1}, sequence}, std::move(command)}));
+  }
+  // Runs to the end of what has come; the reports, by their kind.
+  std::vector<size_t> Run() {
+    EXPECT_THAT(WorkerLoop(context_).Run(&link_.stop), IsOk());
+    std::vector<size_t> kinds;
+    for (const Report& report : link_.reports) kinds.push_back(report.index());
+    return kinds;
+  }
+  template <typename T>
+  static size_t Kind() {
+    return Report(T{}).index();
+  }
+
+  ScriptedLink link_;
+  NoBarrier barrier_;
+  SignalsBlock signals_{};
+  SequenceTable sequences_{0, 4, 16, 100};
+  SwitchExecutor switches_{
+      SwitchContext{
+          0, 1, {}, {}, 0, 0, nullptr, &sequences_, &barrier_, nullptr},
+      ExpertParallel()};
+  WorkerLoop::Context context_;
+  int loads_ = 0;
+  int resumed_ = 0;
+};
+
+Resume ResumeOf(uint64_t round) {
+  Resume resume;
+  resume.round = round;
+  resume.layout = ExpertParallel();
+  resume.next_step = StepId{1};
+  resume.next_barrier = 1;
+  resume.memories = {Incarnation{1}};
+  return resume;
+}
+
+TEST_F(WorkerLoopTest, ALateCopyOfAHaltHidesNothingThatFollows) {
+  Come(1, Greet{});
+  Come(2, Halt{1});
+  Come(3, Restore{1, {}});
+  Come(2, Halt{1});
+  Come(4, ResumeOf(1));
+  EXPECT_THAT(Run(), ElementsAre(Kind<Hello>(), Kind<Halted>()));
+  EXPECT_EQ(resumed_, 1);
+}
+
+TEST_F(WorkerLoopTest, AHaltThatIsSaidAgainIsAnsweredAgain) {
+  Come(1, Greet{});
+  Come(2, Halt{1});
+  Come(4, Halt{1});  // 3 was lost
+  Come(5, ResumeOf(1));
+  EXPECT_THAT(Run(),
+              ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Halted>()));
+  EXPECT_EQ(resumed_, 1);
+}
+
+TEST_F(WorkerLoopTest, WeightsThatAreThereAreNotLoadedAgainInTheRound) {
+  Come(1, Greet{});
+  Come(2, Halt{1});
+  Come(3, Load{1, ExpertParallel(), {}, ExpertParallel(), 0});
+  Come(4, Halt{1});
+  Come(5, Load{1, ExpertParallel(), {}, ExpertParallel(), 0});
+  EXPECT_THAT(Run(), ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Loaded>(),
+                                 Kind<Halted>(), Kind<Loaded>()));
+  EXPECT_EQ(loads_, 1);
+}
+
+TEST_F(WorkerLoopTest, AnotherRoundLoadsAnew) {
+  Come(1, Greet{});
+  for (uint64_t round : {1, 2}) {
+    Come(2 * round, Halt{round});
+    Come(2 * round + 1, Load{round, ExpertParallel(), {}, ExpertParallel(), 0});
+  }
+  Run();
+  EXPECT_EQ(loads_, 2);
+}
+
+}  // namespace
+}  // namespace moebius
