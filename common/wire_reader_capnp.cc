@@ -80,10 +80,10 @@ absl::Status Read(wire::StepPlan::Reader in, StepPlan& out) {
   for (uint32_t slot : out.released) {
     if (slot >= kMaxSlotNumber) return Malformed("released slot");
   }
-  const auto admissions = in.getAdmissions();
-  out.admissions.resize(admissions.size());
-  for (unsigned i = 0; i < admissions.size(); ++i) {
-    RETURN_IF_ERROR(Read(admissions[i], out.admissions[i]));
+  // Not sized beforehand: a list of structures without size costs its sender
+  // nothing, and each of them fails.
+  for (auto admission : in.getAdmissions()) {
+    RETURN_IF_ERROR(Read(admission, out.admissions.emplace_back()));
   }
   RETURN_IF_ERROR(ReadRows(in, out.page_rows));
   const auto slots = in.getItemSlot();
@@ -117,9 +117,8 @@ absl::Status Read(wire::Restore::Reader in, Restore& out) {
       admissions.size() != computed.size()) {
     return Malformed("restored sequences and tables differ in number");
   }
-  out.sequences.resize(admissions.size());
   for (unsigned i = 0; i < admissions.size(); ++i) {
-    Restore::Sequence& sequence = out.sequences[i];
+    Restore::Sequence& sequence = out.sequences.emplace_back();
     RETURN_IF_ERROR(Read(admissions[i], sequence.admission));
     RETURN_IF_ERROR(Read(tables[i], sequence.table));
     if (sequence.table.slot != sequence.admission.slot) {
