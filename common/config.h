@@ -79,7 +79,8 @@ struct Config {
 
   // faults: see fault_point.h
   bool faults_enabled = false;
-  std::string faults;  // armed from the start
+  std::string faults;          // armed from the start
+  std::string message_faults;  // see message_faults.h
 
   std::string log_level = "info";
 };

@@ -11,6 +11,7 @@
 #include "common/cat.h"
 #include "common/fault_point.h"
 #include "common/ids.h"
+#include "common/message_faults.h"
 
 namespace moebius {
 namespace {
@@ -200,6 +201,23 @@ ConfigKey Faults(std::string_view name, std::string_view help,
 ConfigKey YesNo(std::string_view name, std::string_view help,
                 bool Config::*field) {
   return Choice<bool>(name, help, field, {{"false", false}, {"true", true}});
+}
+
+ConfigKey FaultsOfMessages(std::string_view name, std::string_view help,
+                           std::string Config::*field) {
+  return ConfigKey{
+      name,
+      help,
+      "words like lose=0.02 repeat=0.1 reorder=0.1 delay_ms=5 seed=7, and "
+      "lose_command=commit@1#2 or delay_report=switched:500 (lose_, delay_, "
+      "swap_, echo_)",
+      true,
+      [=](Config& config, std::string_view text) {
+        if (!ParseMessageFaults(text).ok()) return false;
+        config.*field = std::string(text);
+        return true;
+      },
+      [=](const Config& config) { return config.*field; }};
 }
 
 std::vector<ConfigKey> MakeKeys() {
@@ -409,6 +427,11 @@ std::vector<ConfigKey> MakeKeys() {
                         "Faults that are armed from the start, if "
                         "faults.enabled is true.",
                         &Config::faults));
+  keys.push_back(FaultsOfMessages(
+      "faults.messages",
+      "What befalls messages between coordinator and workers, if "
+      "faults.enabled is true.",
+      &Config::message_faults));
   // log
   keys.push_back(Choice<std::string>("log.level", "Least that is logged.",
                                      &Config::log_level,

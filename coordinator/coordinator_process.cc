@@ -33,6 +33,7 @@
 #include "coordinator/api/openai_api.h"
 #include "coordinator/checkpoint_codec.h"
 #include "coordinator/engine_host.h"
+#include "coordinator/faulty_hub.h"
 #include "coordinator/journal/disk_posix.h"
 #include "coordinator/journal/journal.h"
 #include "coordinator/throughput_bench.h"
@@ -162,10 +163,17 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
 constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
 
 // Bound to be spoken on by workers of the group alone. `vault` outlives it.
-absl::StatusOr<std::unique_ptr<Hub>> BindHub(const std::string& dir,
+absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
                                              VaultClient& vault) {
-  return Hub::Bind(
-      dir, [&vault](pid_t pid) { return vault.WhoIs(pid, kWhoIsTimeout); });
+  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir, [&vault](pid_t pid) {
+                     return vault.WhoIs(pid, kWhoIsTimeout);
+                   }));
+  const Config& config = options.config;
+  if (!config.faults_enabled || config.message_faults.empty()) return hub;
+  ASSIGN_OR_RETURN(MessageFaults faults,
+                   ParseMessageFaults(config.message_faults));
+  spdlog::warn("faults of messages: {}", config.message_faults);
+  return std::make_unique<FaultyHub>(std::move(hub), std::move(faults));
 }
 
 HttpServerOptions ServerOptions(const Config& config,
@@ -203,7 +211,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model_path));
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
-  ASSIGN_OR_RETURN(auto hub, BindHub(options.dir, vault));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options, vault));
   ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
@@ -333,7 +341,7 @@ absl::Status RunThroughputBench(const CoordinatorOptions& options,
                                 VaultClient& vault) {
   ASSIGN_OR_RETURN(const auto codec,
                    CheckpointCodec::Load(options.config.model_path));
-  ASSIGN_OR_RETURN(auto hub, BindHub(options.dir, vault));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options, vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   ThroughputBench bench(engine_options.model.vocab_size);

@@ -207,6 +207,10 @@ int EngineHost::TimeoutMs() const {
   if (!flying_.empty() && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
     timeout_ms = kStallTickMs;
   }
+  if (const int journal_ms = JournalTickMs();
+      journal_ms >= 0 && (timeout_ms < 0 || timeout_ms > journal_ms)) {
+    timeout_ms = journal_ms;
+  }
   if (policy_->NeedsTicks() && (timeout_ms < 0 || timeout_ms > kPolicyTickMs)) {
     timeout_ms = kPolicyTickMs;
   }

@@ -144,6 +144,8 @@ class EngineHost final : public Engine {
                const std::string& stop_reason);
   void Accept(Submission submission);
   absl::Status TickJournal(Clock::time_point now);
+  // Until the journal wants to be looked after; -1: never.
+  int JournalTickMs() const;
   void Replay(Attachment attachment);
   RecoveryPlan PlanFromJournal() const;
   absl::Status Recover(const RecoveryPlan& plan);

@@ -60,6 +60,15 @@ void EngineHost::Accept(Submission submission) {
   }
 }
 
+int EngineHost::JournalTickMs() const {
+  constexpr int kResultsMs = 5000;
+  if (options_.journal == nullptr) return -1;
+  if (!options_.journal->healthy()) {
+    return static_cast<int>(kJournalTick.count());
+  }
+  return options_.journal->state().requests().empty() ? -1 : kResultsMs;
+}
+
 absl::Status EngineHost::TickJournal(Clock::time_point now) {
   Journal* const journal = options_.journal;
   if (journal == nullptr || now - last_journal_tick_ < kJournalTick) {

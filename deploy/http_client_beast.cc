@@ -236,8 +236,7 @@ void HttpConnection::Send(std::string_view method, std::string_view target,
       Cat(method, " ", target, " HTTP/1.1\r\nHost: ", impl_->url.authority(),
           "\r\nAccept: */*\r\n");
   if (!impl_->url.api_key.empty()) {
-    impl_->request +=
-        Cat("Authorization: Bearer ", impl_->url.api_key, "\r\n");
+    impl_->request += Cat("Authorization: Bearer ", impl_->url.api_key, "\r\n");
   }
   if (!body.empty()) {
     impl_->request +=

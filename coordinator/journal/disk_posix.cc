@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "common/cat.h"
+#include "common/fault_point.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -36,6 +37,7 @@ class PosixFile final : public DiskFile {
       : fd_(std::move(fd)), path_(std::move(path)) {}
 
   absl::Status Append(absl::Span<const char> bytes) override {
+    RETURN_IF_ERROR(FaultPoint(FaultId::kJournalWrite));
     while (!bytes.empty()) {
       const ssize_t n =
           Retry([&] { return write(fd_.get(), bytes.data(), bytes.size()); });
@@ -52,6 +54,7 @@ class PosixFile final : public DiskFile {
   // The size of the file counts as its data. Whatever the error, asking again
   // would prove nothing.
   absl::Status Sync() override {
+    RETURN_IF_ERROR(FaultPoint(FaultId::kJournalSync));
     if (fdatasync(fd_.get()) != 0) return ErrnoOf("sync", path_);
     return absl::OkStatus();
   }

@@ -36,7 +36,8 @@ std::optional<uint64_t> SegmentOf(absl::string_view name) {
   absl::string_view digits = name;
   if (!absl::ConsumePrefix(&digits, kPrefix) ||
       !absl::ConsumeSuffix(&digits, kSuffix) ||
-      !absl::SimpleAtoi(digits, &number) || NameOf(number) != name) {
+      !absl::SimpleAtoi(digits, &number) || number == 0 ||
+      NameOf(number) != name) {
     return std::nullopt;
   }
   return number;
@@ -85,22 +86,24 @@ absl::StatusOr<std::optional<Journal::CutOff>> Journal::Recover() {
   for (const std::string& name : names) {
     if (const auto segment = SegmentOf(name); segment.has_value()) {
       old_segments_.push_back(*segment);
-    } else if (IsTemporary(name)) {
-      // Of a life that ended before it was complete. If it stays it only takes
-      // room.
-      disk_.Remove(name).IgnoreError();
     }
   }
   std::optional<CutOff> cut_off;
-  if (old_segments_.empty()) return cut_off;
-  std::sort(old_segments_.begin(), old_segments_.end());
-  number_ = old_segments_.back();
-  old_segments_.pop_back();
-  const std::string name = NameOf(number_);
-  ASSIGN_OR_RETURN(const std::string bytes, disk_.Read(name, kMaxSegmentBytes));
-  if (absl::Status status = Replay(name, bytes, cut_off); !status.ok()) {
-    return absl::Status(status.code(), absl::StrCat(disk_.Describe(name), ": ",
-                                                    status.message()));
+  if (!old_segments_.empty()) {
+    std::sort(old_segments_.begin(), old_segments_.end());
+    number_ = old_segments_.back();
+    old_segments_.pop_back();
+    const std::string name = NameOf(number_);
+    ASSIGN_OR_RETURN(const std::string bytes,
+                     disk_.Read(name, kMaxSegmentBytes));
+    if (absl::Status status = Replay(name, bytes, cut_off); !status.ok()) {
+      return absl::Status(status.code(), absl::StrCat(disk_.Describe(name),
+                                                      ": ", status.message()));
+    }
+  }
+  for (const std::string& name : names) {
+    // Of an attempt that was cut short. If it stays it only takes room.
+    if (IsTemporary(name)) disk_.Remove(name).IgnoreError();
   }
   return cut_off;
 }
@@ -152,14 +155,15 @@ absl::Status Journal::Append(journal::Record record) {
     Commit().IgnoreError();
   }
   RETURN_IF_ERROR(state_.Apply(std::move(record)));
-  if (!healthy()) return absl::OkStatus();
-  size_t begin = 0;
-  for (size_t end : piece_ends_) {
-    AddPiece(absl::string_view(pieces_).substr(begin, end - begin),
-             options_.fsync == FsyncPolicy::kAlways, frames_);
-    begin = end;
+  if (healthy()) {
+    size_t begin = 0;
+    for (size_t end : piece_ends_) {
+      AddPiece(absl::string_view(pieces_).substr(begin, end - begin),
+               options_.fsync == FsyncPolicy::kAlways, frames_);
+      begin = end;
+    }
+    pending_bytes_ += pieces_.size();
   }
-  pending_bytes_ += pieces_.size();
   if (pieces_.capacity() > kMaxKeptBytes) std::string().swap(pieces_);
   return absl::OkStatus();
 }
@@ -252,7 +256,7 @@ absl::StatusOr<std::vector<std::string>> Journal::SnapshotFrames() const {
   std::vector<std::string> frames;
   std::string piece;
   uint64_t size_bytes = 0;
-  for (const journal::Record& record : state_.Snapshot()) {
+  RETURN_IF_ERROR(state_.WriteSnapshot([&](const journal::Record& record) {
     piece.clear();
     RETURN_IF_ERROR(Encode(record, piece));
     AddPiece(piece, /*alone=*/false, frames);
@@ -261,7 +265,8 @@ absl::StatusOr<std::vector<std::string>> Journal::SnapshotFrames() const {
       return absl::ResourceExhaustedError(absl::StrCat(
           "a snapshot of more than ", kMaxSnapshotBytes, " bytes"));
     }
-  }
+    return absl::OkStatus();
+  }));
   return frames;
 }
 
@@ -291,7 +296,10 @@ absl::StatusOr<Journal::Segment> Journal::WriteSegment(const std::string& name,
 // Writes the state as the next segment and goes on there. On error `file_` is
 // as it was if the new one has no name, null if it may have.
 absl::Status Journal::BeginSegment() {
-  if (old_segments_.size() > kMaxOldSegments) RemoveOldSegments();
+  if (old_segments_.size() > kMaxOldSegments) {
+    RETURN_IF_ERROR(disk_.SyncNames());  // the newest may be new to the disk
+    RemoveOldSegments();
+  }
   if (old_segments_.size() > kMaxOldSegments) {
     return absl::ResourceExhaustedError(
         absl::StrCat(old_segments_.size(), " old segments cannot be removed, ",

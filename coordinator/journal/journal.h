@@ -84,7 +84,8 @@ class Journal {
   static constexpr uint64_t kMaxSegmentBytes = uint64_t{4} << 30;
   static constexpr size_t kMaxOldSegments = 64;
 
-  // A torn tail. What was cut off is of no commit that succeeded.
+  // A torn tail: of no commit that succeeded, if commits are synced and the
+  // disk keeps what it was given.
   struct CutOff {
     std::string file;
     uint64_t offset = 0;

@@ -93,14 +93,37 @@ void BuildPromptRows(schema::StepTokens::Builder out,
       [&](unsigned count) { return out.initPromptRankings(count); });
 }
 
+// Tokens [begin, end) of one generation, at consecutive positions.
+struct Run {
+  unsigned begin = 0, end = 0;
+};
+
+std::vector<Run> RunsOf(const std::vector<AddedToken>& tokens) {
+  std::vector<Run> runs;
+  runs.reserve(tokens.size());
+  for (unsigned i = 0; i < tokens.size(); ++i) {
+    const bool goes_on =
+        i > 0 && tokens[i].request == tokens[i - 1].request &&
+        tokens[i].token.position == tokens[i - 1].token.position + 1;
+    if (!goes_on) runs.push_back({i, i});
+    runs.back().end = i + 1;
+  }
+  return runs;
+}
+
 void Build(schema::StepTokens::Builder out, const StepTokens& in) {
   const std::vector<AddedToken>& tokens = in.tokens;
   const unsigned n = tokens.size();
   out.setStep(in.step.value);
-  FillColumn(out.initRequest(n), tokens,
-             [](auto& t) { return t.request.value; });
-  FillColumn(out.initPosition(n), tokens,
-             [](auto& t) { return t.token.position; });
+  const std::vector<Run> runs = RunsOf(tokens);
+  FillColumn(out.initRequest(runs.size()), runs,
+             [&](auto& r) { return tokens[r.begin].request.value; });
+  FillColumn(out.initPosition(runs.size()), runs,
+             [&](auto& r) { return tokens[r.begin].token.position; });
+  if (runs.size() < n) {
+    FillColumn(out.initCount(runs.size()), runs,
+               [](auto& r) { return r.end - r.begin; });
+  }
   FillColumn(out.initToken(n), tokens, [](auto& t) { return t.token.token; });
   const bool scored = std::any_of(tokens.begin(), tokens.end(), [](auto& t) {
     return std::bit_cast<uint32_t>(t.token.logprob) != 0;
@@ -283,21 +306,33 @@ absl::StatusOr<Record> Read(schema::StepTokens::Reader in) {
   out.step = StepId{in.getStep()};
   const auto requests = in.getRequest();
   const auto positions = in.getPosition();
+  const auto counts = in.getCount();
   const auto tokens = in.getToken();
   const auto logprobs = in.getLogprob();
-  const unsigned n = requests.size();
-  if (positions.size() != n || tokens.size() != n ||
+  const unsigned num_runs = requests.size();
+  const unsigned n = tokens.size();
+  if (positions.size() != num_runs ||
+      (counts.size() != num_runs && counts.size() != 0) ||
       (logprobs.size() != n && logprobs.size() != 0)) {
     return Malformed("columns of tokens differ in length");
   }
   out.tokens.reserve(n);
-  for (unsigned i = 0; i < n; ++i) {
-    AddedToken& added = out.tokens.emplace_back();
-    added.request = RequestId{requests[i]};
-    added.token.position = positions[i];
-    added.token.token = tokens[i];
-    if (logprobs.size() != 0) added.token.logprob = logprobs[i];
+  for (unsigned run = 0; run < num_runs; ++run) {
+    const uint32_t count = counts.size() == 0 ? 1 : counts[run];
+    if (count < 1 || count > n - out.tokens.size() ||
+        count > ~uint32_t{0} - positions[run]) {
+      return Malformed("run of tokens");
+    }
+    for (uint32_t k = 0; k < count; ++k) {
+      const unsigned i = out.tokens.size();
+      AddedToken& added = out.tokens.emplace_back();
+      added.request = RequestId{requests[run]};
+      added.token.position = positions[run] + k;
+      added.token.token = tokens[i];
+      if (logprobs.size() != 0) added.token.logprob = logprobs[i];
+    }
   }
+  if (out.tokens.size() != n) return Malformed("tokens of no run");
   RETURN_IF_ERROR(ReadRankings(
       in.getRankings(), out.tokens,
       [](auto& t) -> auto& { return t.token.top; }));

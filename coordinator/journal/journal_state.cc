@@ -366,13 +366,26 @@ absl::Status JournalState::Take(journal::Summary record) {
   return absl::OkStatus();
 }
 
-void JournalState::SnapshotTokens(std::vector<journal::Record>& out) const {
+absl::Status JournalState::SnapshotAccepted(SnapshotSink take) const {
+  for (const auto& [first, request] : requests_) {
+    journal::Accepted accepted{{}, request.context, request.unix_ms};
+    RequestId id = first;
+    for (const JournalChoice& choice : request.choices) {
+      accepted.generations.push_back({id, choice.generation});
+      id = id.next();
+    }
+    RETURN_IF_ERROR(take(std::move(accepted)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status JournalState::SnapshotTokens(SnapshotSink take) const {
   journal::StepTokens step{numbers_.last_step, {}};
   uint64_t size_bytes = 0;
-  const auto finish = [&] {
-    if (step.tokens.empty()) return;
-    out.push_back(std::exchange(step, {numbers_.last_step, {}}));
+  const auto flush = [&]() -> absl::Status {
+    if (step.tokens.empty()) return absl::OkStatus();
     size_bytes = 0;
+    return take(std::exchange(step, {numbers_.last_step, {}}));
   };
   for (const auto& [first, request] : requests_) {
     RequestId id = first;
@@ -382,43 +395,47 @@ void JournalState::SnapshotTokens(std::vector<journal::Record>& out) const {
         if (i == 0) added.prompt_logprobs = choice.prompt_logprobs;
         const uint64_t more = sizeof(added) + SizeOf(added.token.top) +
                               SizeOf(added.prompt_logprobs);
-        if (size_bytes + more > kSnapshotStepBytes) finish();
+        if (size_bytes + more > kSnapshotStepBytes) RETURN_IF_ERROR(flush());
         size_bytes += more;
         step.tokens.push_back(std::move(added));
       }
       id = id.next();
     }
   }
-  finish();
+  return flush();
 }
 
-std::vector<journal::Record> JournalState::Snapshot() const {
-  std::vector<journal::Record> records;
-  for (const auto& [first, request] : requests_) {
-    journal::Accepted accepted{{}, request.context, request.unix_ms};
-    RequestId id = first;
-    for (const JournalChoice& choice : request.choices) {
-      accepted.generations.push_back({id, choice.generation});
-      id = id.next();
-    }
-    records.push_back(std::move(accepted));
-  }
-  SnapshotTokens(records);
+absl::Status JournalState::SnapshotEnds(SnapshotSink take) const {
   for (const auto& [first, request] : requests_) {
     RequestId id = first;
     for (const JournalChoice& choice : request.choices) {
       if (const auto& finish = choice.finish; finish.has_value()) {
-        records.push_back(journal::Ended{id, finish->reason,
-                                         finish->stop_reason, finish->unix_ms});
+        RETURN_IF_ERROR(take(journal::Ended{
+            id, finish->reason, finish->stop_reason, finish->unix_ms}));
       }
       id = id.next();
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status JournalState::WriteSnapshot(SnapshotSink take) const {
+  RETURN_IF_ERROR(SnapshotAccepted(take));
+  RETURN_IF_ERROR(SnapshotTokens(take));
+  RETURN_IF_ERROR(SnapshotEnds(take));
   journal::Summary summary = numbers_;
   // The decision, which follows, tells them.
   if (undone_.has_value()) summary.decided = summary.proposed = Epoch{0};
-  records.push_back(summary);
-  if (undone_.has_value()) records.push_back(*undone_);
+  RETURN_IF_ERROR(take(summary));
+  return undone_.has_value() ? take(*undone_) : absl::OkStatus();
+}
+
+std::vector<journal::Record> JournalState::Snapshot() const {
+  std::vector<journal::Record> records;
+  WriteSnapshot([&](const journal::Record& record) {
+    records.push_back(record);
+    return absl::OkStatus();
+  }).IgnoreError();
   return records;
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "coordinator/journal/journal_record.h"
 
@@ -74,6 +75,10 @@ class JournalState {
   //                        one led or is done without having been decided, ...
   absl::Status Apply(journal::Record record);
 
+  // The snapshot, record by record, none of them large. Stops at an error of
+  // `take`, and returns it.
+  using SnapshotSink = absl::FunctionRef<absl::Status(const journal::Record&)>;
+  absl::Status WriteSnapshot(SnapshotSink take) const;
   std::vector<journal::Record> Snapshot() const;
 
   // Requests whose results are to be forgotten, oldest first: those that had
@@ -129,7 +134,9 @@ class JournalState {
   absl::Status Take(journal::Summary record);
 
   Place PlaceOf(RequestId id);
-  void SnapshotTokens(std::vector<journal::Record>& out) const;
+  absl::Status SnapshotAccepted(SnapshotSink take) const;
+  absl::Status SnapshotTokens(SnapshotSink take) const;
+  absl::Status SnapshotEnds(SnapshotSink take) const;
 
   journal::Summary numbers_{.next_request = RequestId{1}};
   std::optional<journal::SwitchDecided> undone_;

@@ -204,6 +204,36 @@ class CoordinatorDeathTest(unittest.TestCase):
                 self.assertEqual(client.ids,
                                  [str(n + 1) for n in range(TOKENS)])
 
+    def test_a_full_disk_stops_acceptance_and_nothing_else(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = os.path.join(folder, "config.yaml")
+            with open(config, "w") as file:
+                file.write("faults: {enabled: true}\n")
+            with Group(["-c", config, "--layout", "ep"]) as group:
+                quiet = Client(group, 3, "quiet").run()
+                client = Client(group, 3, "loud")
+                running = threading.Thread(target=client.run)
+                running.start()
+                while len(client.tokens) < 20:
+                    threading.Event().wait(0.005)
+                group.post("/admin/faults", {"arm": [
+                    "journal.write@coordinator=error:ENOSPC*1000000"]},
+                    admin=True)
+                while group.get("/ready").status != 503:
+                    threading.Event().wait(0.01)
+                self.assertIn("No space left", group.get("/ready").json()[
+                    "reason"])
+                refused = group.post("/v1/completions",
+                                     {"prompt": "x", "max_tokens": 2})
+                self.assertEqual(refused.status, 503)
+                running.join()
+                self.assertEqual(client.tokens, quiet)
+                # There is room again.
+                group.request("DELETE", "/admin/faults", admin=True)
+                while group.get("/ready").status != 200:
+                    threading.Event().wait(0.02)
+                self.assertEqual(Client(group, 3, "after").run(), quiet)
+
     def test_coordinator_and_worker_at_once(self):
         with Group(["--layout", "ep"]) as group:
             def kill_worker(kill):
