@@ -20,7 +20,7 @@ constexpr double kAverageWeight = 0.05;
 constexpr int kPolicyTickMs = 100;
 // while the group is halted,
 constexpr int kLookAroundMs = 50;
-// and while a result is due.
+// and while a result is due, or the journal cannot be written.
 constexpr int kStallTickMs = 1000;
 
 double MicrosOf(std::chrono::steady_clock::duration duration) {
@@ -214,6 +214,11 @@ int EngineHost::TimeoutMs() const {
   if (policy_->NeedsTicks() && (timeout_ms < 0 || timeout_ms > kPolicyTickMs)) {
     timeout_ms = kPolicyTickMs;
   }
+  // A journal in trouble is tried again though nobody asks for anything: he
+  // would be refused.
+  if (!journal_ok() && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
+    timeout_ms = kStallTickMs;
+  }
   return timeout_ms;
 }
 
@@ -377,11 +382,16 @@ void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
 
 // Everything of this turn at once: into the journal, then to the world.
 absl::Status EngineHost::CommitAndDeliver() {
-  if (options_.journal != nullptr && options_.journal->healthy()) {
-    if (absl::Status status = options_.journal->Commit(); !status.ok()) {
+  if (options_.journal != nullptr) {
+    // It may have failed before in this turn, over the epoch of a switch.
+    const bool failed_before = !journal_ok();
+    const absl::Status status =
+        failed_before ? absl::UnavailableError(options_.journal->trouble())
+                      : options_.journal->Commit();
+    if (!status.ok()) {
       // What was accepted before is served on, its tokens come out the same
       // whenever they are drawn; what this turn accepted is taken back.
-      spdlog::error("journal: {}", status.ToString());
+      if (!failed_before) spdlog::error("journal: {}", status.ToString());
       std::vector<RequestId> taken_back;
       for (Output& output : batch_) {
         if (!output.accepted) continue;

@@ -147,7 +147,9 @@ absl::Status Scheduler::Adopt(absl::Span<const AdoptedSequence> adopted) {
     if (sequence.tokens.size() > sequence.num_prompt) {
       dropped_tokens_ -= one.computed;
     }
-    slots_[slot].computed = one.computed;
+    // The log-probabilities of a prompt that was half done have died with the
+    // coordinator that had collected them: all of it is computed again.
+    slots_[slot].computed = sequence.prompt_logprobs_pending ? 0 : one.computed;
     slots_[slot].room =
         static_cast<uint32_t>(one.table.num_blocks) * kPageTokens;
   }

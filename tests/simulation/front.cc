@@ -42,7 +42,8 @@ void Front::Submit(size_t index) {
   generation.stop.max_tokens = request.max_tokens;
   auto ids = engine_ == nullptr ? absl::StatusOr<std::vector<RequestId>>(
                                       absl::UnavailableError("no coordinator"))
-                                : engine_->Submit({std::move(generation)});
+                                : engine_->Submit({std::move(generation)},
+                                                  std::to_string(index));
   if (absl::IsUnavailable(ids.status()) ||
       absl::IsResourceExhausted(ids.status())) {
     world_->After(kRetryUs, [this, index] { Submit(index); });
@@ -54,18 +55,94 @@ void Front::Submit(size_t index) {
     return;
   }
   request.id = ids->front();
-  request.accepted = true;
-  request.accepted_us = world_->now_us();
+  request.submitted = true;
   by_id_[request.id.value] = index;
-  world_->Note("accepted", -1, request.id.value, request.ask);
+  world_->Note("submitted", -1, request.id.value, request.ask);
   if (request.abort_at_us >= 0) {
     world_->After(request.abort_at_us, [this, index] { Abort(index); });
   }
 }
 
+// It was not accepted after all.
+void Front::Resubmit(size_t index) {
+  Request& request = requests_[index];
+  by_id_.erase(request.id.value);
+  request.submitted = false;
+  world_->After(kRetryUs, [this, index] { Submit(index); });
+}
+
+void Front::SetEngine(Engine* engine, const JournalState* journal) {
+  engine_ = engine;
+  if (engine == nullptr || journal == nullptr) return;
+  std::map<size_t, RequestId> known;
+  for (const auto& [first, request] : journal->requests()) {
+    const auto& finish = request.choices[0].finish;
+    if (finish.has_value() && finish->reason == FinishReason::kAbort) continue;
+    const size_t index = std::stoul(request.context);
+    if (!known.emplace(index, first).second) {
+      world_->Violate('A', Cat("request ", first.value, " was accepted twice"));
+    }
+  }
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    Request& request = requests_[i];
+    if (!request.submitted) continue;
+    const auto found = known.find(i);
+    if (found == known.end()) {
+      if (request.accepted && !request.aborted) {
+        world_->Violate('A', Cat("request ", request.id.value,
+                                 " was accepted and is forgotten"));
+      } else if (!request.aborted) {
+        Resubmit(i);
+      }
+      continue;
+    }
+    if (found->second != request.id) {
+      world_->Violate('A', Cat("request ", request.id.value, " came back as ",
+                               found->second.value));
+    }
+    request.accepted = true;
+    if (request.aborted) {
+      request.attaching = true;
+      engine_->Abort(request.id);
+    } else {
+      Attach(i);
+    }
+  }
+}
+
+// All that was said, then what follows: nothing that the client has heard may
+// be missing.
+void Front::Attach(size_t index) {
+  requests_[index].attaching = true;
+  engine_->Attach({requests_[index].id}, [this, index](auto outputs) {
+    Request& request = requests_[index];
+    if (!outputs.ok()) {
+      world_->Violate('A', Cat("request ", request.id.value, ": ",
+                               outputs.status().ToString()));
+      return;
+    }
+    const size_t heard = request.tokens.size();
+    const bool finished = request.finished;
+    request.tokens.clear();
+    request.prompt_logprobs.clear();
+    request.attaching = request.finished = false;
+    world_->Note("attached", -1, request.id.value, heard);
+    for (const Output& output : *outputs) Take(index, output);
+    if (repetition_allowed_) return;
+    if (request.tokens.size() < heard || (finished && !request.finished)) {
+      world_->Violate('B', Cat("request ", request.id.value, " had ", heard,
+                               " tokens and has ", request.tokens.size(),
+                               " after its coordinator came back"));
+    }
+  });
+}
+
 void Front::Abort(size_t index) {
   Request& request = requests_[index];
-  if (request.finished || aborts_stopped_) return;
+  if (request.finished || aborts_stopped_ || engine_ == nullptr ||
+      !request.submitted) {
+    return;
+  }
   request.aborted = true;
   world_->Note("aborted", -1, request.id.value);
   world_->CountFault("request aborted");
@@ -80,17 +157,44 @@ void Front::Hear(std::vector<Output> outputs) {
                                ", which nobody made"));
       return;
     }
-    Take(requests_[found->second], output);
+    if (!requests_[found->second].attaching) Take(found->second, output);
   }
 }
 
-void Front::Take(Request& request, const Output& output) {
-  const Ask& ask = (*asks_)[request.ask];
+void Front::Take(size_t index, const Output& output) {
+  Request& request = requests_[index];
   const std::string name = Cat("request ", request.id.value);
   if (request.finished) {
     world_->Violate('B', Cat(name, " has output after its end"));
     return;
   }
+  if (output.accepted) request.accepted = true;
+  if (!output.refused.ok()) {
+    if (request.accepted) {
+      world_->Violate('A', Cat(name, " was accepted and then refused"));
+    }
+    world_->Note("refused", -1, request.id.value);
+    Resubmit(index);
+    return;
+  }
+  // A coordinator that gives up ends every stream; its successor goes on.
+  if (output.finish == FinishReason::kAbort) return;
+  TakeTokens(request, output);
+  if (!output.finish.has_value()) return;
+  request.finished = true;
+  request.finished_us = world_->now_us();
+  const bool whole =
+      request.tokens.size() == static_cast<size_t>(request.max_tokens);
+  if (!whole || *output.finish != FinishReason::kLength) {
+    world_->Violate('A',
+                    Cat(name, " ended after ", request.tokens.size(), " of ",
+                        request.max_tokens, " tokens: ", output.stop_reason));
+  }
+}
+
+void Front::TakeTokens(Request& request, const Output& output) {
+  const std::string name = Cat("request ", request.id.value);
+  const Ask& ask = (*asks_)[request.ask];
   for (const PromptLogprob& logprob : output.prompt_logprobs) {
     request.prompt_logprobs.push_back(WithoutSlot(logprob));
   }
@@ -122,16 +226,6 @@ void Front::Take(Request& request, const Output& output) {
                                " has other log-probabilities of its "
                                "prompt than a quiet group gives"));
     }
-  }
-  if (!output.finish.has_value()) return;
-  request.finished = true;
-  request.finished_us = world_->now_us();
-  const bool whole =
-      request.tokens.size() == static_cast<size_t>(request.max_tokens);
-  if (!whole || *output.finish != FinishReason::kLength) {
-    world_->Violate('A',
-                    Cat(name, " ended after ", request.tokens.size(), " of ",
-                        request.max_tokens, " tokens: ", output.stop_reason));
   }
 }
 

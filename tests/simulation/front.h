@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "coordinator/engine.h"
+#include "coordinator/journal/journal_state.h"
 #include "tests/simulation/options.h"
 #include "tests/simulation/requests.h"
 #include "tests/simulation/rng.h"
@@ -26,7 +27,12 @@ class Front {
     int max_tokens = 0;
     int64_t abort_at_us = -1;
     RequestId id;
+    // Submitted to this life of the coordinator, or to an earlier one and
+    // taken up again; `accepted`: it has said so.
+    bool submitted = false;
     bool accepted = false, aborted = false, finished = false;
+    // Until Attach has answered, the listener's outputs are not for us.
+    bool attaching = false;
     std::vector<SampledToken> tokens;
     std::vector<PromptLogprob> prompt_logprobs;
     int64_t accepted_us = 0, first_us = -1, finished_us = -1;
@@ -37,8 +43,13 @@ class Front {
         const std::vector<Answer>* answers)
       : world_(world), asks_(asks), answers_(answers) {}
 
-  // `engine` changes with each life of the coordinator.
-  void SetEngine(Engine* engine) { engine_ = engine; }
+  // With each life of the coordinator, and its journal; null: there is none.
+  // Clients come back to it with what it knows.
+  void SetEngine(Engine* engine, const JournalState* journal);
+
+  // Tokens may be said that no journal has: after the death of its coordinator
+  // a client may hear them again.
+  void AllowRepetition() { repetition_allowed_ = true; }
 
   // Submits at that time, and again until it is accepted.
   void SubmitAt(int64_t time_us, int ask, int max_tokens,
@@ -57,7 +68,10 @@ class Front {
  private:
   void Submit(size_t index);
   void Abort(size_t index);
-  void Take(Request& request, const Output& output);
+  void Take(size_t index, const Output& output);
+  void TakeTokens(Request& request, const Output& output);
+  void Resubmit(size_t index);
+  void Attach(size_t index);
 
   World* const world_;
   const std::vector<Ask>* const asks_;
@@ -67,6 +81,7 @@ class Front {
   std::map<uint64_t, size_t> by_id_;
   int64_t last_token_us_ = -1;
   bool aborts_stopped_ = false;
+  bool repetition_allowed_ = false;
 };
 
 }  // namespace moebius::simulation

@@ -48,11 +48,9 @@ class Life::LinkEnd final : public Link {
 
   absl::Status Send(std::string_view bytes) override {
     std::string copy(bytes);
-    if (life_->site_->OnSend(*life_, copy)) {
-      life_->site_->network().SendToHub(life_->rank(), life_->incarnation(),
-                                        std::move(copy));
-    }
-    return absl::OkStatus();
+    if (!life_->site_->OnSend(*life_, copy)) return absl::OkStatus();
+    return life_->site_->network().SendToHub(
+        life_->rank(), life_->incarnation(), std::move(copy));
   }
 
   absl::StatusOr<std::optional<std::string>> Receive(int timeout_ms) override {

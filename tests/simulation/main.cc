@@ -64,25 +64,8 @@ class Stopwatch {
   Clock::time_point begin_ = Clock::now();
 };
 
-// The journal is not simulated yet, nor what only a coordinator with one does.
-bool IsReachable(FaultId id) {
-  switch (id) {
-    case FaultId::kCoordinatorAccepted:
-    case FaultId::kCoordinatorTokens:
-    case FaultId::kCoordinatorRecovering:
-    case FaultId::kJournalWrite:
-    case FaultId::kJournalSync:
-      return false;
-    default:
-      return true;
-  }
-}
-// Those of the coordinator crash nobody yet, and memory is first made before
-// the group serves.
-bool IsStruck(FaultId id) {
-  return IsReachable(id) && id != FaultId::kWorkerMemory &&
-         InfoOf(id).name.substr(0, 11) != "coordinator";
-}
+// Memory is first made before the group serves, when a death ends it.
+bool IsStruck(FaultId id) { return id != FaultId::kWorkerMemory; }
 
 Options OptionsFor(uint64_t seed, const Arguments& arguments) {
   const Options options = OptionsOf(seed);
@@ -176,7 +159,6 @@ std::string TableOf(const Sum& sum) {
   text += "\n| fault point | reached | fault injected |\n|---|---:|---:|\n";
   for (int i = 0; i < kNumFaultIds; ++i) {
     const auto id = static_cast<FaultId>(i);
-    if (!IsReachable(id)) continue;
     text += Cat("| `", InfoOf(id).name, "` | ", number(sum.tally.reached[i]),
                 " | ", number(sum.tally.struck[i]), " |\n");
   }
@@ -188,8 +170,8 @@ int CountMissed(const Sum& sum) {
   int missed = 0;
   for (int i = 0; i < kNumFaultIds; ++i) {
     const auto id = static_cast<FaultId>(i);
-    const bool reach = sum.played >= kEnoughToReach && IsReachable(id) &&
-                       sum.tally.reached[i] == 0;
+    const bool reach =
+        sum.played >= kEnoughToReach && sum.tally.reached[i] == 0;
     const bool strike = sum.played >= kEnoughToStrike && IsStruck(id) &&
                         sum.tally.struck[i] == 0;
     if (!reach && !strike) continue;

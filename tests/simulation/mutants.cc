@@ -25,6 +25,7 @@ class FromFunctions : public Mutant {
                      absl::StatusOr<RegionDescriptor>&)>
       withdraw;
   std::function<void(std::vector<Output>&)> outputs;
+  std::function<void(SimDisk&)> coordinator_lost;
   bool spares = false;
 
   bool OnCommand(Rank rank, CommandMessage& message, bool&) override {
@@ -47,6 +48,9 @@ class FromFunctions : public Mutant {
   }
   void OnOutputs(std::vector<Output>& all) override {
     if (outputs) outputs(all);
+  }
+  void OnCoordinatorLost(SimDisk& disk) override {
+    if (coordinator_lost) coordinator_lost(disk);
   }
   bool SparesTheDead() override { return spares; }
 };
@@ -410,6 +414,26 @@ void AddMemory(std::vector<MutantInfo>& all) {
                  })});
 }
 
+// ---- the coordinator's death -----------------------------------------------
+
+void AddCoordinator(std::vector<MutantInfo>& all) {
+  all.push_back({"journal-tail-lost",
+                 "what the journal was given last is not there when it is read",
+                 [](uint64_t) {
+                   auto mutant = std::make_unique<FromFunctions>();
+                   mutant->coordinator_lost = [](SimDisk& disk) {
+                     disk.CutNewest(24);
+                   };
+                   return mutant;
+                 }});
+  all.push_back({"held-too-much",
+                 "workers tell a new coordinator of KV that they do not have",
+                 OfReports<Halted>([](Rank, Halted& halted) {
+                   for (HeldSequence& held : halted.sequences) ++held.computed;
+                   return !halted.sequences.empty();
+                 })});
+}
+
 // ---- messages --------------------------------------------------------------
 
 void AddMessages(std::vector<MutantInfo>& all) {
@@ -476,6 +500,7 @@ const std::vector<MutantInfo>& AllMutants() {
     AddRecovery(*all);
     AddSwitches(*all);
     AddMemory(*all);
+    AddCoordinator(*all);
     AddMessages(*all);
     return all;
   }();

@@ -10,6 +10,7 @@
 
 #include "common/wire.h"
 #include "coordinator/engine.h"
+#include "tests/simulation/disk.h"
 #include "tests/simulation/life.h"
 #include "tests/simulation/options.h"
 #include "tests/simulation/rng.h"
@@ -40,6 +41,8 @@ class Mutant {
                           absl::StatusOr<RegionDescriptor>&) {}
   // Outputs on their way to the front.
   virtual void OnOutputs(std::vector<Output>&) {}
+  // The coordinator has just died.
+  virtual void OnCoordinatorLost(SimDisk&) {}
   // A successor starts though its predecessor, frozen, was not killed.
   virtual bool SparesTheDead() { return false; }
 };

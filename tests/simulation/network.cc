@@ -12,11 +12,34 @@ Network::Network(World* world, const Options& options, Rng rng, Ends ends)
 
 void Network::Connect(Rank rank, Incarnation incarnation) {
   connected_[rank] = incarnation;
+  introduced_[rank] = false;
   waiting_[rank] = 0;
-  world_->After(rng_.Between(1, 50), [this, rank, incarnation] {
+  if (hub_up_) Introduce(rank, incarnation, rng_.Between(1, 50));
+}
+
+void Network::Introduce(Rank rank, Incarnation incarnation, int64_t delay_us) {
+  const uint64_t life = hub_life_;
+  world_->After(delay_us, [this, rank, incarnation, life] {
+    if (life != hub_life_ || connected_[rank] != incarnation) return;
+    introduced_[rank] = true;
     inbox_.push_back({rank, incarnation, ""});
     ends_.to_hub();
   });
+}
+
+void Network::LoseHub() {
+  hub_up_ = false;
+  ++hub_life_;
+  inbox_.clear();
+  introduced_ = {};
+}
+
+void Network::BindHub() {
+  hub_up_ = true;
+  for (Rank r = 0; r < options_.num_workers; ++r) {
+    if (connected_[r].value == 0) continue;
+    Introduce(r, connected_[r], rng_.Between(100, 40'000));
+  }
 }
 
 void Network::Disconnect(Rank rank, Incarnation incarnation) {
@@ -62,7 +85,7 @@ std::vector<int64_t> Network::Arrivals(Way& way, Rank rank, bool to_worker) {
 
 absl::Status Network::SendToWorker(Rank rank, Incarnation incarnation,
                                    std::string bytes) {
-  if (connected_[rank] != incarnation) {
+  if (connected_[rank] != incarnation || !introduced_[rank]) {
     return absl::UnavailableError("that life is not connected");
   }
   if (waiting_[rank] >= options_.queue_limit) {
@@ -79,13 +102,20 @@ absl::Status Network::SendToWorker(Rank rank, Incarnation incarnation,
   return absl::OkStatus();
 }
 
-void Network::SendToHub(Rank rank, Incarnation incarnation, std::string bytes) {
+absl::Status Network::SendToHub(Rank rank, Incarnation incarnation,
+                                std::string bytes) {
+  if (!hub_up_ || !introduced_[rank]) {
+    return absl::UnavailableError("no coordinator is connected");
+  }
+  const uint64_t life = hub_life_;
   for (int64_t at : Arrivals(ways_[rank][0], rank, false)) {
-    world_->At(at, [this, rank, incarnation, bytes] {
+    world_->At(at, [this, rank, incarnation, life, bytes] {
+      if (life != hub_life_) return;
       inbox_.push_back({rank, incarnation, bytes});
       ends_.to_hub();
     });
   }
+  return absl::OkStatus();
 }
 
 std::vector<Hub::Message> Network::TakeAll() {

@@ -35,6 +35,10 @@ class Network {
   // ---- what there is
   void Connect(Rank rank, Incarnation incarnation);
   void Disconnect(Rank rank, Incarnation incarnation);
+  // The coordinator has gone, with all that was on its way to it; and another
+  // is there, to whom the workers connect in their own time.
+  void LoseHub();
+  void BindHub();
   // The worker has taken a message.
   void Taken(Rank rank) { --waiting_[rank]; }
 
@@ -46,7 +50,7 @@ class Network {
   // ---- messages
   absl::Status SendToWorker(Rank rank, Incarnation incarnation,
                             std::string bytes);
-  void SendToHub(Rank rank, Incarnation incarnation, std::string bytes);
+  absl::Status SendToHub(Rank rank, Incarnation incarnation, std::string bytes);
   std::vector<Hub::Message> TakeAll();
 
  private:
@@ -61,7 +65,13 @@ class Network {
   const Options& options_;
   Rng rng_;
   const Ends ends_;
+  // Tells the hub, after `delay_us`, that a life has connected.
+  void Introduce(Rank rank, Incarnation incarnation, int64_t delay_us);
+
   bool faults_ = false;
+  bool hub_up_ = false;
+  uint64_t hub_life_ = 0;
+  std::array<bool, kMaxRanks> introduced_{};  // to this hub
   std::array<std::array<Way, 2>, kMaxRanks> ways_{};
   std::array<Incarnation, kMaxRanks> connected_{};  // 0: nobody
   std::array<int, kMaxRanks> waiting_{};            // on their way, too

@@ -133,6 +133,12 @@ void Observer::On(Rank rank, const Resume& resume) {
   }
 }
 
+void Observer::OnNewCoordinator() {
+  for (Tables& tables : tables_) tables = Tables{};
+  plans_.clear();
+  last_planned_ = executed_.empty() ? 0 : executed_.rbegin()->first;
+}
+
 void Observer::OnSwitchReport(Epoch epoch, bool done) {
   bool decided = false;
   for (const Decision& decision : decisions_) {

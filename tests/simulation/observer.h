@@ -30,6 +30,9 @@ class Observer {
   void OnCommand(Rank rank, Incarnation incarnation, const Command& command);
   // The worker takes it from its channel.
   void OnTaken(Rank rank, Incarnation incarnation, const Command& command);
+  // Another coordinator begins. It may give numbers again that nobody has
+  // executed.
+  void OnNewCoordinator();
   // How a switch ended, as its caller hears.
   void OnSwitchReport(Epoch epoch, bool done);
 

@@ -56,6 +56,10 @@ void ChooseProcessFaults(Rng& rng, Options& options) {
   if (Has(rng)) options.crash_in_recovery = rng.Uniform(0, 0.1);
   options.max_crashes = rng.Int(1, 8);
   if (rng.Chance(0.3)) options.memory_loss = rng.Uniform(0, 0.7);
+  if (rng.Chance(0.4)) options.coordinator_crash = rng.Uniform(0, 0.03);
+  if (rng.Chance(0.3)) options.coordinator_kills = rng.Int(1, 3);
+  if (rng.Chance(0.15)) options.full_disks = rng.Int(1, 2);
+  options.rotate_bytes = static_cast<uint64_t>(rng.Int(1'000, 100'000));
   if (rng.Chance(0.2)) options.errors = rng.Uniform(0, 0.003);
   if (rng.Chance(0.3)) options.stalls = rng.Uniform(0, 0.002);
 }
@@ -90,12 +94,14 @@ Options WithoutFaults(Options options) {
   options.kills = options.max_crashes = 0;
   options.crash_in_step = options.crash_in_switch = options.memory_loss = 0;
   options.crash_in_recovery = options.errors = options.stalls = 0;
+  options.coordinator_crash = 0;
+  options.coordinator_kills = options.full_disks = 0;
   options.aborts = 0;
   return options;
 }
 
 std::string Show(const Options& o) {
-  char text[1024];
+  char text[1536];
   std::snprintf(
       text, sizeof(text),
       "seed %llu\n"
@@ -108,7 +114,9 @@ std::string Show(const Options& o) {
       "  faults  for %d ms: %d kills, %d pauses, %d coordinator pauses; "
       "crashes "
       "%.5f in steps, %.4f in switches, %.4f in recovery, at most %d; memory "
-      "lost %.2f, errors %.4f, stalls %.4f",
+      "lost %.2f, errors %.4f, stalls %.4f\n"
+      "  coordinator  crashes %.4f, %d kills, disk full %d times, segments of "
+      "%llu bytes",
       static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
       NameOf(o.layout), o.steps_ahead, o.token_budget, o.max_running, o.pool,
       o.num_requests, o.arrivals_ms, o.aborts, o.switches, o.step_us, o.loss,
@@ -116,7 +124,8 @@ std::string Show(const Options& o) {
       o.reorder ? "reordered" : "in order", o.queue_limit, o.partitions,
       o.fault_ms, o.kills, o.pauses, o.coordinator_pauses, o.crash_in_step,
       o.crash_in_switch, o.crash_in_recovery, o.max_crashes, o.memory_loss,
-      o.errors, o.stalls);
+      o.errors, o.stalls, o.coordinator_crash, o.coordinator_kills,
+      o.full_disks, static_cast<unsigned long long>(o.rotate_bytes));
   return text;
 }
 

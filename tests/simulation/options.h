@@ -38,6 +38,11 @@ struct Options {
   // switch, of a recovery. At most max_crashes in all.
   double crash_in_step = 0, crash_in_switch = 0, crash_in_recovery = 0;
   int max_crashes = 0;
+  // The same of the coordinator's fault points and its journal's; and from
+  // outside. Its disk is full for a while, so often.
+  double coordinator_crash = 0;
+  int coordinator_kills = 0, full_disks = 0;
+  uint64_t rotate_bytes = 1 << 20;
   double memory_loss = 0;  // of whoever dies, with all that the vault keeps
   // Chance that a fault point fails, or holds a worker up.
   double errors = 0, stalls = 0;

@@ -121,6 +121,25 @@ TEST(Scheduler, ResultsThatDoNotMatchTheStepAreRefusedAndChangeNothing) {
   EXPECT_THAT(refused([](auto&) {}, now), HasSubstr("not the oldest"));
 }
 
+// Those of the positions that were computed died with the coordinator that had
+// collected them.
+TEST(Scheduler, APromptWithLogprobsIsAdoptedWithoutWhatIsComputed) {
+  for (const int num_prompt_logprobs : {-1, 0}) {
+    Rig rig(Options(2, 20));
+    SamplingParams sampling;
+    sampling.num_prompt_logprobs = num_prompt_logprobs;
+    ASSERT_THAT(rig.scheduler.AddKnown(RequestId{1}, {1, 2, 3, 4, 5, 6},
+                                       sampling, 4, {}),
+                IsOk());
+    const KvTable table{0, 1, {{0, 0, 2, {0, 1}}}};
+    ASSERT_THAT(rig.scheduler.Adopt({{{RequestId{1}, table, 4}}}), IsOk());
+    const auto plan = rig.scheduler.NextStep();
+    ASSERT_TRUE(plan.has_value());
+    ASSERT_THAT(plan->items, SizeIs(1));
+    EXPECT_EQ(plan->items[0].position, num_prompt_logprobs < 0 ? 4u : 0u);
+  }
+}
+
 TEST(Scheduler, PromptLogprobsWithAGapAreRefused) {
   Rig rig(Options());
   SamplingParams sampling;

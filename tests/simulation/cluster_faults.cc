@@ -1,0 +1,304 @@
+// What goes wrong in a simulated group, and what must be well in the end.
+#include <algorithm>
+#include <string>
+
+#include "common/cat.h"
+#include "tests/simulation/cluster_internal.h"
+
+namespace moebius::simulation {
+namespace {
+
+// After the faults have ended.
+constexpr int64_t kServesAgainUs = 10'000'000;
+constexpr int64_t kAllDoneUs = 60'000'000;
+// Workers that are told to end.
+constexpr int64_t kStopUs = 5'000'000;
+
+enum class Stage { kStep, kSwitch, kRecovery };
+Stage StageOf(FaultId id) {
+  switch (id) {
+    case FaultId::kWorkerPrepare:
+    case FaultId::kWorkerPrepared:
+    case FaultId::kWorkerCommit:
+    case FaultId::kWorkerPull:
+    case FaultId::kWorkerPulled:
+    case FaultId::kWorkerPassed:
+    case FaultId::kWorkerPages:
+    case FaultId::kWorkerPagesPassed:
+    case FaultId::kWorkerSwitched:
+      return Stage::kSwitch;
+    case FaultId::kWorkerAdopt:
+    case FaultId::kWorkerHalted:
+    case FaultId::kWorkerRestored:
+    case FaultId::kWorkerResumed:
+      return Stage::kRecovery;
+    default:
+      return Stage::kStep;
+  }
+}
+
+}  // namespace
+
+// ---- what happens to them --------------------------------------------------
+
+void Cluster::Begin() {
+  world_.Note("serving", -1);
+  PlanWork();
+  if (ask_everything_) {
+    world_.After(10'000, [this] { Heal(); });
+    return;
+  }
+  network_.SetFaults(true);
+  faults_on_ = true;
+  PlanFaults();
+  world_.After(int64_t{options_.fault_ms} * 1000, [this] { Heal(); });
+}
+
+void Cluster::PlanWork() {
+  const int64_t now = world_.now_us();
+  if (ask_everything_) {
+    for (int ask = 0; ask < kNumAsks; ++ask) {
+      front_.SubmitAt(now, ask, AsksOf(options_.model)[ask].max_tokens, -1);
+    }
+    return;
+  }
+  for (int i = 0; i < options_.num_requests; ++i) {
+    const int ask = work_rng_.Int(0, kNumAsks - 1);
+    const int most = AsksOf(options_.model)[ask].max_tokens;
+    const int64_t at =
+        now + work_rng_.Between(0, int64_t{options_.arrivals_ms} * 1000);
+    const int64_t abort_after_us =
+        work_rng_.Chance(options_.aborts) ? work_rng_.Between(0, 100'000) : -1;
+    front_.SubmitAt(at, ask, work_rng_.Int(1, most), abort_after_us);
+  }
+  for (int i = 0; i < options_.switches; ++i) {
+    const auto choice = work_rng_.Chance(0.1)
+                            ? LayoutChoice::kAuto
+                            : static_cast<LayoutChoice>(work_rng_.Int(0, 1));
+    // While there is something to do.
+    const int until_ms =
+        std::min(options_.fault_ms, options_.arrivals_ms + 300);
+    world_.After(work_rng_.Between(0, int64_t{until_ms} * 1000),
+                 [this, choice] {
+                   if (!ending_) Order(choice);
+                 });
+  }
+}
+
+void Cluster::PlanFaults() {
+  Rng rng = fault_rng_.Fork();
+  const int64_t end = int64_t{options_.fault_ms} * 1000;
+  const auto duration = [](Rng& r) {
+    switch (r.Int(0, 2)) {
+      case 0:
+        return r.Between(1'000, 50'000);
+      case 1:
+        return r.Between(50'000, 700'000);
+      default:
+        return r.Between(700'000, 3'000'000);
+    }
+  };
+  const auto rank = [&] { return rng.Int(0, options_.num_workers - 1); };
+  for (int i = 0; i < options_.kills; ++i) {
+    world_.After(rng.Between(0, end), [this, r = rank()] {
+      if (!serving() || current_[r]->over() || !faults_on_) return;
+      world_.CountFault("worker killed");
+      world_.Note("killed", r);
+      current_[r]->Kill();
+    });
+  }
+  for (int i = 0; i < options_.pauses; ++i) {
+    world_.After(rng.Between(0, end), [this, r = rank(), d = duration(rng)] {
+      if (current_[r]->over() || !faults_on_) return;
+      world_.CountFault("worker paused");
+      world_.Note("paused", r, static_cast<uint64_t>(d));
+      current_[r]->Freeze(world_.now_us() + d);
+    });
+  }
+  for (int i = 0; i < options_.coordinator_pauses; ++i) {
+    world_.After(rng.Between(0, end), [this, d = duration(rng)] {
+      if (!faults_on_) return;
+      world_.CountFault("coordinator paused");
+      world_.Note("paused", -1, static_cast<uint64_t>(d));
+      coordinator_frozen_until_us_ = world_.now_us() + d;
+    });
+  }
+  for (int i = 0; i < options_.coordinator_kills; ++i) {
+    world_.After(rng.Between(0, end), [this] {
+      if (!serving() || engine_ == nullptr || !faults_on_ || !ready_once_) {
+        return;
+      }
+      world_.CountFault("coordinator killed");
+      LoseCoordinator("killed from outside");
+    });
+  }
+  for (int i = 0; i < options_.full_disks; ++i) {
+    world_.After(rng.Between(0, end), [this, d = duration(rng)] {
+      if (!faults_on_) return;
+      world_.CountFault("disk full");
+      world_.Note("disk full", -1, static_cast<uint64_t>(d));
+      disk_.FailUntil(world_.now_us() + d);
+      disk_full_until_us_ = world_.now_us() + d;
+    });
+  }
+  for (int i = 0; i < options_.partitions; ++i) {
+    world_.After(rng.Between(0, end), [this, r = rank(), d = duration(rng),
+                                       to_worker = rng.Chance(0.5)] {
+      if (!faults_on_) return;
+      world_.CountFault("partition");
+      world_.Note("partition", r, to_worker, static_cast<uint64_t>(d));
+      network_.Partition(r, to_worker, world_.now_us() + d);
+    });
+  }
+}
+
+// Faults end. Whoever is frozen goes on when his time is over.
+void Cluster::Heal() {
+  world_.Note("healed", -1);
+  faults_on_ = false;
+  healed_ = true;
+  network_.SetFaults(false);
+  front_.StopAborts();
+  healed_us_ = world_.now_us();
+  for (Rank r = 0; r < options_.num_workers; ++r) {
+    if (current_[r]->frozen()) {
+      healed_us_ = std::max(healed_us_, current_[r]->frozen_until_us());
+    }
+  }
+  healed_us_ =
+      std::max({healed_us_, coordinator_frozen_until_us_, disk_full_until_us_});
+  if (!ask_everything_) {
+    probe_ = front_.requests().size();
+    front_.SubmitAt(world_.now_us(), 0, 2, -1);
+    world_.At(healed_us_ + kServesAgainUs, [this] {
+      if (front_.last_token_us() < healed_us_ && !done_ &&
+          front_.requests()[probe_].first_us < 0) {
+        world_.Violate('G', Cat("no token within 10 s after the faults: ",
+                                engine_ == nullptr
+                                    ? std::string("no coordinator")
+                                    : engine_->GetStatus().not_ready_reason));
+      }
+    });
+  }
+  world_.At(healed_us_ + kAllDoneUs, [this] {
+    if (ending_) return;
+    const std::string left = front_.Unfinished();
+    world_.Violate('G', left.empty() ? std::string("a switch does not end")
+                                     : Cat("unfinished requests:", left));
+  });
+  LookWhetherDone();
+}
+
+void Cluster::LookWhetherDone() {
+  if (ending_) return;
+  const EngineStatus status =
+      engine_ == nullptr ? EngineStatus{} : engine_->GetStatus();
+  if (world_.now_us() >= healed_us_ && front_.all_done() && serving() &&
+      status.ready && status.switch_state == "steady" && orders_open_ == 0 &&
+      status.running == 0 && status.waiting == 0) {
+    CheckIdle();
+    StopAll();
+    return;
+  }
+  world_.After(20'000, [this] { LookWhetherDone(); });
+}
+
+// Nothing is going on: everything must be free, and in its place.
+void Cluster::CheckIdle() {
+  const EngineStatus status = engine_->GetStatus();
+  for (const WorkerStatus& worker : status.workers) {
+    if (worker.pages_free != worker.pages_total) {
+      world_.Violate('H', Cat("pages of rank ", worker.rank,
+                              " are lost: ", worker.pages_free, " of ",
+                              worker.pages_total, " are free"));
+    }
+  }
+  CheckSlots("at the end");
+}
+
+void Cluster::StopAll() {
+  ending_ = true;
+  front_.SetEngine(nullptr, nullptr);
+  for (const auto& life : lives_) {
+    if (!life->over()) life->Stop();
+  }
+  world_.After(kStopUs, [this] {
+    for (const auto& life : lives_) {
+      if (!life->over()) {
+        world_.Violate('H', Cat("worker ", life->rank(), " does not stop"));
+      }
+    }
+    done_ = true;
+  });
+}
+
+// ---- fault points ----------------------------------------------------------
+
+absl::Status Cluster::OnFaultPoint(FaultId id) {
+  ++world_.tally().reached[static_cast<int>(id)];
+  if (Life* const life = RunningLife(); life != nullptr) {
+    return OnFaultPoint(*life, id);
+  }
+  return OnCoordinatorFaultPoint(id);
+}
+
+absl::Status Cluster::OnCoordinatorFaultPoint(FaultId id) {
+  if ((id == FaultId::kJournalWrite || id == FaultId::kJournalSync) &&
+      world_.now_us() < disk_full_until_us_) {
+    disk_failed_ = true;
+  }
+  // A group that does not serve ends with its coordinator.
+  if (!faults_on_ || !serving() || !ready_once_) return absl::OkStatus();
+  if (crashes_ < options_.max_crashes &&
+      fault_rng_.Chance(options_.coordinator_crash)) {
+    ++crashes_;
+    ++world_.tally().struck[static_cast<int>(id)];
+    world_.CountFault("coordinator crashed");
+    world_.Note("crash", -1, static_cast<uint64_t>(id));
+    throw CoordinatorKilled{};
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Cluster::OnFaultPoint(Life& life, FaultId id) {
+  if (life.unwinding()) return absl::OkStatus();
+  if (mutant_ != nullptr) mutant_->OnFaultPoint(life, id, store_);
+  if (id == FaultId::kWorkerStep) {
+    life.Sleep(order_rng_.Between(options_.step_us / 2, options_.step_us));
+  }
+  // Others come between.
+  if (id != FaultId::kWorkerBarrier && order_rng_.Chance(0.2)) {
+    life.Sleep(order_rng_.Between(1, 100));
+  }
+  if (!faults_on_ || !serving()) return absl::OkStatus();
+  const Stage stage = StageOf(id);
+  const double crash = stage == Stage::kStep     ? options_.crash_in_step
+                       : stage == Stage::kSwitch ? options_.crash_in_switch
+                                                 : options_.crash_in_recovery;
+  const int index = static_cast<int>(id);
+  if (crashes_ < options_.max_crashes && fault_rng_.Chance(crash)) {
+    ++crashes_;
+    ++world_.tally().struck[index];
+    world_.CountFault("worker crashed");
+    world_.Note("crash", life.rank(), static_cast<uint64_t>(index));
+    life.Crash();
+  }
+  if (fault_rng_.Chance(options_.stalls)) {
+    ++world_.tally().struck[index];
+    world_.CountFault("worker held up");
+    life.Sleep(fault_rng_.Between(1'000, 900'000));
+    return absl::OkStatus();
+  }
+  // Before it serves a group cannot do without a worker.
+  if (id != FaultId::kWorkerBarrier && ready_once_ &&
+      fault_rng_.Chance(options_.errors)) {
+    ++world_.tally().struck[index];
+    world_.CountFault("error injected");
+    world_.Note("error", life.rank(), static_cast<uint64_t>(index));
+    error_injected_[life.rank()] = true;
+    return InjectedError(id, 0);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace moebius::simulation
