@@ -424,7 +424,7 @@ TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
   // All at once, so that both ranks get four.
   std::vector<Generation> requests;
   for (int i = 0; i < 8; ++i) requests.push_back(Request(10 + i, 400));
-  const auto submitted = engine_->Submit(std::move(requests));
+  const auto submitted = engine_->Submit(std::move(requests), "");
   ASSERT_THAT(submitted, IsOk());
   const std::vector<RequestId>& ids = *submitted;
   for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
@@ -435,17 +435,6 @@ TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
   // Those of the other rank have kept what they had.
   EXPECT_EQ(engine_->GetStatus().preemptions_total, 4u);
   EXPECT_GT(engine_->GetStatus().dropped_tokens_total, 0u);
-}
-
-TEST_F(EngineHostTest, ALoadThatIsLostIsSaidAgain) {
-  Start();
-  hub_->Kill(1);
-  const RequestId id = Submit(Request(20, 400));
-  hub_->AwaitLost(1);
-  hub_->LoseNextLoad();
-  hub_->ReviveEmpty(1);
-  ExpectQuietTokens(id, 20, 400);
-  EXPECT_EQ(hub_->num_loads(), 3);
 }
 
 TEST_F(EngineHostTest, MemoryThatIsGoneInACommittedSwitchComesBackInItsMiddle) {

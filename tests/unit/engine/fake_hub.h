@@ -133,10 +133,6 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     fail_load_ = std::move(reason);
   }
-  void LoseNextLoad() {
-    absl::MutexLock lock(&mutex_);
-    lose_load_ = true;
-  }
   void SendFault(std::string reason) {
     absl::MutexLock lock(&mutex_);
     Report_(1, Fault{StepId{1}, std::move(reason)});
@@ -176,7 +172,6 @@ class FakeHub final : public Hub {
         Report_(rank, Fault{StepId{0}, *fail_load_});
         return absl::OkStatus();
       }
-      if (std::exchange(lose_load_, false)) return absl::OkStatus();
       loaded_ = loaded_.with(rank);
       ++num_loads_;
       Report_(rank,
@@ -399,7 +394,6 @@ class FakeHub final : public Hub {
   int lose_after_switch_ ABSL_GUARDED_BY(mutex_) = 0;
   bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool repeat_ ABSL_GUARDED_BY(mutex_) = false;
-  bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
