@@ -117,7 +117,7 @@ absl::Status Cluster::OpenJournal() {
 void Cluster::StartCoordinator() {
   ++num_coordinators_;
   coordinator_born_us_ = world_.now_us();
-  disk_failed_ = false;
+  disk_failed_ = engine_ready_ = false;
   world_.Note("coordinator", -1, num_coordinators_);
   try {
     if (absl::Status opened = OpenJournal(); !opened.ok()) {
@@ -141,7 +141,7 @@ void Cluster::StartCoordinator() {
     if (mutant_ != nullptr) mutant_->OnOutputs(outputs);
     front_.Hear(std::move(outputs));
   };
-  options.on_ready = [this] { ready_once_ = true; };
+  options.on_ready = [this] { ready_once_ = engine_ready_ = true; };
   options.now = [this] { return world_.Now(); };
   options.replace_worker = [this](Rank rank, Incarnation incarnation) {
     world_.Note("replace", rank, incarnation.value);
@@ -281,6 +281,7 @@ void Cluster::OnEnded(Life& life, const absl::Status* returned) {
       world_.CountFault("memory lost");
       world_.Note("memory lost", exit.child);
       store_.Lose(exit.child);
+      observer_.Look(store_);
     }
     Handle(exit);
   });
@@ -394,7 +395,7 @@ void Cluster::CheckSlots(const char* when) {
 
 // ---- around the slices of workers ------------------------------------------
 
-void Cluster::BeforeSlice(Life&) { observer_.BeforeSlice(store_); }
+void Cluster::BeforeSlice(Life&) { observer_.Look(store_); }
 
 void Cluster::AfterSlice(Life& life) {
   observer_.AfterSlice(store_, life.rank(), life.incarnation());

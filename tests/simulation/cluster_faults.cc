@@ -290,7 +290,7 @@ absl::Status Cluster::OnFaultPoint(Life& life, FaultId id) {
     return absl::OkStatus();
   }
   // Before it serves a group cannot do without a worker.
-  if (id != FaultId::kWorkerBarrier && ready_once_ &&
+  if (id != FaultId::kWorkerBarrier && engine_ready_ &&
       fault_rng_.Chance(options_.errors)) {
     ++world_.tally().struck[index];
     world_.CountFault("error injected");

@@ -122,6 +122,7 @@ class Cluster final : public LifeSite, public FaultHandler {
   int orders_open_ = 0;
 
   bool ready_once_ = false;
+  bool engine_ready_ = false;  // of this life of the coordinator
   bool ask_everything_ = false;
   bool faults_on_ = false;
   bool healed_ = false;

@@ -1,5 +1,6 @@
 #include "tests/simulation/observer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/cat.h"
@@ -120,6 +121,15 @@ void Observer::On(Rank rank, const Resume& resume) {
       (decisions_.empty() || decisions_.back().epoch < resume.tail->epoch)) {
     decisions_.push_back({resume.tail->epoch, resume.next_step, resume.layout});
   }
+  // Where no memory has weights, the group begins anew in its first layout.
+  const bool anew =
+      !resume.tail.has_value() &&
+      std::all_of(words_.begin(), words_.end(),
+                  [](const Words& words) { return words.loaded == 0; });
+  if (anew && resume.layout != layout()) {
+    const Epoch epoch = decisions_.back().epoch;
+    decisions_.push_back({epoch, StepId{0}, resume.layout});
+  }
   if (resume.layout != layout()) {
     world_->Violate('F', "the group resumes in a layout that was not decided");
   }
@@ -128,15 +138,22 @@ void Observer::On(Rank rank, const Resume& resume) {
     world_->Violate('F', Cat("the rest of switch ", resume.tail->epoch.value,
                              " is to be done, which is over"));
   }
-  if (resume.next_step.value <= last_planned_) {
+  uint64_t last = last_planned_;
+  for (const Words& words : words_) last = std::max(last, words.step);
+  if (resume.next_step.value <= last) {
     world_->Violate('C', Cat("step ", resume.next_step.value, " again"));
   }
+  // Of steps that only lost memory knew nobody can tell.
+  executed_.erase(executed_.lower_bound(resume.next_step.value),
+                  executed_.end());
 }
 
 void Observer::OnNewCoordinator() {
   for (Tables& tables : tables_) tables = Tables{};
   plans_.clear();
-  last_planned_ = executed_.empty() ? 0 : executed_.rbegin()->first;
+  last_planned_ = 0;
+  // What was decided holds for whatever it plans.
+  for (Decision& decision : decisions_) decision.boundary = StepId{0};
 }
 
 void Observer::OnSwitchReport(Epoch epoch, bool done) {
@@ -205,10 +222,10 @@ void Observer::OnTaken(Rank rank, Incarnation incarnation,
 Observer::Words Observer::WordsOf(const SignalsBlock& block) {
   return {block.identity.incarnation.load(), block.arrival.sequence.load(),
           block.arrival.aborted_through.load(), block.progress.step.load(),
-          block.progress.switch_record.load()};
+          block.progress.switch_record.load(), block.progress.loaded.load()};
 }
 
-void Observer::BeforeSlice(const VaultStore& store) {
+void Observer::Look(const VaultStore& store) {
   for (Rank r = 0; r < num_ranks_; ++r) {
     const SignalsBlock* const block = store.Signals(r);
     words_[r] = block == nullptr ? Words{} : WordsOf(*block);

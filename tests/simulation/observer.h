@@ -36,8 +36,10 @@ class Observer {
   // How a switch ended, as its caller hears.
   void OnSwitchReport(Epoch epoch, bool done);
 
-  // Around every slice of a life of `rank`.
-  void BeforeSlice(const VaultStore& store);
+  // Takes in what the signals say now: before a slice of any life, and when
+  // memory is lost.
+  void Look(const VaultStore& store);
+  // After a slice of a life of `rank`.
   void AfterSlice(const VaultStore& store, Rank rank, Incarnation incarnation);
 
   // What the last decision says.
@@ -60,6 +62,7 @@ class Observer {
   };
   struct Words {
     uint64_t incarnation = 0, sequence = 0, aborted = 0, step = 0, record = 0;
+    uint64_t loaded = 0;
     friend bool operator==(const Words&, const Words&) = default;
   };
 
