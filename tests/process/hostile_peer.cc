@@ -263,12 +263,12 @@ void Pose(zmq::context_t& context, const std::string& endpoint,
   zmq::socket_t monitor(context, zmq::socket_type::pair);
   monitor.set(zmq::sockopt::linger, 0);
   monitor.connect(watch);
+  socket.connect(endpoint);
   for (const std::string& message : messages) {
     socket.send(zmq::buffer(message), zmq::send_flags::none);
   }
   socket.send(zmq::buffer(messages[0]), zmq::send_flags::sndmore);  // two parts
   socket.send(zmq::buffer(messages[0]), zmq::send_flags::none);
-  socket.connect(endpoint);
   if (WaitForFate(monitor, tally)) {
     // What it hears in a second would have been somebody else's.
     socket.set(zmq::sockopt::rcvtimeo, 1000);

@@ -111,6 +111,7 @@ class RefusesTest(unittest.TestCase):
 
     def test_address_of_another_machine(self):
         result = self.serve("--model", MODEL, "--host", "203.0.113.1",
+                            "--allow-unauthenticated",
                             "--port", "0", "--admin-port", "0")
         self.assertEqual(result.returncode, 2)
         self.assertIn("no address 203.0.113.1", result.stderr)

@@ -80,22 +80,6 @@ class ServeTest(unittest.TestCase):
             group.wait_line("stopped at once")
             stream.close()
 
-    def test_killed_worker_ends_the_group_with_a_message(self):
-        with Group() as group:
-            stream = group.stream({"prompt": "In the beginning",
-                                   "max_tokens": 3000, "ignore_eos": True})
-            next(iter(stream))
-            os.kill(group.worker_pid(1), signal.SIGKILL)
-            self.assertEqual(group.wait_end(timeout_s=30), 1)
-            group.wait_line("worker 1 was killed by signal 9")
-            stream.close()
-
-    def test_killed_coordinator_ends_the_group_with_a_message(self):
-        with Group() as group:
-            os.kill(group.coordinator_pid(), signal.SIGKILL)
-            self.assertEqual(group.wait_end(timeout_s=30), 1)
-            group.wait_line("coordinator was killed by signal 9")
-
     def test_model_that_cannot_be_divided_is_refused_with_the_reason(self):
         with Group(["--workers", "3"], wait=False) as group:
             self.assertEqual(group.wait_end(), 1)
