@@ -21,6 +21,10 @@ class Planner {
     RecoveryPlan plan;
     plan.next_step = std::max(last_executed_, journal_.last_step()).next();
     const auto& undone = journal_.undone();
+    // Numbers of steps without a result are left out in recoveries.
+    if (undone.has_value()) {
+      plan.next_step = std::max(plan.next_step, undone->boundary);
+    }
     plan.anew = !any_loaded_;
     if (plan.anew) {
       plan.layout = input_.initial;

@@ -222,6 +222,11 @@ absl::StatusOr<Switched> SwitchExecutor::Finish(const SwitchTail& tail,
         tail.layers_done, " layers and ", tail.waves_done, " waves done"));
   }
   RETURN_IF_ERROR(CheckMoves(tail.kv));
+  // What is complete everywhere, before we overwrite the sources of the layer
+  // before it: the others' records may be lost with their memory.
+  StoreSwitchProgress(
+      context_.memory->own_signals(),
+      SwitchProgress{tail.epoch, tail.layers_done, tail.waves_done});
   return Copy(tail, to);
 }
 

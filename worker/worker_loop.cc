@@ -190,7 +190,11 @@ absl::Status WorkerLoop::On(const Resume& resume) {
   RETURN_IF_ERROR(context_.meet(resume.memories));
   context_.signals->progress.weight_checksum.store(resume.weight_checksum,
                                                    std::memory_order_relaxed);
-  context_.signals->progress.loaded.store(1, std::memory_order_release);
+  // With a switch to finish, new memory counts only from the first step on:
+  // until then a new coordinator would take pages for good that were given up.
+  if (!resume.tail.has_value()) {
+    context_.signals->progress.loaded.store(1, std::memory_order_release);
+  }
   if (!restoring_) context_.sequences->Reset();
   context_.barrier->GoOn(resume.next_barrier);
   context_.switches->GoOn(resume.layout, resume.last_epoch);
@@ -229,6 +233,7 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
           .count());
   context_.signals->progress.step.store(plan.step.value,
                                         std::memory_order_release);
+  context_.signals->progress.loaded.store(1, std::memory_order_relaxed);
   context_.sequences->NoteDone(plan);
   next_step_ = next_step_.next();
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStepDone));

@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "common/fault_point.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
@@ -122,6 +124,37 @@ TEST_F(PosixDiskTest, AWriteThatIsTakenInPartIsAnError) {
   EXPECT_FALSE(status.ok());
   EXPECT_THAT(std::string(status.message()), HasSubstr(path_ + "/file"));
   EXPECT_EQ(disk->Read("file", 1 << 20)->size(), 1000);
+}
+
+// A disk that is full and broken on purpose.
+class OneFault final : public FaultHandler {
+ public:
+  explicit OneFault(FaultId id) : id_(id) { SetFaultHandler(this); }
+  ~OneFault() override { SetFaultHandler(nullptr); }
+  absl::Status OnFaultPoint(FaultId id) override {
+    return id == id_ ? InjectedError(id, ENOSPC) : absl::OkStatus();
+  }
+
+ private:
+  const FaultId id_;
+};
+
+TEST_F(PosixDiskTest, WritesAndSyncsFailOnPurpose) {
+  auto disk = Open();
+  auto file = disk->Create("file");
+  ASSERT_THAT(file, IsOk());
+  {
+    const OneFault fault(FaultId::kJournalWrite);
+    EXPECT_THAT((*file)->Append(std::string("x")),
+                StatusIs(absl::StatusCode::kResourceExhausted));
+    EXPECT_THAT((*file)->Sync(), IsOk());
+  }
+  {
+    const OneFault fault(FaultId::kJournalSync);
+    EXPECT_THAT((*file)->Append(std::string("y")), IsOk());
+    EXPECT_FALSE((*file)->Sync().ok());
+  }
+  EXPECT_EQ(*disk->Read("file", 10), "y");
 }
 
 TEST_F(PosixDiskTest, FilesAreWrittenRenamedAndRemoved) {

@@ -6,6 +6,8 @@
 #include <tuple>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "coordinator/journal/journal_frame.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
@@ -245,6 +247,34 @@ TEST(Journal, SegmentsThatCannotBeRemovedAreOnlySoMany) {
   EXPECT_EQ(disk.names().size(), 1);
   disk.Restart(/*power_lost=*/true);
   EXPECT_EQ(MustOpen(disk, options)->state().term(), Term{term});
+}
+
+// More of them than the bound are removed before anything else; but not as long
+// as the name of the newest may still be lost.
+TEST(Journal, ManyOldSegmentsAreRemovedBehindANameOnDisk) {
+  const std::string newest = "journal-000200.log";
+  for (uint32_t seed = 0; seed < 100; ++seed) {
+    SCOPED_TRACE(seed);
+    SimulatedDisk disk(seed);
+    disk.Put(newest, EncodeHeader({200, 1, kSegmentHeaderBytes, kModel, 0}));
+    auto journal = MustOpen(disk);
+    AppendSamples(*journal);
+    ASSERT_THAT(journal->Commit(), IsOk());
+    journal.reset();
+    // Lock, list, read; make, header, snapshot, sync, rename; the end.
+    disk.Restart(/*power_lost=*/false);
+    disk.CrashAt(disk.calls() + 8);
+    Journal::Open(Options(), disk).status().IgnoreError();
+    disk.Restart(/*power_lost=*/false);
+    disk.Put("journal-000100.log", "");
+    for (size_t i = 0; i < Journal::kMaxOldSegments; ++i) {
+      disk.Put(absl::StrCat("journal-0001", 10 + i, ".log"), "");
+    }
+    disk.CrashAt(disk.calls() + seed);
+    Journal::Open(Options(), disk).status().IgnoreError();
+    disk.Restart(/*power_lost=*/true);
+    EXPECT_EQ(MustOpen(disk)->state(), SampleState());
+  }
 }
 
 // ---- a disk that works -----------------------------------------------------

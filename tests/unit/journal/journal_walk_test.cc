@@ -299,22 +299,29 @@ TEST(JournalWalk, EveryCallMayBeTheLast) {
   }
 }
 
-// Over and over, each of its calls failing, and the one after it too.
+// Over and over, each of its calls failing, and the one after it too; to the
+// end, or until it dies soon after.
 TEST(JournalWalk, EveryCallMayFail) {
   for (const uint64_t num_calls : {1, 2}) {
-    uint64_t calls = 1;
-    for (uint64_t call = 0; call < calls; ++call) {
-      for (uint32_t seed = 1; seed <= 5; ++seed) {
-        SCOPED_TRACE(testing::Message() << num_calls << " calls from " << call
-                                        << ", seed " << seed);
-        SimulatedDisk disk(seed);
-        disk.FailFrom(call, absl::UnavailableError("simulated"), num_calls);
-        ShortLife life;
-        ASSERT_NO_FATAL_FAILURE(life.Run(disk));
-        EXPECT_EQ(life.committed, life.states.size() - 1);
-        calls = disk.calls();
-        disk.Restart(/*power_lost=*/seed % 2 == 1);
-        ASSERT_NO_FATAL_FAILURE(life.ExpectIn(disk));
+    for (const uint64_t left : {2, 5, 1000}) {
+      uint64_t calls = 1;
+      for (uint64_t call = 0; call < calls; ++call) {
+        for (uint32_t seed = 1; seed <= 8; ++seed) {
+          SCOPED_TRACE(testing::Message()
+                       << num_calls << " calls from " << call << ", seed "
+                       << seed << ", then " << left << " calls");
+          SimulatedDisk disk(seed);
+          disk.FailFrom(call, absl::UnavailableError("simulated"), num_calls);
+          disk.CrashAt(call + num_calls + left);
+          ShortLife life;
+          ASSERT_NO_FATAL_FAILURE(life.Run(disk));
+          if (!disk.crashed()) {
+            EXPECT_EQ(life.committed, life.states.size() - 1);
+          }
+          calls = std::max(calls, disk.calls());
+          disk.Restart(/*power_lost=*/seed % 2 == 1);
+          ASSERT_NO_FATAL_FAILURE(life.ExpectIn(disk));
+        }
       }
     }
   }
