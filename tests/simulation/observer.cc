@@ -220,9 +220,9 @@ void Observer::OnTaken(Rank rank, Incarnation incarnation,
 }
 
 Observer::Words Observer::WordsOf(const SignalsBlock& block) {
-  return {block.identity.incarnation.load(), block.arrival.sequence.load(),
+  return {block.identity.incarnation.load(),    block.arrival.sequence.load(),
           block.arrival.aborted_through.load(), block.progress.step.load(),
-          block.progress.switch_record.load(), block.progress.loaded.load()};
+          block.progress.switch_record.load(),  block.progress.loaded.load()};
 }
 
 void Observer::Look(const VaultStore& store) {
