@@ -264,11 +264,17 @@ void Pose(zmq::context_t& context, const std::string& endpoint,
   monitor.set(zmq::sockopt::linger, 0);
   monitor.connect(watch);
   socket.connect(endpoint);
+  // A socket that was refused has nowhere to send to, and would wait.
+  bool open = true;
   for (const std::string& message : messages) {
-    socket.send(zmq::buffer(message), zmq::send_flags::none);
+    open = open &&
+           socket.send(zmq::buffer(message), zmq::send_flags::dontwait);
   }
-  socket.send(zmq::buffer(messages[0]), zmq::send_flags::sndmore);  // two parts
-  socket.send(zmq::buffer(messages[0]), zmq::send_flags::none);
+  if (open) {  // in two parts
+    socket.send(zmq::buffer(messages[0]),
+                zmq::send_flags::sndmore | zmq::send_flags::dontwait);
+    socket.send(zmq::buffer(messages[0]), zmq::send_flags::dontwait);
+  }
   if (WaitForFate(monitor, tally)) {
     // What it hears in a second would have been somebody else's.
     socket.set(zmq::sockopt::rcvtimeo, 1000);
