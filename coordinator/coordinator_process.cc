@@ -235,8 +235,10 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
   ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
-  ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
+  // First the journal, which only one can have: to bind takes the control
+  // socket from whoever had it.
   ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   engine_options.journal = opened.journal.get();
@@ -347,9 +349,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     end->Wait(config.drain_timeout_ms);
   }
   engine.Stop();
-  // Clients get what has been said to them.
+  // Clients get what has been said to them; those of a failed coordinator wait
+  // for the next one.
   server->StopAccepting();
-  for (int i = 0; i < kMaxFlushTurns && server->num_connections() > 0; ++i) {
+  for (int i = 0; status.ok() && i < kMaxFlushTurns &&
+                  server->num_connections() > 0;
+       ++i) {
     end->Wait(kFlushTurnMs);
   }
   if (!ready.HasBeenNotified()) ready.Notify();
