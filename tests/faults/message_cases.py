@@ -156,11 +156,16 @@ def again_after(load, mended_at):
     return 1000 * (time.monotonic() - mended_at)
 
 
+def talker(rank, ways, switch=None):
+    """Of steps only rank 0 reports."""
+    return 0 if ways == ("report",) and switch is None else rank
+
+
 def cut_off(trial, ways, seconds, switch=None):
     """A worker's link is cut for a while: under load, or in a switch with its
     COMMIT there. Meanwhile it may be replaced. Counted is the time from the
     mending on."""
-    bench, rank = trial.bench, trial.rank
+    bench, rank = trial.bench, talker(trial.rank, ways, switch)
     if switch is not None:
         bench.bring_to("tp" if switch == "ep" else "ep")
     before = bench.status()
@@ -192,7 +197,8 @@ def link_flaps(trial, ways, times):
     load = Load(bench.group).start()
     load.await_events(2 * NUM_STREAMS)
     for i in range(times):
-        cut = Cut(bench, (trial.rank + i) % bench.workers, ways)
+        rank = talker((trial.rank + i) % bench.workers, ways)
+        cut = Cut(bench, rank, ways)
         cut.await_loss()
         stalls.append(again_after(load, cut.mend()))
     load.end()
