@@ -157,7 +157,7 @@ class KeyedLoad(Load):
 
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
-        self.breaks = self.refusals = 0
+        self.breaks = self.resumes = self.refusals = 0
 
     def _noted(self, gap_s):
         with self.changed:
@@ -174,6 +174,7 @@ class KeyedLoad(Load):
               f"stream {i}: the events are numbered {stream.ids}")
         with self.changed:
             self.breaks += stream.breaks
+            self.resumes += stream.resumes
             self.refusals += stream.refusals
         return tokens
 

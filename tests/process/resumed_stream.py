@@ -23,6 +23,7 @@ class ResumedStream:
         self.last_id = None
         self.tokens, self.ids = [], []
         self.breaks = self.refusals = 0
+        self.resumes = 0  # breaks behind some event
         self.longest_gap_s = 0
         self.last = None
 
@@ -87,6 +88,7 @@ class ResumedStream:
         until = time.monotonic() + deadline_s
         while not self.once():
             self.breaks += 1
+            self.resumes += self.last_id is not None
             if time.monotonic() > until:
                 raise AssertionError(
                     f"stream {self.key} does not come to an end: "
