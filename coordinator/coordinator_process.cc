@@ -352,8 +352,8 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   // Clients get what has been said to them; those of a failed coordinator wait
   // for the next one.
   server->StopAccepting();
-  for (int i = 0; status.ok() && i < kMaxFlushTurns &&
-                  server->num_connections() > 0;
+  for (int i = 0;
+       status.ok() && i < kMaxFlushTurns && server->num_connections() > 0;
        ++i) {
     end->Wait(kFlushTurnMs);
   }
