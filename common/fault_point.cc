@@ -64,6 +64,10 @@ constexpr std::array<FaultInfo, kNumFaultIds> kInfos = {{
     {FaultId::kJournalSync, "journal.sync", "the journal is to be synced"},
     {FaultId::kVaultKept, "vault.kept",
      "a worker died; an error here loses the memory kept for it"},
+    {FaultId::kLinkCommand, "link.command",
+     "a message to the worker is to be sent; an error here loses it"},
+    {FaultId::kLinkReport, "link.report",
+     "a message of the worker has come; an error here loses it"},
 }};
 
 struct NamedErrno {

@@ -43,8 +43,10 @@ enum class FaultId : uint8_t {
   kJournalWrite,
   kJournalSync,
   kVaultKept,
+  kLinkCommand,
+  kLinkReport,
 };
-inline constexpr int kNumFaultIds = static_cast<int>(FaultId::kVaultKept) + 1;
+inline constexpr int kNumFaultIds = static_cast<int>(FaultId::kLinkReport) + 1;
 
 struct FaultInfo {
   FaultId id;

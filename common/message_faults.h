@@ -59,6 +59,12 @@ struct MessageFaults {
   int delay_ms = 0;
   uint64_t seed = 1;
   std::vector<MessageRule> rules;
+
+  // Whether anything can befall a message.
+  bool any() const {
+    return lose > 0 || repeat > 0 || reorder > 0 || delay_ms > 0 ||
+           !rules.empty();
+  }
 };
 
 // The text form: words with spaces between.

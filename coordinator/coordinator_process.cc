@@ -172,18 +172,36 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   return engine;
 }
 
-// Bound to be spoken on by workers of the group alone. `vault` outlives it.
+// Bound to be spoken on by workers of the group alone. `vault` outlives it, and
+// so does `faults` (null: off).
 absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
+                                             FaultTable* faults,
                                              VaultClient& vault) {
   ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir, [&vault](pid_t pid) {
                      return vault.WhoIs(pid, kWhoIsTimeout);
                    }));
+  if (faults == nullptr) return hub;
   const Config& config = options.config;
-  if (!config.faults_enabled || config.message_faults.empty()) return hub;
-  ASSIGN_OR_RETURN(MessageFaults faults,
+  ASSIGN_OR_RETURN(MessageFaults messages,
                    ParseMessageFaults(config.message_faults));
-  spdlog::warn("faults of messages: {}", config.message_faults);
-  return std::make_unique<FaultyHub>(std::move(hub), std::move(faults));
+  if (messages.any()) {
+    spdlog::warn("faults of messages: {}", config.message_faults);
+  }
+  return std::make_unique<FaultyHub>(
+      std::move(hub), std::move(messages),
+      [faults](Direction direction, Rank rank) {
+        const FaultId id = direction == Direction::kCommand
+                               ? FaultId::kLinkCommand
+                               : FaultId::kLinkReport;
+        return faults->Reach(id, rank).action == FaultAction::kError;
+      });
+}
+
+// Nothing if faults are off.
+absl::StatusOr<std::unique_ptr<FaultTable>> OpenFaults(
+    const CoordinatorOptions& options) {
+  if (!options.config.faults_enabled) return nullptr;
+  return FaultTable::Open(options.dir);
 }
 
 HttpServerOptions ServerOptions(const Config& config,
@@ -221,8 +239,11 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model_path));
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
-  ASSIGN_OR_RETURN(auto hub, BindHub(options, vault));
+  ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
+  // First the journal, which only one can have: to bind takes the control
+  // socket from whoever had it.
   ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   engine_options.journal = opened.journal.get();
@@ -292,11 +313,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   admin_options.num_connections = [&server] {
     return server->num_connections();
   };
-  std::unique_ptr<FaultTable> faults;
-  if (config.faults_enabled) {
-    ASSIGN_OR_RETURN(faults, FaultTable::Open(options.dir));
-    admin_options.faults = faults.get();
-  }
+  admin_options.faults = faults.get();
   admin_options.keys = std::move(admin_keys);
   AdminApi admin(engine, metrics, std::move(admin_options));
   // Whatever ends us, sockets and their threads end before the APIs do.
@@ -337,9 +354,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     end->Wait(config.drain_timeout_ms);
   }
   engine.Stop();
-  // Clients get what has been said to them.
+  // Clients get what has been said to them; those of a failed coordinator wait
+  // for the next one.
   server->StopAccepting();
-  for (int i = 0; i < kMaxFlushTurns && server->num_connections() > 0; ++i) {
+  for (int i = 0;
+       status.ok() && i < kMaxFlushTurns && server->num_connections() > 0;
+       ++i) {
     end->Wait(kFlushTurnMs);
   }
   if (!ready.HasBeenNotified()) ready.Notify();
@@ -351,7 +371,8 @@ absl::Status RunThroughputBench(const CoordinatorOptions& options,
                                 VaultClient& vault) {
   ASSIGN_OR_RETURN(const auto codec,
                    CheckpointCodec::Load(options.config.model_path));
-  ASSIGN_OR_RETURN(auto hub, BindHub(options, vault));
+  ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
+  ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
   ThroughputBench bench(engine_options.model.vocab_size);

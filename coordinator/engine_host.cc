@@ -152,7 +152,7 @@ void EngineHost::Loop() {
   while (!stopping_.load()) {
     if (!Turn(TimeoutMs())) return;
   }
-  EndAll();
+  EndAll(/*failed=*/false);
   Publish();
   group_.Broadcast(Shutdown{});
 }
@@ -163,7 +163,7 @@ bool EngineHost::Turn(int timeout_ms) {
   spdlog::error("the group cannot go on: {}", status.ToString());
   status_.ready = false;
   status_.not_ready_reason = std::string(status.message());
-  EndAll();
+  EndAll(/*failed=*/true);
   Publish();
   if (options_.on_failed) options_.on_failed(status);
   return false;
@@ -508,7 +508,7 @@ absl::Status EngineHost::IssueSteps() {
   return absl::OkStatus();
 }
 
-void EngineHost::EndAll() {
+void EngineHost::EndAll(bool failed) {
   // What was accepted while we were ending belongs to it too.
   {
     absl::MutexLock lock(&mutex_);
@@ -519,6 +519,12 @@ void EngineHost::EndAll() {
     switches_->Fail("the group ended");
   }
   std::vector<Output> batch = std::exchange(batch_, {});
+  if (failed && options_.journal != nullptr) {
+    // What is in the journal goes on in the next coordinator, and what is not
+    // may not be said: to be hung up on is all that a client may see of this.
+    batch.clear();
+    outputs_.clear();
+  }
   for (const auto& [request, output] : outputs_) {
     Output& last = batch.emplace_back();
     last.request = request;

@@ -134,7 +134,7 @@ class EngineHost final : public Engine {
   void Deliver(StepId step, std::vector<NewToken> tokens);
   absl::Status CommitAndDeliver();
   absl::Status IssueSteps();
-  void EndAll();
+  void EndAll(bool failed);
   void Publish();
 
   // engine_journal.cc

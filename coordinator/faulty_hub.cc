@@ -30,11 +30,13 @@ std::optional<size_t> KindOf(Direction direction, std::string_view bytes) {
   return std::nullopt;
 }
 
-void Log(Direction direction, size_t kind, Rank rank, const char* what) {
+void Log(Direction direction, std::optional<size_t> kind, Rank rank,
+         const char* what) {
   const bool command = direction == Direction::kCommand;
-  spdlog::info("{} {} worker {}: {}",
-               command ? kCommandNames[kind] : kReportNames[kind],
-               command ? "to" : "of", rank, what);
+  const std::string_view name = !kind.has_value() ? "nonsense"
+                                : command         ? kCommandNames[*kind]
+                                                  : kReportNames[*kind];
+  spdlog::info("{} {} worker {}: {}", name, command ? "to" : "of", rank, what);
 }
 
 }  // namespace
@@ -72,20 +74,25 @@ absl::StatusOr<std::vector<Hub::Message>> FaultyHub::Receive(int timeout_ms) {
 absl::Status FaultyHub::Deal(Direction direction, Message message,
                              std::vector<Message>& received) {
   using Kind = MessageFate::Kind;
+  if (is_cut_ && is_cut_(direction, message.rank)) {
+    Log(direction, KindOf(direction, message.bytes), message.rank, "lost");
+    return absl::OkStatus();
+  }
+  if (!any_) return Pass(direction, message, received);
   MessageFate fate;
   const auto kind = KindOf(direction, message.bytes);
   if (kind.has_value()) fate = fates_.Next(direction, *kind, message.rank);
   auto due = now_();
   switch (fate.kind) {
     case Kind::kLose:
-      Log(direction, *kind, message.rank, "lost");
+      Log(direction, kind, message.rank, "lost");
       return absl::OkStatus();
     case Kind::kSwap:
-      Log(direction, *kind, message.rank, "out of order");
+      Log(direction, kind, message.rank, "out of order");
       HoldToBeOvertaken(direction, message, fate.delay_ms);
       return absl::OkStatus();
     case Kind::kEcho: {
-      Log(direction, *kind, message.rank, "comes again later");
+      Log(direction, kind, message.rank, "comes again later");
       const absl::Status passed = Pass(direction, message, received);
       HoldToBeOvertaken(direction, message, fate.delay_ms);
       return passed;

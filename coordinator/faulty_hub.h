@@ -22,8 +22,9 @@ namespace moebius {
 // FaultyHub
 //
 // Stands before another hub and does to the messages of both directions what
-// MessageFates draws. A message without bytes (a worker has connected) always
-// passes at once. A loss is no error to the sender.
+// MessageFates draws; nothing at all passes a link that is cut. A message
+// without bytes (a worker has connected) always passes at once. A loss is no
+// error to the sender.
 // Threading: as Hub.
 // Bounds: kMaxHeld messages wait; beyond it one passes at once.
 class FaultyHub final : public Hub {
@@ -33,9 +34,16 @@ class FaultyHub final : public Hub {
   // One that is to be overtaken waits no longer than this for its successor.
   static constexpr std::chrono::milliseconds kSwapTimeout{200};
 
-  FaultyHub(std::unique_ptr<Hub> hub, MessageFaults faults,
+  // Asked of each message, before its fate is drawn.
+  using IsCut = std::function<bool(Direction, Rank)>;
+
+  FaultyHub(std::unique_ptr<Hub> hub, MessageFaults faults, IsCut is_cut = {},
             std::function<Clock::time_point()> now = &Clock::now)
-      : hub_(std::move(hub)), fates_(std::move(faults)), now_(std::move(now)) {}
+      : hub_(std::move(hub)),
+        any_(faults.any()),
+        fates_(std::move(faults)),
+        is_cut_(std::move(is_cut)),
+        now_(std::move(now)) {}
 
   absl::Status Send(Rank rank, Incarnation incarnation,
                     std::string_view bytes) override;
@@ -70,7 +78,9 @@ class FaultyHub final : public Hub {
   void Release(std::vector<Message>& received);
 
   std::unique_ptr<Hub> hub_;
+  const bool any_;  // else no message is looked into
   MessageFates fates_;
+  IsCut is_cut_;
   std::function<Clock::time_point()> now_;
   std::list<Held> held_;  // in the order in which they came
   // Reports that fell due while a command was sent.

@@ -5,6 +5,8 @@ Nothing here sleeps: waits are for events of streams, for lines that the group
 prints, and for the end of requests. Bounds turn a hang into a failure.
 """
 
+import http.client
+import itertools
 import os
 import random
 import select
@@ -17,6 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))), "process"))
 
 from group import Group, start_time  # noqa: E402
+from resumed_stream import ResumedStream, RETRY_S  # noqa: E402
 
 NUM_STREAMS = 8
 TOKENS = 96
@@ -145,6 +148,37 @@ class Load:
         return 1000 * self.longest_gap_s
 
 
+class KeyedLoad(Load):
+    """The same by clients that come back: streams outlive their connections,
+    and each event comes once."""
+
+    # Of no two streams of one group, also where a case follows another.
+    KEYS = itertools.count()
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.breaks = self.resumes = self.refusals = 0
+
+    def _noted(self, gap_s):
+        with self.changed:
+            self.events += 1
+            self.longest_gap_s = max(self.longest_gap_s, gap_s)
+            self.changed.notify_all()
+
+    def one(self, i):
+        stream = ResumedStream(self.group, BODIES[self.kind](i),
+                               f"load-{next(KeyedLoad.KEYS)}", self._noted)
+        stream.last = time.monotonic()
+        tokens = stream.run(WAIT_S)
+        check(stream.ids == [str(n + 1) for n in range(len(tokens))],
+              f"stream {i}: the events are numbered {stream.ids}")
+        with self.changed:
+            self.breaks += stream.breaks
+            self.resumes += stream.resumes
+            self.refusals += stream.refusals
+        return tokens
+
+
 def fill_quiet(group):
     """The quiet run of every kind of stream, once for all groups."""
     for kind in BODIES:
@@ -163,8 +197,8 @@ class Bench:
             arguments += ["--set", setting]
         self.workers = workers
         self.group = Group(arguments)
-        self.lives = [1] * workers
-        self.born_at = 0  # the youngest worker, or later
+        self.lives = [1] * (workers + 1)  # the coordinator's is the last
+        self.born_at = 0  # the youngest of them, or later
 
     # ---- what happens ----------------------------------------------------
 
@@ -211,11 +245,45 @@ class Bench:
 
     def note_lives(self, status):
         lives = [worker["incarnation"] for worker in status["workers"]]
+        lives.append(status["term"])
         if lives != self.lives:
             self.lives, self.born_at = lives, time.monotonic()
 
     def kill(self, rank, sig=signal.SIGKILL):
         os.kill(self.worker(rank)["pid"], sig)
+
+    def coordinator(self):
+        return Process(self.status()["pid"])
+
+    def await_coordinator(self, term, ready=True):
+        """Waits until that coordinator, or a later one, serves; its status.
+        Nobody tells when it listens, so it is asked again and again."""
+        deadline = time.monotonic() + WAIT_S
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            try:
+                status = self.status()
+                if status["term"] >= term and (status["ready"] or not ready):
+                    return status
+            except (OSError, http.client.HTTPException):
+                pass
+            pause.wait(RETRY_S)
+        raise Wrong(f"no coordinator of term {term} in {WAIT_S} s"
+                    + self.group.said())
+
+    def await_ready(self, why=None):
+        """Waits until new requests are taken; or are not, for this reason."""
+        deadline = time.monotonic() + WAIT_S
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            answer = self.group.get("/ready")
+            if why is None and answer.status == 200:
+                return
+            if (why is not None and answer.status == 503
+                    and why in answer.json()["reason"]):
+                return
+            pause.wait(RETRY_S)
+        raise Wrong(f"/ready: {answer.status} {answer.body!r}")
 
     def await_life(self, rank, incarnation):
         """Waits until that life of a worker has joined; a later one is as
@@ -281,9 +349,11 @@ class Bench:
             check(start_time(worker["pid"]) is not None,
                   f"worker {rank} is not process {worker['pid']}")
         if not may_recompute:
-            check(status["preemptions"] == before["preemptions"], "preempted")
-            check(status["dropped_tokens"] == before["dropped_tokens"],
-                  "computed again")
+            # A new coordinator counts anew.
+            again = status["term"] == before["term"]
+            for name in ("preemptions", "dropped_tokens"):
+                check(status[name] == (before[name] if again else 0),
+                      f"{name}: {status[name]}")
         other = "tp" if status["layout"] == "ep" else "ep"
         check(self.group.switch(other)["done"], f"no switch to {other}")
         self.group.note_processes()
@@ -314,10 +384,14 @@ class Asked:
         self.thread = threading.Thread(target=ask)
         self.thread.start()
 
-    def wait(self):
-        """200: the switch is done; 409: it was refused."""
+    def over(self):
+        """Waits for an answer, or for the end of whoever was to give it."""
         self.thread.join(2 * WAIT_S)
         check(not self.thread.is_alive(), "the switch has no answer")
+
+    def wait(self):
+        """200: the switch is done; 409: it was refused."""
+        self.over()
         if self.failure is not None:
             raise self.failure
         check(self.answer.status in (200, 409),
@@ -332,6 +406,8 @@ class Trial:
     def __init__(self, bench, seed, shift=0):
         self.bench, self.seed = bench, seed
         self.random = random.Random(seed + shift)
+        if bench is None:
+            return
         self.rank = (seed + shift) % bench.workers
         self.peer = (self.rank + 1) % bench.workers
 
@@ -352,5 +428,16 @@ class Process:
     def signal(self, sig):
         signal.pidfd_send_signal(self.fd, sig)
 
+    def await_end(self):
+        """Waits until it is dead, reaped or not."""
+        check(select.select([self.fd], [], [], WAIT_S)[0],
+              f"process {self.pid} does not end")
+
     def close(self):
         os.close(self.fd)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

@@ -3,7 +3,6 @@ their key get what is missing, each token once, with the tokens of a quiet run.
 """
 
 import http.client
-import json
 import os
 import signal
 import tempfile
@@ -12,88 +11,24 @@ import time
 import unittest
 
 from group import Group
+from resumed_stream import ResumedStream
 
 NUM_STREAMS = 12
 TOKENS = 300
 
 
 def body(i):
-    return {"model": "verse-moe", "stream": True,
-            "prompt": [(i * 37 + k * 11) % 4000 for k in range(8 + i)],
+    return {"prompt": [(i * 37 + k * 11) % 4000 for k in range(8 + i)],
             "max_tokens": TOKENS, "seed": i, "ignore_eos": True,
             "temperature": 0 if i % 2 else 1.0, "top_k": 50,
             "return_token_ids": True}
 
 
-class Client:
+class Client(ResumedStream):
     """One stream that is resumed as often as it breaks off."""
 
     def __init__(self, group, i, key):
-        self.group, self.i, self.key = group, i, key
-        self.last_id = None
-        self.tokens = []
-        self.ids = []
-        self.breaks = 0
-        self.longest_gap_s = 0
-        self.last = None
-
-    def once(self):
-        """True when it came to its end."""
-        connection = http.client.HTTPConnection(
-            self.group.host, self.group.port, timeout=60)
-        try:
-            headers = {"Content-Type": "application/json",
-                       "Idempotency-Key": self.key}
-            if self.last_id is not None:
-                headers["Last-Event-ID"] = self.last_id
-            connection.request("POST", "/v1/completions",
-                               json.dumps(body(self.i)), headers)
-            response = connection.getresponse()
-            if response.status == 503:
-                return False
-            if response.status != 200:
-                raise AssertionError(f"{response.status}: {response.read()}")
-            return self.read(response)
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def read(self, response):
-        event_id, data = None, None
-        for raw in response:
-            line = raw.decode().rstrip("\r\n")
-            if line.startswith("id:"):
-                event_id = line[3:].strip()
-            elif line.startswith("data:"):
-                data = line[5:].strip()
-            elif not line and data is not None:
-                if data == "[DONE]":
-                    return True
-                self.take(event_id, json.loads(data))
-                event_id, data = None, None
-        return False
-
-    def take(self, event_id, event):
-        now = time.monotonic()
-        if self.last is not None:
-            self.longest_gap_s = max(self.longest_gap_s, now - self.last)
-        self.last = now
-        if event["choices"]:
-            self.tokens += event["choices"][0].get("token_ids") or []
-        if event_id is not None:
-            self.last_id = event_id
-            self.ids.append(event_id)
-
-    def run(self, deadline_s=60):
-        until = time.monotonic() + deadline_s
-        while not self.once():
-            self.breaks += 1
-            if time.monotonic() > until:
-                raise AssertionError(f"stream {self.i} does not come to an end")
-            # Nobody tells when the next coordinator listens.
-            threading.Event().wait(0.02)
-        return self.tokens
+        super().__init__(group, body(i), key)
 
 
 def coordinator(group):

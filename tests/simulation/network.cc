@@ -53,6 +53,9 @@ void Network::Partition(Rank rank, bool to_worker, int64_t until_us) {
 
 std::vector<int64_t> Network::Arrivals(Way& way, Rank rank, bool to_worker) {
   std::vector<int64_t> arrivals;
+  const size_t link = static_cast<size_t>(to_worker ? FaultId::kLinkCommand
+                                                    : FaultId::kLinkReport);
+  ++world_->tally().reached[link];
   int copies = 1;
   if (faults_ && world_->now_us() < way.partitioned_until_us) {
     world_->CountFault("message partitioned");
@@ -65,6 +68,7 @@ std::vector<int64_t> Network::Arrivals(Way& way, Rank rank, bool to_worker) {
     world_->CountFault("message repeated");
     copies = 2;
   }
+  if (copies == 0) ++world_->tally().struck[link];
   for (int i = 0; i < copies; ++i) {
     int64_t at =
         world_->now_us() +

@@ -3,6 +3,7 @@
 #include "coordinator/faulty_hub.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,8 +49,12 @@ class FaultyHubTest : public testing::Test {
     ASSERT_THAT(faults, IsOk());
     auto inner = std::make_unique<NotingHub>();
     inner_ = inner.get();
-    hub_ = std::make_unique<FaultyHub>(std::move(inner), *std::move(faults),
-                                       [this] { return now_; });
+    hub_ = std::make_unique<FaultyHub>(
+        std::move(inner), *std::move(faults),
+        [this](Direction direction, Rank rank) {
+          return cut_ == std::pair(direction, rank);
+        },
+        [this] { return now_; });
   }
   absl::Status Send(Rank rank, uint64_t sequence, Command command) {
     return hub_->Send(rank, Incarnation{1},
@@ -78,6 +83,7 @@ class FaultyHubTest : public testing::Test {
 
   NotingHub* inner_ = nullptr;
   std::unique_ptr<FaultyHub> hub_;
+  std::optional<std::pair<Direction, Rank>> cut_;
   FaultyHub::Clock::time_point now_{};
 };
 
@@ -161,6 +167,32 @@ TEST_F(FaultyHubTest, NoOneIsToldOfALoss) {
   inner_->to_give.push_back({0, Incarnation{1}, ""});
   Arrive(0, 1, Hello{});
   EXPECT_THAT(Receive(), ElementsAre(0));
+}
+
+TEST_F(FaultyHubTest, NothingPassesALinkThatIsCutUntilItHeals) {
+  for (const char* text : {"", "lose_command=greet lose_report=hello"}) {
+    Make(text);
+    cut_ = std::pair(Direction::kCommand, 1);
+    ASSERT_THAT(Send(1, 1, Abort{}), IsOk());
+    ASSERT_THAT(hub_->Send(1, Incarnation{1}, "no message"), IsOk());
+    ASSERT_THAT(Send(0, 1, Abort{}), IsOk());
+    EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u)));
+    // The other way, and who has connected, is not.
+    Arrive(1, 1, Halted{});
+    inner_->to_give.push_back({1, Incarnation{1}, ""});
+    EXPECT_THAT(Receive(), ElementsAre(1, 0));
+
+    cut_ = std::pair(Direction::kReport, 1);
+    Arrive(1, 2, Halted{});
+    Arrive(0, 3, Halted{});
+    EXPECT_THAT(Receive(), ElementsAre(3));
+    ASSERT_THAT(Send(1, 2, Abort{}), IsOk());
+
+    cut_.reset();
+    Arrive(1, 4, Halted{});
+    EXPECT_THAT(Receive(), ElementsAre(4));
+    EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u), std::pair(1, 2u)));
+  }
 }
 
 TEST_F(FaultyHubTest, WhoIsNotThereIsReported) {
