@@ -21,6 +21,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/api_keys.h"
 #include "common/channel.h"
+#include "common/channel_keys.h"
 #include "common/config_yaml.h"
 #include "common/fault_table.h"
 #include "common/fnv.h"
@@ -170,10 +171,18 @@ constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
 // Bound to be spoken on by workers of the group alone. `vault` outlives it.
 absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
                                              VaultClient& vault) {
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir, [&vault](pid_t pid) {
-                     return vault.WhoIs(pid, kWhoIsTimeout);
-                   }));
   const Config& config = options.config;
+  std::unique_ptr<Hub> hub;
+  if (config.control_tcp) {
+    ASSIGN_OR_RETURN(const ChannelKeys keys,
+                     ReadChannelKeys(options.control_keys_fd));
+    ASSIGN_OR_RETURN(hub,
+                     Hub::BindTcp(UniqueFd(options.control_listener_fd), keys));
+  } else {
+    ASSIGN_OR_RETURN(hub, Hub::Bind(options.dir, [&vault](pid_t pid) {
+                       return vault.WhoIs(pid, kWhoIsTimeout);
+                     }));
+  }
   if (!config.faults_enabled || config.message_faults.empty()) return hub;
   ASSIGN_OR_RETURN(MessageFaults faults,
                    ParseMessageFaults(config.message_faults));
