@@ -13,8 +13,9 @@ import threading
 import time
 from functools import partial
 
-from bench import (BODIES, Load, NUM_STREAMS, Process, SHORT_LIFE_S, Wrong,
+from bench import (BODIES, Bench, Load, NUM_STREAMS, Process, SHORT_LIFE_S, Wrong,
                    check)
+from network_cases import network_cases
 
 NUM_LAYERS = 4  # of the model
 
@@ -29,13 +30,14 @@ class Case:
     own_group   a fresh group for every run; `settings` may be a function of
                 the seed
     seeds       at most so many, for cases that are long
+    bench       what makes the group, and may raise Skipped
     """
 
     def __init__(self, name, invariants, run, workers=2, settings=(),
-                 own_group=False, seeds=None, **arguments):
+                 own_group=False, seeds=None, bench=Bench, **arguments):
         self.name, self.invariants, self.run = name, invariants, run
         self.workers, self.settings = workers, settings
-        self.own_group, self.seeds = own_group, seeds
+        self.own_group, self.seeds, self.bench = own_group, seeds, bench
         self.arguments = arguments
 
     def settings_of(self, seed):
@@ -43,7 +45,8 @@ class Case:
                 else tuple(self.settings))
 
     def group_key(self):
-        return (self.own_group, self.workers, self.settings_of(0))
+        return (self.own_group, self.bench.__name__, self.workers,
+                self.settings_of(0))
 
     def __call__(self, trial):
         return self.run(trial, **self.arguments)
@@ -634,11 +637,11 @@ def lasting(seconds):
                seeds=1, seconds=seconds)
 
 
-def table(kill_seconds=60, message_seconds=30):
+def table(kill_seconds=60, message_seconds=30, cut_seconds=30):
     """All cases."""
     cases = [*deaths(), *no_more(), *still_stands(), *fronts(),
              *messages(message_seconds), *coordinators(),
-             *lasting(kill_seconds)]
+             *network_cases(Case, ALL, cut_seconds), *lasting(kill_seconds)]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names)
     return cases
