@@ -10,6 +10,7 @@
 // only those get in that the launcher started as workers.
 // Trust, TCP: both ends show by their keys who they are (channel_keys.h), and
 // what they say is encrypted. Who has no key is refused, and has no identity.
+// Who connects and says nothing is hung up on after kLinkTimeoutMs.
 // Either way each worker is heard for its own rank alone. Processes of one user
 // could still harm one another in other ways (ptrace, signals); and a worker is
 // not kept from taking over another's connection with its identity.

@@ -311,6 +311,11 @@ absl::StatusOr<std::unique_ptr<Hub>> Hub::Bind(const std::string& dir,
 
 absl::StatusOr<std::unique_ptr<Hub>> Hub::BindTcp(UniqueFd listener,
                                                   const ChannelKeys& keys) {
+  if (!listener) {
+    return absl::InvalidArgumentError(
+        "there is no socket for workers to connect to: the launcher hands it "
+        "over, start the group with `moebius serve`");
+  }
   ASSIGN_OR_RETURN(auto hub, MakeHub());
   try {
     hub->BindTcp(std::move(listener), keys);

@@ -78,14 +78,14 @@ def flapping(trial, times=20):
     before = bench.status()
     load = Load(bench.group).start()
     load.await_events(NUM_STREAMS)
-    for _ in range(times):
+    for time_left in reversed(range(times)):
         bench.net.cut(rank)
         pass_time(trial.random.uniform(0.02, 0.4))
-        bench.net.heal(rank)
-        pass_time(trial.random.uniform(0.02, 0.4))
-    load.forget_gaps()
-    load.await_events(2 * NUM_STREAMS)
-    stall_ms = load.end()
+        if time_left > 0:
+            bench.net.heal(rank)
+            pass_time(trial.random.uniform(0.02, 0.4))
+    stall_ms = heal(bench, load, (rank,), "both")
+    load.end()
     bench.verify(before, layout=before["layout"])
     return stall_ms
 
