@@ -184,12 +184,20 @@ absl::StatusOr<std::optional<Rank>> VaultClient::WhoIs(pid_t pid,
   return rank;
 }
 
+absl::StatusOr<std::string> VaultClient::TroubleOf(Rank rank,
+                                                   absl::Duration timeout) {
+  VaultMessage request;
+  request.type = VaultMessageType::kTrouble;
+  request.rank = rank;
+  ASSIGN_OR_RETURN(const Answer answer, Ask(request, -1, timeout));
+  return TextOf(answer.message);
+}
+
 absl::Status VaultClient::Failed(absl::string_view reason) {
   VaultMessage message;
   message.type = VaultMessageType::kFailed;
   message.rank = rank_;
-  const size_t size = std::min(reason.size(), sizeof(message.text) - 1);
-  std::memcpy(message.text, reason.data(), size);
+  SetText({reason.data(), reason.size()}, &message);
   return Report(message, kReportTimeout);
 }
 

@@ -26,8 +26,8 @@ namespace moebius {
 //
 // Owns: the connection. It ends when this is destroyed or the process dies; the
 // vault keeps what was deposited.
-// Threading: thread-safe. Requests (Deposit, Withdraw, Borrow, WhoIs) go one
-// after another; reports (Progress, Ready, Failed) never wait for a request.
+// Threading: thread-safe. Requests (Deposit, Withdraw, Borrow, WhoIs,
+// TroubleOf) go one after another; reports (Progress, Ready, Failed) never wait for a request.
 // Errors of every call are those of MemoryVault.
 class VaultClient final : public MemoryVault {
  public:
@@ -63,6 +63,10 @@ class VaultClient final : public MemoryVault {
   // The coordinator's: the rank of the worker that process `pid` is by the
   // launcher's word, nothing if it is none.
   absl::StatusOr<std::optional<Rank>> WhoIs(pid_t pid, absl::Duration timeout);
+
+  // The coordinator's: why a worker does not stay up by the launcher's word, ""
+  // if it does.
+  absl::StatusOr<std::string> TroubleOf(Rank rank, absl::Duration timeout);
 
   // Reports why this process ends next. Cut to what a message holds.
   absl::Status Failed(absl::string_view reason);

@@ -6,7 +6,9 @@
 // most one descriptor attached (SCM_RIGHTS).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 
 #include "common/ids.h"
@@ -56,6 +58,8 @@ enum class VaultMessageType : uint8_t {
                  // progress: end it, so that a successor takes over
   kWhoIs = 9,    // coordinator: for which rank does process `pid` speak?
                  // -> kDescriptor without one: `ok`, and `speaks_for`
+  kTrouble = 10,  // coordinator: why does worker `rank` not stay up?
+                  // -> kDescriptor without one: `ok`, and `text`, or none
 };
 
 struct VaultMessage {
@@ -74,5 +78,12 @@ struct VaultMessage {
   char text[208] = {};       // NUL-terminated
 };
 static_assert(sizeof(VaultMessage) == 256);
+
+// Cut to what there is room for.
+inline void SetText(std::string_view text, VaultMessage* message) {
+  const size_t size = std::min(text.size(), sizeof(message->text) - 1);
+  std::memcpy(message->text, text.data(), size);
+  message->text[size] = '\0';
+}
 
 }  // namespace moebius

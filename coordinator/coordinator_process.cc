@@ -147,6 +147,11 @@ int64_t UnixMs() {
       .count();
 }
 
+// How long the launcher may take to tell who somebody is.
+constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
+// How long it may take to tell why a worker is missing.
+constexpr absl::Duration kTroubleTimeout = absl::Milliseconds(200);
+
 absl::StatusOr<EngineOptions> MakeEngineOptions(
     const CoordinatorOptions& options, const CheckpointCodec& codec,
     VaultClient& vault) {
@@ -162,11 +167,11 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
       spdlog::warn("worker {} cannot be replaced: {}", rank, sent.ToString());
     }
   };
+  engine.trouble_of = [&vault](Rank rank) {
+    return vault.TroubleOf(rank, kTroubleTimeout).value_or("");
+  };
   return engine;
 }
-
-// How long the launcher may take to tell who somebody is.
-constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
 
 // Bound to be spoken on by workers of the group alone. `vault` outlives it.
 absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,

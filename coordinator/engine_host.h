@@ -49,6 +49,8 @@ struct EngineOptions {
   std::function<void(std::vector<RequestId>)> on_forgotten;
   // Has that life of a worker ended, if it is not yet, and replaced.
   std::function<void(Rank, Incarnation)> replace_worker;
+  // Why a worker does not stay up, as far as anybody knows. May wait a moment.
+  std::function<std::string(Rank)> trouble_of;
   // The time; null: the steady clock's.
   std::function<std::chrono::steady_clock::time_point()> now;
   // Once, when every worker has joined.
@@ -166,6 +168,7 @@ class EngineHost final : public Engine {
   void SendSequences(uint64_t round);
   void NoteMembership(const MembershipState& before, Clock::time_point now);
   std::string WhoIsMissing() const;
+  std::string TroubleOfMissing() const;
 
   const EngineOptions options_;
   std::unique_ptr<Hub> hub_;
@@ -182,6 +185,7 @@ class EngineHost final : public Engine {
   std::chrono::milliseconds load_pause_{0};  // until LOAD is sent again
   Clock::time_point load_again_;
   Clock::time_point last_greeting_;
+  Clock::time_point last_look_;  // for what keeps the missing ones away
   std::optional<Clock::time_point> halted_since_;  // running no more since
   Clock::time_point last_progress_;                // resumed, or a result came
   std::optional<Scheduler> scheduler_;  // once every worker has joined

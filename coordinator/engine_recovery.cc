@@ -3,10 +3,12 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/fault_point.h"
 #include "common/status_macros.h"
 #include "coordinator/engine_host.h"
@@ -22,6 +24,8 @@ constexpr int kHaltRetryMs = 500;
 constexpr std::chrono::minutes kLoadTimeout(30);
 // A group that has halted for longer says that it is not ready.
 constexpr std::chrono::seconds kReadyGrace(5);
+// How often the launcher is asked why somebody is missing.
+constexpr std::chrono::milliseconds kTroublePeriod(1000);
 // Tokens and pages of the sequences in one message, far below its limit.
 constexpr size_t kMaxRestoredNumbers = 1 << 20;
 
@@ -180,9 +184,15 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
       if (lost.contains(r)) RETURN_IF_ERROR(Apply(WorkerLost{r}));
     }
   }
-  if (halted_since_.has_value() && now - *halted_since_ > kReadyGrace) {
-    status_.ready = false;
-    status_.not_ready_reason = WhoIsMissing();
+  if (!running() && now - last_look_ > kTroublePeriod) {
+    last_look_ = now;
+    const std::string trouble = TroubleOfMissing();
+    const bool grace =
+        !halted_since_.has_value() || now - *halted_since_ <= kReadyGrace;
+    if (!trouble.empty() || !grace) {
+      status_.ready = false;
+      status_.not_ready_reason = trouble.empty() ? WhoIsMissing() : trouble;
+    }
   }
   return absl::OkStatus();
 }
@@ -204,6 +214,19 @@ std::string EngineHost::WhoIsMissing() const {
     if (missing.contains(r)) absl::StrAppend(&text, " ", r);
   }
   return text;
+}
+
+// What the launcher says of those that we wait for; "": nothing.
+std::string EngineHost::TroubleOfMissing() const {
+  std::vector<std::string> troubles;
+  const auto* gathering = std::get_if<Gathering>(&membership_);
+  if (gathering == nullptr || !options_.trouble_of) return "";
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    if (!gathering->missing.contains(r)) continue;
+    std::string trouble = options_.trouble_of(r);
+    if (!trouble.empty()) troubles.push_back(std::move(trouble));
+  }
+  return absl::StrJoin(troubles, "; ");
 }
 
 // All sequences in as many messages as they need.

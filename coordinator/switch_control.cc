@@ -193,7 +193,7 @@ void SwitchControl::Recover(Epoch proposed,
   }
   state_ = Committing{unfinished->from, unfinished->to, unfinished->epoch,
                       unfinished->boundary, RankSet::All(group_->num_ranks())};
-  Current& current = current_.emplace();
+  Current& current = current_.emplace(Current{});
   current.report.epoch = unfinished->epoch;
   current.report.from = unfinished->from;
   current.report.to = unfinished->to;
@@ -308,7 +308,7 @@ absl::Status SwitchControl::Tick(Clock::time_point now) {
   while (!busy() && !waiting_.empty()) {
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
-    Current& current = current_.emplace();
+    Current& current = current_.emplace(Current{});
     current.callback = std::move(next.callback);
     current.report.from = scheduler_->layout();
     current.report.to = next.target;

@@ -433,6 +433,8 @@ void Group::Apply(const GroupEffect& effect) {
     if (absl::Status status = StartMember(start->child); !status.ok()) {
       Handle(ChildExited{start->child, 1, 0, std::string(status.message()), 0});
     }
+  } else if (const auto* trouble = std::get_if<TellTrouble>(&effect)) {
+    vault_->SetTrouble(trouble->child, trouble->why);
   } else if (const auto* say = std::get_if<Say>(&effect)) {
     console_.EndProgress();
     console_.Out(Cat("moebius: ", say->text));

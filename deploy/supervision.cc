@@ -63,22 +63,26 @@ int PauseMs(int short_lives) {
   return std::min(kMostMs, kFirstMs << std::min(short_lives - 3, 10));
 }
 
-// A worker's exit while the group serves or drains: it is replaced. `state` is
+// Somebody's exit while the group serves or drains: it is replaced. `state` is
 // GroupServing or GroupDraining.
 template <typename State>
 GroupTransition Replace(const SupervisionPolicy& policy, State state,
                         ChildSet alive, const ChildExited& exit) {
   const std::string said = Describe(exit);
   uint8_t& count = state.short_lives.of(exit.child);
-  count = exit.lived_ms < policy.short_life_ms ? count + 1 : 0;
-  if (count > policy.max_short_lives) {
-    return End(
-        policy, alive, 1,
-        Cat(said, "; ", static_cast<int>(count),
-            " lives in a row lasted less than ", policy.short_life_ms, " ms"),
-        false);
+  const bool was_hopeless = count > policy.max_short_lives;
+  // Saturates: it only says that there were more than enough.
+  count = exit.lived_ms >= policy.short_life_ms ? 0
+          : was_hopeless                        ? count
+                                                : count + 1;
+  const bool hopeless = count > policy.max_short_lives;
+  const std::string in_a_row =
+      Cat(static_cast<int>(count), " lives in a row lasted less than ",
+          policy.short_life_ms, " ms");
+  if (hopeless && exit.child == kCoordinatorChild) {
+    return End(policy, alive, 1, Cat(said, "; ", in_a_row), false);
   }
-  const int pause_ms = PauseMs(count);
+  const int pause_ms = hopeless ? policy.hopeless_pause_ms : PauseMs(count);
   state.alive = alive;
   state.down = state.down.With(exit.child);
   GroupTransition transition = Stay(std::move(state));
@@ -86,6 +90,13 @@ GroupTransition Replace(const SupervisionPolicy& policy, State state,
       Say{pause_ms == 0
               ? Cat(said, "; a successor takes over")
               : Cat(said, "; a successor takes over in ", pause_ms, " ms")});
+  if (hopeless) {
+    transition.effects.push_back(TellTrouble{
+        exit.child, Cat(said, "; ", in_a_row, ", it is tried again every ",
+                        policy.hopeless_pause_ms / 1000, " s")});
+  } else if (was_hopeless) {
+    transition.effects.push_back(TellTrouble{exit.child, ""});
+  }
   transition.effects.push_back(ScheduleStart{exit.child, pause_ms});
   return transition;
 }

@@ -65,10 +65,14 @@ struct SupervisionPolicy {
   // Beyond it, for the coordinator to say so and end.
   int drain_margin_ms = 5000;
   int end_timeout_ms = 3000;  // SIGTERM to SIGKILL
-  // A worker that dies while the group serves is replaced: at once, but with a
-  // growing pause, and at last no more, when one life after another is short.
+  // Who dies while the group serves is replaced: at once, but with a growing
+  // pause when one life after another is short. Beyond max_short_lives of a
+  // worker the group is told not to be ready, and why, and the worker is tried
+  // only now and then: what is accepted may yet be served. A coordinator is
+  // then given up, and the group with it.
   int short_life_ms = 2000;
   int max_short_lives = 8;
+  int hopeless_pause_ms = 30000;
 };
 
 // How many lives of each child were short, one after another.
@@ -164,6 +168,12 @@ struct StartLife {
   ChildId child = 0;
   friend bool operator==(const StartLife&, const StartLife&) = default;
 };
+// Why a worker does not stay up, for those who ask; "": it does.
+struct TellTrouble {
+  ChildId child = 0;
+  std::string why;
+  friend bool operator==(const TellTrouble&, const TellTrouble&) = default;
+};
 // The group serves now.
 struct AnnounceReady {
   friend bool operator==(const AnnounceReady&, const AnnounceReady&) = default;
@@ -174,7 +184,7 @@ struct Say {
   friend bool operator==(const Say&, const Say&) = default;
 };
 using GroupEffect = std::variant<SignalChildren, SetDeadline, ScheduleStart,
-                                 StartLife, AnnounceReady, Say>;
+                                 StartLife, TellTrouble, AnnounceReady, Say>;
 
 struct GroupTransition {
   GroupState next;

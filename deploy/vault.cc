@@ -96,8 +96,7 @@ absl::Status Answer(int socket, const VaultMessage& request, int attach,
   VaultMessage answer = AnswerTo(request);
   answer.size_bytes = size_bytes;
   answer.ok = refusal.empty();
-  std::memcpy(answer.text, refusal.data(),
-              std::min(refusal.size(), sizeof(answer.text) - 1));
+  SetText({refusal.data(), refusal.size()}, &answer);
   return SendAnswer(socket, answer, attach);
 }
 
@@ -420,7 +419,8 @@ absl::Status Vault::ServeOne(Connection* connection) {
   }
   RETURN_IF_ERROR(CheckMessage(message, static_cast<bool>(packet.attached)));
   const bool of_another = message.type == VaultMessageType::kBorrow ||
-                          message.type == VaultMessageType::kReplace;
+                          message.type == VaultMessageType::kReplace ||
+                          message.type == VaultMessageType::kTrouble;
   if (!of_another && message.rank != *connection->rank) {
     return Malformed(absl::StrCat("it speaks for rank ", message.rank));
   }
@@ -428,7 +428,8 @@ absl::Status Vault::ServeOne(Connection* connection) {
     case VaultMessageType::kDeposit:
     case VaultMessageType::kWithdraw:
     case VaultMessageType::kBorrow:
-    case VaultMessageType::kWhoIs: {
+    case VaultMessageType::kWhoIs:
+    case VaultMessageType::kTrouble: {
       const absl::Status handled =
           HandleRequest(connection, message, std::move(packet.attached));
       if (absl::IsDeadlineExceeded(handled)) {
@@ -496,6 +497,9 @@ absl::Status Vault::HandleRequest(Connection* connection,
   if (message.type == VaultMessageType::kWhoIs) {
     return HandleWhoIs(*connection, message);
   }
+  if (message.type == VaultMessageType::kTrouble) {
+    return HandleTrouble(*connection, message);
+  }
   if (*connection->rank < 0) {
     return Malformed("the coordinator has no business with memory");
   }
@@ -526,6 +530,17 @@ absl::Status Vault::HandleWhoIs(const Connection& connection,
   VaultMessage answer = AnswerTo(message);
   const auto speaker = speakers_.find(message.pid);
   if (speaker != speakers_.end()) answer.speaks_for = speaker->second.rank;
+  return SendAnswer(connection.socket.get(), answer, -1);
+}
+
+absl::Status Vault::HandleTrouble(const Connection& connection,
+                                  const VaultMessage& message) {
+  if (*connection.rank != -1 || message.rank < 0) {
+    return Malformed("only the coordinator asks for a worker's trouble");
+  }
+  VaultMessage answer = AnswerTo(message);
+  const auto trouble = troubles_.find(message.rank);
+  if (trouble != troubles_.end()) SetText(trouble->second, &answer);
   return SendAnswer(connection.socket.get(), answer, -1);
 }
 
@@ -597,6 +612,15 @@ const Vault::Kept* Vault::Find(RegionKind region, Rank rank) const {
 void Vault::Forget(Rank rank) {
   absl::MutexLock lock(&mutex_);
   kept_.erase(rank);
+}
+
+void Vault::SetTrouble(Rank rank, std::string why) {
+  absl::MutexLock lock(&mutex_);
+  if (why.empty()) {
+    troubles_.erase(rank);
+  } else {
+    troubles_[rank] = std::move(why);
+  }
 }
 
 int Vault::NumKept(Rank rank) const {

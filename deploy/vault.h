@@ -96,6 +96,10 @@ class Vault {
   // deposit. REQUIRES (death certificate): its process was killed and reaped.
   void Forget(Rank rank);
 
+  // Why worker `rank` does not stay up, for the coordinator to tell; "": it
+  // does. Cut to what a message holds.
+  void SetTrouble(Rank rank, std::string why);
+
   // Descriptors kept for `rank` now.
   int NumKept(Rank rank) const;
 
@@ -147,6 +151,9 @@ class Vault {
   absl::Status HandleWhoIs(const Connection& connection,
                            const VaultMessage& message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status HandleTrouble(const Connection& connection,
+                             const VaultMessage& message)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status HandleDeposit(Connection* connection,
                              const VaultMessage& message, UniqueFd attached)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -178,6 +185,7 @@ class Vault {
   std::map<pid_t, Speaker> speakers_ ABSL_GUARDED_BY(mutex_);
   std::map<Rank, std::array<Kept, kNumRegionKinds>> kept_
       ABSL_GUARDED_BY(mutex_);
+  std::map<Rank, std::string> troubles_ ABSL_GUARDED_BY(mutex_);
   // Checked and waiting for the callback; emptied each round of the thread,
   // which adds at most kMaxMessagesARound for each connection.
   std::vector<VaultReport> reports_ ABSL_GUARDED_BY(mutex_);

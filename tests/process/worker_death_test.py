@@ -143,6 +143,39 @@ class WorkerDeathTest(unittest.TestCase):
             after = group.complete(body(3))["choices"][0]["token_ids"]
             self.assertEqual(before, after)
 
+    def test_one_that_does_not_stay_up(self):
+        """The group says that it is not ready, and why; it goes on when the
+        worker stays up at last, and has lost nothing."""
+        crash = "worker.adopt@1=crash*100"
+        with Group(["--layout", "ep", "--set", "faults.enabled=true"]) as group:
+            quiet = group.complete(body(3))["choices"][0]["token_ids"]
+            state = worker(group, 1)
+            group.post("/admin/faults", {"arm": [crash]}, admin=True)
+            os.kill(state["pid"], signal.SIGKILL)
+            # Taken before anybody knows how it will end.
+            answers = []
+            asked = threading.Thread(
+                target=lambda: answers.append(group.complete(body(3))))
+            asked.start()
+            group.wait_line("a successor takes over in 30000 ms")
+            why, deadline = "", time.monotonic() + 10
+            while "lives in a row" not in why:
+                self.assertLess(time.monotonic(), deadline, why)
+                ready = group.get("/ready")
+                why = ready.json().get("reason", "")
+            self.assertEqual(ready.status, 503)
+            self.assertIn("worker 1 was killed by signal", why)
+            self.assertIn("tried again every 30 s", why)
+            refused = group.post("/v1/completions", body(4))
+            self.assertEqual(refused.status, 503)
+            self.assertIn("lives in a row",
+                          refused.json()["error"]["message"])
+            self.assertEqual(group.status()["not_ready_reason"], why)
+            group.request("DELETE", "/admin/faults", admin=True)
+            asked.join(60)
+            self.assertEqual(answers[0]["choices"][0]["token_ids"], quiet)
+            self.assertEqual(group.get("/ready").status, 200)
+
     def test_killed_around_switches(self):
         with Group(["--layout", "ep", "--workers", "4"]) as group:
             done = refused = 0

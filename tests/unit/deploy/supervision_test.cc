@@ -127,15 +127,32 @@ std::vector<Row> Table() {
       DiedYoung(1), GroupServing{Set({-1, 0}), Set({1}), lives(1, 8)},
       {Say{kWorkerKilled + "; a successor takes over in 3200 ms"},
        ScheduleStart{1, 3200}});
-  add("the ninth is the last", GroupServing{kAll, {}, lives(1, 8)},
-      DiedYoung(1),
-      GroupEnding{Set({-1, 0}), 1,
-                  kWorkerKilled + "; 9 lives in a row lasted less than 2000 ms",
-                  false},
-      Terminate({-1, 0}));
+  const std::vector<GroupEffect> hopeless = {
+      Say{kWorkerKilled + "; a successor takes over in 30000 ms"},
+      TellTrouble{1, kWorkerKilled +
+                         "; 9 lives in a row lasted less than 2000 ms, it is "
+                         "tried again every 30 s"},
+      ScheduleStart{1, 30000}};
+  add("the ninth is told of", GroupServing{kAll, {}, lives(1, 8)}, DiedYoung(1),
+      GroupServing{Set({-1, 0}), Set({1}), lives(1, 9)}, hopeless);
+  add("so are all later ones", GroupServing{kAll, {}, lives(1, 9)},
+      DiedYoung(1), GroupServing{Set({-1, 0}), Set({1}), lives(1, 9)},
+      hopeless);
+  add("in the drain too", GroupDraining{kAll, {}, lives(1, 9)}, DiedYoung(1),
+      GroupDraining{Set({-1, 0}), Set({1}), lives(1, 9)}, hopeless);
   add("a long life is forgiven", GroupServing{kAll, {}, lives(1, 8)},
       Exited(1, 0, SIGKILL), GroupServing{Set({-1, 0}), Set({1}), {}},
       replaced);
+  add("and forgets the trouble", GroupServing{kAll, {}, lives(1, 9)},
+      Exited(1, 0, SIGKILL), GroupServing{Set({-1, 0}), Set({1}), {}},
+      {replaced[0], TellTrouble{1, ""}, replaced[1]});
+  add("a coordinator's ninth is the last",
+      GroupServing{kAll, {}, lives(-1, 8)}, DiedYoung(-1),
+      GroupEnding{Set({0, 1}), 1,
+                  "coordinator was killed by signal 9 (Killed); 9 lives in a "
+                  "row lasted less than 2000 ms",
+                  false},
+      Terminate({0, 1}));
   // Starts.
   const GroupServing one_down{Set({-1, 0}), Set({1}), lives(1, 1)};
   const GroupEvent due = StartDue{1};

@@ -182,6 +182,29 @@ TEST_F(VaultTest, TheCoordinatorHearsWhoSpeaksForWhom) {
   EXPECT_EQ(worker.Join(), 0);
 }
 
+TEST_F(VaultTest, TheCoordinatorHearsWhyAWorkerDoesNotStayUp) {
+  vault_->Allow(::getpid(), -1);
+  const auto client = NewClient(-1);
+  const auto trouble_of = [&](Rank rank) {
+    return client->TroubleOf(rank, kLong).value_or("no answer");
+  };
+  EXPECT_EQ(trouble_of(1), "");
+  vault_->SetTrouble(1, "it dies");
+  EXPECT_EQ(trouble_of(1), "it dies");
+  EXPECT_EQ(trouble_of(0), "");
+  vault_->SetTrouble(1, std::string(1000, 'x'));
+  EXPECT_EQ(trouble_of(1), std::string(sizeof(VaultMessage::text) - 1, 'x'));
+  vault_->SetTrouble(1, "");
+  EXPECT_EQ(trouble_of(1), "");
+}
+
+TEST_F(VaultTest, AWorkerDoesNotHearOfAnothersTrouble) {
+  vault_->Allow(::getpid(), 0);
+  const auto client = NewClient();
+  EXPECT_THAT(client->TroubleOf(1, kLong),
+              StatusIs(absl::StatusCode::kUnavailable));
+}
+
 TEST_F(VaultTest, DisallowEndsAProcessAndGivesItsLastWords) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
