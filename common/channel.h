@@ -1,16 +1,24 @@
 // The ordered control channel between the coordinator and its workers. Carries
 // bytes; wire.h says what they mean.
 //
-// ZeroMQ ROUTER (Hub) and DEALER (Link) over an ipc:// socket in the group's
-// private directory. A message to a worker that is not connected is an error,
-// not a silent loss. Sizes and queue lengths are bounded.
+// ZeroMQ ROUTER (Hub) and DEALER (Link), over a Unix socket in the group's
+// private directory or over TCP. A message to a worker that is not connected is
+// an error, not a silent loss. Sizes and queue lengths are bounded.
 //
-// Trust: the directory (mode 0700) keeps other users out, and so does the
-// socket (ZMQ_IPC_FILTER_UID, mode 0600). Of our own user's processes only
-// those get in that the launcher started as workers, and each is heard for its
-// own rank alone. Processes of one user could still harm one another in other
-// ways (ptrace, signals); and a worker is not kept from taking over another's
-// connection with its identity.
+// Trust, Unix socket: the directory (mode 0700) keeps other users out, and so
+// does the socket (ZMQ_IPC_FILTER_UID, mode 0600). Of our own user's processes
+// only those get in that the launcher started as workers.
+// Trust, TCP: both ends show by their keys who they are (channel_keys.h), and
+// what they say is encrypted. Who has no key is refused, and has no identity.
+// Who connects and says nothing is hung up on after kLinkTimeoutMs.
+// Either way each worker is heard for its own rank alone. Processes of one user
+// could still harm one another in other ways (ptrace, signals); and a worker is
+// not kept from taking over another's connection with its identity.
+//
+// Loss: over a Unix socket none but with an end's death. Over TCP what was on
+// its way is lost with a connection that breaks, and one over which nothing has
+// come for kLinkTimeoutMs counts as broken. A link connects again by itself;
+// the hub is told, as of every connection.
 #pragma once
 
 #include <sys/types.h>
@@ -25,13 +33,19 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "common/channel_keys.h"
 #include "common/ids.h"
+#include "common/unique_fd.h"
 
 namespace moebius {
 
 inline constexpr std::string_view kControlSocketName = "control.sock";
 // Messages that may wait in one direction of one channel.
 inline constexpr int kChannelQueueMessages = 256;
+// Over TCP: a connection over which nothing has come for so long is broken,
+// though nobody closed it. Each end asks the other for a sign of life well
+// before that.
+inline constexpr int kLinkTimeoutMs = 3000;
 
 // The rank that process `pid` speaks for; nothing if it is no worker of the
 // group. Called on a thread of the hub's, one call at a time; may wait for a
@@ -52,6 +66,10 @@ class Hub {
   // one every process of our user is let in, for tests.
   static absl::StatusOr<std::unique_ptr<Hub>> Bind(const std::string& dir,
                                                    WhoIs who_is);
+  // The same over TCP. `listener` is a socket that listens already, so that the
+  // port stays the group's while no coordinator lives.
+  static absl::StatusOr<std::unique_ptr<Hub>> BindTcp(UniqueFd listener,
+                                                      const ChannelKeys& keys);
   virtual ~Hub() = default;
 
   // kUnavailable when that life of the worker is not connected, or its queue
@@ -76,6 +94,10 @@ class Link {
   static absl::StatusOr<std::unique_ptr<Link>> Connect(const std::string& dir,
                                                        Rank rank,
                                                        Incarnation incarnation);
+  // The same over TCP, to an address of the hub's (IPv4 or IPv6).
+  static absl::StatusOr<std::unique_ptr<Link>> ConnectTcp(
+      const std::string& host, int port, const ChannelKeys& keys, Rank rank,
+      Incarnation incarnation);
   virtual ~Link() = default;
 
   // kUnavailable when no coordinator is connected, or the queue is full.

@@ -21,13 +21,15 @@ constexpr size_t kMinFrames = 6;
 constexpr size_t kMaxFrames = 16;
 constexpr size_t kNumberFrame = 1;
 constexpr size_t kAddressFrame = 3;
+constexpr size_t kMechanismFrame = 5;
+constexpr size_t kCredentialFrame = 6;
 // Refusals are logged no more often than this.
 constexpr std::chrono::seconds kLogGap(10);
 
 }  // namespace
 
-ChannelDoor::ChannelDoor(zmq::context_t& context, WhoIs who_is)
-    : socket_(context, zmq::socket_type::rep), who_is_(std::move(who_is)) {
+ChannelDoor::ChannelDoor(zmq::context_t& context, Judge judge)
+    : socket_(context, zmq::socket_type::rep), judge_(std::move(judge)) {
   socket_.set(zmq::sockopt::linger, 0);
   socket_.bind(kEndpoint);
   thread_ = std::thread([this] { Serve(); });
@@ -53,7 +55,9 @@ void ChannelDoor::AnswerOne() {
     if (frames.size() < kMaxFrames) frames.push_back(frame.to_string());
   }
   if (frames.size() < kMinFrames) frames.resize(kMinFrames);  // refused below
-  const Verdict verdict = JudgeAndLog(frames[kAddressFrame]);
+  const Verdict verdict = JudgeAndLog(
+      {frames[kAddressFrame], frames[kMechanismFrame],
+       frames.size() > kCredentialFrame ? frames[kCredentialFrame] : ""});
   const std::string_view parts[] = {"1.0", frames[kNumberFrame], verdict.code,
                                     "", verdict.rank};
   for (std::string_view part : parts) {
@@ -62,25 +66,25 @@ void ChannelDoor::AnswerOne() {
   socket_.send(zmq::message_t(), zmq::send_flags::none);  // no properties
 }
 
-ChannelDoor::Verdict ChannelDoor::JudgeAndLog(std::string_view address) {
-  const auto rank = Judge(address, who_is_);
+ChannelDoor::Verdict ChannelDoor::JudgeAndLog(const Question& question) {
+  const auto rank = judge_(question);
   if (rank.ok() && rank->has_value()) return {"200", Cat(**rank)};
   ++num_refused_;
   const auto now = std::chrono::steady_clock::now();
   if (num_refused_ == 1 || now - last_logged_ > kLogGap) {
     last_logged_ = now;
     spdlog::warn("control channel: refused {}{} ({} so far)",
-                 Printable(address),
+                 Printable(question.address),
                  rank.ok() ? "" : Cat(": ", StdView(rank.status().message())),
                  num_refused_);
   }
   return {rank.ok() ? "400" : "300", ""};
 }
 
-absl::StatusOr<std::optional<Rank>> ChannelDoor::Judge(std::string_view address,
-                                                       const WhoIs& who_is) {
+absl::StatusOr<std::optional<Rank>> ChannelDoor::JudgeProcess(
+    const Question& question, const WhoIs& who_is) {
   const std::vector<absl::string_view> parts =
-      absl::StrSplit(AbslView(address), ':');
+      absl::StrSplit(AbslView(question.address), ':');
   uid_t uid = 0;
   pid_t pid = 0;
   const size_t n = parts.size();
@@ -89,6 +93,17 @@ absl::StatusOr<std::optional<Rank>> ChannelDoor::Judge(std::string_view address,
     return std::nullopt;
   }
   return who_is(pid);
+}
+
+std::optional<Rank> ChannelDoor::JudgeKey(
+    const Question& question, const std::vector<std::string>& keys) {
+  if (question.mechanism != "CURVE") return std::nullopt;
+  for (size_t rank = 0; rank < keys.size(); ++rank) {
+    if (!keys[rank].empty() && keys[rank] == question.credential) {
+      return static_cast<Rank>(rank);
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace moebius

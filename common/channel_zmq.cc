@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "common/channel.h"
 #include "common/channel_door_zmq.h"
+#include "common/channel_keys.h"
 #include "common/status_macros.h"
 #include "common/wire.h"
 
@@ -23,6 +24,8 @@ namespace {
 constexpr int kLingerMs = 200;  // of unsent messages at the end
 // Messages taken by one Receive, so that a flood cannot keep its caller.
 constexpr int kMaxBatch = 1024;
+// What encryption adds to a message: more than it needs.
+constexpr size_t kCurveBytes = 64;
 
 absl::Status ZmqError(absl::string_view what, const zmq::error_t& error) {
   return absl::UnavailableError(absl::StrCat(what, ": ", error.what()));
@@ -30,6 +33,11 @@ absl::Status ZmqError(absl::string_view what, const zmq::error_t& error) {
 
 std::string Endpoint(const std::string& dir) {
   return absl::StrCat("ipc://", dir, "/", std::string(kControlSocketName));
+}
+
+std::string TcpEndpoint(const std::string& host, int port) {
+  const bool v6 = host.find(':') != std::string::npos;
+  return absl::StrCat("tcp://", v6 ? "[" : "", host, v6 ? "]:" : ":", port);
 }
 
 // Identity of one life of a worker: "rank.incarnation".
@@ -54,6 +62,28 @@ void SetCommonOptions(zmq::socket_t& socket) {
   socket.set(zmq::sockopt::maxmsgsize, static_cast<int64_t>(kMaxMessageBytes));
 }
 
+// Of both ends over TCP.
+void SetTcpOptions(zmq::socket_t& socket, const ChannelKeyPair& own) {
+  socket.set(zmq::sockopt::maxmsgsize,
+             static_cast<int64_t>(kMaxMessageBytes + kCurveBytes));
+  socket.set(zmq::sockopt::curve_secretkey, own.secret_key);
+  socket.set(zmq::sockopt::curve_publickey, own.public_key);
+  socket.set(zmq::sockopt::ipv6, true);  // as well as IPv4
+  socket.set(zmq::sockopt::heartbeat_ivl, kLinkTimeoutMs / 6);
+  socket.set(zmq::sockopt::heartbeat_timeout, kLinkTimeoutMs);
+  socket.set(zmq::sockopt::heartbeat_ttl, kLinkTimeoutMs);
+  // Who connects and is silent is in the way for no longer.
+  socket.set(zmq::sockopt::handshake_ivl, kLinkTimeoutMs);
+}
+
+// A link's: it tries again without end, soon after the way is free. (What the
+// kernel does by itself about an unanswered connection comes ever later.)
+void SetReconnection(zmq::socket_t& socket) {
+  constexpr int kMaxPauseMs = 250, kConnectTimeoutMs = 1000;
+  socket.set(zmq::sockopt::reconnect_ivl_max, kMaxPauseMs);
+  socket.set(zmq::sockopt::connect_timeout, kConnectTimeoutMs);
+}
+
 class ZmqHub final : public Hub {
  public:
   // `wake_fd` is owned from now on.
@@ -68,24 +98,39 @@ class ZmqHub final : public Hub {
 
   // Throws zmq::error_t.
   void Bind(const std::string& dir, WhoIs who_is) {
-    socket_ = zmq::socket_t(context_, zmq::socket_type::router);
-    SetCommonOptions(socket_);
-    socket_.set(zmq::sockopt::router_mandatory, true);
-    socket_.set(zmq::sockopt::router_handover, true);
+    MakeSocket();
     const uid_t uid = geteuid();
     if (zmq_setsockopt(socket_.handle(), ZMQ_IPC_FILTER_UID, &uid,
                        sizeof uid) != 0) {
       throw zmq::error_t();
     }
     if (who_is) {
-      door_ = std::make_unique<ChannelDoor>(context_, std::move(who_is));
-      socket_.set(zmq::sockopt::zap_domain, ChannelDoor::kDomain);
+      Guard([who_is = std::move(who_is)](const auto& question) {
+        return ChannelDoor::JudgeProcess(question, who_is);
+      });
     }
     socket_.bind(Endpoint(dir));
     // Nobody else gets as far as this in a private directory; in another one
     // the filter has kept them out until now.
     chmod(absl::StrCat(dir, "/", std::string(kControlSocketName)).c_str(),
           0600);
+  }
+
+  // Throws zmq::error_t.
+  void BindTcp(UniqueFd listener, const ChannelKeys& keys) {
+    MakeSocket();
+    SetTcpOptions(socket_, keys.own);
+    socket_.set(zmq::sockopt::curve_server, true);
+    std::vector<std::string> ranks;
+    for (const std::string& key : keys.peers) {
+      ranks.push_back(ChannelKeyBytes(key));
+    }
+    Guard([ranks = std::move(ranks)](const auto& question) {
+      return ChannelDoor::JudgeKey(question, ranks);
+    });
+    socket_.set(zmq::sockopt::use_fd, listener.get());
+    socket_.bind("tcp://127.0.0.1:0");  // is not looked at
+    listener.release();
   }
 
   absl::Status Send(Rank rank, Incarnation incarnation,
@@ -131,6 +176,18 @@ class ZmqHub final : public Hub {
   }
 
  private:
+  void MakeSocket() {
+    socket_ = zmq::socket_t(context_, zmq::socket_type::router);
+    SetCommonOptions(socket_);
+    socket_.set(zmq::sockopt::router_mandatory, true);
+    socket_.set(zmq::sockopt::router_handover, true);
+  }
+
+  void Guard(ChannelDoor::Judge judge) {
+    door_ = std::make_unique<ChannelDoor>(context_, std::move(judge));
+    socket_.set(zmq::sockopt::zap_domain, ChannelDoor::kDomain);
+  }
+
   // Takes what is there without waiting; true when something was.
   bool ReceiveReady(std::vector<Message>& messages) {
     for (int i = 0; i < kMaxBatch; ++i) {
@@ -148,6 +205,8 @@ class ZmqHub final : public Hub {
         known = known && MaySpeakFor(message.rank, body);
         message.bytes.assign(body.data<char>(), body.size());
       }
+      // With room for the encryption a little more comes through.
+      known = known && message.bytes.size() <= kMaxMessageBytes;
       if (known) messages.push_back(std::move(message));
     }
     return !messages.empty();
@@ -217,17 +276,51 @@ class ZmqLink final : public Link {
   zmq::socket_t socket_;
 };
 
+absl::StatusOr<std::unique_ptr<ZmqHub>> MakeHub() {
+  const int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (wake_fd < 0) return absl::ErrnoToStatus(errno, "eventfd");
+  return std::make_unique<ZmqHub>(wake_fd);
+}
+
+// Throws zmq::error_t.
+zmq::socket_t MakeLinkSocket(zmq::context_t& context, Rank rank,
+                             Incarnation incarnation) {
+  zmq::socket_t socket(context, zmq::socket_type::dealer);
+  SetCommonOptions(socket);
+  socket.set(zmq::sockopt::routing_id, Identity(rank, incarnation));
+  socket.set(zmq::sockopt::reconnect_ivl, 20);
+  socket.set(zmq::sockopt::probe_router, true);
+  // A new connection is a new pipe: it begins with the probe, and nothing
+  // meant for an earlier coordinator goes to its successor.
+  socket.set(zmq::sockopt::immediate, true);
+  return socket;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Hub>> Hub::Bind(const std::string& dir,
                                                WhoIs who_is) {
-  const int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  if (wake_fd < 0) return absl::ErrnoToStatus(errno, "eventfd");
-  auto hub = std::make_unique<ZmqHub>(wake_fd);
+  ASSIGN_OR_RETURN(auto hub, MakeHub());
   try {
     hub->Bind(dir, std::move(who_is));
   } catch (const zmq::error_t& e) {
     return ZmqError(absl::StrCat("binding ", Endpoint(dir)), e);
+  }
+  return hub;
+}
+
+absl::StatusOr<std::unique_ptr<Hub>> Hub::BindTcp(UniqueFd listener,
+                                                  const ChannelKeys& keys) {
+  if (!listener) {
+    return absl::InvalidArgumentError(
+        "there is no socket for workers to connect to: the launcher hands it "
+        "over, start the group with `moebius serve`");
+  }
+  ASSIGN_OR_RETURN(auto hub, MakeHub());
+  try {
+    hub->BindTcp(std::move(listener), keys);
+  } catch (const zmq::error_t& e) {
+    return ZmqError("taking over the control channel's socket", e);
   }
   return hub;
 }
@@ -237,18 +330,30 @@ absl::StatusOr<std::unique_ptr<Link>> Link::Connect(const std::string& dir,
                                                     Incarnation incarnation) {
   try {
     zmq::context_t context(1);
-    zmq::socket_t socket(context, zmq::socket_type::dealer);
-    SetCommonOptions(socket);
-    socket.set(zmq::sockopt::routing_id, Identity(rank, incarnation));
-    socket.set(zmq::sockopt::reconnect_ivl, 20);
-    socket.set(zmq::sockopt::probe_router, true);
-    // A new connection is a new pipe: it begins with the probe, and nothing
-    // meant for an earlier coordinator goes to its successor.
-    socket.set(zmq::sockopt::immediate, true);
+    zmq::socket_t socket = MakeLinkSocket(context, rank, incarnation);
     socket.connect(Endpoint(dir));
     return std::make_unique<ZmqLink>(std::move(context), std::move(socket));
   } catch (const zmq::error_t& e) {
     return ZmqError(absl::StrCat("connecting to ", Endpoint(dir)), e);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Link>> Link::ConnectTcp(
+    const std::string& host, int port, const ChannelKeys& keys, Rank rank,
+    Incarnation incarnation) {
+  if (keys.peers.empty()) {
+    return absl::InvalidArgumentError("the hub's key is missing");
+  }
+  try {
+    zmq::context_t context(1);
+    zmq::socket_t socket = MakeLinkSocket(context, rank, incarnation);
+    SetTcpOptions(socket, keys.own);
+    SetReconnection(socket);
+    socket.set(zmq::sockopt::curve_serverkey, keys.peers[0]);
+    socket.connect(TcpEndpoint(host, port));
+    return std::make_unique<ZmqLink>(std::move(context), std::move(socket));
+  } catch (const zmq::error_t& e) {
+    return ZmqError(absl::StrCat("connecting to ", TcpEndpoint(host, port)), e);
   }
 }
 

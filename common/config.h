@@ -33,6 +33,10 @@ struct Config {
   int64_t kv_bytes = 0;      // KV memory of a worker; 0: from max_running
   std::string numerics = "exact";
 
+  // control: between coordinator and workers (channel.h)
+  bool control_tcp = false;  // transport: ipc | tcp
+  ListenAddress control;     // tcp: the coordinator's
+
   // scheduler
   int max_running = 256;    // sequences in flight
   int max_queue = 1024;     // accepted and waiting; beyond it 429

@@ -278,6 +278,20 @@ std::vector<ConfigKey> MakeKeys() {
       "exact gives bit-equal results in both layouts and for any number of "
       "workers.",
       &Config::numerics, {{"exact", "exact"}}));
+  // control
+  keys.push_back(Choice<bool>(
+      "control.transport",
+      "What coordinator and workers talk over: ipc (a Unix socket) or tcp, for "
+      "workers in other network namespaces. TCP is encrypted, and each end "
+      "must show a key that the launcher has made for it.",
+      &Config::control_tcp, {{"ipc", false}, {"tcp", true}}));
+  keys.push_back(Host("control.host",
+                      "tcp: address of the coordinator, at which the workers "
+                      "reach it.",
+                      &Config::control));
+  keys.push_back(WholeNumber("control.port",
+                             "tcp: port of the coordinator; 0 is any free one.",
+                             &Config::control, &ListenAddress::port, 0, 65535));
   // scheduler
   keys.push_back(WholeNumber("scheduler.max_running",
                              "Sequences in flight at once.",

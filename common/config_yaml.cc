@@ -323,6 +323,13 @@ absl::Status CheckConfig(const Config& config) {
       CheckExposure(config.admin, !config.admin_key_file.empty(),
                     config.admin_allow_unauthenticated, "admin", "api_key_file",
                     "--admin-api-key-file, --admin-allow-unauthenticated"));
+  if (config.control_tcp &&
+      (config.control.host == "0.0.0.0" || config.control.host == "::")) {
+    return absl::InvalidArgumentError(
+        Cat("key 'control.host' is ", config.control.host,
+            ": allowed is one address, at which the workers reach the "
+            "coordinator"));
+  }
   if (config.token_budget < config.max_running) {
     return absl::InvalidArgumentError(
         Cat("key 'scheduler.token_budget' is ", config.token_budget,

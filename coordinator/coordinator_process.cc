@@ -21,6 +21,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/api_keys.h"
 #include "common/channel.h"
+#include "common/channel_keys.h"
 #include "common/config_yaml.h"
 #include "common/fault_table.h"
 #include "common/fnv.h"
@@ -177,11 +178,19 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
 absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
                                              FaultTable* faults,
                                              VaultClient& vault) {
-  ASSIGN_OR_RETURN(auto hub, Hub::Bind(options.dir, [&vault](pid_t pid) {
-                     return vault.WhoIs(pid, kWhoIsTimeout);
-                   }));
-  if (faults == nullptr) return hub;
   const Config& config = options.config;
+  std::unique_ptr<Hub> hub;
+  if (config.control_tcp) {
+    ASSIGN_OR_RETURN(const ChannelKeys keys,
+                     ReadChannelKeys(options.control_keys_fd));
+    ASSIGN_OR_RETURN(hub,
+                     Hub::BindTcp(UniqueFd(options.control_listener_fd), keys));
+  } else {
+    ASSIGN_OR_RETURN(hub, Hub::Bind(options.dir, [&vault](pid_t pid) {
+                       return vault.WhoIs(pid, kWhoIsTimeout);
+                     }));
+  }
+  if (faults == nullptr) return hub;
   ASSIGN_OR_RETURN(MessageFaults messages,
                    ParseMessageFaults(config.message_faults));
   if (messages.any()) {

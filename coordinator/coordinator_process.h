@@ -14,6 +14,10 @@ struct CoordinatorOptions {
   Config config;
   std::string dir;  // the group's private directory
   Term term{1};
+  // For control.transport: tcp, from the launcher: the socket that workers
+  // connect to, and our keys (channel_keys.h).
+  int control_listener_fd = -1;
+  int control_keys_fd = -1;
   // Measure instead of serving (throughput_bench.h); both or none.
   std::string bench_spec;
   std::string bench_result;

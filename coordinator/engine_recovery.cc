@@ -173,6 +173,10 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
     }
   }
   if (group_.TakeGap()) RETURN_IF_ERROR(Apply(GroupInterrupted{}));
+  // In a round messages are sent again anyway.
+  if (group_.TakeReconnected() && running()) {
+    RETURN_IF_ERROR(Apply(GroupInterrupted{}));
+  }
   // A HALT may find further ones gone; each goes once.
   for (RankSet lost = group_.TakeLost(); !lost.empty();
        lost = group_.TakeLost()) {

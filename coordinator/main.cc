@@ -20,6 +20,10 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--term", options.term.value, "number of this life")
       ->capture_default_str();
+  app.add_option("--control-listener", options.control_listener_fd,
+                 "descriptor of the socket that workers connect to");
+  app.add_option("--control-keys", options.control_keys_fd,
+                 "descriptor to read our keys of the control channel from");
   int port = -1, admin_port = -1;
   app.add_option("--port", port, "in place of the configuration's http.port");
   app.add_option("--admin-port", admin_port,

@@ -125,6 +125,10 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
           raw.incarnation > members_[rank].member.incarnation &&
           raw.incarnation >= members_[rank].greeted) {
         Greet(rank, raw.incarnation);
+      } else if (rank < num_ranks() && members_[rank].member.joined &&
+                 raw.incarnation == members_[rank].member.incarnation) {
+        spdlog::warn("worker {} has connected again", rank);
+        reconnected_ = true;
       }
       continue;
     }

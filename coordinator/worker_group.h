@@ -59,6 +59,9 @@ class WorkerGroup {
   RankSet TakeLost() { return std::exchange(lost_, RankSet()); }
   // Whether a report was lost since the last call.
   bool TakeGap() { return std::exchange(gap_, false); }
+  // Whether a joined life has connected again since the last call: what was on
+  // its way to or from it may be lost, and nothing may follow to show it.
+  bool TakeReconnected() { return std::exchange(reconnected_, false); }
 
   // Waits as Hub::Receive does. Hello of a new life comes out as a report too,
   // after the member was recorded. Errors: the channel's, and a group of
@@ -85,6 +88,7 @@ class WorkerGroup {
   std::vector<Peer> members_;
   RankSet lost_;
   bool gap_ = false;
+  bool reconnected_ = false;
 };
 
 }  // namespace moebius

@@ -29,6 +29,7 @@
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
 #include "deploy/child_process.h"
+#include "deploy/control_ends.h"
 #include "deploy/private_dir.h"
 #include "deploy/supervision.h"
 #include "deploy/vault.h"
@@ -151,6 +152,7 @@ class Group {
   StopSignals signals_;
   ReportQueue reports_;
   std::optional<PrivateDir> dir_;
+  std::optional<ControlEnds> control_;  // nothing for ipc
   std::unique_ptr<FaultTable> faults_;  // null: no faults
   std::unique_ptr<Vault> vault_;
   std::map<ChildId, Member> members_;
@@ -165,7 +167,12 @@ absl::Status Group::Start() {
   ASSIGN_OR_RETURN(PrivateDir dir,
                    PrivateDir::Create(PrivateDir::DefaultBase()));
   dir_.emplace(std::move(dir));
-  RETURN_IF_ERROR(dir_->WriteFile(kConfigName, ToYaml(options_.config)));
+  Config config = options_.config;
+  if (config.control_tcp) {
+    ASSIGN_OR_RETURN(ControlEnds ends, ControlEnds::Make(config));
+    control_.emplace(std::move(ends));
+  }
+  RETURN_IF_ERROR(dir_->WriteFile(kConfigName, ToYaml(config)));
   if (options_.config.faults_enabled) RETURN_IF_ERROR(ArmFaults());
   ASSIGN_OR_RETURN(vault_, Vault::Start(dir_->path(), [this](const auto& r) {
                      reports_.Push(r);
@@ -227,7 +234,13 @@ absl::Status Group::StartMember(ChildId child) {
       }
     }
   }
-  ASSIGN_OR_RETURN(ChildProcess process, StartChild(argv));
+  ControlEnds::End end;
+  if (control_.has_value()) {
+    ASSIGN_OR_RETURN(end, is_worker ? control_->ForWorker(child)
+                                    : control_->ForCoordinator());
+    argv.insert(argv.end(), end.arguments.begin(), end.arguments.end());
+  }
+  ASSIGN_OR_RETURN(ChildProcess process, StartChild(argv, end.inherited));
   vault_->Allow(process.pid, child);
   members_.emplace(child, Member{.process = std::move(process),
                                  .incarnation = incarnation,

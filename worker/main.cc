@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
       "use alone.");
   moebius::ChildProgram program{.name = "worker"};
   moebius::WorkerOptions options;
+  moebius::WorkerPlace place;
   app.add_option("--config", program.config_path,
                  "effective configuration (YAML)")
       ->required();
@@ -29,14 +30,16 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--adopt", options.adopt,
                "go on with the memory of this rank's former life");
+  app.add_option("--control-keys", place.control_keys_fd,
+                 "descriptor to read our keys of the control channel from");
   CLI11_PARSE(app, argc, argv);
 
   std::signal(SIGTERM, [](int) { stop_requested = 1; });
-  return moebius::RunChildProgram(
-      program, [&](const moebius::Config& config, moebius::VaultClient& vault) {
-        options.config = config;
-        options.rank = program.rank;
-        return moebius::RunWorkerProcess(options, program.dir, vault,
-                                         &stop_requested);
-      });
+  return moebius::RunChildProgram(program, [&](const moebius::Config& config,
+                                               moebius::VaultClient& vault) {
+    options.config = config;
+    options.rank = program.rank;
+    place.dir = program.dir;
+    return moebius::RunWorkerProcess(options, place, vault, &stop_requested);
+  });
 }

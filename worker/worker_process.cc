@@ -5,6 +5,8 @@
 #include <thread>
 
 #include "absl/time/time.h"
+#include "common/channel_keys.h"
+#include "common/status_macros.h"
 #include "worker/memory/group_barrier.h"
 
 namespace moebius {
@@ -23,13 +25,20 @@ BarrierOptions BarrierOptionsOf(const Config& config) {
 
 class ProcessHost final : public WorkerHost {
  public:
-  ProcessHost(const WorkerOptions& options, const std::string& dir,
+  ProcessHost(const WorkerOptions& options, const WorkerPlace& place,
               VaultClient& vault)
-      : options_(options), dir_(dir), vault_(vault) {}
+      : options_(options), place_(place), vault_(vault) {}
 
   MemoryVault& vault() override { return vault_; }
   absl::StatusOr<std::unique_ptr<Link>> Connect() override {
-    return Link::Connect(dir_, options_.rank, options_.incarnation);
+    const Config& config = options_.config;
+    if (!config.control_tcp) {
+      return Link::Connect(place_.dir, options_.rank, options_.incarnation);
+    }
+    ASSIGN_OR_RETURN(const ChannelKeys keys,
+                     ReadChannelKeys(place_.control_keys_fd));
+    return Link::ConnectTcp(config.control.host, config.control.port, keys,
+                            options_.rank, options_.incarnation);
   }
   std::unique_ptr<StepBarrier> MakeBarrier(
       absl::Span<std::byte* const> signals) override {
@@ -44,16 +53,16 @@ class ProcessHost final : public WorkerHost {
 
  private:
   const WorkerOptions& options_;
-  const std::string& dir_;
+  const WorkerPlace& place_;
   VaultClient& vault_;
 };
 
 }  // namespace
 
 absl::Status RunWorkerProcess(const WorkerOptions& options,
-                              const std::string& dir, VaultClient& vault,
+                              const WorkerPlace& place, VaultClient& vault,
                               const volatile std::sig_atomic_t* stop) {
-  ProcessHost host(options, dir, vault);
+  ProcessHost host(options, place, vault);
   return RunWorker(options, host, stop);
 }
 

@@ -10,10 +10,15 @@
 
 namespace moebius {
 
-// RunWorker with the group's private directory `dir` around it. `vault`
-// outlives the call.
+// What the launcher gave us.
+struct WorkerPlace {
+  std::string dir;           // the group's private directory
+  int control_keys_fd = -1;  // for control.transport: tcp (channel_keys.h)
+};
+
+// RunWorker in that place. `vault` outlives the call.
 absl::Status RunWorkerProcess(const WorkerOptions& options,
-                              const std::string& dir, VaultClient& vault,
+                              const WorkerPlace& place, VaultClient& vault,
                               const volatile std::sig_atomic_t* stop);
 
 }  // namespace moebius

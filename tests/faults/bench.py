@@ -190,13 +190,13 @@ def fill_quiet(group):
 class Bench:
     """A group in which one case after another is tried."""
 
-    def __init__(self, workers=2, settings=()):
+    def __init__(self, workers=2, settings=(), env=None):
         arguments = ["--workers", str(workers), "--layout", "ep",
                      "--set", "faults.enabled=true"]
         for setting in settings:
             arguments += ["--set", setting]
         self.workers = workers
-        self.group = Group(arguments)
+        self.group = Group(arguments, env=env)
         self.lives = [1] * (workers + 1)  # the coordinator's is the last
         self.born_at = 0  # the youngest of them, or later
 
@@ -230,6 +230,13 @@ class Bench:
                        for lines, begin in ((group.out, since[0]),
                                             (group.err, since[1]))
                        for line in lines[begin:])
+
+    def count_lines(self, text, since):
+        """How many lines of the group's two outputs have `text`."""
+        with self.group.condition:
+            return [sum(text in (line or "") for line in lines[begin:])
+                    for lines, begin in zip((self.group.out, self.group.err),
+                                            since)]
 
     def status(self):
         return self.group.status()

@@ -1,5 +1,7 @@
 """A row of the fault matrix."""
 
+from bench import Bench
+
 # What every case shows: no request lost, tokens once and in order, ranks agree
 # on weights, tables and pages, service goes on in time, nothing left behind,
 # and the tokens of a quiet run.
@@ -20,15 +22,16 @@ class Case:
                 the seed
     no_group    the case makes what it needs
     seeds       at most so many, for cases that are long
+    bench       what makes the group, and may raise Skipped
     """
 
     def __init__(self, name, invariants, run, workers=2, settings=(),
                  own_group=False, no_group=False, seeds=None,
-                 **arguments):
+                 bench=Bench, **arguments):
         self.name, self.invariants, self.run = name, invariants, run
         self.workers, self.settings = workers, settings
         self.own_group, self.no_group = own_group, no_group
-        self.seeds = seeds
+        self.seeds, self.bench = seeds, bench
         self.arguments = arguments
 
     def settings_of(self, seed):
@@ -36,8 +39,8 @@ class Case:
                 else tuple(self.settings))
 
     def group_key(self):
-        return (self.no_group, self.own_group, self.workers,
-                self.settings_of(0))
+        return (self.no_group, self.own_group, self.bench.__name__,
+                self.workers, self.settings_of(0))
 
     def __call__(self, trial):
         return self.run(trial, **self.arguments)

@@ -9,6 +9,7 @@ from coordinator_cases import coordinators
 from front_cases import fronts, process_tests
 from journal_cases import journals
 from message_cases import links, messages
+from network_cases import networks
 from worker_cases import deaths, lasting, no_more, still_stands
 
 
@@ -17,6 +18,7 @@ def table(kill_seconds=60, message_seconds=30, cut_seconds=30):
     cases = [*deaths(), *no_more(), *still_stands(),
              *coordinators(kill_seconds), *journals(), *fronts(),
              *process_tests(), *messages(message_seconds), *links(cut_seconds),
+             *networks(cut_seconds),
              *lasting(kill_seconds)]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names)

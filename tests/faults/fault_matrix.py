@@ -6,7 +6,9 @@ processes, several times each, and what must hold is checked (see cases.py).
     fault_matrix.py --case 'in a pull ep->tp' --seeds 20
     fault_matrix.py --seeds 5 --write tests/faults/RESULTS.md
 
-A failure names the case and the seed, which repeat it.
+A failure names the case and the seed, which repeat it. Cases called `network:`
+make network namespaces: as root, or under `unshare -rn`. Where they may not,
+they are skipped and say so; if all are, the exit code is 77.
 """
 
 import argparse
@@ -17,8 +19,9 @@ import time
 import traceback
 import zlib
 
-from bench import Bench, SERVING_AGAIN_MS, Trial, check, fill_quiet
+from bench import SERVING_AGAIN_MS, Trial, check, fill_quiet
 from cases import table
+from network import Skipped
 
 INVARIANTS = """\
 A no accepted request lost · B each token once, in order · C one layout a step
@@ -26,6 +29,10 @@ on all ranks · D pages and weights are those of the layout · E nothing of a
 dead life is taken · F a decision for a switch stands · G serving again within
 10 s · H nothing left behind · J errors are definite and touch only what they
 must · O the tokens of a quiet run"""
+
+
+# CTest's word for a test that could not be tried.
+SKIPPED_CODE = 77
 
 
 class Runner:
@@ -36,14 +43,14 @@ class Runner:
 
     def bench_for(self, case, seed):
         settings = case.settings_of(seed)
-        kind = (case.workers, settings)
+        kind = (case.bench, case.workers, settings)
         if case.no_group:
             self.close()
             return None
         if case.own_group or kind != self.kind:
             self.close()
         if self.bench is None:
-            self.bench = Bench(case.workers, settings)
+            self.bench = case.bench(case.workers, settings)
             self.kind = kind
             fill_quiet(self.bench.group)
         return self.bench
@@ -84,12 +91,15 @@ class Runner:
 
 
 def run_case(runner, case, seeds):
-    """(stalls, failures) of one case."""
+    """(stalls, failures) of one case; no stalls at all: it was skipped."""
     stalls, failures = [], []
     for seed in seeds:
         begin = time.monotonic()
         try:
             stall_ms = runner.run(case, seed)
+        except Skipped as why:
+            print(f"SKIPPED {case.name}: {why}", flush=True)
+            return None, failures
         except Exception as failure:
             failures.append(f"{case.name}, seed {seed}: {failure}")
             print(f"FAILED {case.name}, seed {seed}: {failure}")
@@ -135,7 +145,7 @@ def main():
     parser.add_argument("--message-seconds", type=int, default=30,
                         help="how long messages are struck at random")
     parser.add_argument("--cut-seconds", type=int, default=30,
-                        help="how long links are cut")
+                        help="how long links and networks are cut")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--write", metavar="FILE")
     arguments = parser.parse_args()
@@ -151,13 +161,16 @@ def main():
         return 0
     if not cases:
         parser.error("no such case")
-    runner, rows, failures = Runner(), [], []
+    runner, rows, failures, skipped = Runner(), [], [], 0
     begin = time.monotonic()
     # Those that share a group run one after another; rows stay in order.
     for case in sorted(cases, key=lambda case: case.group_key()):
         count = min(arguments.seeds, case.seeds or arguments.seeds)
         seeds = range(arguments.first_seed, arguments.first_seed + count)
         stalls, failed = run_case(runner, case, seeds)
+        if stalls is None:
+            skipped += 1
+            count, stalls = 0, []
         rows.append((case, count, len(failed), stalls))
         failures += failed
     try:
@@ -171,7 +184,10 @@ def main():
     for failure in failures:
         print(f"FAILED {failure.splitlines()[0][:200]}")
     print(f"{sum(row[1] for row in rows)} runs of {len(rows)} cases in "
-          f"{seconds:.0f} s, {len(failures)} failed")
+          f"{seconds:.0f} s, {len(failures)} failed"
+          + (f", {skipped} cases SKIPPED" if skipped else ""))
+    if skipped == len(cases):
+        return SKIPPED_CODE
     return 1 if failures else 0
 
 

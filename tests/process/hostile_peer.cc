@@ -1,10 +1,13 @@
 // A process of the group's user that is none of the group's, at the control
-// socket: `hostile_peer DIR NUM_RANKS`.
+// socket: `hostile_peer SOCKET NUM_RANKS`, the path of a Unix socket or
+// IPV4:PORT.
 //
 // It sends what is not the protocol, calls itself by every name that a worker
 // has, had, will or could never have, and says under each of them whatever a
 // worker can say, and what no worker would. Ends with 0 if it was never let in
 // and heard nothing; says what it did on standard output.
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -22,7 +25,7 @@
 #include <vector>
 #include <zmq.hpp>
 
-#include "common/channel.h"
+#include "common/ids.h"
 #include "common/wire.h"
 
 namespace moebius {
@@ -40,17 +43,33 @@ struct Tally {
 
 // ---- not the protocol -------------------------------------------------------
 
+bool IsPath(const std::string& where) { return where.starts_with('/'); }
+
 class RawSocket {
  public:
-  explicit RawSocket(const std::string& path)
-      : fd_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.data(), path.size());
+  explicit RawSocket(const std::string& where)
+      : fd_(socket(IsPath(where) ? AF_UNIX : AF_INET,
+                   SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un path{};
+    sockaddr_in tcp{};
+    if (IsPath(where)) {
+      path.sun_family = AF_UNIX;
+      std::memcpy(path.sun_path, where.data(), where.size());
+    } else {
+      const size_t colon = where.find(':');
+      tcp.sin_family = AF_INET;
+      tcp.sin_port =
+          htons(static_cast<uint16_t>(std::atoi(where.c_str() + colon + 1)));
+      inet_pton(AF_INET, where.substr(0, colon).c_str(), &tcp.sin_addr);
+    }
     const timeval patience{kPatienceMs / 1000, 0};
     setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    if (connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address)) {
+    const int failed =
+        IsPath(where)
+            ? connect(fd_, reinterpret_cast<sockaddr*>(&path), sizeof path)
+            : connect(fd_, reinterpret_cast<sockaddr*>(&tcp), sizeof tcp);
+    if (failed != 0) {
       std::perror("connect");
       std::exit(3);
     }
@@ -117,7 +136,7 @@ std::string LongFrame(uint64_t size) {
   return out;
 }
 
-void SendGarbage(const std::string& path, Tally* tally) {
+void SendGarbage(const std::string& where, Tally* tally) {
   std::mt19937_64 random(11);
   std::string noise(4096, '\0');
   for (char& c : noise) c = static_cast<char>(random());
@@ -137,7 +156,7 @@ void SendGarbage(const std::string& path, Tally* tally) {
       std::string("\4\0", 2) + "0.1" + noise,
   };
   for (const std::string& text : texts) {
-    RawSocket raw(path);
+    RawSocket raw(where);
     raw.Send(text);
     raw.Send(noise);
     ++(raw.HungUp() ? tally->refused : tally->silent);
@@ -248,9 +267,10 @@ bool WaitForFate(zmq::socket_t& monitor, Tally* tally) {
   }
 }
 
+// Without a key, or with keys that it has made up itself.
 void Pose(zmq::context_t& context, const std::string& endpoint,
           const std::string& identity, const std::vector<std::string>& messages,
-          Tally* tally) {
+          bool with_key, Tally* tally) {
   static int number = 0;
   const std::string watch = "inproc://watch" + std::to_string(number++);
   zmq::socket_t socket(context, zmq::socket_type::dealer);
@@ -259,6 +279,13 @@ void Pose(zmq::context_t& context, const std::string& endpoint,
   socket.set(zmq::sockopt::routing_id, identity);
   socket.set(zmq::sockopt::probe_router, true);
   socket.set(zmq::sockopt::reconnect_ivl, -1);
+  if (with_key) {
+    char public_key[41], secret_key[41];
+    zmq_curve_keypair(public_key, secret_key);
+    socket.set(zmq::sockopt::curve_publickey, public_key);
+    socket.set(zmq::sockopt::curve_secretkey, secret_key);
+    socket.set(zmq::sockopt::curve_serverkey, public_key);
+  }
   zmq_socket_monitor(socket.handle(), watch.c_str(), ZMQ_EVENT_ALL);
   zmq::socket_t monitor(context, zmq::socket_type::pair);
   monitor.set(zmq::sockopt::linger, 0);
@@ -267,8 +294,7 @@ void Pose(zmq::context_t& context, const std::string& endpoint,
   // A socket that was refused has nowhere to send to, and would wait.
   bool open = true;
   for (const std::string& message : messages) {
-    open = open &&
-           socket.send(zmq::buffer(message), zmq::send_flags::dontwait);
+    open = open && socket.send(zmq::buffer(message), zmq::send_flags::dontwait);
   }
   if (open) {  // in two parts
     socket.send(zmq::buffer(messages[0]),
@@ -284,15 +310,15 @@ void Pose(zmq::context_t& context, const std::string& endpoint,
   zmq_socket_monitor(socket.handle(), nullptr, 0);
 }
 
-int Main(const std::string& dir, int num_ranks) {
-  const std::string path = dir + "/" + std::string(kControlSocketName);
+int Main(const std::string& where, int num_ranks) {
+  const std::string endpoint = (IsPath(where) ? "ipc://" : "tcp://") + where;
   // Those that say nothing, meanwhile.
   std::vector<std::unique_ptr<RawSocket>> silent;
   for (int i = 0; i < 32; ++i) {
-    silent.push_back(std::make_unique<RawSocket>(path));
+    silent.push_back(std::make_unique<RawSocket>(where));
   }
   Tally garbage;
-  SendGarbage(path, &garbage);
+  SendGarbage(where, &garbage);
   std::printf("garbage: %d hung up on, %d not\n", garbage.refused,
               garbage.silent);
   Tally posing;
@@ -310,9 +336,11 @@ int Main(const std::string& dir, int num_ranks) {
     const std::vector<std::string> bombs = Bombs(messages[0]);
     messages.insert(messages.end(), bombs.begin(), bombs.end());
     messages.push_back(std::string(100'003, 'x'));
-    Pose(context, "ipc://" + path, identity, messages, &posing);
+    for (bool with_key : {false, true}) {
+      Pose(context, endpoint, identity, messages, with_key, &posing);
+    }
   }
-  Pose(context, "ipc://" + path, "0.1", {std::string(kOversizeBytes, 'x')},
+  Pose(context, endpoint, "0.1", {std::string(kOversizeBytes, 'x')}, false,
        &posing);
   std::printf("poses: %d refused, %d let in, %d messages heard, %d no fate\n",
               posing.refused, posing.let_in, posing.heard, posing.silent);
@@ -327,7 +355,7 @@ int Main(const std::string& dir, int num_ranks) {
 
 int main(int argc, char** argv) {
   if (argc != 3) {
-    std::fprintf(stderr, "usage: hostile_peer DIR NUM_RANKS\n");
+    std::fprintf(stderr, "usage: hostile_peer SOCKET NUM_RANKS\n");
     return 2;
   }
   return moebius::Main(argv[1], std::atoi(argv[2]));

@@ -126,19 +126,34 @@ class HostilePeerTest(unittest.TestCase):
         self.group.stop()
 
     def test_at_the_control_socket(self):
+        self.attack_at(os.path.join(self.group.directory, "control.sock"))
+        refusals = [line for line in self.group.err
+                    if line and "control channel: refused" in line]
+        self.assertGreater(len(refusals), 0)
+        self.assertLess(len(refusals), 20)  # not one each
+
+    def test_at_the_control_port(self):
+        self.group.stop()
+        self.group.__exit__(None, None, None)
+        self.group = Group(["--set", "control.transport=tcp"])
+        # No key is in a file or on a command line.
+        self.assertEqual(sorted(os.listdir(self.group.directory)),
+                         ["config.yaml", "journal", "lock", "vault.sock"])
+        with open(os.path.join(self.group.directory, "config.yaml")) as file:
+            section = file.read().split("\ncontrol:\n")[1]
+        port = section.split("\n  port: ")[1].split("\n")[0]
+        self.attack_at(f"127.0.0.1:{port}")
+
+    def attack_at(self, where):
         def attack():
             for _ in range(2):
                 result = subprocess.run(
-                    [HOSTILE_PEER, self.group.directory, "2"], text=True,
+                    [HOSTILE_PEER, where, "2"], text=True,
                     capture_output=True, timeout=PATIENCE_S, check=False)
                 self.assertEqual(result.returncode, 0,
                                  result.stdout + result.stderr)
 
         self.undisturbed(attack)
-        refusals = [line for line in self.group.err
-                    if line and "control channel: refused" in line]
-        self.assertGreater(len(refusals), 0)
-        self.assertLess(len(refusals), 20)  # not one each
 
     def test_at_the_vault(self):
         path = os.path.join(self.group.directory, "vault.sock")

@@ -103,6 +103,21 @@ class RefusesTest(unittest.TestCase):
                               f"process; choose another one ({flag}",
                               result.stderr)
 
+    def test_control_port_that_cannot_be_had(self):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            for host, what in (("127.0.0.1", "choose another port, or 0"),
+                               ("192.0.2.1", "an address of this machine"),
+                               ("0.0.0.0", "allowed is one address")):
+                result = self.serve(
+                    "--model", MODEL, "--port", "0", "--admin-port", "0",
+                    "--set", "control.transport=tcp",
+                    "--set", f"control.host={host}",
+                    "--set", f"control.port={port}")
+                self.assertNotEqual(result.returncode, 0)
+                self.assertIn("control.host", result.stderr)
+                self.assertIn(what, result.stderr)
+
     def test_one_port_for_both(self):
         result = self.serve("--model", MODEL, "--port", "9999",
                             "--admin-port", "9999")

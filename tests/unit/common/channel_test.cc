@@ -350,12 +350,13 @@ TEST(ChannelDoor, OnlyProcessesOfOurUserAreAskedAbout) {
         "localhost:" + uid + ":0:0", "localhost:" + uid + ":0:77x",
         uid + ":0:77", std::string("localhost::0:77"),
         "localhost:" + uid + ":0:99999999999999999999"}) {
-    const auto rank = ChannelDoor::Judge(address, who_is);
+    const auto rank = ChannelDoor::JudgeProcess({address, "NULL", ""}, who_is);
     ASSERT_THAT(rank, IsOk()) << address;
     EXPECT_FALSE(rank->has_value()) << address;
   }
   EXPECT_EQ(asked, 0);
-  const auto rank = ChannelDoor::Judge("localhost:" + uid + ":0:77", who_is);
+  const auto rank = ChannelDoor::JudgeProcess(
+      {"localhost:" + uid + ":0:77", "NULL", ""}, who_is);
   ASSERT_THAT(rank, IsOk());
   EXPECT_EQ(*rank, 3);
   EXPECT_EQ(asked, 1);

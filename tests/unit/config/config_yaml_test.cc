@@ -224,6 +224,7 @@ model:
   max_model_len: 77
 workers: {count: 3, threads: 5, spin_us: 50, kv_dtype: bfloat16,
           kv_bytes: 3MiB, numerics: exact}
+control: {transport: tcp, host: 10.0.0.1, port: 28}
 scheduler: {max_running: 11, max_queue: 12, token_budget: 130, steps_ahead: 4}
 layout:
   choice: tp
@@ -252,6 +253,9 @@ log: {level: "debug"}
   EXPECT_EQ(config->spin_us, 50);
   EXPECT_TRUE(config->kv_bfloat16);
   EXPECT_EQ(config->kv_bytes, 3 << 20);
+  EXPECT_TRUE(config->control_tcp);
+  EXPECT_EQ(config->control.host, "10.0.0.1");
+  EXPECT_EQ(config->control.port, 28);
   EXPECT_EQ(config->max_running, 11);
   EXPECT_EQ(config->max_queue, 12);
   EXPECT_EQ(config->token_budget, 130);
@@ -303,7 +307,7 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
 
 TEST(ConfigYaml, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 50u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 53u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {
@@ -339,6 +343,22 @@ TEST(ConfigYaml, OnePortForBothListenersIsRefused) {
   EXPECT_THAT(CheckConfig(config), IsOk());
   config.admin.host = config.listen.host;
   config.admin.port = config.listen.port = 0;
+  EXPECT_THAT(CheckConfig(config), IsOk());
+}
+
+TEST(ConfigYaml, WorkersNeedOneAddressOfTheCoordinator) {
+  Config config;
+  for (const char* host : {"0.0.0.0", "::"}) {
+    config.control.host = host;
+    config.control_tcp = false;
+    EXPECT_THAT(CheckConfig(config), IsOk());
+    config.control_tcp = true;
+    EXPECT_THAT(
+        CheckConfig(config),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 HasSubstr(absl::StrCat("key 'control.host' is ", host))));
+  }
+  config.control.host = "10.0.0.1";
   EXPECT_THAT(CheckConfig(config), IsOk());
 }
 

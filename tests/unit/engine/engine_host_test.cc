@@ -526,6 +526,17 @@ TEST_F(EngineHostTest, ResultsThatAreLostRightAfterASwitchAreMissed) {
   ExpectQuietTokens(id, 20, 900);
 }
 
+// The same, but the worker's connection was lost with them: nobody waits for
+// the stall to be seen.
+TEST_F(EngineHostTest, AWorkerThatConnectsAgainCostsARoundOfRecovery) {
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 2);
+  hub_->BreakConnection(config_.steps_ahead);
+  ExpectQuietTokens(id, 20, 900);
+  EXPECT_EQ(engine_->GetStatus().recoveries_total, 1u);
+}
+
 TEST_F(EngineHostTest, AWorkerThatDoesNotHaltIsReplaced) {
   config_.step_timeout_ms = 10;
   config_.stall_timeout_ms = 100;

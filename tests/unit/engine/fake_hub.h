@@ -125,6 +125,13 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     lose_after_switch_ = count;
   }
+  // The connection breaks: the next results are lost with it, and then the
+  // worker connects again.
+  void BreakConnection(int results) {
+    absl::MutexLock lock(&mutex_);
+    lose_results_ = results;
+    connect_again_ = true;
+  }
   void RepeatReports() {
     absl::MutexLock lock(&mutex_);
     repeat_ = true;
@@ -231,7 +238,9 @@ class FakeHub final : public Hub {
                           std::move(report)};
     if (std::holds_alternative<StepResult>(message.report) &&
         lose_results_ > 0) {
-      --lose_results_;
+      if (--lose_results_ == 0 && std::exchange(connect_again_, false)) {
+        Connect(rank);
+      }
       return;
     }
     if (std::exchange(lose_, false) || !connected_.contains(rank)) return;
@@ -391,6 +400,7 @@ class FakeHub final : public Hub {
   bool corrupt_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_ ABSL_GUARDED_BY(mutex_) = false;
   int lose_results_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool connect_again_ ABSL_GUARDED_BY(mutex_) = false;
   int lose_after_switch_ ABSL_GUARDED_BY(mutex_) = 0;
   bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool repeat_ ABSL_GUARDED_BY(mutex_) = false;

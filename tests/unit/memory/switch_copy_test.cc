@@ -178,7 +178,9 @@ class SwitchCopyGroupsTest : public SwitchCopyTest,
                                  std::tuple<int /*ranks*/, int /*threads*/>> {};
 
 TEST_P(SwitchCopyGroupsTest, EpToTpToEpRestoresEveryByteBetweenProcesses) {
-  const auto [num_ranks, threads] = GetParam();
+  // Named one by one: clang's lambdas do not take structured bindings.
+  const int num_ranks = std::get<0>(GetParam());
+  const int threads = std::get<1>(GetParam());
   const ExpertShape shape = Shape(num_ranks);
   const Layout ep = ExpertParallel(), tp = TensorParallel(num_ranks);
   const int layers = shape.num_moe_layers;
