@@ -13,8 +13,10 @@ they are skipped and say so; if all are, the exit code is 77.
 
 import argparse
 import os
+import queue
 import statistics
 import sys
+import threading
 import time
 import traceback
 import zlib
@@ -113,7 +115,41 @@ def run_case(runner, case, seeds):
     return stalls, failures
 
 
-def write_results(path, rows, seconds):
+def run_cases(cases, arguments):
+    """(rows, failures). Those that share a group run one after another."""
+    left = queue.SimpleQueue()
+    for case in sorted(cases, key=lambda case: case.group_key()):
+        left.put(case)
+    rows, failures = [], []
+
+    def work():
+        runner = Runner()
+        while True:
+            try:
+                case = left.get_nowait()
+            except queue.Empty:
+                break
+            count = min(arguments.seeds, case.seeds or arguments.seeds)
+            seeds = range(arguments.first_seed, arguments.first_seed + count)
+            stalls, failed = run_case(runner, case, seeds)
+            if stalls is None:
+                count, stalls = 0, []
+            rows.append((case, count, len(failed), stalls))
+            failures.extend(failed)
+        try:
+            runner.close()
+        except Exception as failure:
+            failures.append(f"the last group: {failure}")
+
+    threads = [threading.Thread(target=work) for _ in range(arguments.jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return rows, failures
+
+
+def write_results(path, rows, seconds, jobs):
     with open(path, "w") as file:
         file.write(
             "# The fault matrix\n\n"
@@ -121,7 +157,7 @@ def write_results(path, rows, seconds):
             "with that many seeds,\nand the longest time that a stream stood "
             "still, in ms. 2 workers unless the case\nneeds 4, 8 streams of "
             "96 tokens, models/verse-moe, 2 cores of an AMD EPYC that\nothers "
-            f"used too, {seconds / 60:.0f} minutes.\n\n{INVARIANTS}\n\n"
+            f"used too, {jobs} at a time, {seconds / 60:.0f} minutes.\n\n{INVARIANTS}\n\n"
             "| case | invariants | runs | failed | median ms | most ms |\n"
             "|---|---|---|---|---|---|\n")
         for case, runs, failed, stalls in rows:
@@ -146,6 +182,9 @@ def main():
                         help="how long messages are struck at random")
     parser.add_argument("--cut-seconds", type=int, default=30,
                         help="how long links and networks are cut")
+    parser.add_argument("--jobs", type=int, default=1,
+                        help="cases at a time; several disturb each other's "
+                        "figures (default 1)")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--write", metavar="FILE")
     arguments = parser.parse_args()
@@ -161,26 +200,13 @@ def main():
         return 0
     if not cases:
         parser.error("no such case")
-    runner, rows, failures, skipped = Runner(), [], [], 0
     begin = time.monotonic()
-    # Those that share a group run one after another; rows stay in order.
-    for case in sorted(cases, key=lambda case: case.group_key()):
-        count = min(arguments.seeds, case.seeds or arguments.seeds)
-        seeds = range(arguments.first_seed, arguments.first_seed + count)
-        stalls, failed = run_case(runner, case, seeds)
-        if stalls is None:
-            skipped += 1
-            count, stalls = 0, []
-        rows.append((case, count, len(failed), stalls))
-        failures += failed
-    try:
-        runner.close()
-    except Exception as failure:
-        failures.append(f"the last group: {failure}")
+    rows, failures = run_cases(cases, arguments)
+    skipped = sum(row[1] == 0 for row in rows)
     seconds = time.monotonic() - begin
     rows.sort(key=lambda row: cases.index(row[0]))
     if arguments.write:
-        write_results(arguments.write, rows, seconds)
+        write_results(arguments.write, rows, seconds, arguments.jobs)
     for failure in failures:
         print(f"FAILED {failure.splitlines()[0][:200]}")
     print(f"{sum(row[1] for row in rows)} runs of {len(rows)} cases in "
