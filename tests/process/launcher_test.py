@@ -285,6 +285,18 @@ class LifeTest(unittest.TestCase):
             with Group(fake=fake) as group:
                 open(mark, "w").close()
                 group.wait_line("a successor takes over in 100 ms")
+                # Now and then from here on; the group can still be stopped.
+                group.wait_line("a successor takes over in 30000 ms")
+                group.terminate()
+                self.assertEqual(group.wait_end(), 0)
+
+    def test_coordinator_that_dies_again_and_again(self):
+        with tempfile.TemporaryDirectory() as marks:
+            mark = os.path.join(marks, "mark")
+            fake = {"coordinator": [READY, ["wait_file", mark], ["exit", 3]]}
+            with Group(fake=fake) as group:
+                open(mark, "w").close()
+                group.wait_line("a successor takes over in 100 ms")
                 self.assertEqual(group.wait_end(), 1)
                 group.wait_line("lives in a row lasted less than")
 
