@@ -27,8 +27,8 @@ namespace moebius {
 // Owns: the connection. It ends when this is destroyed or the process dies; the
 // vault keeps what was deposited.
 // Threading: thread-safe. Requests (Deposit, Withdraw, Borrow, WhoIs,
-// TroubleOf) go one after another; reports (Progress, Ready, Failed) never wait for a request.
-// Errors of every call are those of MemoryVault.
+// TroubleOf) go one after another; reports (Progress, Ready, Failed) never wait
+// for a request. Errors of every call are those of MemoryVault.
 class VaultClient final : public MemoryVault {
  public:
   // Connects to `directory`/vault.sock to speak for `rank`, kCoordinatorRank

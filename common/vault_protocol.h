@@ -52,12 +52,12 @@ enum class VaultMessageType : uint8_t {
                     // region, size_bytes of the memory), fd attached when `ok`;
                     // otherwise `text` says why not
   kProgress = 5,    // worker: done_bytes of size_bytes loaded (weights)
-  kReady = 6,    // worker: serving; coordinator: listening (port, admin_port)
-  kFailed = 7,   // either: `text` says why; the process ends next
-  kReplace = 8,  // coordinator: worker `rank` of life `incarnation` makes no
-                 // progress: end it, so that a successor takes over
-  kWhoIs = 9,    // coordinator: for which rank does process `pid` speak?
-                 // -> kDescriptor without one: `ok`, and `speaks_for`
+  kReady = 6,     // worker: serving; coordinator: listening (port, admin_port)
+  kFailed = 7,    // either: `text` says why; the process ends next
+  kReplace = 8,   // coordinator: worker `rank` of life `incarnation` makes no
+                  // progress: end it, so that a successor takes over
+  kWhoIs = 9,     // coordinator: for which rank does process `pid` speak?
+                  // -> kDescriptor without one: `ok`, and `speaks_for`
   kTrouble = 10,  // coordinator: why does worker `rank` not stay up?
                   // -> kDescriptor without one: `ok`, and `text`, or none
 };

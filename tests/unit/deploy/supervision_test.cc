@@ -146,8 +146,8 @@ std::vector<Row> Table() {
   add("and forgets the trouble", GroupServing{kAll, {}, lives(1, 9)},
       Exited(1, 0, SIGKILL), GroupServing{Set({-1, 0}), Set({1}), {}},
       {replaced[0], TellTrouble{1, ""}, replaced[1]});
-  add("a coordinator's ninth is the last",
-      GroupServing{kAll, {}, lives(-1, 8)}, DiedYoung(-1),
+  add("a coordinator's ninth is the last", GroupServing{kAll, {}, lives(-1, 8)},
+      DiedYoung(-1),
       GroupEnding{Set({0, 1}), 1,
                   "coordinator was killed by signal 9 (Killed); 9 lives in a "
                   "row lasted less than 2000 ms",
