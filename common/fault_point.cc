@@ -65,7 +65,8 @@ constexpr std::array<FaultInfo, kNumFaultIds> kInfos = {{
     {FaultId::kVaultKept, "vault.kept",
      "a worker died; an error here loses the memory kept for it"},
     {FaultId::kLinkCommand, "link.command",
-     "a message to the worker is to be sent; an error here loses it"},
+     "a message to the worker is to be sent; an error here loses it, EAGAIN "
+     "finds the queue full"},
     {FaultId::kLinkReport, "link.report",
      "a message of the worker has come; an error here loses it"},
 }};
@@ -74,8 +75,11 @@ struct NamedErrno {
   std::string_view name;
   int error;
 };
-constexpr std::array<NamedErrno, 4> kErrnos = {
-    {{"ENOSPC", ENOSPC}, {"EIO", EIO}, {"ENOMEM", ENOMEM}, {"EMFILE", EMFILE}}};
+constexpr std::array<NamedErrno, 5> kErrnos = {{{"ENOSPC", ENOSPC},
+                                                {"EIO", EIO},
+                                                {"ENOMEM", ENOMEM},
+                                                {"EMFILE", EMFILE},
+                                                {"EAGAIN", EAGAIN}}};
 constexpr std::array<std::pair<std::string_view, FaultAction>, 4> kActions = {
     {{"crash", FaultAction::kCrash},
      {"stop", FaultAction::kStop},
@@ -163,7 +167,7 @@ absl::StatusOr<FaultSpec> ParseFault(std::string_view text) {
   if (argument.has_value() && !ParseArgument(*argument, spec)) {
     return Wrong(text,
                  "sleep takes milliseconds up to an hour, error one of ENOSPC, "
-                 "EIO, ENOMEM, EMFILE, the others nothing");
+                 "EIO, ENOMEM, EMFILE, EAGAIN, the others nothing");
   }
   if (const auto process = CutBehind(point, '@')) {
     if (*process == "coordinator") {

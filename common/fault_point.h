@@ -78,8 +78,8 @@ struct FaultSpec {
 //   POINT[@RANK|@coordinator]=ACTION[:ARGUMENT][#NTH][*TIMES]
 //
 // ACTION is crash (SIGKILL), stop (SIGSTOP), sleep:MILLISECONDS or
-// error[:ENOSPC|EIO|ENOMEM|EMFILE]. "worker.pull@1=crash#3" kills worker 1 in
-// its third pull. kInvalidArgument says what is wrong and what is allowed.
+// error[:ENOSPC|EIO|ENOMEM|EMFILE|EAGAIN]. "worker.pull@1=crash#3" kills worker
+// 1 in its third pull. kInvalidArgument says what is wrong and what is allowed.
 absl::StatusOr<FaultSpec> ParseFault(std::string_view text);
 std::string FaultText(const FaultSpec& spec);
 

@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
+#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <fstream>
@@ -90,7 +92,6 @@ class EndOfService {
   UniqueFd signal_fd_, read_fd_, write_fd_;
 };
 
-// `vault` outlives the engine.
 absl::StatusOr<uint64_t> DigestOfFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::stringstream text;
@@ -99,6 +100,17 @@ absl::StatusOr<uint64_t> DigestOfFile(const std::string& path) {
   Fnv1a hash;
   for (unsigned char c : text.str()) hash.Add(c);
   return hash.hash();
+}
+
+// A group has one coordinator at a time. To bind takes the control socket from
+// whoever has it, so this comes first; held as long as the descriptor is.
+absl::StatusOr<UniqueFd> LockGroup(const std::string& dir) {
+  UniqueFd lock(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!lock) return absl::ErrnoToStatus(errno, dir);
+  if (flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
+  if (errno != EWOULDBLOCK) return absl::ErrnoToStatus(errno, dir);
+  return absl::FailedPreconditionError(
+      absl::StrCat(dir, ": another coordinator serves this group"));
 }
 
 // The journal in its folder, and a term above all that it knows.
@@ -152,6 +164,7 @@ constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
 // How long it may take to tell why a worker is missing.
 constexpr absl::Duration kTroubleTimeout = absl::Milliseconds(200);
 
+// `vault` outlives the engine.
 absl::StatusOr<EngineOptions> MakeEngineOptions(
     const CoordinatorOptions& options, const CheckpointCodec& codec,
     VaultClient& vault) {
@@ -161,6 +174,7 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   engine.max_model_len =
       ContextLength(engine.model, options.config.max_model_len);
   engine.term = options.term;
+  engine.served_before = options.term.value > 1;
   engine.tokenizer = &codec.tokenizer();
   engine.replace_worker = [&vault](Rank rank, Incarnation incarnation) {
     if (absl::Status sent = vault.Replace(rank, incarnation); !sent.ok()) {
@@ -202,7 +216,12 @@ absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
         const FaultId id = direction == Direction::kCommand
                                ? FaultId::kLinkCommand
                                : FaultId::kLinkReport;
-        return faults->Reach(id, rank).action == FaultAction::kError;
+        const FaultSpec fault = faults->Reach(id, rank);
+        if (fault.action != FaultAction::kError) {
+          return FaultyHub::LinkState::kOpen;
+        }
+        return fault.argument == EAGAIN ? FaultyHub::LinkState::kFull
+                                        : FaultyHub::LinkState::kCut;
       });
 }
 
@@ -249,8 +268,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
   ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
-  // First the journal, which only one can have: to bind takes the control
-  // socket from whoever had it.
+  ASSIGN_OR_RETURN(const UniqueFd lock, LockGroup(options.dir));
   ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
   ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
@@ -381,6 +399,7 @@ absl::Status RunThroughputBench(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(const auto codec,
                    CheckpointCodec::Load(options.config.model_path));
   ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
+  ASSIGN_OR_RETURN(const UniqueFd lock, LockGroup(options.dir));
   ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));

@@ -269,7 +269,7 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
     absl::Status operator()(const Fault& fault) {
       spdlog::error("worker {} failed in step {}: {}", rank, fault.step.value,
                     fault.reason);
-      if (!host->scheduler_.has_value()) {
+      if (!host->scheduler_.has_value() && !host->options_.served_before) {
         return absl::InternalError(
             absl::StrCat("worker ", rank, ": ", fault.reason));
       }

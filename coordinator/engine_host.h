@@ -37,6 +37,9 @@ struct EngineOptions {
   ModelConfig model;
   int max_model_len = 0;
   Term term{1};
+  // An earlier coordinator has served with these workers: one that fails before
+  // we serve is replaced, where at the start of a group it ends us.
+  bool served_before = false;
   const Tokenizer* tokenizer = nullptr;  // outlives the engine
   OutputListener listener;
   // Where what must not be forgotten goes; null: nowhere. Outlives the engine,

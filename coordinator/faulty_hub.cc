@@ -8,6 +8,7 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/wire.h"
 
@@ -74,7 +75,14 @@ absl::StatusOr<std::vector<Hub::Message>> FaultyHub::Receive(int timeout_ms) {
 absl::Status FaultyHub::Deal(Direction direction, Message message,
                              std::vector<Message>& received) {
   using Kind = MessageFate::Kind;
-  if (is_cut_ && is_cut_(direction, message.rank)) {
+  const LinkState state = state_of_link_
+                              ? state_of_link_(direction, message.rank)
+                              : LinkState::kOpen;
+  if (state == LinkState::kFull && direction == Direction::kCommand) {
+    return absl::UnavailableError(
+        absl::StrCat("the queue to worker ", message.rank, " is full"));
+  }
+  if (state != LinkState::kOpen) {
     Log(direction, KindOf(direction, message.bytes), message.rank, "lost");
     return absl::OkStatus();
   }

@@ -24,9 +24,9 @@ namespace moebius {
 // Stands before another hub and does to the messages of both directions what
 // MessageFates draws; nothing at all passes a link that is cut. A message
 // without bytes (a worker has connected) always passes at once. A loss is no
-// error to the sender.
-// Threading: as Hub.
-// Bounds: kMaxHeld messages wait; beyond it one passes at once.
+// error to the sender; a full queue is, as where the link stands still for
+// long. Threading: as Hub. Bounds: kMaxHeld messages wait; beyond it one passes
+// at once.
 class FaultyHub final : public Hub {
  public:
   using Clock = std::chrono::steady_clock;
@@ -34,15 +34,17 @@ class FaultyHub final : public Hub {
   // One that is to be overtaken waits no longer than this for its successor.
   static constexpr std::chrono::milliseconds kSwapTimeout{200};
 
+  enum class LinkState : uint8_t { kOpen, kCut, kFull };
   // Asked of each message, before its fate is drawn.
-  using IsCut = std::function<bool(Direction, Rank)>;
+  using StateOfLink = std::function<LinkState(Direction, Rank)>;
 
-  FaultyHub(std::unique_ptr<Hub> hub, MessageFaults faults, IsCut is_cut = {},
+  FaultyHub(std::unique_ptr<Hub> hub, MessageFaults faults,
+            StateOfLink state_of_link = {},
             std::function<Clock::time_point()> now = &Clock::now)
       : hub_(std::move(hub)),
         any_(faults.any()),
         fates_(std::move(faults)),
-        is_cut_(std::move(is_cut)),
+        state_of_link_(std::move(state_of_link)),
         now_(std::move(now)) {}
 
   absl::Status Send(Rank rank, Incarnation incarnation,
@@ -80,7 +82,7 @@ class FaultyHub final : public Hub {
   std::unique_ptr<Hub> hub_;
   const bool any_;  // else no message is looked into
   MessageFates fates_;
-  IsCut is_cut_;
+  StateOfLink state_of_link_;
   std::function<Clock::time_point()> now_;
   std::list<Held> held_;  // in the order in which they came
   // Reports that fell due while a command was sent.

@@ -102,7 +102,9 @@ absl::Status WorkerLoop::Obey(CommandMessage& message) {
     return absl::OkStatus();  // late, or of a term that has not halted us yet
   }
   if (envelope.sequence > next_in_) {
-    if (!halted_) {
+    // Also where we have halted: it may be Resume that was lost, and the others
+    // wait for us.
+    if (!std::exchange(missed_, true)) {
       Interrupt(
           absl::DataLossError(absl::StrCat("command ", next_in_, " was lost")));
     }
@@ -127,6 +129,7 @@ void WorkerLoop::OnGreet(const Envelope& envelope) {
     round_ = 0;
     halted_ = true;
     restoring_ = false;
+    missed_ = false;
     next_in_ = envelope.sequence + 1;
   }
   Send(context_.hello);
@@ -141,7 +144,13 @@ absl::Status WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
   // A copy of one that was answered must not make us count from it again: what
   // has come since would count as lost, and Resume with it.
   if (now == then && envelope.sequence < next_in_) return absl::OkStatus();
+  // A step or a Resume was lost before it: the others wait for us in a barrier
+  // that we have not heard of, and hear no Halt there.
+  if (envelope.term == term_ && envelope.sequence > next_in_ && !missed_) {
+    context_.barrier->Abandon();
+  }
   if (now > then) loaded_.reset();
+  missed_ = false;
   term_ = envelope.term;
   round_ = halt.round;
   next_in_ = envelope.sequence + 1;

@@ -246,9 +246,12 @@ class Bench:
 
     def settle(self):
         """Serves until no life is a short one any more, so that a case finds
-        what it would find in a group that has run for long."""
-        while time.monotonic() < self.born_at + SHORT_LIFE_S:
+        what it would find in a group that has run for long. At least once: what
+        was lost of the first round is noticed by the first step."""
+        while True:
             self.group.complete(dict(short_body(0), max_tokens=16))
+            if time.monotonic() >= self.born_at + SHORT_LIFE_S:
+                return
 
     def note_lives(self, status):
         lives = [worker["incarnation"] for worker in status["workers"]]
@@ -373,6 +376,16 @@ class Bench:
     def kill_all(self):
         """After a failure."""
         self.group.kill()
+
+
+def loaded_in(bench, layout, streams=Load):
+    """(status, lines, load): in that layout, with streams under way."""
+    bench.bring_to(layout)
+    before, since = bench.status(), bench.lines()
+    load = streams(bench.group).start()
+    load.await_events(2 * NUM_STREAMS)
+    load.forget_gaps()
+    return before, since, load
 
 
 class Asked:

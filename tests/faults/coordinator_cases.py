@@ -10,7 +10,7 @@ import threading
 import time
 
 from bench import (BODIES, KeyedLoad, NUM_STREAMS, WAIT_S, Wrong, check,
-                   start_time)
+                   loaded_in, start_time)
 from case import ALL, Case, IMPATIENT, NUM_LAYERS
 from group import BINARY_DIR
 from resumed_stream import ResumedStream
@@ -118,9 +118,8 @@ def killed_in_switch(trial, to, point, decided, nth=1, worker=None):
     worker  "held": the worker at the point dies as well
     """
     bench, rank = trial.bench, trial.rank
-    bench.bring_to("tp" if to == "ep" else "ep")
-    before, since = bench.status(), bench.lines()
-    load = loaded(bench)
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep",
+                                    KeyedLoad)
     which = trial.nth(nth)
     behind = f"#{which}" if which > 1 else ""
     if point.startswith("coordinator."):
@@ -147,9 +146,7 @@ def killed_in_recovery(trial, points, switch=False):
     """One life after another dies in its own recovery, at one point each; in
     the midst of a switch, if wanted."""
     bench = trial.bench
-    bench.bring_to("ep")
-    before, since = bench.status(), bench.lines()
-    load = loaded(bench)
+    before, since, load = loaded_in(bench, "ep", KeyedLoad)
     faults = [crash(f"coordinator.{point}") for point in points]
     if switch:
         faults.insert(0, crash("coordinator.committing"))
@@ -234,9 +231,8 @@ def stopped_and_replaced(trial, to):
     told, and is ended there. Its successor lives only once it is reaped, so it
     cannot wake up beside it; and finishes what it has decided."""
     bench = trial.bench
-    bench.bring_to("tp" if to == "ep" else "ep")
-    before, since = bench.status(), bench.lines()
-    load = loaded(bench)
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep",
+                                    KeyedLoad)
     fault = "coordinator.decided@coordinator=stop"
     with bench.coordinator() as old:
         bench.arm(fault)
@@ -260,27 +256,36 @@ def stopped_and_replaced(trial, to):
 
 def second_one(trial, stopped):
     """Somebody starts a second coordinator by hand, of a much higher term, in
-    the group's own directory, while the first one serves or stands still. The
-    journal is the first one's, so it ends before it has touched anything: who
-    dies then is replaced as ever."""
+    the group's own directory, with its journal or another, while the first one
+    serves or stands still. It ends before it has touched anything: who dies
+    then is replaced as ever."""
     bench, rank = trial.bench, trial.rank
     before = bench.status()
     load = loaded(bench)
     directory = bench.group.directory
+    with open(os.path.join(directory, "config.yaml")) as file:
+        config = file.read()
+    if trial.seed % 2:
+        another = os.path.join(directory, "second")
+        check('  dir: ""' in config, "no journal.dir to replace")
+        config = config.replace('  dir: ""', f'  dir: "{another}"', 1)
+    second_config = os.path.join(directory, "second.yaml")
+    with open(second_config, "w") as file:
+        file.write(config)
     with bench.coordinator() as first:
         if stopped:
             first.signal(signal.SIGSTOP)
         try:
             second = subprocess.run(
                 [os.path.join(BINARY_DIR, "bin", "moebius-coordinator"),
-                 "--config", os.path.join(directory, "config.yaml"),
+                 "--config", second_config,
                  "--dir", directory, "--term", "1000",
                  "--port", "0", "--admin-port", "0"],
                 stdin=subprocess.DEVNULL, capture_output=True, text=True,
                 timeout=WAIT_S, check=False)
         finally:
             first.signal(signal.SIGCONT)
-    check(second.returncode == 1 and "another process has this journal open"
+    check(second.returncode == 1 and "another coordinator serves this group"
           in second.stdout + second.stderr,
           f"{second.returncode}: {second.stdout}{second.stderr}")
     load.await_events(5 * NUM_STREAMS)

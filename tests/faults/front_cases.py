@@ -109,7 +109,7 @@ def coordinator_memory(bench):
                     if line.startswith("VmHWM:"))
 
 
-def client_reads_slowly(trial):
+def client_reads_slowly(trial, num_bytes=5):
     """A byte a second: nobody else waits for it, and what is for it is not
     kept without bound."""
     bench = trial.bench
@@ -120,7 +120,7 @@ def client_reads_slowly(trial):
     slow_one = socket.socket()
     slow_one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     slow_one.connect((bench.group.host, bench.group.port))
-    stop = threading.Event()
+    stop, taken = threading.Event(), []
 
     def read():
         slow_one.sendall(
@@ -128,7 +128,7 @@ def client_reads_slowly(trial):
              f"Content-Type: application/json\r\n"
              f"Content-Length: {len(text)}\r\n\r\n{text}").encode())
         while not stop.wait(1) and slow_one.recv(1):
-            pass
+            taken.append(1)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -137,8 +137,8 @@ def client_reads_slowly(trial):
         load.await_events(NUM_STREAMS)
         load.forget_gaps()
         memory = coordinator_memory(bench)
-        for _ in range(3):
-            load.await_events(30 * NUM_STREAMS)
+        while len(taken) < num_bytes and reader.is_alive():
+            load.await_events(10 * NUM_STREAMS)
         grown = coordinator_memory(bench) - memory
         check(grown < 32 << 20, f"{grown >> 20} MiB more for one client")
         stall_ms = load.end()

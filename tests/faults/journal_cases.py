@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 
 from bench import (BODIES, Bench, KeyedLoad, NUM_STREAMS, Wrong, check,
-                   fill_quiet)
+                   fill_quiet, loaded_in)
 from case import ALL, Case
 from group import Group, GroupFailed
 
@@ -185,9 +185,8 @@ def decision_cannot_be_written(trial, to):
     """Whether it is on disk nobody knows, so the coordinator ends; its
     successor reads what is there. The switch is then done or was never."""
     bench = trial.bench
-    bench.bring_to("tp" if to == "ep" else "ep")
-    before, since = bench.status(), bench.lines()
-    load = loaded(bench)
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep",
+                                    KeyedLoad)
     wait = "coordinator.prepared@coordinator=sleep:300"
     bench.arm(wait)
     asked = bench.ask(to)

@@ -7,7 +7,7 @@ import threading
 import time
 from functools import partial
 
-from bench import Load, NUM_STREAMS, SHORT_LIFE_S, check
+from bench import Load, NUM_STREAMS, SHORT_LIFE_S, check, loaded_in
 from case import ALL, Case, IMPATIENT
 from worker_cases import killed_in_decode
 
@@ -119,11 +119,37 @@ def messages(seconds):
                  run=killed_in_decode, layout="ep", lose_memory=True)
     yield struck("LOADED lost", "", "lose_report=loaded@{rank}#2",
                  run=killed_in_decode, layout="ep", lose_memory=True)
+    yield Case("high-water mark reached", ALL, queue_full)
+    for to in ("tp", "ep"):
+        yield Case("high-water mark reached in a switch "
+                   + ("ep->tp" if to == "tp" else "tp->ep"), ALL + "FJ",
+                   queue_full, to=to)
     yield struck("one in fifty lost", "F", "lose=0.02 seed={seed}",
                  run=messages_for_a_while, seconds=seconds)
     yield struck("lost, repeated, late, swapped", "EF",
                  "lose=0.01 repeat=0.2 reorder=0.02 delay_ms=3 seed={seed}",
                  run=messages_for_a_while, seconds=seconds, deaths=True)
+
+
+def queue_full(trial, to=None):
+    """The high-water mark of the queue to a worker is reached: whoever takes
+    nothing any more counts as dead."""
+    bench, rank = trial.bench, trial.rank
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep")
+    life = before["workers"][rank]["incarnation"]
+    # With a switch: a step, PREPARE or COMMIT.
+    nth = trial.nth(6) if to else 1 + trial.random.randrange(40)
+    fault = f"link.command@{rank}=error:EAGAIN"
+    bench.arm(fault + (f"#{nth}" if nth > 1 else ""))
+    asked = bench.ask(to) if to else None
+    bench.await_line(f"worker {rank} incarnation {life} is lost: the queue to "
+                     f"worker {rank} is full", since)
+    bench.await_life(rank, life + 1)
+    done = asked is not None and asked.wait() == 200
+    load.await_events(2 * NUM_STREAMS)
+    stall_ms = load.end()
+    bench.verify(before, layout=to if done else before["layout"])
+    return stall_ms
 
 
 # ---- links that are cut -------------------------------------------------------

@@ -1,11 +1,12 @@
 """Workers that die, stand still, or find that the machine has no more."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
 
-from bench import Load, NUM_STREAMS, Process, Wrong, check
+from bench import Load, NUM_STREAMS, Process, Wrong, check, loaded_in
 from case import ALL, Case, IMPATIENT, NUM_LAYERS
 
 # ---- workers that die ------------------------------------------------------
@@ -75,15 +76,11 @@ def trouble_in_switch(trial, to, faults, answer, nth=1, more=(),
     answer  200: must be done; 409: must be refused; None: either
     """
     bench = trial.bench
-    bench.bring_to("tp" if to == "ep" else "ep")
-    before, since = bench.status(), bench.lines()
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep")
     which = trial.nth(nth)
     names = {"rank": trial.rank, "peer": trial.peer,
              "nth": "" if which == 1 else f"#{which}"}
     faults = [fault.format(**names) for fault in faults]
-    load = Load(bench.group).start()
-    load.await_events(2 * NUM_STREAMS)
-    load.forget_gaps()
     bench.arm(*[fault.format(**names) for fault in more], *faults)
     asked = bench.ask(to)
     for fault in faults:
@@ -102,15 +99,37 @@ def trouble_in_switch(trial, to, faults, answer, nth=1, more=(),
     return stall_ms
 
 
+def killed_together(trial, to, point, nth=1):
+    """Two of four workers, at one point of a committed switch: each stops
+    there, which the other does not notice, and once both have, both die."""
+    bench, rank, peer = trial.bench, trial.rank, trial.peer
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep")
+    which = trial.nth(nth)
+    times = f"#{which}" if which > 1 else ""
+    faults = [f"{point}@{one}=stop{times}" for one in (rank, peer)]
+    bench.arm(*faults)
+    asked = bench.ask(to)
+    for fault in faults:
+        bench.await_fault(fault, since)
+    for one in (rank, peer):
+        os.kill(before["workers"][one]["pid"], signal.SIGKILL)
+    check(asked.wait() == 200, "a committed switch was refused")
+    bench.disarm()
+    load.await_events(2 * NUM_STREAMS)
+    stall_ms = load.end()
+    after = bench.verify(before, layout=to)
+    for one in (rank, peer):
+        check(after["workers"][one]["incarnation"]
+              == before["workers"][one]["incarnation"] + 1,
+              f"worker {one} has lived otherwise than once more")
+    return stall_ms
+
+
 def killed_in_barrier(trial, to):
     """In the nth barrier of a switch: the peer is kept from it for a while, so
     that this worker surely waits there."""
     bench, rank, peer = trial.bench, trial.rank, trial.peer
-    bench.bring_to("tp" if to == "ep" else "ep")
-    before, since = bench.status(), bench.lines()
-    load = Load(bench.group).start()
-    load.await_events(2 * NUM_STREAMS)
-    load.forget_gaps()
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep")
     # The last barriers of steps are behind us when a worker is at COMMIT.
     wait = f"worker.commit@{rank}=sleep:200"
     slow = f"worker.pulled@{peer}=sleep:60*{NUM_LAYERS}"
@@ -180,11 +199,7 @@ def killed_again_and_again(trial, seconds):
 def stopped_and_resumed(trial, to, point="worker.pull"):
     """Past the deadline of its peers, but before anybody replaces it."""
     bench, rank = trial.bench, trial.rank
-    bench.bring_to("tp" if to == "ep" else "ep")
-    before, since = bench.status(), bench.lines()
-    load = Load(bench.group).start()
-    load.await_events(2 * NUM_STREAMS)
-    load.forget_gaps()
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep")
     fault = f"{point}@{rank}=stop"
     bench.arm(fault)
     asked = bench.ask(to)
@@ -200,35 +215,32 @@ def stopped_and_resumed(trial, to, point="worker.pull"):
     return stall_ms
 
 
-def stopped_and_replaced(trial, to, point):
-    """The group waits no longer: the launcher ends the worker, and only then
-    does the successor live."""
-    bench, rank = trial.bench, trial.rank
-    bench.bring_to("tp" if to == "ep" else "ep")
-    before, since = bench.status(), bench.lines()
-    life = before["workers"][rank]["incarnation"]
-    old = Process(before["workers"][rank]["pid"])
-    try:
-        load = Load(bench.group).start()
-        load.await_events(2 * NUM_STREAMS)
-        load.forget_gaps()
-        fault = f"{point}@{rank}=stop"
-        bench.arm(fault)
+def stopped_and_replaced(trial, to, point, both=False):
+    """The group waits no longer: the launcher ends the worker, or two of them,
+    and only then do the successors live."""
+    bench = trial.bench
+    ranks = (trial.rank, trial.peer) if both else (trial.rank,)
+    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep")
+    faults = [f"{point}@{rank}=stop" for rank in ranks]
+    with contextlib.ExitStack() as stack:
+        old = [stack.enter_context(Process(before["workers"][rank]["pid"]))
+               for rank in ranks]
+        bench.arm(*faults)
         asked = bench.ask(to) if point != "worker.barrier" else None
-        bench.await_fault(fault, since)
-        bench.await_line(f"worker {rank} makes no progress: ended", since)
-        bench.await_life(rank, life + 1)
-        check(old.gone(), "the predecessor lives")
-        try:
-            old.signal(signal.SIGCONT)
-            raise Wrong("the predecessor could be woken")
-        except ProcessLookupError:
-            pass
+        for fault in faults:
+            bench.await_fault(fault, since)
+        for rank, process in zip(ranks, old):
+            bench.await_line(f"worker {rank} makes no progress: ended", since)
+            bench.await_life(rank, before["workers"][rank]["incarnation"] + 1)
+            check(process.gone(), "the predecessor lives")
+            try:
+                process.signal(signal.SIGCONT)
+                raise Wrong("the predecessor could be woken")
+            except ProcessLookupError:
+                pass
         if asked is not None:
             check(asked.wait() == 200, "a committed switch was refused")
         stall_ms = load.end()
-    finally:
-        old.close()
     bench.verify(before, layout=to if asked else before["layout"])
     return stall_ms
 
@@ -323,13 +335,11 @@ def deaths():
         yield switch("in the rest of a switch", "F", crash("pull"), 200,
                      nth=NUM_LAYERS, more=("worker.pulled@{rank}=crash",
                                            "worker.passed@{peer}=crash#3"))
-        yield switch("two at once in a pull", "F",
-                     ("worker.pull@{rank}=crash{nth}",
-                      "worker.pull@{peer}=crash{nth}"), 200, nth=NUM_LAYERS,
-                     workers=4)
-        yield switch("two at once at COMMIT", "F",
-                     ("worker.commit@{rank}=crash",
-                      "worker.commit@{peer}=crash"), 200, workers=4)
+        yield Case(f"two at once in a pull {way}", ALL + "F",
+                   killed_together, workers=4, to=to, point="worker.pull",
+                   nth=NUM_LAYERS)
+        yield Case(f"two at once at COMMIT {way}", ALL + "F",
+                   killed_together, workers=4, to=to, point="worker.commit")
         yield switch("memory lost in a pull", "F", crash("pull"), 200,
                      nth=NUM_LAYERS, more=("vault.kept@{rank}=error",),
                      recompute=True)
@@ -358,6 +368,9 @@ def still_stands():
         yield Case(f"stopped and replaced {way}", ALL + "EF",
                    stopped_and_replaced, settings=IMPATIENT, to=to,
                    point="worker.pull")
+        yield Case(f"two stopped and replaced {way}", ALL + "EF",
+                   stopped_and_replaced, workers=4, settings=IMPATIENT, to=to,
+                   point="worker.pull", both=True)
     yield Case("stopped in a barrier", ALL + "E", stopped_and_replaced,
                settings=IMPATIENT, to="tp", point="worker.barrier")
     yield Case("slow", ALL, slow)

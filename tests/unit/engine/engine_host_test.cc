@@ -116,6 +116,7 @@ class EngineHostTest : public testing::Test {
     auto hub = std::make_unique<FakeHub>(workers);
     hub_ = hub.get();
     EngineOptions options;
+    options.served_before = served_before_;
     options.config = config_;
     options.model.num_q_heads = 8;
     options.model.num_kv_heads = 4;
@@ -179,6 +180,7 @@ class EngineHostTest : public testing::Test {
               QuietRun(id.value, Request(prompt, count).prompt, count));
   }
 
+  bool served_before_ = false;
   Config config_;
   Listener listener_;
   absl::Mutex replaced_mutex_;
@@ -376,6 +378,26 @@ TEST_F(EngineHostTest, AWorkerThatFailsIsReplacedAndNoTokenChanges) {
   hub_->Kill(1);
   hub_->Revive(1);
   ExpectQuietTokens(id, 20, 300);
+}
+
+TEST_F(EngineHostTest, AWorkerThatFailsAtTheStartEndsTheGroup) {
+  Start(/*join=*/false);
+  hub_->Deafen(0);  // so that the group does not begin
+  hub_->Join();
+  hub_->SendFault("cannot load");
+  ASSERT_TRUE(failed_.WaitForNotificationWithTimeout(kLong));
+  EXPECT_THAT(failure_,
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("cannot load")));
+}
+
+TEST_F(EngineHostTest, AWorkerThatFailsBeforeANewCoordinatorServesIsReplaced) {
+  served_before_ = true;
+  Start(/*join=*/false);
+  hub_->Deafen(0);
+  hub_->Join();
+  hub_->SendFault("disagrees with the one before");
+  AwaitReplaced(1, 1);
+  EXPECT_FALSE(failed_.HasBeenNotified());
 }
 
 TEST_F(EngineHostTest, StreamsSurviveTheDeathOfAWorker) {

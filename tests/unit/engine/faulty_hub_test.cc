@@ -17,6 +17,7 @@ namespace moebius {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
 using testing::IsEmpty;
 
 // Notes what is sent, and gives what it was told to.
@@ -52,7 +53,10 @@ class FaultyHubTest : public testing::Test {
     hub_ = std::make_unique<FaultyHub>(
         std::move(inner), *std::move(faults),
         [this](Direction direction, Rank rank) {
-          return cut_ == std::pair(direction, rank);
+          if (full_ == rank) return FaultyHub::LinkState::kFull;
+          return cut_ == std::pair(direction, rank)
+                     ? FaultyHub::LinkState::kCut
+                     : FaultyHub::LinkState::kOpen;
         },
         [this] { return now_; });
   }
@@ -84,6 +88,7 @@ class FaultyHubTest : public testing::Test {
   NotingHub* inner_ = nullptr;
   std::unique_ptr<FaultyHub> hub_;
   std::optional<std::pair<Direction, Rank>> cut_;
+  std::optional<Rank> full_;
   FaultyHub::Clock::time_point now_{};
 };
 
@@ -193,6 +198,17 @@ TEST_F(FaultyHubTest, NothingPassesALinkThatIsCutUntilItHeals) {
     EXPECT_THAT(Receive(), ElementsAre(4));
     EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u), std::pair(1, 2u)));
   }
+}
+
+TEST_F(FaultyHubTest, AFullQueueIsReportedUntilThereIsRoom) {
+  Make("");
+  full_ = 1;
+  EXPECT_THAT(Send(1, 1, Abort{}),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("full")));
+  EXPECT_THAT(Send(0, 1, Abort{}), IsOk());
+  full_.reset();
+  EXPECT_THAT(Send(1, 2, Abort{}), IsOk());
+  EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u), std::pair(1, 2u)));
 }
 
 TEST_F(FaultyHubTest, WhoIsNotThereIsReported) {

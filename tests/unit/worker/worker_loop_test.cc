@@ -47,10 +47,12 @@ class ScriptedLink final : public Link {
 class NoBarrier final : public StepBarrier {
  public:
   absl::Status Wait() override { return absl::OkStatus(); }
-  void Abandon() override {}
+  void Abandon() override { ++abandonments; }
   void AbandonForPeers() override {}
   uint64_t abandoned() const override { return 0; }
   void GoOn(uint64_t) override {}
+
+  int abandonments = 0;
 };
 
 class WorkerLoopTest : public testing::Test {
@@ -129,6 +131,32 @@ TEST_F(WorkerLoopTest, AHaltThatIsSaidAgainIsAnsweredAgain) {
   EXPECT_THAT(Run(),
               ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Halted>()));
   EXPECT_EQ(resumed_, 1);
+}
+
+// Peers that have heard Resume wait for us in their first step.
+TEST_F(WorkerLoopTest, ALostResumeIsTold) {
+  Come(1, Greet{});
+  Come(2, Halt{1});
+  Come(4, Abort{});  // 3 was lost
+  Come(5, Abort{});
+  EXPECT_THAT(Run(),
+              ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Interrupted>()));
+  EXPECT_EQ(barrier_.abandonments, 1);
+}
+
+// They hear no Halt while they wait.
+TEST_F(WorkerLoopTest, AHaltBehindALostCommandFreesThePeers) {
+  Come(1, Greet{});
+  Come(2, Halt{1});
+  Come(3, ResumeOf(1));
+  Come(4, Halt{2});  // nothing was lost
+  Come(5, ResumeOf(2));
+  Come(7, Halt{3});  // 6 was lost
+  Come(8, ResumeOf(3));
+  EXPECT_THAT(Run(), ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Halted>(),
+                                 Kind<Halted>()));
+  EXPECT_EQ(resumed_, 3);
+  EXPECT_EQ(barrier_.abandonments, 1);
 }
 
 TEST_F(WorkerLoopTest, WeightsThatAreThereAreNotLoadedAgainInTheRound) {

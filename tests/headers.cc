@@ -1,0 +1,2 @@
+// Carries the tests' precompiled headers (CMakeLists.txt).
+int main() {}
