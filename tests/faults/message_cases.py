@@ -142,8 +142,8 @@ def queue_full(trial, to=None):
     fault = f"link.command@{rank}=error:EAGAIN"
     bench.arm(fault + (f"#{nth}" if nth > 1 else ""))
     asked = bench.ask(to) if to else None
-    bench.await_line(f"worker {rank} incarnation {life} is lost: the queue to "
-                     f"worker {rank} is full", since)
+    bench.await_line(f"worker {rank} incarnation {life} is lost: "
+                     f"UNAVAILABLE: the queue to worker {rank} is full", since)
     bench.await_life(rank, life + 1)
     done = asked is not None and asked.wait() == 200
     load.await_events(2 * NUM_STREAMS)

@@ -380,22 +380,11 @@ TEST_F(EngineHostTest, AWorkerThatFailsIsReplacedAndNoTokenChanges) {
   ExpectQuietTokens(id, 20, 300);
 }
 
-TEST_F(EngineHostTest, AWorkerThatFailsAtTheStartEndsTheGroup) {
-  Start(/*join=*/false);
-  hub_->Deafen(0);  // so that the group does not begin
-  hub_->Join();
-  hub_->SendFault("cannot load");
-  ASSERT_TRUE(failed_.WaitForNotificationWithTimeout(kLong));
-  EXPECT_THAT(failure_,
-              StatusIs(absl::StatusCode::kInternal, HasSubstr("cannot load")));
-}
-
 TEST_F(EngineHostTest, AWorkerThatFailsBeforeANewCoordinatorServesIsReplaced) {
   served_before_ = true;
   Start(/*join=*/false);
-  hub_->Deafen(0);
+  hub_->FailLoads("its memory is another's");
   hub_->Join();
-  hub_->SendFault("disagrees with the one before");
   AwaitReplaced(1, 1);
   EXPECT_FALSE(failed_.HasBeenNotified());
 }
