@@ -26,6 +26,7 @@ TOKENS = 96
 LONG_TOKENS = 1500  # of a prompt that takes many steps
 WAIT_S = 60
 SERVING_AGAIN_MS = 10_000  # invariant G
+CLOSED_S = 10  # after which whatever is not needed is closed
 # The launcher starts a worker only after a pause, and at last no more, when one
 # life after another is shorter than 2 s (deploy/supervision.h).
 SHORT_LIFE_S = 2.1
@@ -199,6 +200,7 @@ class Bench:
         self.group = Group(arguments, env=env)
         self.lives = [1] * (workers + 1)  # the coordinator's is the last
         self.born_at = 0  # the youngest of them, or later
+        self.descriptors = None  # at first
 
     # ---- what happens ----------------------------------------------------
 
@@ -251,7 +253,39 @@ class Bench:
         while True:
             self.group.complete(dict(short_body(0), max_tokens=16))
             if time.monotonic() >= self.born_at + SHORT_LIFE_S:
+                break
+        if self.descriptors is None:
+            self.descriptors = self.count_descriptors()
+
+    def count_descriptors(self):
+        """Of each process of the group, how many are open."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            status = self.status()
+            pids = {"launcher": self.group.pid, "coordinator": status["pid"]}
+            for worker in status["workers"]:
+                pids[f"worker {worker['rank']}"] = worker["pid"]
+            try:
+                return {name: len(os.listdir(f"/proc/{pid}/fd"))
+                        for name, pid in pids.items()}
+            except FileNotFoundError:  # it dies in this moment
+                check(time.monotonic() < deadline, f"no processes {pids}")
+
+    def await_descriptors(self):
+        """Waits until no process has more open than at first: connections of
+        clients, and links that broke, are closed a little later."""
+        deadline = time.monotonic() + CLOSED_S
+        pause = threading.Event()
+        while True:
+            now = self.count_descriptors()
+            more = {name: now[name] - count
+                    for name, count in self.descriptors.items()
+                    if now[name] > count}
+            if not more:
                 return
+            check(time.monotonic() < deadline,
+                  f"descriptors that nobody has closed: {more}")
+            pause.wait(RETRY_S)
 
     def note_lives(self, status):
         lives = [worker["incarnation"] for worker in status["workers"]]
@@ -336,8 +370,9 @@ class Bench:
 
     def verify(self, before, layout=None, may_recompute=False):
         """What holds after every case: the status is consistent, no page is
-        missing, nothing was preempted or thrown away, and one more switch,
-        which compares the weights and tables of all ranks, works."""
+        missing, nothing was preempted or thrown away, one more switch, which
+        compares the weights and tables of all ranks, works, and no process has
+        more descriptors than at first."""
         # The end of a stream is heard before the status tells it.
         for _ in range(100):
             status = self.status()
@@ -366,6 +401,7 @@ class Bench:
                       f"{name}: {status[name]}")
         other = "tp" if status["layout"] == "ep" else "ep"
         check(self.group.switch(other)["done"], f"no switch to {other}")
+        self.await_descriptors()
         self.group.note_processes()
         return status
 

@@ -224,6 +224,7 @@ def disk_is_full(trial):
 
 def fill_disk(bench, filler):
     fill_quiet(bench.group)
+    bench.settle()
     before, since = bench.status(), bench.lines()
     bench.arm(SLOWLY)
     load = loaded(bench, repeat=False)
