@@ -17,6 +17,7 @@
 #include "common/fd_socket.h"
 #include "common/printable.h"
 #include "common/status_macros.h"
+#include "deploy/vault_checks.h"
 #include "spdlog/spdlog.h"
 
 namespace moebius {
@@ -29,49 +30,6 @@ constexpr uint64_t kFirstConnection = 2;
 
 absl::Status Errno(absl::string_view what) {
   return absl::ErrnoToStatus(errno, what);
-}
-
-absl::Status CheckDirectory(const std::string& directory) {
-  UniqueFd fd(
-      ::open(directory.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd) return Errno(absl::StrCat("vault directory ", directory));
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return Errno("fstat");
-  if (info.st_uid != ::geteuid() || (info.st_mode & 07777) != 0700) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        "vault directory ", directory, " has mode 0",
-        absl::Hex(info.st_mode >> 6 & 7), absl::Hex(info.st_mode >> 3 & 7),
-        absl::Hex(info.st_mode & 7), " and owner ", info.st_uid,
-        "; must be 0700 and owner ", ::geteuid()));
-  }
-  return absl::OkStatus();
-}
-
-// Whether a descriptor can be kept: memory of the stated size that nobody can
-// shrink and that a successor can map for writing.
-absl::Status CheckMemory(int fd, uint64_t size_bytes) {
-  struct stat info {};
-  if (::fstat(fd, &info) != 0) return Errno("fstat");
-  const int flags = ::fcntl(fd, F_GETFL);
-  const int seals = S_ISREG(info.st_mode) ? ::fcntl(fd, F_GET_SEALS) : -1;
-  if (seals < 0) return absl::InvalidArgumentError("not a memfd");
-  if ((flags & O_ACCMODE) != O_RDWR) {
-    return absl::InvalidArgumentError("not open for reading and writing");
-  }
-  constexpr int kSealed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-  if (seals != kSealed) {
-    return absl::InvalidArgumentError(
-        "its seals are not those against shrinking, growing and sealing");
-  }
-  if (size_bytes == 0 || static_cast<uint64_t>(info.st_size) != size_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("it has ", info.st_size, " bytes, not ", size_bytes));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Malformed(absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
 }
 
 VaultMessage AnswerTo(const VaultMessage& request) {
@@ -105,21 +63,6 @@ absl::Status Refuse(int socket, const VaultMessage& request,
   return Answer(socket, request, -1, 0, why);
 }
 
-// What of a message can be checked without knowing who sent it.
-absl::Status CheckMessage(const VaultMessage& message, bool has_descriptor) {
-  if (message.ok != 0 || message.answers != 0) return Malformed("an answer");
-  if (static_cast<int>(message.region) >= kNumRegionKinds) {
-    return Malformed("no such region");
-  }
-  if (message.rank < -1 || message.rank >= kMaxRanks) {
-    return Malformed("no such rank");
-  }
-  if (has_descriptor != (message.type == VaultMessageType::kDeposit)) {
-    return Malformed("a descriptor is missing, or was not asked for");
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 // --- life ------------------------------------------------------------------
@@ -138,7 +81,7 @@ absl::StatusOr<std::unique_ptr<Vault>> Vault::Start(
 }
 
 absl::Status Vault::Open(const std::string& directory) {
-  RETURN_IF_ERROR(CheckDirectory(directory));
+  RETURN_IF_ERROR(CheckVaultDirectory(directory));
   epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_) return Errno("epoll_create1");
   wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -268,7 +211,8 @@ std::string Vault::RemoveSpeaker(pid_t pid) {
       if (!packet.ok() || packet->size_bytes != sizeof(message)) break;
       if (message.type != VaultMessageType::kFailed) continue;
       if (message.rank == connection.rank &&
-          CheckMessage(message, static_cast<bool>(packet->attached)).ok()) {
+          CheckVaultMessage(message, static_cast<bool>(packet->attached))
+              .ok()) {
         HandleReport(connection, message).IgnoreError();
       }
     }
@@ -415,14 +359,16 @@ absl::Status Vault::ServeOne(Connection* connection) {
                     {reinterpret_cast<std::byte*>(&message), sizeof(message)},
                     absl::ZeroDuration()));
   if (packet.size_bytes != sizeof(message)) {
-    return Malformed(absl::StrCat("it has ", packet.size_bytes, " bytes"));
+    return MalformedMessage(
+        absl::StrCat("it has ", packet.size_bytes, " bytes"));
   }
-  RETURN_IF_ERROR(CheckMessage(message, static_cast<bool>(packet.attached)));
+  RETURN_IF_ERROR(
+      CheckVaultMessage(message, static_cast<bool>(packet.attached)));
   const bool of_another = message.type == VaultMessageType::kBorrow ||
                           message.type == VaultMessageType::kReplace ||
                           message.type == VaultMessageType::kTrouble;
   if (!of_another && message.rank != *connection->rank) {
-    return Malformed(absl::StrCat("it speaks for rank ", message.rank));
+    return MalformedMessage(absl::StrCat("it speaks for rank ", message.rank));
   }
   switch (message.type) {
     case VaultMessageType::kDeposit:
@@ -445,9 +391,9 @@ absl::Status Vault::ServeOne(Connection* connection) {
     case VaultMessageType::kReplace:
       return HandleReport(*connection, message);
     case VaultMessageType::kDescriptor:
-      return Malformed("an answer");
+      return MalformedMessage("an answer");
   }
-  return Malformed("no such type");
+  return MalformedMessage("no such type");
 }
 
 absl::Status Vault::HandleReport(const Connection& connection,
@@ -459,28 +405,29 @@ absl::Status Vault::HandleReport(const Connection& connection,
   switch (message.type) {
     case VaultMessageType::kProgress:
       if (message.done_bytes > message.size_bytes) {
-        return Malformed("more than everything is done");
+        return MalformedMessage("more than everything is done");
       }
       report.done_bytes = message.done_bytes;
       report.total_bytes = message.size_bytes;
       break;
     case VaultMessageType::kReady:
       for (int port : {message.port, message.admin_port}) {
-        if (port < 0 || port > 65535) return Malformed("no such port");
+        if (port < 0 || port > 65535) return MalformedMessage("no such port");
       }
       report.port = message.port;
       report.admin_port = message.admin_port;
       break;
     case VaultMessageType::kReplace:
       if (*connection.rank != -1 || message.rank < 0) {
-        return Malformed("only the coordinator has workers replaced");
+        return MalformedMessage("only the coordinator has workers replaced");
       }
       report.rank = message.rank;
       report.incarnation = message.incarnation;
       break;
     default: {
       const size_t size = strnlen(message.text, sizeof(message.text));
-      if (size == sizeof(message.text)) return Malformed("text without end");
+      if (size == sizeof(message.text))
+        return MalformedMessage("text without end");
       report.text = Printable({message.text, size});
       speakers_.at(connection.pid).last_words = report.text;
       break;
@@ -501,7 +448,7 @@ absl::Status Vault::HandleRequest(Connection* connection,
     return HandleTrouble(*connection, message);
   }
   if (*connection->rank < 0) {
-    return Malformed("the coordinator has no business with memory");
+    return MalformedMessage("the coordinator has no business with memory");
   }
   switch (message.type) {
     case VaultMessageType::kDeposit:
@@ -512,7 +459,7 @@ absl::Status Vault::HandleRequest(Connection* connection,
       return Answer(socket, message, kept->fd.get(), kept->size_bytes);
     }
     default:
-      if (message.rank < 0) return Malformed("no such rank");
+      if (message.rank < 0) return MalformedMessage("no such rank");
       if (message.region == RegionKind::kDense) {
         return Refuse(socket, message, "dense regions are not for peers");
       }
@@ -525,7 +472,7 @@ absl::Status Vault::HandleRequest(Connection* connection,
 absl::Status Vault::HandleWhoIs(const Connection& connection,
                                 const VaultMessage& message) {
   if (*connection.rank != -1) {
-    return Malformed("only the coordinator asks who somebody is");
+    return MalformedMessage("only the coordinator asks who somebody is");
   }
   VaultMessage answer = AnswerTo(message);
   const auto speaker = speakers_.find(message.pid);
@@ -536,7 +483,7 @@ absl::Status Vault::HandleWhoIs(const Connection& connection,
 absl::Status Vault::HandleTrouble(const Connection& connection,
                                   const VaultMessage& message) {
   if (*connection.rank != -1 || message.rank < 0) {
-    return Malformed("only the coordinator asks for a worker's trouble");
+    return MalformedMessage("only the coordinator asks for a worker's trouble");
   }
   VaultMessage answer = AnswerTo(message);
   const auto trouble = troubles_.find(message.rank);
@@ -551,7 +498,8 @@ absl::Status Vault::HandleDeposit(Connection* connection,
   if (Find(message.region, message.rank) != nullptr) {
     return Refuse(socket, message, "there is one already");
   }
-  if (const absl::Status good = CheckMemory(attached.get(), message.size_bytes);
+  if (const absl::Status good =
+          CheckKeepable(attached.get(), message.size_bytes);
       !good.ok()) {
     return Refuse(socket, message, good.message());
   }
