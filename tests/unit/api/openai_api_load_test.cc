@@ -1,5 +1,5 @@
-// Clients that leave or are slow, large bodies, many streams: nobody is held up,
-// and what waits is bounded.
+// Clients that leave or are slow, large bodies, many streams: nobody is held
+// up, and what waits is bounded.
 #include <latch>
 #include <memory>
 #include <string>

@@ -1,0 +1,237 @@
+// Workers die, hang and lose messages: nothing is lost, and every request's
+// tokens are those of a quiet run, whatever happens in between.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/engine/engine_host_fixture.h"
+
+namespace moebius {
+namespace {
+
+using testing::HasSubstr;
+
+TEST_F(EngineHostTest, AWorkerThatFailsIsReplacedAndNoTokenChanges) {
+  Start();
+  const RequestId id = Submit(Request(20, 300));
+  listener_.AwaitTokens(id, 5);
+  hub_->SendFault("coordinator and worker disagree");
+  AwaitReplaced(1, 1);
+  hub_->Kill(1);
+  hub_->Revive(1);
+  ExpectQuietTokens(id, 20, 300);
+}
+
+TEST_F(EngineHostTest, AWorkerThatFailsBeforeANewCoordinatorServesIsReplaced) {
+  served_before_ = true;
+  Start(/*join=*/false);
+  hub_->FailLoads("its memory is another's");
+  hub_->Join();
+  AwaitReplaced(1, 1);
+  EXPECT_FALSE(failed_.HasBeenNotified());
+}
+
+TEST_F(EngineHostTest, StreamsSurviveTheDeathOfAWorker) {
+  Start();
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 12; ++i) ids.push_back(Submit(Request(10 + i, 400)));
+  for (size_t round = 0; round < 8; ++round) {
+    // Its next tokens come after the recovery before.
+    listener_.AwaitTokens(ids[round],
+                          listener_.Get(ids[round]).tokens.size() + 20);
+    const Rank rank = static_cast<Rank>(round % 2);
+    hub_->Kill(rank);
+    hub_->Revive(rank);
+  }
+  for (int i = 0; i < 12; ++i) ExpectQuietTokens(ids[i], 10 + i, 400);
+  EXPECT_EQ(engine_->GetStatus().preemptions_total, 0u);
+  EXPECT_GE(engine_->GetStatus().recoveries_total, 8u);
+}
+
+TEST_F(EngineHostTest, RequestsAreAcceptedWhileAWorkerIsAway) {
+  Start();
+  const RequestId before = Submit(Request(20, 500));
+  listener_.AwaitTokens(before, 5);
+  hub_->Kill(1);
+  const RequestId meanwhile = Submit(Request(7, 50));
+  AwaitReplaced(1, 1);
+  hub_->Revive(1);
+  ExpectQuietTokens(before, 20, 500);
+  ExpectQuietTokens(meanwhile, 7, 50);
+}
+
+TEST_F(EngineHostTest, AllWorkersMayDieAtOnce) {
+  Start();
+  const RequestId id = Submit(Request(20, 500));
+  listener_.AwaitTokens(id, 5);
+  hub_->Kill(0);
+  hub_->Kill(1);
+  hub_->Revive(1);
+  hub_->Revive(0);
+  ExpectQuietTokens(id, 20, 500);
+}
+
+TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
+  Start();
+  EXPECT_EQ(hub_->num_loads(), 2);
+  // All at once, so that both ranks get four.
+  std::vector<Generation> requests;
+  for (int i = 0; i < 8; ++i) requests.push_back(Request(10 + i, 400));
+  const auto submitted = engine_->Submit(std::move(requests), "");
+  ASSERT_THAT(submitted, IsOk());
+  const std::vector<RequestId>& ids = *submitted;
+  for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
+  hub_->Kill(1);
+  hub_->ReviveEmpty(1);
+  for (int i = 0; i < 8; ++i) ExpectQuietTokens(ids[i], 10 + i, 400);
+  EXPECT_EQ(hub_->num_loads(), 3);
+  // Those of the other rank have kept what they had.
+  EXPECT_EQ(engine_->GetStatus().preemptions_total, 4u);
+  EXPECT_GT(engine_->GetStatus().dropped_tokens_total, 0u);
+}
+
+TEST_F(EngineHostTest, MemoryThatIsGoneInACommittedSwitchComesBackInItsMiddle) {
+  Start();
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10 + i, 400)));
+  for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
+  hub_->KillAtNextCommit();
+  absl::Notification answered;
+  absl::StatusOr<SwitchReport> report = absl::UnknownError("");
+  engine_->SetLayout(LayoutChoice::kTp, [&](absl::StatusOr<SwitchReport> r) {
+    report = std::move(r);
+    answered.Notify();
+  });
+  hub_->AwaitLost(1);
+  hub_->ReviveEmpty(1);
+  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(report->done);
+  EXPECT_EQ(hub_->num_loads(), 3);
+  for (int i = 0; i < 8; ++i) ExpectQuietTokens(ids[i], 10 + i, 400);
+}
+
+TEST_F(EngineHostTest, ADeathWhilePreparingEndsTheAttemptInTheOldLayout) {
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 5);
+  hub_->KillAtNextPrepare();
+  absl::Notification answered;
+  absl::StatusOr<SwitchReport> report = absl::UnknownError("");
+  engine_->SetLayout(LayoutChoice::kTp, [&](absl::StatusOr<SwitchReport> r) {
+    report = std::move(r);
+    answered.Notify();
+  });
+  hub_->AwaitLost(1);
+  hub_->Revive(1);
+  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
+  ASSERT_THAT(report, IsOk());
+  EXPECT_FALSE(report->done);
+  EXPECT_THAT(report->reason, HasSubstr("halted"));
+  EXPECT_EQ(hub_->num_tails(), 0);
+  const auto again = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(again->done);
+  ExpectQuietTokens(id, 20, 900);
+}
+
+TEST_F(EngineHostTest, ADeathAfterTheCommitRollsForward) {
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 5);
+  hub_->KillAtNextCommit();
+  absl::Notification answered;
+  absl::StatusOr<SwitchReport> report = absl::UnknownError("");
+  engine_->SetLayout(LayoutChoice::kTp, [&](absl::StatusOr<SwitchReport> r) {
+    report = std::move(r);
+    answered.Notify();
+  });
+  hub_->AwaitLost(1);
+  hub_->Revive(1);
+  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(report->done);
+  EXPECT_EQ(hub_->num_tails(), 1);
+  EXPECT_EQ(engine_->GetStatus().layout, TensorParallel(2));
+  ExpectQuietTokens(id, 20, 900);
+}
+
+TEST_F(EngineHostTest, ALostReportCostsARoundOfRecovery) {
+  config_.stall_timeout_ms = 100;  // it may have been the last one
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 2);
+  hub_->LoseNextReport();
+  ExpectQuietTokens(id, 20, 900);
+  EXPECT_GE(engine_->GetStatus().recoveries_total, 1u);
+}
+
+TEST_F(EngineHostTest, ResultsThatAreLostRightAfterASwitchAreMissed) {
+  config_.stall_timeout_ms = 100;
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 2);
+  // All that are under way: nothing that follows shows the gap.
+  hub_->LoseResultsAfterSwitch(config_.steps_ahead);
+  const auto report = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(report->done);
+  ExpectQuietTokens(id, 20, 900);
+}
+
+// The same, but the worker's connection was lost with them: nobody waits for
+// the stall to be seen.
+TEST_F(EngineHostTest, AWorkerThatConnectsAgainCostsARoundOfRecovery) {
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 2);
+  hub_->BreakConnection(config_.steps_ahead);
+  ExpectQuietTokens(id, 20, 900);
+  EXPECT_EQ(engine_->GetStatus().recoveries_total, 1u);
+}
+
+TEST_F(EngineHostTest, AWorkerThatDoesNotHaltIsReplaced) {
+  config_.step_timeout_ms = 10;
+  config_.stall_timeout_ms = 100;
+  Start();
+  const RequestId id = Submit(Request(20, 900));
+  listener_.AwaitTokens(id, 2);
+  hub_->Deafen(0);  // nothing is obeyed any more
+  AwaitReplaced(0, 1);
+  EXPECT_FALSE(listener_.Get(id).finish.has_value());
+}
+
+TEST_F(EngineHostTest, AnOrderToLoadThatWasLostIsGivenAgain) {
+  Start(/*join=*/false);
+  hub_->LoseNextLoad();
+  hub_->Join();
+  EXPECT_TRUE(ready_.WaitForNotificationWithTimeout(kLong));
+}
+
+// Nothing else tells of a worker that has missed its Resume: no step is out.
+TEST_F(EngineHostTest, AWorkerThatDoesNotAnswerPrepareIsHalted) {
+  config_.step_timeout_ms = 10;
+  config_.prepare_timeout_ms = 50;
+  Start();
+  hub_->Deafen(0);
+  const auto report = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_FALSE(report->done);
+  AwaitReplaced(0, 1);
+}
+
+TEST_F(EngineHostTest, RepeatedReportsAreTakenOnce) {
+  Start();
+  hub_->RepeatReports();
+  const RequestId id = Submit(Request(20, 50));
+  EXPECT_EQ(listener_.AwaitEnd(id).tokens,
+            QuietRun(id.value, Request(20, 50).prompt, 50));
+  const auto report = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(report->done);
+}
+
+}  // namespace
+}  // namespace moebius
