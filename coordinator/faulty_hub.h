@@ -24,9 +24,11 @@ namespace moebius {
 // Stands before another hub and does to the messages of both directions what
 // MessageFates draws; nothing at all passes a link that is cut. A message
 // without bytes (a worker has connected) always passes at once. A loss is no
-// error to the sender; a full queue is, as where the link stands still for
-// long. Threading: as Hub. Bounds: kMaxHeld messages wait; beyond it one passes
-// at once.
+// error to the sender; a full queue is, as where a worker takes nothing for
+// long.
+//
+// Threading: as Hub.
+// Bounds: kMaxHeld messages wait; beyond it one passes at once.
 class FaultyHub final : public Hub {
  public:
   using Clock = std::chrono::steady_clock;
