@@ -256,6 +256,7 @@ def journal_of_another(trial):
         bench = Bench(settings=settings)
         try:
             fill_quiet(bench.group)
+            bench.settle()
             before = bench.status()
             load = loaded(bench)
             try:
