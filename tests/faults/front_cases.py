@@ -180,7 +180,7 @@ def fronts():
     yield Case("clients drop", ALL, clients_drop)
     yield Case("a client comes back 100 times", ALL, client_comes_back)
     yield Case("eight clients with one key", ALL, clients_share_a_key)
-    yield Case("a client reads slowly", ALL, client_reads_slowly, seeds=2)
+    yield Case("a client reads slowly", ALL, client_reads_slowly)
     yield Case("drained under load", ALL, drained_under_load, own_group=True)
     yield Case("killed in a drain", ALL, drained_under_load, own_group=True,
                kill=True)
