@@ -98,6 +98,8 @@ def messages(seconds):
     yield struck("ABORT late", "J", "lose_report=prepared@{rank} "
                  "swap_command=abort@{peer}:400 "
                  "echo_command=abort@{rank}:400", (409,))
+    yield struck("SWITCHED of a dead life", "EF",
+                 "swap_report=switched@1:1000", run=switched_of_the_dead)
     yield struck("PREPARE behind COMMIT", "F",
                  "echo_command=prepare@{rank}:30")
     yield struck("PREPARE held", "FJ", "swap_command=prepare@{rank}",
@@ -129,6 +131,24 @@ def messages(seconds):
     yield struck("lost, repeated, late, swapped", "EF",
                  "lose=0.01 repeat=0.2 reorder=0.02 delay_ms=3 seed={seed}",
                  run=messages_for_a_while, seconds=seconds, deaths=True)
+
+
+def switched_of_the_dead(trial):
+    """The SWITCHED of worker 1 is on its way while it dies, and comes behind the
+    first word of its successor."""
+    bench = trial.bench
+    before, since, load = loaded_in(bench, "ep")
+    state = before["workers"][1]
+    asked = bench.ask("tp")
+    bench.await_line("switched of worker 1: out of order", since)
+    os.kill(state["pid"], signal.SIGKILL)
+    bench.await_line("dropped a message of worker 1 incarnation "
+                     f"{state['incarnation']}", since)
+    check(asked.wait() == 200, "a committed switch was refused")
+    load.await_events(2 * NUM_STREAMS)
+    stall_ms = load.end()
+    bench.verify(before, layout="tp")
+    return stall_ms
 
 
 def queue_full(trial, to=None):
