@@ -484,6 +484,15 @@ class Process:
     def signal(self, sig):
         signal.pidfd_send_signal(self.fd, sig)
 
+    def check_gone(self):
+        """It is dead and cannot be woken beside its successor."""
+        check(self.gone(), "the predecessor lives")
+        try:
+            self.signal(signal.SIGCONT)
+            raise Wrong("the predecessor could be woken")
+        except ProcessLookupError:
+            pass
+
     def await_end(self):
         """Waits until it is dead, reaped or not."""
         check(select.select([self.fd], [], [], WAIT_S)[0],
