@@ -426,8 +426,9 @@ absl::Status Vault::HandleReport(const Connection& connection,
       break;
     default: {
       const size_t size = strnlen(message.text, sizeof(message.text));
-      if (size == sizeof(message.text))
+      if (size == sizeof(message.text)) {
         return MalformedMessage("text without end");
+      }
       report.text = Printable({message.text, size});
       speakers_.at(connection.pid).last_words = report.text;
       break;

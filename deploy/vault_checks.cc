@@ -36,8 +36,9 @@ absl::Status CheckVaultDirectory(const std::string& directory) {
 
 absl::Status CheckVaultMessage(const VaultMessage& message,
                                bool has_descriptor) {
-  if (message.ok != 0 || message.answers != 0)
+  if (message.ok != 0 || message.answers != 0) {
     return MalformedMessage("an answer");
+  }
   if (static_cast<int>(message.region) >= kNumRegionKinds) {
     return MalformedMessage("no such region");
   }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <string>
@@ -16,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
 #include "tests/unit/engine/fake_hub.h"
+#include "tests/unit/engine/test_tokenizer.h"
 
 namespace moebius {
 
@@ -79,18 +79,6 @@ class Listener {
   int heard_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-inline const Tokenizer& TestTokenizer() {
-  static const Tokenizer* tokenizer = [] {
-    const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
-    auto loaded =
-        Tokenizer::Load(std::string(source == nullptr ? "." : source) +
-                        "/models/verse-moe/tokenizer.json");
-    EXPECT_THAT(loaded, IsOk());
-    return loaded->release();
-  }();
-  return *tokenizer;
-}
-
 class EngineHostTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -151,15 +139,26 @@ class EngineHostTest : public testing::Test {
     return ids.ok() ? ids->front() : RequestId{};
   }
 
-  absl::StatusOr<SwitchReport> SwitchTo(LayoutChoice choice) {
+  // A switch that was asked for.
+  struct Asked {
     absl::Notification answered;
     absl::StatusOr<SwitchReport> answer = absl::UnknownError("no answer");
-    engine_->SetLayout(choice, [&](absl::StatusOr<SwitchReport> report) {
-      answer = std::move(report);
-      answered.Notify();
+
+    absl::StatusOr<SwitchReport> Await() {
+      EXPECT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
+      return answer;
+    }
+  };
+  std::shared_ptr<Asked> Ask(LayoutChoice choice) {
+    auto asked = std::make_shared<Asked>();
+    engine_->SetLayout(choice, [asked](absl::StatusOr<SwitchReport> report) {
+      asked->answer = std::move(report);
+      asked->answered.Notify();
     });
-    EXPECT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
-    return answer;
+    return asked;
+  }
+  absl::StatusOr<SwitchReport> SwitchTo(LayoutChoice choice) {
+    return Ask(choice)->Await();
   }
 
   void AwaitReplaced(Rank rank, uint64_t incarnation) {

@@ -98,15 +98,10 @@ TEST_F(EngineHostTest, MemoryThatIsGoneInACommittedSwitchComesBackInItsMiddle) {
   for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10 + i, 400)));
   for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
   hub_->KillAtNextCommit();
-  absl::Notification answered;
-  absl::StatusOr<SwitchReport> report = absl::UnknownError("");
-  engine_->SetLayout(LayoutChoice::kTp, [&](absl::StatusOr<SwitchReport> r) {
-    report = std::move(r);
-    answered.Notify();
-  });
+  const auto asked = Ask(LayoutChoice::kTp);
   hub_->AwaitLost(1);
   hub_->ReviveEmpty(1);
-  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
+  const auto report = asked->Await();
   ASSERT_THAT(report, IsOk());
   EXPECT_TRUE(report->done);
   EXPECT_EQ(hub_->num_loads(), 3);
@@ -118,15 +113,10 @@ TEST_F(EngineHostTest, ADeathWhilePreparingEndsTheAttemptInTheOldLayout) {
   const RequestId id = Submit(Request(20, 900));
   listener_.AwaitTokens(id, 5);
   hub_->KillAtNextPrepare();
-  absl::Notification answered;
-  absl::StatusOr<SwitchReport> report = absl::UnknownError("");
-  engine_->SetLayout(LayoutChoice::kTp, [&](absl::StatusOr<SwitchReport> r) {
-    report = std::move(r);
-    answered.Notify();
-  });
+  const auto asked = Ask(LayoutChoice::kTp);
   hub_->AwaitLost(1);
   hub_->Revive(1);
-  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
+  const auto report = asked->Await();
   ASSERT_THAT(report, IsOk());
   EXPECT_FALSE(report->done);
   EXPECT_THAT(report->reason, HasSubstr("halted"));
@@ -142,15 +132,10 @@ TEST_F(EngineHostTest, ADeathAfterTheCommitRollsForward) {
   const RequestId id = Submit(Request(20, 900));
   listener_.AwaitTokens(id, 5);
   hub_->KillAtNextCommit();
-  absl::Notification answered;
-  absl::StatusOr<SwitchReport> report = absl::UnknownError("");
-  engine_->SetLayout(LayoutChoice::kTp, [&](absl::StatusOr<SwitchReport> r) {
-    report = std::move(r);
-    answered.Notify();
-  });
+  const auto asked = Ask(LayoutChoice::kTp);
   hub_->AwaitLost(1);
   hub_->Revive(1);
-  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(kLong));
+  const auto report = asked->Await();
   ASSERT_THAT(report, IsOk());
   EXPECT_TRUE(report->done);
   EXPECT_EQ(hub_->num_tails(), 1);

@@ -1,30 +1,18 @@
 // Text of a generation: what is shown, held back, cut.
 #include "coordinator/generation_output.h"
 
-#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
+#include "tests/unit/engine/test_tokenizer.h"
 
 namespace moebius {
 namespace {
 
 constexpr int32_t kEndOfText = 4095;
-
-const Tokenizer& TestTokenizer() {
-  static const Tokenizer* tokenizer = [] {
-    const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
-    auto loaded =
-        Tokenizer::Load(std::string(source == nullptr ? "." : source) +
-                        "/models/verse-moe/tokenizer.json");
-    EXPECT_THAT(loaded, IsOk());
-    return loaded->release();
-  }();
-  return *tokenizer;
-}
 
 std::vector<int32_t> Ids(const std::string& text) {
   auto ids = TestTokenizer().Encode(text);
