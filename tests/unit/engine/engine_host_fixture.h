@@ -19,8 +19,6 @@
 
 namespace moebius {
 
-inline constexpr absl::Duration kLong = absl::Seconds(60);
-
 // What the front has heard.
 class Listener {
  public:
@@ -63,9 +61,11 @@ class Listener {
   void AwaitTokens(RequestId request, size_t count) {
     absl::MutexLock lock(&mutex_);
     const auto enough = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return streams_[request.value].tokens.size() >= count;
+      const Stream& stream = streams_[request.value];
+      return stream.tokens.size() >= count || stream.finish.has_value();
     };
     EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&enough), kLong));
+    EXPECT_GE(streams_[request.value].tokens.size(), count);
   }
 
   Stream Get(RequestId request) {
@@ -137,6 +137,24 @@ class EngineHostTest : public testing::Test {
     auto ids = engine_->Submit(std::move(one), "");
     EXPECT_THAT(ids, IsOk());
     return ids.ok() ? ids->front() : RequestId{};
+  }
+
+  // Requests of 10, 11, ... tokens in one batch, each of which has made at
+  // least `tokens` and is far from its end: the group stands still until
+  // hub_->Hold(false).
+  std::vector<RequestId> InMidStream(int num_requests, int max_tokens,
+                                     size_t tokens) {
+    hub_->HoldAfterResults(40);
+    std::vector<Generation> requests;
+    for (int i = 0; i < num_requests; ++i) {
+      requests.push_back(Request(10 + i, max_tokens));
+    }
+    auto ids = engine_->Submit(std::move(requests), "");
+    EXPECT_THAT(ids, IsOk());
+    if (!ids.ok()) return std::vector<RequestId>(num_requests);
+    hub_->AwaitHeld();
+    for (const RequestId id : *ids) listener_.AwaitTokens(id, tokens);
+    return *std::move(ids);
   }
 
   // A switch that was asked for.

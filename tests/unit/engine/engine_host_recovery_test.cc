@@ -15,13 +15,13 @@ using testing::HasSubstr;
 
 TEST_F(EngineHostTest, AWorkerThatFailsIsReplacedAndNoTokenChanges) {
   Start();
-  const RequestId id = Submit(Request(20, 300));
-  listener_.AwaitTokens(id, 5);
+  const RequestId id = InMidStream(1, 300, 5).front();
   hub_->SendFault("coordinator and worker disagree");
+  hub_->Hold(false);
   AwaitReplaced(1, 1);
   hub_->Kill(1);
   hub_->Revive(1);
-  ExpectQuietTokens(id, 20, 300);
+  ExpectQuietTokens(id, 10, 300);
 }
 
 TEST_F(EngineHostTest, AWorkerThatFailsBeforeANewCoordinatorServesIsReplaced) {
@@ -35,56 +35,53 @@ TEST_F(EngineHostTest, AWorkerThatFailsBeforeANewCoordinatorServesIsReplaced) {
 
 TEST_F(EngineHostTest, StreamsSurviveTheDeathOfAWorker) {
   Start();
-  std::vector<RequestId> ids;
-  for (int i = 0; i < 12; ++i) ids.push_back(Submit(Request(10 + i, 400)));
-  for (size_t round = 0; round < 8; ++round) {
-    // Its next tokens come after the recovery before.
-    listener_.AwaitTokens(ids[round],
-                          listener_.Get(ids[round]).tokens.size() + 20);
-    const Rank rank = static_cast<Rank>(round % 2);
-    hub_->Kill(rank);
+  const std::vector<RequestId> ids = InMidStream(12, 400, 5);
+  hub_->KillAfterSteps(0, 20);
+  hub_->Hold(false);
+  for (Rank rank : {0, 1, 0, 1, 0, 1, 0, 1}) {
+    hub_->AwaitLost(rank);
+    hub_->KillAfterSteps(1 - rank, 20);
     hub_->Revive(rank);
   }
+  // The ninth, which the last of those set off.
+  hub_->AwaitLost(0);
+  hub_->Revive(0);
   for (int i = 0; i < 12; ++i) ExpectQuietTokens(ids[i], 10 + i, 400);
   EXPECT_EQ(engine_->GetStatus().preemptions_total, 0u);
-  EXPECT_GE(engine_->GetStatus().recoveries_total, 8u);
+  EXPECT_EQ(engine_->GetStatus().recoveries_total, 9u);
 }
 
 TEST_F(EngineHostTest, RequestsAreAcceptedWhileAWorkerIsAway) {
   Start();
-  const RequestId before = Submit(Request(20, 500));
-  listener_.AwaitTokens(before, 5);
+  const RequestId before = InMidStream(1, 500, 5).front();
   hub_->Kill(1);
   const RequestId meanwhile = Submit(Request(7, 50));
+  hub_->Hold(false);
   AwaitReplaced(1, 1);
   hub_->Revive(1);
-  ExpectQuietTokens(before, 20, 500);
+  ExpectQuietTokens(before, 10, 500);
   ExpectQuietTokens(meanwhile, 7, 50);
 }
 
 TEST_F(EngineHostTest, AllWorkersMayDieAtOnce) {
   Start();
-  const RequestId id = Submit(Request(20, 500));
-  listener_.AwaitTokens(id, 5);
+  const RequestId id = InMidStream(1, 500, 5).front();
   hub_->Kill(0);
   hub_->Kill(1);
+  hub_->Hold(false);
   hub_->Revive(1);
   hub_->Revive(0);
-  ExpectQuietTokens(id, 20, 500);
+  ExpectQuietTokens(id, 10, 500);
 }
 
 TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
   Start();
   EXPECT_EQ(hub_->num_loads(), 2);
   // All at once, so that both ranks get four.
-  std::vector<Generation> requests;
-  for (int i = 0; i < 8; ++i) requests.push_back(Request(10 + i, 400));
-  const auto submitted = engine_->Submit(std::move(requests), "");
-  ASSERT_THAT(submitted, IsOk());
-  const std::vector<RequestId>& ids = *submitted;
-  for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
+  const std::vector<RequestId> ids = InMidStream(8, 400, 5);
   hub_->Kill(1);
   hub_->ReviveEmpty(1);
+  hub_->Hold(false);
   for (int i = 0; i < 8; ++i) ExpectQuietTokens(ids[i], 10 + i, 400);
   EXPECT_EQ(hub_->num_loads(), 3);
   // Those of the other rank have kept what they had.
@@ -94,11 +91,10 @@ TEST_F(EngineHostTest, ARankWhoseMemoryIsGoneLoadsAndIsComputedAgain) {
 
 TEST_F(EngineHostTest, MemoryThatIsGoneInACommittedSwitchComesBackInItsMiddle) {
   Start();
-  std::vector<RequestId> ids;
-  for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10 + i, 400)));
-  for (const RequestId id : ids) listener_.AwaitTokens(id, 5);
+  const std::vector<RequestId> ids = InMidStream(8, 400, 5);
   hub_->KillAtNextCommit();
   const auto asked = Ask(LayoutChoice::kTp);
+  hub_->Hold(false);
   hub_->AwaitLost(1);
   hub_->ReviveEmpty(1);
   const auto report = asked->Await();
@@ -110,10 +106,10 @@ TEST_F(EngineHostTest, MemoryThatIsGoneInACommittedSwitchComesBackInItsMiddle) {
 
 TEST_F(EngineHostTest, ADeathWhilePreparingEndsTheAttemptInTheOldLayout) {
   Start();
-  const RequestId id = Submit(Request(20, 900));
-  listener_.AwaitTokens(id, 5);
+  const RequestId id = InMidStream(1, 900, 5).front();
   hub_->KillAtNextPrepare();
   const auto asked = Ask(LayoutChoice::kTp);
+  hub_->Hold(false);
   hub_->AwaitLost(1);
   hub_->Revive(1);
   const auto report = asked->Await();
@@ -124,15 +120,15 @@ TEST_F(EngineHostTest, ADeathWhilePreparingEndsTheAttemptInTheOldLayout) {
   const auto again = SwitchTo(LayoutChoice::kTp);
   ASSERT_THAT(again, IsOk());
   EXPECT_TRUE(again->done);
-  ExpectQuietTokens(id, 20, 900);
+  ExpectQuietTokens(id, 10, 900);
 }
 
 TEST_F(EngineHostTest, ADeathAfterTheCommitRollsForward) {
   Start();
-  const RequestId id = Submit(Request(20, 900));
-  listener_.AwaitTokens(id, 5);
+  const RequestId id = InMidStream(1, 900, 5).front();
   hub_->KillAtNextCommit();
   const auto asked = Ask(LayoutChoice::kTp);
+  hub_->Hold(false);
   hub_->AwaitLost(1);
   hub_->Revive(1);
   const auto report = asked->Await();
@@ -140,40 +136,41 @@ TEST_F(EngineHostTest, ADeathAfterTheCommitRollsForward) {
   EXPECT_TRUE(report->done);
   EXPECT_EQ(hub_->num_tails(), 1);
   EXPECT_EQ(engine_->GetStatus().layout, TensorParallel(2));
-  ExpectQuietTokens(id, 20, 900);
+  ExpectQuietTokens(id, 10, 900);
 }
 
 TEST_F(EngineHostTest, ALostReportCostsARoundOfRecovery) {
   config_.stall_timeout_ms = 100;  // it may have been the last one
   Start();
-  const RequestId id = Submit(Request(20, 900));
-  listener_.AwaitTokens(id, 2);
+  const RequestId id = InMidStream(1, 900, 2).front();
   hub_->LoseNextReport();
-  ExpectQuietTokens(id, 20, 900);
+  hub_->Hold(false);
+  ExpectQuietTokens(id, 10, 900);
   EXPECT_GE(engine_->GetStatus().recoveries_total, 1u);
 }
 
 TEST_F(EngineHostTest, ResultsThatAreLostRightAfterASwitchAreMissed) {
   config_.stall_timeout_ms = 100;
   Start();
-  const RequestId id = Submit(Request(20, 900));
-  listener_.AwaitTokens(id, 2);
+  const RequestId id = InMidStream(1, 900, 2).front();
   // All that are under way: nothing that follows shows the gap.
   hub_->LoseResultsAfterSwitch(config_.steps_ahead);
-  const auto report = SwitchTo(LayoutChoice::kTp);
+  const auto asked = Ask(LayoutChoice::kTp);
+  hub_->Hold(false);
+  const auto report = asked->Await();
   ASSERT_THAT(report, IsOk());
   EXPECT_TRUE(report->done);
-  ExpectQuietTokens(id, 20, 900);
+  ExpectQuietTokens(id, 10, 900);
 }
 
 // The same, but the worker's connection was lost with them: nobody waits for
 // the stall to be seen.
 TEST_F(EngineHostTest, AWorkerThatConnectsAgainCostsARoundOfRecovery) {
   Start();
-  const RequestId id = Submit(Request(20, 900));
-  listener_.AwaitTokens(id, 2);
+  const RequestId id = InMidStream(1, 900, 2).front();
   hub_->BreakConnection(config_.steps_ahead);
-  ExpectQuietTokens(id, 20, 900);
+  hub_->Hold(false);
+  ExpectQuietTokens(id, 10, 900);
   EXPECT_EQ(engine_->GetStatus().recoveries_total, 1u);
 }
 
@@ -181,9 +178,9 @@ TEST_F(EngineHostTest, AWorkerThatDoesNotHaltIsReplaced) {
   config_.step_timeout_ms = 10;
   config_.stall_timeout_ms = 100;
   Start();
-  const RequestId id = Submit(Request(20, 900));
-  listener_.AwaitTokens(id, 2);
+  const RequestId id = InMidStream(1, 900, 2).front();
   hub_->Deafen(0);  // nothing is obeyed any more
+  hub_->Hold(false);
   AwaitReplaced(0, 1);
   EXPECT_FALSE(listener_.Get(id).finish.has_value());
 }

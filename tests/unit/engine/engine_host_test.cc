@@ -63,7 +63,6 @@ TEST_F(EngineHostTest, AFullQueueRefusesAndKeepsWhatItHas) {
   EXPECT_THAT(refused,
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("64")));
   hub_->Hold(false);
-  hub_->Wake();
   for (RequestId id : ids) {
     EXPECT_EQ(listener_.AwaitEnd(id).tokens.size(), 4u);
   }
@@ -87,35 +86,31 @@ TEST_F(EngineHostTest, AStopTokenEndsTheRequestAndLaterTokensAreDropped) {
 
 TEST_F(EngineHostTest, AbortEndsARequestWithoutAnotherWord) {
   Start();
-  const RequestId id = Submit(Request(8, 1000));
-  const RequestId other = Submit(Request(8, 50));
-  listener_.AwaitTokens(id, 3);
-  engine_->Abort(id);
+  const std::vector<RequestId> ids = InMidStream(2, 900, 3);
+  engine_->Abort(ids[0]);
   engine_->Abort(RequestId{999});
-  EXPECT_EQ(listener_.AwaitEnd(other).tokens.size(), 50u);
+  hub_->Hold(false);
+  EXPECT_EQ(listener_.AwaitEnd(ids[1]).tokens.size(), 900u);
   // Another request after it proves that the engine has seen the abort.
   listener_.AwaitEnd(Submit(Request(4, 2)));
-  EXPECT_FALSE(listener_.Get(id).finish.has_value());
+  EXPECT_FALSE(listener_.Get(ids[0]).finish.has_value());
   EXPECT_EQ(engine_->GetStatus().requests_aborted, 1u);
 }
 
 TEST_F(EngineHostTest, SwitchesInMidStreamChangeNoToken) {
   Start();
-  std::vector<RequestId> ids;
-  for (int i = 0; i < 12; ++i) ids.push_back(Submit(Request(30 + i, 400)));
-  listener_.AwaitTokens(ids[0], 5);
+  const std::vector<RequestId> ids = InMidStream(12, 900, 5);
   for (int i = 0; i < 6; ++i) {
-    const auto choice = i % 2 == 0 ? LayoutChoice::kTp : LayoutChoice::kEp;
-    const auto report = SwitchTo(choice);
+    hub_->Hold(true);
+    const auto asked = Ask(i % 2 == 0 ? LayoutChoice::kTp : LayoutChoice::kEp);
+    hub_->Hold(false);
+    const auto report = asked->Await();
     ASSERT_THAT(report, IsOk());
     EXPECT_TRUE(report->done) << report->reason;
     EXPECT_EQ(report->weight_bytes, 2000u);
     EXPECT_EQ(report->to.tp_size, i % 2 == 0 ? 2 : 1);
   }
-  for (int i = 0; i < 12; ++i) {
-    EXPECT_EQ(listener_.AwaitEnd(ids[i]).tokens,
-              QuietRun(ids[i].value, Request(30 + i, 400).prompt, 400));
-  }
+  for (int i = 0; i < 12; ++i) ExpectQuietTokens(ids[i], 10 + i, 900);
   EXPECT_EQ(engine_->GetStatus().switches_total, 6u);
 }
 
@@ -150,15 +145,15 @@ TEST_F(EngineHostTest, PromptLogprobsAreWholeAndInOrderInBothLayouts) {
 
 TEST_F(EngineHostTest, ARefusedSwitchGivesTheReasonAndStreamsGoOn) {
   Start();
-  const RequestId id = Submit(Request(20, 300));
-  listener_.AwaitTokens(id, 2);
+  const RequestId id = InMidStream(1, 300, 2).front();
   hub_->RefuseNextPrepare("no room");
-  const auto report = SwitchTo(LayoutChoice::kTp);
+  const auto asked = Ask(LayoutChoice::kTp);
+  hub_->Hold(false);
+  const auto report = asked->Await();
   ASSERT_THAT(report, IsOk());
   EXPECT_FALSE(report->done);
   EXPECT_THAT(report->reason, HasSubstr("no room"));
-  EXPECT_EQ(listener_.AwaitEnd(id).tokens,
-            QuietRun(id.value, Request(20, 300).prompt, 300));
+  ExpectQuietTokens(id, 10, 300);
   // And the next one works.
   const auto again = SwitchTo(LayoutChoice::kTp);
   ASSERT_THAT(again, IsOk());
@@ -168,10 +163,10 @@ TEST_F(EngineHostTest, ARefusedSwitchGivesTheReasonAndStreamsGoOn) {
 
 TEST_F(EngineHostTest, WeightsThatCameOutDifferentEndTheGroup) {
   Start();
-  const RequestId id = Submit(Request(20, 900));
-  listener_.AwaitTokens(id, 2);
+  const RequestId id = InMidStream(1, 900, 2).front();
   hub_->CorruptNextSwitch();
-  engine_->SetLayout(LayoutChoice::kTp, [](absl::StatusOr<SwitchReport>) {});
+  Ask(LayoutChoice::kTp);
+  hub_->Hold(false);
   ASSERT_TRUE(failed_.WaitForNotificationWithTimeout(kLong));
   EXPECT_THAT(failure_, StatusIs(absl::StatusCode::kDataLoss,
                                  HasSubstr("expert weights")));

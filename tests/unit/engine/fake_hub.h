@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "common/channel.h"
 #include "common/wire.h"
 #include "coordinator/rank_set.h"
@@ -21,6 +22,9 @@
 #include "tests/unit/decisions/simulated_group.h"
 
 namespace moebius {
+
+// More than anything that happens takes.
+inline constexpr absl::Duration kLong = absl::Seconds(60);
 
 // Thread-safe. Workers answer inside Send, on the engine's thread, unless told
 // to hold their reports.
@@ -47,6 +51,12 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     connected_ = connected_.without(rank);
     resumed_ = resumed_.without(rank);
+  }
+  // The same, in the middle of requests: once the group has done so many steps
+  // more.
+  void KillAfterSteps(Rank rank, int count) {
+    absl::MutexLock lock(&mutex_);
+    kill_after_ = {rank, count};
   }
   // Its successor has its memory and connects.
   void Revive(Rank rank) {
@@ -85,7 +95,7 @@ class FakeHub final : public Hub {
     const auto lost = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       return !connected_.contains(rank);
     };
-    mutex_.Await(absl::Condition(&lost));
+    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&lost), kLong));
   }
   int num_loads() const {
     absl::MutexLock lock(&mutex_);
@@ -100,6 +110,16 @@ class FakeHub final : public Hub {
   void Hold(bool hold) {
     absl::MutexLock lock(&mutex_);
     hold_ = hold;
+  }
+  // The same, once the engine has been sent so many results more: what a test
+  // does next happens in the middle of its requests, however late it comes.
+  void HoldAfterResults(int count) {
+    absl::MutexLock lock(&mutex_);
+    hold_after_ = count;
+  }
+  void AwaitHeld() {
+    absl::MutexLock lock(&mutex_);
+    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&hold_), kLong));
   }
   // Answers the next PREPARE of rank 1 with a refusal.
   void RefuseNextPrepare(std::string reason) {
@@ -244,6 +264,10 @@ class FakeHub final : public Hub {
       return;
     }
     if (std::exchange(lose_, false) || !connected_.contains(rank)) return;
+    if (std::holds_alternative<StepResult>(message.report) && hold_after_ > 0 &&
+        --hold_after_ == 0) {
+      hold_ = true;
+    }
     const std::string bytes = Encode(message);
     reports_.push_back({rank, incarnation, bytes});
     if (repeat_) reports_.push_back({rank, incarnation, bytes});
@@ -331,6 +355,11 @@ class FakeHub final : public Hub {
     if (!halted_.empty()) return;
     if (!all_there() && !std::holds_alternative<Prepare>(command)) return;
     if (const auto* plan = std::get_if<StepPlan>(&command)) {
+      if (kill_after_.steps > 0 && --kill_after_.steps == 0) {
+        connected_ = connected_.without(kill_after_.rank);
+        resumed_ = resumed_.without(kill_after_.rank);
+        return;
+      }
       std::vector<StepResult> results = group_.Execute(*plan);
       // Rank 0 reports for the group.
       for (Rank r = 1; r < ranks(); ++r) {
@@ -388,6 +417,10 @@ class FakeHub final : public Hub {
   std::vector<Restore::Sequence> restored_ ABSL_GUARDED_BY(mutex_);
   Epoch begun_ ABSL_GUARDED_BY(mutex_);  // a switch that a death interrupted
   int num_tails_ ABSL_GUARDED_BY(mutex_) = 0;
+  struct {
+    Rank rank = 0;
+    int steps = 0;
+  } kill_after_ ABSL_GUARDED_BY(mutex_);
   bool kill_at_prepare_ ABSL_GUARDED_BY(mutex_) = false;
   bool kill_at_commit_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Prepare> prepared_ ABSL_GUARDED_BY(mutex_);
@@ -396,6 +429,7 @@ class FakeHub final : public Hub {
   // What rank 0 was sent last; empty: it did not reach it.
   std::string last_ ABSL_GUARDED_BY(mutex_);
   bool hold_ ABSL_GUARDED_BY(mutex_) = false;
+  int hold_after_ ABSL_GUARDED_BY(mutex_) = 0;
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   bool corrupt_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_ ABSL_GUARDED_BY(mutex_) = false;
