@@ -328,12 +328,20 @@ TEST_F(ChannelTcpTest, WhatIsNotTheProtocolEndsItsConnectionAlone) {
 
 TEST_F(ChannelTcpTest, WhatIsTooLargeIsNotHeard) {
   const auto worker = Connect(0, Incarnation{1});
-  ASSERT_THAT(worker->Send(std::string(kMaxMessageBytes, 'x')), IsOk());
-  EXPECT_EQ(Next({worker.get()}).bytes.size(), kMaxMessageBytes);
+  // What is heard of it. On a busy machine so much may take longer than a link
+  // may be silent: the connection is made anew, and it is said again.
+  const auto heard = [&](const std::vector<std::string>& said) {
+    std::string bytes;
+    for (int i = 0; i < 5 && bytes.empty(); ++i) {
+      for (const auto& each : said) EXPECT_THAT(worker->Send(each), IsOk());
+      bytes = Next({worker.get()}).bytes;
+    }
+    return bytes;
+  };
+  EXPECT_EQ(heard({std::string(kMaxMessageBytes, 'x')}).size(),
+            kMaxMessageBytes);
   // Beyond that it is dropped,
-  ASSERT_THAT(worker->Send(std::string(kMaxMessageBytes + 1, 'x')), IsOk());
-  ASSERT_THAT(worker->Send("next"), IsOk());
-  EXPECT_EQ(Next({worker.get()}).bytes, "next");
+  EXPECT_EQ(heard({std::string(kMaxMessageBytes + 1, 'x'), "next"}), "next");
   // and soon hung up on.
   ASSERT_THAT(worker->Send(std::string(kMaxMessageBytes + 4096, 'x')), IsOk());
   AwaitConnection(*worker, 0, Incarnation{1});
