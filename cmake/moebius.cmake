@@ -106,9 +106,9 @@ function(moebius_join_groups target)
   endforeach()
 endfunction()
 
-# Tests take longer to optimise than they will ever run; the rest is what ccache
-# needs with precompiled headers (tests/CMakeLists.txt).
-set(MOEBIUS_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
+# Tests take longer to optimise than they will ever run, under sanitizers at any
+# level; the rest is what ccache needs with precompiled headers (tests/CMakeLists.txt).
+set(MOEBIUS_TEST_OPTIONS $<$<CONFIG:Release>:-O1> $<$<CONFIG:RelWithDebInfo>:-O0>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND MOEBIUS_TEST_OPTIONS -fpch-preprocess)
 else()
