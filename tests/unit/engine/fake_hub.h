@@ -49,8 +49,7 @@ class FakeHub final : public Hub {
   // A worker dies: nothing reaches it, and no step ends without it.
   void Kill(Rank rank) {
     absl::MutexLock lock(&mutex_);
-    connected_ = connected_.without(rank);
-    resumed_ = resumed_.without(rank);
+    Lose(rank);
   }
   // The same, in the middle of requests: once the group has done so many steps
   // more.
@@ -273,6 +272,10 @@ class FakeHub final : public Hub {
     if (repeat_) reports_.push_back({rank, incarnation, bytes});
   }
 
+  void Lose(Rank r) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    connected_ = connected_.without(r);
+    resumed_ = resumed_.without(r);
+  }
   void Connect(Rank r) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     reports_.push_back({r, Incarnation{incarnations_[r]}, ""});
   }
@@ -342,13 +345,11 @@ class FakeHub final : public Hub {
     }
     if (std::holds_alternative<Prepare>(command) &&
         std::exchange(kill_at_prepare_, false)) {
-      connected_ = connected_.without(1);
-      resumed_ = resumed_.without(1);
+      Lose(1);
     }
     if (const auto* commit = std::get_if<Commit>(&command);
         commit != nullptr && std::exchange(kill_at_commit_, false)) {
-      connected_ = connected_.without(1);
-      resumed_ = resumed_.without(1);
+      Lose(1);
       begun_ = commit->epoch;
     }
     // Whoever is halted obeys nothing, and nothing ends without everybody.
@@ -356,8 +357,7 @@ class FakeHub final : public Hub {
     if (!all_there() && !std::holds_alternative<Prepare>(command)) return;
     if (const auto* plan = std::get_if<StepPlan>(&command)) {
       if (kill_after_.steps > 0 && --kill_after_.steps == 0) {
-        connected_ = connected_.without(kill_after_.rank);
-        resumed_ = resumed_.without(kill_after_.rank);
+        Lose(kill_after_.rank);
         return;
       }
       std::vector<StepResult> results = group_.Execute(*plan);
