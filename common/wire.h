@@ -16,6 +16,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
@@ -71,11 +72,13 @@ struct Admission {
 };
 
 // New pages of a sequence on one rank: block `block` of every head held there.
+// A step under tensor parallelism may hold a thousand, so as many pages as a
+// rank's share of heads usually is need no memory of their own.
 struct PageRow {
   uint32_t slot = 0;
   uint32_t block = 0;
   Rank rank = 0;
-  std::vector<PageId> pages;  // [KV heads held on rank]
+  absl::InlinedVector<PageId, 8> pages;  // [KV heads held on rank]
   friend bool operator==(const PageRow&, const PageRow&) = default;
 };
 

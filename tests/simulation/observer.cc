@@ -183,10 +183,10 @@ void Observer::Release(Tables& tables, uint32_t slot) {
 }
 
 void Observer::Put(Tables& tables, uint32_t slot, uint32_t block, Rank rank,
-                   const std::vector<PageId>& pages) {
+                   absl::Span<const PageId> pages) {
   std::vector<PageId>& own = tables.pages[slot][{rank, block}];
   for (PageId page : own) tables.owner.erase({rank, page});
-  own = pages;
+  own.assign(pages.begin(), pages.end());
   for (PageId page : pages) {
     const auto [owner, is_new] =
         tables.owner.emplace(std::pair(rank, page), slot);
@@ -201,9 +201,9 @@ void Observer::Put(Tables& tables, uint32_t slot, uint32_t block, Rank rank,
 void Observer::Put(Tables& tables, const KvTable& table) {
   for (const RankTable& rank : table.tables) {
     for (int block = 0; block < table.num_blocks; ++block) {
-      const auto begin = rank.pages.begin() + block * rank.num_kv;
       Put(tables, table.slot, static_cast<uint32_t>(block), rank.rank,
-          {begin, begin + rank.num_kv});
+          {rank.pages.data() + block * rank.num_kv,
+           static_cast<size_t>(rank.num_kv)});
     }
   }
 }

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "common/wire.h"
 #include "tests/simulation/vault.h"
 #include "tests/simulation/world.h"
@@ -77,7 +78,7 @@ class Observer {
 
   void Release(Tables& tables, uint32_t slot);
   void Put(Tables& tables, uint32_t slot, uint32_t block, Rank rank,
-           const std::vector<PageId>& pages);
+           absl::Span<const PageId> pages);
   void Put(Tables& tables, const KvTable& table);
   static Words WordsOf(const SignalsBlock& block);
 
