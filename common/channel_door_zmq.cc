@@ -1,6 +1,5 @@
 #include "common/channel_door_zmq.h"
 
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <utility>
@@ -9,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "common/cat.h"
+#include "common/logging.h"
 #include "common/printable.h"
 
 namespace moebius {
@@ -41,7 +41,7 @@ void ChannelDoor::Serve() {
   try {
     for (;;) AnswerOne();
   } catch (const zmq::error_t& e) {
-    if (e.num() != ETERM) spdlog::error("control channel: {}", e.what());
+    if (e.num() != ETERM) LogError("control channel: ", e.what());
   }
   socket_.close();
 }
@@ -73,10 +73,9 @@ ChannelDoor::Verdict ChannelDoor::JudgeAndLog(const Question& question) {
   const auto now = std::chrono::steady_clock::now();
   if (num_refused_ == 1 || now - last_logged_ > kLogGap) {
     last_logged_ = now;
-    spdlog::warn("control channel: refused {}{} ({} so far)",
-                 Printable(question.address),
-                 rank.ok() ? "" : Cat(": ", StdView(rank.status().message())),
-                 num_refused_);
+    LogWarn("control channel: refused ", Printable(question.address),
+            rank.ok() ? "" : ": ", rank.status().message(), " (", num_refused_,
+            " so far)");
   }
   return {rank.ok() ? "400" : "300", ""};
 }

@@ -1,7 +1,5 @@
 #include "common/child_program.h"
 
-#include <spdlog/spdlog.h>
-
 #include <csignal>
 #include <memory>
 
@@ -21,7 +19,7 @@ absl::Status LoadAndRun(
     const std::function<absl::Status(const Config&, VaultClient&)>& body) {
   auto config = LoadConfigYaml(program.config_path);
   if (!config.ok()) return config.status();
-  spdlog::set_level(spdlog::level::from_str(config->log_level));
+  SetLogLevel(config->log_level);
   std::unique_ptr<FaultTable> faults;
   std::unique_ptr<TableFaultHandler> handler;
   if (config->faults_enabled) {
@@ -43,12 +41,12 @@ int RunChildProgram(
   StartLogging(program.name);
   auto vault = VaultClient::Connect(program.dir, program.rank, kVaultTimeout);
   if (!vault.ok()) {
-    spdlog::error("{}", vault.status().ToString());
+    LogError(vault.status().ToString());
     return 1;
   }
   const absl::Status status = LoadAndRun(program, **vault, body);
   if (status.ok()) return 0;
-  spdlog::error("{}", status.ToString());
+  LogError(status.ToString());
   (*vault)->Failed(status.message()).IgnoreError();
   return 1;
 }

@@ -1,7 +1,6 @@
 #include "common/fault_table.h"
 
 #include <fcntl.h>
-#include <spdlog/spdlog.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,6 +14,7 @@
 #include <thread>
 
 #include "common/cat.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
 
@@ -144,7 +144,7 @@ FaultSpec FaultTable::Reach(FaultId id, int process) {
 absl::Status TableFaultHandler::OnFaultPoint(FaultId id) {
   const FaultSpec fault = table_->Reach(id, process_);
   if (fault.action == FaultAction::kNone) return absl::OkStatus();
-  spdlog::warn("fault {}", FaultText(fault));
+  LogWarn("fault ", FaultText(fault));
   switch (fault.action) {
     case FaultAction::kNone:
       break;

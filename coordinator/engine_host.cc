@@ -1,13 +1,12 @@
 #include "coordinator/engine_host.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "common/fault_point.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -160,7 +159,7 @@ void EngineHost::Loop() {
 bool EngineHost::Turn(int timeout_ms) {
   const absl::Status status = RunOnce(timeout_ms);
   if (status.ok()) return true;
-  spdlog::error("the group cannot go on: {}", status.ToString());
+  LogError("the group cannot go on: ", status.ToString());
   status_.ready = false;
   status_.not_ready_reason = std::string(status.message());
   EndAll(/*failed=*/true);
@@ -242,15 +241,15 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
           WorkerHalted{rank, halted.round, !halted.stand.loaded});
     }
     absl::Status operator()(const Loaded& loaded) {
-      spdlog::info("worker {} has {} bytes of weights", rank,
-                   loaded.weight_bytes);
+      LogInfo("worker ", rank, " has ", loaded.weight_bytes,
+              " bytes of weights");
       host->loaded_checksums_[rank] = loaded.weight_checksum;
       host->status_.workers[rank].weight_bytes = loaded.weight_bytes;
       return host->Apply(WorkerLoaded{rank, loaded.round});
     }
     absl::Status operator()(const Interrupted& interrupted) {
-      spdlog::warn("worker {} halted before step {}: {}", rank,
-                   interrupted.step.value, interrupted.reason);
+      LogWarn("worker ", rank, " halted before step ", interrupted.step.value,
+              ": ", interrupted.reason);
       return host->Apply(GroupInterrupted{});
     }
     absl::Status operator()(StepResult& result) {
@@ -267,8 +266,8 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
       return host->switches_->OnSwitched(rank, switched, host->Now());
     }
     absl::Status operator()(const Fault& fault) {
-      spdlog::error("worker {} failed in step {}: {}", rank, fault.step.value,
-                    fault.reason);
+      LogError("worker ", rank, " failed in step ", fault.step.value, ": ",
+               fault.reason);
       if (!host->scheduler_.has_value() && !host->options_.served_before) {
         return absl::InternalError(
             absl::StrCat("worker ", rank, ": ", fault.reason));
@@ -286,8 +285,8 @@ absl::Status EngineHost::OnHello(Rank rank) {
       member.incarnation > options_.journal->state().incarnation(rank)) {
     RETURN_IF_ERROR(Note(journal::WorkerJoined{rank, member.incarnation}));
   }
-  spdlog::info("worker {} has joined, incarnation {}, pid {}", rank,
-               member.incarnation.value, member.hello.pid);
+  LogInfo("worker ", rank, " has joined, incarnation ",
+          member.incarnation.value, ", pid ", member.hello.pid);
   worker.pid = member.hello.pid;
   worker.incarnation = member.incarnation.value;
   worker.pages_total = member.hello.num_pages;
@@ -330,8 +329,7 @@ absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
 absl::Status EngineHost::OnStepResult(StepResult result) {
   const auto begin = Now();
   if (flying_.empty() || flying_.front() != result.step) {
-    spdlog::warn("a result of step {}, which is not the next",
-                 result.step.value);
+    LogWarn("a result of step ", result.step.value, ", which is not the next");
     return Apply(GroupInterrupted{});
   }
   flying_.pop_front();
@@ -371,7 +369,7 @@ void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
   }
   if (options_.journal == nullptr || added.tokens.empty()) return;
   if (absl::Status status = Note(std::move(added)); !status.ok()) {
-    spdlog::error("journal: {}", status.ToString());
+    LogError("journal: ", status.ToString());
   }
   for (size_t i = first; i < batch_.size(); ++i) {
     const Output& output = batch_[i];
@@ -391,7 +389,7 @@ absl::Status EngineHost::CommitAndDeliver() {
     if (!status.ok()) {
       // What was accepted before is served on, its tokens come out the same
       // whenever they are drawn; what this turn accepted is taken back.
-      if (!failed_before) spdlog::error("journal: {}", status.ToString());
+      if (!failed_before) LogError("journal: ", status.ToString());
       std::vector<RequestId> taken_back;
       for (Output& output : batch_) {
         if (!output.accepted) continue;
@@ -460,7 +458,7 @@ void EngineHost::TakeInbox() {
                               : TensorParallel(options_.config.num_workers);
     const absl::Status status =
         switches_->Request(target, std::move(request.callback), Now());
-    if (!status.ok()) spdlog::warn("switch: {}", status.ToString());
+    if (!status.ok()) LogWarn("switch: ", status.ToString());
   }
   for (auto& drained : inbox.drains) {
     if (scheduler_.has_value()) {
@@ -485,7 +483,7 @@ void EngineHost::Queue(RequestId request, Generation generation) {
                          std::move(generation.stop));
     return;
   }
-  spdlog::warn("request {} was refused: {}", request.value, status.ToString());
+  LogWarn("request ", request.value, " was refused: ", status.ToString());
   output.finish = FinishReason::kAbort;
   output.refused = status;
   ++status_.requests_aborted;

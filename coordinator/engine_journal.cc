@@ -1,12 +1,11 @@
 // EngineHost's dealings with the journal: what goes in, and what a new
 // coordinator takes out.
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/fault_point.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "coordinator/engine_host.h"
 
@@ -28,7 +27,7 @@ void EngineHost::NoteEnd(RequestId request, FinishReason finish,
   if (options_.journal == nullptr) return;
   const absl::Status noted = Note(journal::Ended{
       request, finish, stop_reason, options_.unix_ms ? options_.unix_ms() : 0});
-  if (!noted.ok()) spdlog::error("journal: {}", noted.ToString());
+  if (!noted.ok()) LogError("journal: ", noted.ToString());
 }
 
 void EngineHost::Accept(Submission submission) {
@@ -76,7 +75,7 @@ absl::Status EngineHost::TickJournal(Clock::time_point now) {
   }
   last_journal_tick_ = now;
   if (!journal->healthy() && journal->TryHeal().ok()) {
-    spdlog::info("the journal can be written again");
+    LogInfo("the journal can be written again");
   }
   const Config& config = options_.config;
   const int64_t unix_ms = options_.unix_ms ? options_.unix_ms() : 0;
@@ -156,14 +155,12 @@ absl::Status EngineHost::Recover(const RecoveryPlan& plan) {
   }
   RETURN_IF_ERROR(RecoverRequests());
   if (absl::Status adopted = scheduler_->Adopt(plan.adopted); !adopted.ok()) {
-    spdlog::error("no KV is taken over: {}", adopted.ToString());
+    LogError("no KV is taken over: ", adopted.ToString());
   }
   const SchedulerCounters counters = scheduler_->counters();
   if (counters.running + counters.waiting > 0) {
-    spdlog::info(
-        "of an earlier coordinator {} requests go on, {} of them with "
-        "their KV",
-        counters.running + counters.waiting, counters.running);
+    LogInfo("of an earlier coordinator ", counters.running + counters.waiting,
+            " requests go on, ", counters.running, " of them with their KV");
   }
   return FaultPoint(FaultId::kCoordinatorRecovering);
 }
@@ -203,8 +200,7 @@ absl::Status EngineHost::RecoverRequests() {
         continue;
       }
       // The context's end, or another model's limits.
-      spdlog::warn("request {} does not go on: {}", request.value,
-                   added.ToString());
+      LogWarn("request ", request.value, " does not go on: ", added.ToString());
       shown.finish =
           choice->tokens.empty() ? FinishReason::kAbort : FinishReason::kLength;
     }

@@ -1,7 +1,5 @@
 // EngineHost's part in rounds of recovery: it carries out what membership.h
 // decides.
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -10,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/fault_point.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "coordinator/engine_host.h"
 
@@ -167,7 +166,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
         !flying_.empty() && !switches_->committing() &&
         now - last_progress_ >
             std::chrono::milliseconds(options_.config.stall_timeout_ms);
-    if (stalled) spdlog::warn("no result of step {}", flying_.front().value);
+    if (stalled) LogWarn("no result of step ", flying_.front().value);
     if (stalled || switches_->TakeStalled()) {
       RETURN_IF_ERROR(Apply(GroupInterrupted{}));
     }
@@ -298,9 +297,9 @@ absl::Status EngineHost::Resume(uint64_t round) {
         std::chrono::duration<double, std::milli>(now - *halted_since_).count();
     halted_since_.reset();
   }
-  spdlog::info("recovered in round {}: {} sequences go on at step {}{}", round,
-               scheduler_->counters().running, scheduler_->next_step().value,
-               tail ? ", after the rest of the switch" : "");
+  LogInfo("recovered in round ", round, ": ", scheduler_->counters().running,
+          " sequences go on at step ", scheduler_->next_step().value,
+          tail ? ", after the rest of the switch" : "");
   return absl::OkStatus();
 }
 

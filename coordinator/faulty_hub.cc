@@ -1,7 +1,5 @@
 #include "coordinator/faulty_hub.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <iterator>
 #include <optional>
@@ -9,6 +7,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/wire.h"
 
@@ -37,7 +36,7 @@ void Log(Direction direction, std::optional<size_t> kind, Rank rank,
   const std::string_view name = !kind.has_value() ? "nonsense"
                                 : command         ? kCommandNames[*kind]
                                                   : kReportNames[*kind];
-  spdlog::info("{} {} worker {}: {}", name, command ? "to" : "of", rank, what);
+  LogInfo(name, " ", command ? "to" : "of", " worker ", rank, ": ", what);
 }
 
 }  // namespace
@@ -136,7 +135,7 @@ void FaultyHub::Hold(Direction direction, const Message& message,
   if (held_.size() >= kMaxHeld) {
     // Full: this one is the victim of nothing.
     if (absl::Status sent = Pass(direction, message, received_); !sent.ok()) {
-      spdlog::debug("{}", sent.ToString());
+      LogDebug(sent.ToString());
     }
     return;
   }
@@ -184,7 +183,7 @@ void FaultyHub::Release(std::vector<Message>& received) {
     // Whoever is gone by now does not miss it.
     if (absl::Status sent = Pass(held.direction, held.message, received);
         !sent.ok()) {
-      spdlog::debug("{}", sent.ToString());
+      LogDebug(sent.ToString());
     }
   }
 }

@@ -1,13 +1,13 @@
 #include "coordinator/switch_control.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <utility>
 #include <variant>
 
+#include "absl/strings/str_format.h"
 #include "common/cat.h"
 #include "common/fault_point.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -76,9 +76,8 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
       for (Rank r = 0; r < control->group_->num_ranks(); ++r) {
         if (e.unswitched.contains(r)) ranks += Cat(" ", r);
       }
-      spdlog::warn(
-          "switch {} is committed, but there is no answer of workers{}",
-          e.epoch.value, ranks);
+      LogWarn("switch ", e.epoch.value,
+              " is committed, but there is no answer of workers", ranks);
       control->stalled_ = true;
       return absl::OkStatus();
     }
@@ -332,14 +331,14 @@ void SwitchControl::Answer(bool done, std::string reason) {
   current.report.reason = std::move(reason);
   if (done) {
     const SwitchReport& r = current.report;
-    spdlog::info(
-        "switch {} {} -> {} at step {}: {} + {} bytes, {:.2f} ms copies, "
-        "{:.2f} ms pause",
-        r.epoch.value, LayoutName(r.from), LayoutName(r.to), r.boundary.value,
-        r.weight_bytes, r.kv_bytes, r.switch_ms, r.pause_ms);
+    LogInfo("switch ", r.epoch.value, " ", LayoutName(r.from), " -> ",
+            LayoutName(r.to), " at step ", r.boundary.value, ": ",
+            r.weight_bytes, " + ", r.kv_bytes, " bytes, ",
+            absl::StrFormat("%.2f", r.switch_ms), " ms copies, ",
+            absl::StrFormat("%.2f", r.pause_ms), " ms pause");
   } else if (current.report.epoch.value != 0) {
-    spdlog::warn("switch {} was refused: {}", current.report.epoch.value,
-                 current.report.reason);
+    LogWarn("switch ", current.report.epoch.value,
+            " was refused: ", current.report.reason);
   }
   if (current.report.epoch.value != 0) last_ = current.report;
   if (current.callback) current.callback(std::move(current.report));

@@ -1,10 +1,9 @@
 #include "coordinator/worker_group.h"
 
-#include <spdlog/spdlog.h>
-
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -35,8 +34,8 @@ void WorkerGroup::SendTo(RankSet ranks, const Command& command) {
       ++peer.next_out;
       continue;
     }
-    spdlog::warn("worker {} incarnation {} is lost: {}", rank,
-                 peer.member.incarnation.value, sent.ToString());
+    LogWarn("worker ", rank, " incarnation ", peer.member.incarnation.value,
+            " is lost: ", sent.ToString());
     lost_ = lost_.with(rank);
     Leave(rank);
   }
@@ -73,7 +72,7 @@ void WorkerGroup::Greet(Rank rank, Incarnation incarnation) {
       rank, incarnation,
       Encode(CommandMessage{{term_, incarnation, 1}, moebius::Greet{}}));
   if (!sent.ok()) {
-    spdlog::debug("worker {} was not greeted: {}", rank, sent.ToString());
+    LogDebug("worker ", rank, " was not greeted: ", sent.ToString());
   }
 }
 
@@ -96,15 +95,15 @@ bool WorkerGroup::Accept(Rank rank, const Envelope& envelope,
   Peer& peer = members_[rank];
   if (!peer.member.joined || envelope.incarnation != peer.member.incarnation ||
       envelope.term != term_) {
-    spdlog::warn("dropped a message of worker {} incarnation {} term {}", rank,
-                 envelope.incarnation.value, envelope.term.value);
+    LogWarn("dropped a message of worker ", rank, " incarnation ",
+            envelope.incarnation.value, " term ", envelope.term.value);
     return false;
   }
   if (envelope.sequence < peer.next_in) return false;  // repeated, or late
   if (envelope.sequence > peer.next_in &&
       !std::holds_alternative<Halted>(report)) {
     if (!gap_) {
-      spdlog::warn("message {} of worker {} was lost", peer.next_in, rank);
+      LogWarn("message ", peer.next_in, " of worker ", rank, " was lost");
     }
     gap_ = true;
     return false;
@@ -127,21 +126,21 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
         Greet(rank, raw.incarnation);
       } else if (rank < num_ranks() && members_[rank].member.joined &&
                  raw.incarnation == members_[rank].member.incarnation) {
-        spdlog::warn("worker {} has connected again", rank);
+        LogWarn("worker ", rank, " has connected again");
         reconnected_ = true;
       }
       continue;
     }
     auto message = DecodeReport(raw.bytes);
     if (!message.ok()) {
-      spdlog::warn("dropped a message of worker {}: {}", rank,
-                   message.status().ToString());
+      LogWarn("dropped a message of worker ", rank, ": ",
+              message.status().ToString());
       continue;
     }
     const Envelope& envelope = message->envelope;
     if (rank >= num_ranks() || envelope.incarnation != raw.incarnation) {
-      spdlog::warn("dropped a message of rank {} incarnation {}", rank,
-                   raw.incarnation.value);
+      LogWarn("dropped a message of rank ", rank, " incarnation ",
+              raw.incarnation.value);
       continue;
     }
     if (const Hello* hello = std::get_if<Hello>(&message->report)) {

@@ -15,10 +15,10 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/fd_socket.h"
+#include "common/logging.h"
 #include "common/printable.h"
 #include "common/status_macros.h"
 #include "deploy/vault_checks.h"
-#include "spdlog/spdlog.h"
 
 namespace moebius {
 namespace {
@@ -184,7 +184,7 @@ void Vault::Allow(pid_t pid, Rank rank) {
         // Not watched until now, so that a stranger's messages wait unread.
         if (const absl::Status watched = Watch(connection.socket.get(), id);
             !watched.ok()) {
-          spdlog::error("vault: {}", watched.ToString());
+          LogError("vault: ", watched.ToString());
         }
       }
     }
@@ -245,8 +245,7 @@ void Vault::AcceptAll() {
     if (absl::IsUnavailable(socket.status())) return;
     // Out of descriptors: the connection would keep the listener ready for
     // ever, so accept and close it.
-    spdlog::warn("vault: refusing a connection: {}",
-                 socket.status().ToString());
+    LogWarn("vault: refusing a connection: ", socket.status().ToString());
     spare_.reset();
     AcceptUnix(listener_.get()).IgnoreError();
     spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
@@ -257,11 +256,11 @@ void Vault::AcceptAll() {
 void Vault::AddConnection(UniqueFd socket) {
   const auto peer = PeerOf(socket.get());
   if (!peer.ok()) {
-    spdlog::warn("vault: {}", peer.status().ToString());
+    LogWarn("vault: ", peer.status().ToString());
     return;
   }
   if (peer->uid != ::geteuid() || peer->pid <= 0) {
-    spdlog::warn("vault: refusing pid {} of uid {}", peer->pid, peer->uid);
+    LogWarn("vault: refusing pid ", peer->pid, " of uid ", peer->uid);
     return;
   }
   const auto strangers =
@@ -270,7 +269,7 @@ void Vault::AddConnection(UniqueFd socket) {
   const auto speaker = speakers_.find(peer->pid);
   if (connections_.size() >= kMaxConnections ||
       (speaker == speakers_.end() && strangers >= kMaxStrangers)) {
-    spdlog::warn("vault: refusing pid {}: too many connections", peer->pid);
+    LogWarn("vault: refusing pid ", peer->pid, ": too many connections");
     return;
   }
   const uint64_t id = next_id_++;
@@ -283,7 +282,7 @@ void Vault::AddConnection(UniqueFd socket) {
     connection.rank = speaker->second.rank;
     if (const absl::Status watched = Watch(connection.socket.get(), id);
         !watched.ok()) {
-      spdlog::error("vault: {}", watched.ToString());
+      LogError("vault: ", watched.ToString());
       return;
     }
   }
@@ -320,9 +319,9 @@ void Vault::Drop(uint64_t id, const absl::Status& why) {
   if (it == connections_.end()) return;
   // A peer that just ends is the launcher's business: it reaps it.
   if (!absl::IsUnavailable(why)) {
-    spdlog::warn("vault: disconnecting pid {} (rank {}): {}", it->second.pid,
-                 it->second.rank ? absl::StrCat(*it->second.rank) : "none",
-                 why.ToString());
+    LogWarn("vault: disconnecting pid ", it->second.pid, " (rank ",
+            it->second.rank ? absl::StrCat(*it->second.rank) : "none",
+            "): ", why.ToString());
   }
   Close(it);
 }

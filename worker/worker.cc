@@ -1,6 +1,5 @@
 #include "worker/worker.h"
 
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/fault_point.h"
 #include "common/fnv.h"
+#include "common/logging.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
 #include "worker/memory/worker_memory.h"
@@ -133,8 +133,8 @@ absl::StatusOr<Loaded> LoadPart(const Config& config, const ModelShape& shape,
                                target, [&host](int64_t done, int64_t total) {
                                  host.OnProgress(done, total);
                                }));
-  spdlog::debug("loaded {} bytes from {} read", loaded.bytes_written,
-                loaded.bytes_read);
+  LogDebug("loaded ", loaded.bytes_written, " bytes from ", loaded.bytes_read,
+           " read");
   const std::byte* experts = memory.base(RegionKind::kExperts, memory.rank());
   uint64_t checksum = 0;
   if (load.layers_done == 0) {

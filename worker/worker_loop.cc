@@ -1,7 +1,5 @@
 #include "worker/worker_loop.h"
 
-#include <spdlog/spdlog.h>
-
 #include <chrono>
 #include <tuple>
 #include <utility>
@@ -9,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/fault_point.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -31,7 +30,7 @@ void WorkerLoop::Send(Report report) {
   message.envelope = Envelope{term_, context_.incarnation, next_out_++};
   message.report = std::move(report);
   if (absl::Status sent = context_.link->Send(Encode(message)); !sent.ok()) {
-    spdlog::warn("a report was lost: {}", sent.ToString());
+    LogWarn("a report was lost: ", sent.ToString());
   }
 }
 
@@ -49,7 +48,7 @@ Stand WorkerLoop::WhereWeStand() const {
 }
 
 void WorkerLoop::Interrupt(const absl::Status& why) {
-  spdlog::warn("halted before step {}: {}", next_step_.value, why.ToString());
+  LogWarn("halted before step ", next_step_.value, ": ", why.ToString());
   context_.barrier->Abandon();
   halted_ = true;
   Send(Interrupted{next_step_, std::string(why.message())});
@@ -76,13 +75,13 @@ absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
 absl::Status WorkerLoop::Handle(const std::string& bytes) {
   auto message = DecodeCommand(bytes);
   if (!message.ok()) {
-    spdlog::warn("dropped a command: {}", message.status().ToString());
+    LogWarn("dropped a command: ", message.status().ToString());
     return absl::OkStatus();
   }
   const Envelope& envelope = message->envelope;
   if (envelope.incarnation != context_.incarnation || envelope.term < term_) {
-    spdlog::warn("dropped a command of term {} for incarnation {}",
-                 envelope.term.value, envelope.incarnation.value);
+    LogWarn("dropped a command of term ", envelope.term.value,
+            " for incarnation ", envelope.incarnation.value);
     return absl::OkStatus();
   }
   if (std::holds_alternative<Greet>(message->command)) {

@@ -15,10 +15,10 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "common/cat.h"
+#include "common/logging.h"
 #include "common/printable.h"
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/http_head.h"
-#include "spdlog/spdlog.h"
 
 namespace moebius {
 namespace {
@@ -180,7 +180,7 @@ asio::awaitable<void> HttpConnection::ReadLoop(
       }
     }
   } catch (const std::exception& e) {
-    spdlog::error("http: a connection failed: {}", e.what());
+    LogError("http: a connection failed: ", e.what());
     self->Close();
   }
 }
@@ -348,9 +348,9 @@ void HttpConnection::Dispatch() {
   try {
     host_->handler().Handle(exchange);
   } catch (const std::exception& e) {
-    spdlog::error("http: the handler of {} failed: {}",
-                  Printable(exchange->request().path, kMaxShownBytes),
-                  e.what());
+    LogError("http: the handler of ",
+             Printable(exchange->request().path, kMaxShownBytes),
+             " failed: ", e.what());
     ApiError error;
     error.http_status = 500;
     error.type = "server_error";
@@ -440,7 +440,7 @@ void HttpConnection::StartStream(const HttpResponse& head) {
 void HttpConnection::Write(std::string_view data) {
   if (data.empty() || head_only_) return;
   if (unsent() > host_->options().max_stream_buffer_bytes) {
-    spdlog::info("http: a client reads too slowly and is cut off");
+    LogInfo("http: a client reads too slowly and is cut off");
     return Close();
   }
   if (!chunked_) {
@@ -554,7 +554,7 @@ void HttpConnection::CheckDeadline(Clock::time_point now) {
   if (write_waiting_ &&
       now - last_write_progress_ >
           std::chrono::milliseconds(host_->options().write_timeout_ms)) {
-    spdlog::info("http: a client takes nothing and is cut off");
+    LogInfo("http: a client takes nothing and is cut off");
     return Close();
   }
   if (now < deadline_) return;

@@ -17,10 +17,10 @@
 #include <vector>
 
 #include "common/cat.h"
+#include "common/logging.h"
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/http_connection_beast.h"
 #include "coordinator/api/http_server.h"
-#include "spdlog/spdlog.h"
 
 namespace moebius {
 namespace {
@@ -45,8 +45,8 @@ void RaiseDescriptorLimit(int max_connections) {
   if (limit.rlim_cur >= wanted) return;
   limit.rlim_cur = std::min(wanted, limit.rlim_max);
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted) {
-    spdlog::warn("http: only {} file descriptors are allowed, {} wanted",
-                 limit.rlim_cur, wanted);
+    LogWarn("http: only ", limit.rlim_cur, " file descriptors are allowed, ",
+            wanted, " wanted");
   }
 }
 
@@ -284,7 +284,7 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
       if (self->closed_) break;
       if (error) {
         if (error == asio::error::operation_aborted) break;
-        spdlog::warn("http: accept failed: {}", error.message());
+        LogWarn("http: accept failed: ", error.message());
         self->retry_.emplace(self->threads_.at(0)->context());
         self->retry_->expires_after(kAcceptRetry);
         co_await self->retry_->async_wait(kTuple);

@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/logging.h"
 #include "coordinator/api/io_thread_asio.h"
 #include "coordinator/api/io_threads.h"
-#include "spdlog/spdlog.h"
 
 namespace moebius {
 namespace {
@@ -25,7 +25,7 @@ void RunLoop(boost::asio::io_context& context) {
       context.run();
       return;
     } catch (const std::exception& e) {
-      spdlog::error("http: a handler threw: {}", e.what());
+      LogError("http: a handler threw: ", e.what());
     }
   }
 }

@@ -1,5 +1,4 @@
 #include <dirent.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <csignal>
@@ -9,6 +8,7 @@
 #include "common/cat.h"
 #include "common/check.h"
 #include "common/fnv.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "tests/simulation/cluster_internal.h"
 
@@ -90,7 +90,7 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
       disk_(&world_, fault_rng_.Fork()) {
   if (options_.full_disks > 0) front_.AllowRepetition();
   SetFaultHandler(this);
-  spdlog::set_level(run.trace ? spdlog::level::info : spdlog::level::off);
+  SetLogLevel(run.trace ? "info" : "off");
 }
 
 Cluster::~Cluster() {

@@ -1,9 +1,10 @@
-#include "common/logging.h"
-
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <memory>
+
+#include "common/logging.h"
 #include "common/printable.h"
 
 namespace moebius {
@@ -22,17 +23,44 @@ class PrintableText final : public spdlog::custom_flag_formatter {
   }
 };
 
-}  // namespace
-
 std::unique_ptr<spdlog::formatter> OneLineFormatter() {
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
   formatter->add_flag<PrintableText>('*').set_pattern("%L %*");
   return formatter;
 }
 
+spdlog::level::level_enum LevelOf(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarn:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      break;
+  }
+  return spdlog::level::err;
+}
+
+}  // namespace
+
 void StartLogging(const std::string& name) {
   spdlog::set_default_logger(spdlog::stderr_color_mt(name));
   spdlog::set_formatter(OneLineFormatter());
+}
+
+void SetLogLevel(const std::string& least) {
+  spdlog::set_level(spdlog::level::from_str(least));
+}
+
+bool IsLogged(LogLevel level) {
+  return spdlog::default_logger_raw()->should_log(LevelOf(level));
+}
+
+void WriteLog(LogLevel level, std::string_view message) {
+  spdlog::default_logger_raw()->log(
+      LevelOf(level), spdlog::string_view_t(message.data(), message.size()));
 }
 
 }  // namespace moebius
