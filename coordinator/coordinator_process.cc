@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -27,6 +26,7 @@
 #include "common/config_yaml.h"
 #include "common/fault_table.h"
 #include "common/fnv.h"
+#include "common/logging.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
@@ -137,18 +137,16 @@ absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options) {
   ASSIGN_OR_RETURN(Journal::Opened journal,
                    Journal::Open(journal_options, *opened.disk));
   if (journal.cut_off.has_value()) {
-    spdlog::warn(
-        "journal: {} bytes that were not written whole are cut off {} "
-        "at byte {}",
-        journal.cut_off->size_bytes, journal.cut_off->file,
-        journal.cut_off->offset);
+    LogWarn("journal: ", journal.cut_off->size_bytes,
+            " bytes that were not written whole are cut off ",
+            journal.cut_off->file, " at byte ", journal.cut_off->offset);
   }
   opened.journal = std::move(journal.journal);
   const Term term{
       std::max(options.term.value, opened.journal->state().term().value + 1)};
   RETURN_IF_ERROR(opened.journal->Append(journal::TermBegun{term}));
   if (absl::Status status = opened.journal->Commit(); !status.ok()) {
-    spdlog::error("journal: {}", status.ToString());
+    LogError("journal: ", status.ToString());
   }
   return opened;
 }
@@ -178,7 +176,7 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   engine.tokenizer = &codec.tokenizer();
   engine.replace_worker = [&vault](Rank rank, Incarnation incarnation) {
     if (absl::Status sent = vault.Replace(rank, incarnation); !sent.ok()) {
-      spdlog::warn("worker {} cannot be replaced: {}", rank, sent.ToString());
+      LogWarn("worker ", rank, " cannot be replaced: ", sent.ToString());
     }
   };
   engine.trouble_of = [&vault](Rank rank) {
@@ -208,7 +206,7 @@ absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(MessageFaults messages,
                    ParseMessageFaults(config.message_faults));
   if (messages.any()) {
-    spdlog::warn("faults of messages: {}", config.message_faults);
+    LogWarn("faults of messages: ", config.message_faults);
   }
   return std::make_unique<FaultyHub>(
       std::move(hub), std::move(messages),
@@ -251,7 +249,7 @@ absl::StatusOr<std::optional<ApiKeys>> LoadKeys(const std::string& file,
                                                 std::string_view listener) {
   if (file.empty()) return std::nullopt;
   ASSIGN_OR_RETURN(ApiKeys keys, ApiKeys::Load(file));
-  spdlog::info("{}: one of {} keys must be shown", listener, keys.size());
+  LogInfo(listener, ": one of ", keys.size(), " keys must be shown");
   return keys;
 }
 
@@ -279,17 +277,17 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   const int max_model_len = engine_options.max_model_len;
   const int vocab_size = engine_options.model.vocab_size;
 
-  // Outputs reach the API through this pointer; it is set before any request
+  // Outputs reach the calls through this pointer; it is set before any request
   // can be submitted, since requests come from the API itself.
-  OpenAiApi* listener = nullptr;
+  CallTable* calls = nullptr;
   absl::Notification ready;
   absl::Mutex failure_mutex;
   absl::Status failure;
-  engine_options.listener = [&listener](std::vector<Output> outputs) {
-    listener->OnOutputs(std::move(outputs));
+  engine_options.listener = [&calls](std::vector<Output> outputs) {
+    calls->OnOutputs(std::move(outputs));
   };
-  engine_options.on_forgotten = [&listener](std::vector<RequestId> firsts) {
-    listener->OnForgotten(firsts);
+  engine_options.on_forgotten = [&calls](std::vector<RequestId> firsts) {
+    calls->OnForgotten(firsts);
   };
   engine_options.on_ready = [&ready] { ready.Notify(); };
   engine_options.on_failed = [&](absl::Status status) {
@@ -307,22 +305,19 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         std::move(defaults)};
   api_options.model_root = config.model_path;
   api_options.version = kVersion;
-  api_options.resume_window =
-      std::chrono::milliseconds(config.resume_window_ms);
   api_options.keys = std::move(api_keys);
-  api_options.write_interval =
-      std::chrono::microseconds(config.write_interval_us);
+  api_options.calls = {std::chrono::milliseconds(config.resume_window_ms),
+                       std::chrono::microseconds(config.write_interval_us)};
   OpenAiApi api(engine, *codec, threads, metrics, std::move(api_options));
-  listener = &api;
+  calls = &api.calls();
   for (const auto& [first, request] : opened.journal->state().requests()) {
     if (absl::Status status =
-            api.Restore(first, request.choices.size(),
-                        request.num_unfinished > 0, request.context);
+            calls->Restore(first, request.choices.size(),
+                           request.num_unfinished > 0, request.context);
         !status.ok()) {
-      spdlog::warn(
-          "request {} of an earlier coordinator cannot be asked for: "
-          "{}",
-          first.value, status.ToString());
+      LogWarn("request ", first.value,
+              " of an earlier coordinator cannot be asked for: ",
+              status.ToString());
     }
   }
 
@@ -365,7 +360,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     ready.WaitForNotification();
     if (absl::Status status = vault.Ready(server->port(), admin_server->port());
         !status.ok()) {
-      spdlog::debug("{}", status.ToString());
+      LogDebug(status.ToString());
     }
   });
   end->Wait(-1);
@@ -376,7 +371,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     status = failure;
   }
   if (status.ok()) {
-    spdlog::info("draining");
+    LogInfo("draining");
     engine.Drain([&end] { end->Notify(); });
     end->Wait(config.drain_timeout_ms);
   }

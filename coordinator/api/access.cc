@@ -31,11 +31,16 @@ bool IsOpenToAll(std::string_view path) {
   return IsProbe(path) || path == "/version";
 }
 
+bool IsTrusted(const std::optional<ApiKeys>& keys, const HttpRequest& head) {
+  if (!keys.has_value()) return true;
+  const std::string_view shown = BearerKey(head);
+  return !shown.empty() && keys->Contains(shown);
+}
+
 std::optional<HttpResponse> RefuseWithoutKey(const std::optional<ApiKeys>& keys,
                                              const HttpRequest& head) {
-  if (!keys.has_value() || IsOpenToAll(head.path)) return std::nullopt;
+  if (IsOpenToAll(head.path) || IsTrusted(keys, head)) return std::nullopt;
   const std::string_view shown = BearerKey(head);
-  if (!shown.empty() && keys->Contains(shown)) return std::nullopt;
   ApiError error;
   error.http_status = 401;
   error.code = "invalid_api_key";

@@ -17,8 +17,11 @@ std::string_view BearerKey(const HttpRequest& head);
 // /ready) and /version.
 bool IsOpenToAll(std::string_view path);
 
-// Nothing if the request may be served: there are no keys, it is for a path
-// open to all, or it shows one of the keys. Otherwise OpenAI's 401.
+// Whether there are no keys, or the request shows one of them.
+bool IsTrusted(const std::optional<ApiKeys>& keys, const HttpRequest& head);
+
+// Nothing if the request may be served: it is trusted, or for a path open to
+// all. Otherwise OpenAI's 401.
 std::optional<HttpResponse> RefuseWithoutKey(const std::optional<ApiKeys>& keys,
                                              const HttpRequest& head);
 

@@ -118,7 +118,7 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   } else if (path == "/version") {
     response = VersionResponse(options_.info.version);
   } else {
-    response = ProbeResponse(path, engine_);
+    response = ProbeResponse(path, engine_, IsTrusted(options_.keys, request));
   }
   exchange->Respond(std::move(response));
 }

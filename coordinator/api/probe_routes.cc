@@ -10,7 +10,8 @@ bool IsProbe(std::string_view path) {
   return path == "/health" || path == "/ready";
 }
 
-HttpResponse ProbeResponse(std::string_view path, const Engine& engine) {
+HttpResponse ProbeResponse(std::string_view path, const Engine& engine,
+                           bool trusted) {
   HttpResponse response;
   if (path == "/health") {
     response.body = R"({"alive":true})";
@@ -24,11 +25,11 @@ HttpResponse ProbeResponse(std::string_view path, const Engine& engine) {
   response.status = 503;
   response.headers.emplace_back("Retry-After", "5");
   response.body = R"({"ready":false,"reason":)";
-  AppendJsonString(status.draining ? "draining"
-                   : status.not_ready_reason.empty()
-                       ? "starting"
-                       : RepairUtf8(status.not_ready_reason),
-                   &response.body);
+  std::string reason = status.draining ? "draining"
+                       : trusted       ? RepairUtf8(status.not_ready_reason)
+                                       : "not ready; with a key it is said why";
+  if (reason.empty()) reason = "starting";
+  AppendJsonString(reason, &response.body);
   response.body += '}';
   return response;
 }

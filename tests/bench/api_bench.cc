@@ -151,7 +151,7 @@ class Reader {
 struct Front {
   Front() : api(engine, codec, threads, metrics, {Limits(), "/m", "0"}) {
     engine.set_listener(
-        [this](std::vector<Output> o) { api.OnOutputs(std::move(o)); });
+        [this](std::vector<Output> o) { api.calls().OnOutputs(std::move(o)); });
     HttpServerOptions options;
     options.listen.port = 0;
     auto started = HttpServer::Start(options, threads, api);

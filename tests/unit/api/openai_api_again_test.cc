@@ -121,8 +121,8 @@ TEST_F(OpenAiApiTest, ARequestOfAnEarlierCoordinatorIsFoundByItsKey) {
   server_.reset();
   api_.reset();
   Start();
-  EXPECT_FALSE(api_->Restore(RequestId{70}, 1, true, "nonsense").ok());
-  ASSERT_THAT(api_->Restore(RequestId{71}, 1, true, context), IsOk());
+  EXPECT_FALSE(api_->calls().Restore(RequestId{70}, 1, true, "nonsense").ok());
+  ASSERT_THAT(api_->calls().Restore(RequestId{71}, 1, true, context), IsOk());
   TestClient client(port());
   ASSERT_TRUE(client.Send(
       WithKey(kStreamed, "Idempotency-Key: k1\r\nLast-Event-ID: 1\r\n")));
@@ -136,7 +136,7 @@ TEST_F(OpenAiApiTest, ARequestOfAnEarlierCoordinatorIsFoundByItsKey) {
   EXPECT_EQ(Parse(*client.ReadEvent())["choices"][0]["text"], "two");
   EXPECT_EQ(client.ReadEvent(), "[DONE]");
   // Forgotten, the key is free again.
-  api_->OnForgotten({RequestId{71}});
+  api_->calls().OnForgotten({RequestId{71}});
   TestClient anew(port());
   ASSERT_TRUE(anew.Send(WithKey(kStreamed, "Idempotency-Key: k1\r\n")));
   EXPECT_EQ(engine_.TakeSubmitted(1).size(), 1u);

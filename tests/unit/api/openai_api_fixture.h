@@ -35,13 +35,13 @@ class OpenAiApiTest : public testing::Test {
     options.model_root = "/models/verse";
     options.version = "1.2.3";
     options.max_preparing = max_preparing_;
-    options.resume_window = resume_window_;
+    options.calls.resume_window = resume_window_;
     options.max_preparing_bytes = max_preparing_bytes_;
     options.keys = keys_;
     api_ = std::make_unique<OpenAiApi>(engine_, *codec_, *threads_, metrics_,
                                        options);
     engine_.set_listener([this](std::vector<Output> outputs) {
-      api_->OnOutputs(std::move(outputs));
+      api_->calls().OnOutputs(std::move(outputs));
     });
     auto server = HttpServer::Start(http_options_, *threads_, *api_);
     ASSERT_THAT(server, IsOk());

@@ -13,6 +13,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 using testing::StartsWith;
 
 TEST_F(OpenAiApiTest, WrongPathsAndMethodsAreJsonErrors) {
@@ -360,6 +361,15 @@ TEST_F(OpenAiApiTest, WithKeysOnlyProbesAreAnsweredWithoutOne) {
           .Exchange(HttpText("POST", "/tokenize", R"({"prompt":"a"})", header))
           .status,
       200);
+  // Why it is not ready is nobody's business who has none.
+  EngineStatus status;
+  status.not_ready_reason = "worker 1: no file /srv/models/secret";
+  engine_.set_status(status);
+  const TestResponse unready = Get("/ready");
+  EXPECT_EQ(unready.status, 503);
+  EXPECT_THAT(unready.body, Not(HasSubstr("secret")));
+  EXPECT_THAT(client.Exchange(HttpText("GET", "/ready", "", header)).body,
+              HasSubstr("/srv/models/secret"));
   // A key is for one request: the next on the connection shows its own.
   EXPECT_EQ(client.Exchange(HttpText("GET", "/v1/models")).status, 401);
   // Counted under our names.

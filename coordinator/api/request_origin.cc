@@ -1,0 +1,45 @@
+#include "coordinator/api/request_origin.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "common/cat.h"
+#include "coordinator/api/call_context.h"
+
+namespace moebius {
+
+Parsed<RequestOrigin> OriginOf(const HttpRequest& request,
+                               std::string_view body,
+                               std::chrono::steady_clock::time_point arrived) {
+  RequestOrigin origin;
+  origin.arrived = arrived;
+  const std::string* key = request.Header("idempotency-key");
+  if (key != nullptr) {
+    if (key->empty() || key->size() > kMaxKeyBytes) {
+      ApiError error;
+      error.param = "Idempotency-Key";
+      error.message = Cat("an Idempotency-Key has 1 to ", kMaxKeyBytes,
+                          " bytes; this one has ", key->size());
+      return error;
+    }
+    const std::string* authorization = request.Header("authorization");
+    origin.key =
+        ScopedKey(*key, authorization == nullptr ? "" : *authorization);
+  }
+  origin.fingerprint = FingerprintOf(request.path, body);
+  const std::string* last = request.Header("last-event-id");
+  if (last == nullptr || last->empty()) return origin;
+  for (absl::string_view count : absl::StrSplit(*last, '-')) {
+    int64_t value = -1;
+    if (count.size() > 10 || !absl::SimpleAtoi(count, &value) || value < 0) {
+      ApiError error;
+      error.param = "Last-Event-ID";
+      error.message =
+          "Last-Event-ID is to be the id of an event of the same request";
+      return error;
+    }
+    origin.last_event.push_back(value);
+  }
+  return origin;
+}
+
+}  // namespace moebius
