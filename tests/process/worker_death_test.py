@@ -104,9 +104,11 @@ def worker(group, rank):
 
 
 def await_life(group, rank, incarnation):
-    """Waits until that life of a worker has joined; its pid."""
-    group.wait_line(f"worker {rank} has joined, incarnation {incarnation},")
-    return worker(group, rank)["pid"]
+    """Waits until that life of a worker has joined; its pid. (The status may
+    still tell of the life before it.)"""
+    line = group.wait_line(
+        f"worker {rank} has joined, incarnation {incarnation}, pid ")
+    return int(line.rsplit(" ", 1)[1])
 
 
 class WorkerDeathTest(unittest.TestCase):
