@@ -31,10 +31,16 @@ if(MOEBIUS_FUZZ)
     $<$<IN_LIST:$<TARGET_PROPERTY:MOEBIUS_ROOM>,common$<SEMICOLON>worker$<SEMICOLON>coordinator>:-fsanitize=fuzzer-no-link>)
 endif()
 
+# Precompiled headers are third-party ones (common/CMakeLists.txt,
+# tests/CMakeLists.txt). What ccache needs with them:
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(MOEBIUS_CCACHE_OPTIONS -fpch-preprocess)
+else()
+  set(MOEBIUS_CCACHE_OPTIONS "SHELL:-Xclang -fno-pch-timestamp")
+endif()
 find_program(MOEBIUS_CCACHE ccache)
 if(MOEBIUS_CCACHE)
-  # The tests' precompiled headers are third-party ones: what this allows
-  # is that a macro they do not look at may differ.
+  # What this allows is that a macro which those do not look at may differ.
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
     CCACHE_SLOPPINESS=pch_defines,time_macros ${MOEBIUS_CCACHE})
 endif()
@@ -76,6 +82,10 @@ function(moebius_library name)
   if(ARG_SRCS)
     add_library(moebius_${name} STATIC ${ARG_SRCS} ${ARG_HDRS})
     target_link_libraries(moebius_${name} PUBLIC ${ARG_DEPS} moebius_options)
+    if(TARGET moebius_headers AND NOT room STREQUAL "kernels")
+      target_precompile_headers(moebius_${name} REUSE_FROM moebius_headers)
+      target_compile_options(moebius_${name} PRIVATE ${MOEBIUS_CCACHE_OPTIONS})
+    endif()
   else()
     add_library(moebius_${name} INTERFACE ${ARG_HDRS})
     target_link_libraries(moebius_${name} INTERFACE ${ARG_DEPS} moebius_options)
@@ -107,13 +117,9 @@ function(moebius_join_groups target)
 endfunction()
 
 # Tests take longer to optimise than they will ever run, under sanitizers at any
-# level; the rest is what ccache needs with precompiled headers (tests/CMakeLists.txt).
-set(MOEBIUS_TEST_OPTIONS $<$<CONFIG:Release>:-O1> $<$<CONFIG:RelWithDebInfo>:-O0>)
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  list(APPEND MOEBIUS_TEST_OPTIONS -fpch-preprocess)
-else()
-  list(APPEND MOEBIUS_TEST_OPTIONS "SHELL:-Xclang -fno-pch-timestamp")
-endif()
+# level.
+set(MOEBIUS_TEST_OPTIONS $<$<CONFIG:Release>:-O1> $<$<CONFIG:RelWithDebInfo>:-O0>
+  ${MOEBIUS_CCACHE_OPTIONS})
 
 # moebius_test(name SRCS x_test.cc DEPS ... [LABELS unit] [TIMEOUT seconds])
 # The test also has its folder's name for a label (tests/unit/engine: engine).

@@ -62,7 +62,9 @@ absl::Status ReadRows(wire::StepPlan::Reader in, std::vector<PageRow>& out) {
         ranks[i] >= kMaxRanks || next + counts[i] > pages.size()) {
       return Malformed("page row");
     }
-    out[i] = PageRow{slots[i], blocks[i], ranks[i], {}};
+    out[i].slot = slots[i];
+    out[i].block = blocks[i];
+    out[i].rank = ranks[i];
     out[i].pages.reserve(counts[i]);
     for (unsigned k = 0; k < counts[i]; ++k) {
       out[i].pages.push_back(pages[next++]);

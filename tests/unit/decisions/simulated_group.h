@@ -4,6 +4,7 @@
 // place is a wrong token.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -210,6 +211,18 @@ class SimulatedGroup {
         .push_back(admission.request);
   }
 
+  bool IsHeld(Rank rank, PageId page) const {
+    for (const Slot& slot : slots_) {
+      const auto it = slot.tables.find(rank);
+      if (it == slot.tables.end()) continue;
+      const std::vector<PageId>& pages = it->second;
+      if (std::find(pages.begin(), pages.end(), page) != pages.end()) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   void AddRow(const PageRow& row) {
     ASSERT_LT(row.slot, slots_.size());
     ASSERT_LT(row.rank, ranks());
@@ -221,30 +234,32 @@ class SimulatedGroup {
     EXPECT_EQ(table.size(), size_t{row.block} * heads) << "a row out of order";
     for (const PageId page : row.pages) {
       ASSERT_LT(page, pools_[row.rank].size());
-      for (const Slot& other : slots_) {
-        const auto it = other.tables.find(row.rank);
-        if (it == other.tables.end()) continue;
-        for (const PageId taken : it->second) {
-          EXPECT_NE(taken, page) << "a page given out twice";
-        }
-      }
+      EXPECT_FALSE(IsHeld(row.rank, page)) << "a page given out twice";
       table.push_back(page);
       // What was there before is no longer anybody's.
       pools_[row.rank][page] = Page(kPageTokens);
     }
   }
 
-  Cell& CellOf(Slot& slot, Rank rank, int local_head, uint32_t position) {
-    const int heads = HeadsOf(options_.attention, layout_, rank).num_kv();
-    const size_t entry = position / kPageTokens * heads + local_head;
-    const std::vector<PageId>& table = slot.tables[rank];
-    static Cell nowhere;
-    if (entry >= table.size()) {
-      ADD_FAILURE() << "no page for position " << position << " of request "
-                    << slot.request.value << " on rank " << rank;
-      return nowhere;
+  // Where a sequence's tokens are on one rank.
+  struct Tokens {
+    const std::vector<PageId>& table;
+    std::vector<Page>& pool;
+    uint32_t num_heads;
+    uint32_t num_tokens;  // that have a page
+
+    Cell& At(uint32_t local_head, uint32_t position) {
+      const PageId page =
+          table[position / kPageTokens * num_heads + local_head];
+      return pool[page][position % kPageTokens];
     }
-    return pools_[rank][table[entry]][position % kPageTokens];
+  };
+  Tokens TokensOn(Slot& slot, Rank rank) {
+    const std::vector<PageId>& table = slot.tables[rank];
+    const auto heads = static_cast<uint32_t>(
+        HeadsOf(options_.attention, layout_, rank).num_kv());
+    return {table, pools_[rank], heads,
+            static_cast<uint32_t>(table.size()) / heads * kPageTokens};
   }
 
   void Run(const WorkItem& item, std::vector<StepResult>& results) {
@@ -268,17 +283,26 @@ class SimulatedGroup {
     uint64_t state = 0;
     for (Rank r = first; r < last; ++r) {
       const HeadRange heads = HeadsOf(options_.attention, layout_, r);
+      Tokens tokens = TokensOn(slot, r);
+      ASSERT_LE(end, tokens.num_tokens)
+          << "no page for a token of request " << slot.request.value
+          << " on rank " << r;
       for (int h = 0; h < heads.num_kv(); ++h) {
         for (uint32_t p = item.position; p < end; ++p) {
-          CellOf(slot, r, h, p) = {slot.request.value, p, heads.kv_begin + h,
-                                   slot.tokens[p]};
+          tokens.At(h, p) = {slot.request.value, p, heads.kv_begin + h,
+                             slot.tokens[p]};
         }
         // Attention reads all that was before.
         state = StartState(slot.request.value);
         for (uint32_t p = 0; p < end; ++p) {
-          const Cell& cell = CellOf(slot, r, h, p);
-          EXPECT_EQ(cell, (Cell{slot.request.value, p, heads.kv_begin + h,
-                                slot.tokens[p]}));
+          const Cell& cell = tokens.At(h, p);
+          const Cell expected{slot.request.value, p, heads.kv_begin + h,
+                              slot.tokens[p]};
+          if (!(cell == expected)) {
+            ADD_FAILURE() << "position " << p << " of request "
+                          << slot.request.value << ", head " << h << " of rank "
+                          << r << ", is not what was written";
+          }
           if (p >= item.position && p > 0) {
             ReportPrompt(slot, item.slot, p, state, r == first && h == 0,
                          results[first]);

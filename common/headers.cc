@@ -1,0 +1,1 @@
+// Carries the libraries' precompiled headers (CMakeLists.txt).
