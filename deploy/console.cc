@@ -47,16 +47,14 @@ std::vector<std::string> LineSplitter::Add(std::string_view bytes) {
     const size_t end = bytes.substr(0, room).find('\n');
     if (end != std::string_view::npos) {
       partial_.append(bytes.substr(0, end));
-      lines.push_back(std::exchange(partial_, ""));
+      lines.push_back(Flush());
       bytes.remove_prefix(end + 1);
       continue;
     }
     const size_t taken = std::min(room, bytes.size());
     partial_.append(bytes.substr(0, taken));
     bytes.remove_prefix(taken);
-    if (partial_.size() == kMaxLineBytes) {
-      lines.push_back(std::exchange(partial_, ""));
-    }
+    if (partial_.size() == kMaxLineBytes) lines.push_back(Flush());
   }
   return lines;
 }

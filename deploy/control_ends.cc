@@ -94,8 +94,8 @@ absl::StatusOr<ControlEnds::End> ControlEnds::ForCoordinator() const {
     keys.peers.push_back(rank.public_key);
   }
   ASSIGN_OR_RETURN(End end, EndOf(keys));
-  end.arguments.push_back("--control-listener");
-  end.arguments.push_back(Cat(listener_.get()));
+  end.arguments.insert(end.arguments.end(),
+                       {"--control-listener", Cat(listener_.get())});
   end.inherited.push_back(listener_.get());
   return end;
 }
