@@ -7,7 +7,6 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/http/error.hpp>
-#include <charconv>
 #include <exception>
 #include <utility>
 
@@ -18,6 +17,7 @@
 #include "common/logging.h"
 #include "common/printable.h"
 #include "coordinator/api/api_error.h"
+#include "coordinator/api/http_answer_beast.h"
 #include "coordinator/api/http_head.h"
 
 namespace moebius {
@@ -43,11 +43,6 @@ constexpr std::chrono::milliseconds kLingerTime{3000};
 constexpr size_t kKeptBufferBytes = 64 << 10;
 // Of what a client said, in a log line.
 constexpr size_t kMaxShownBytes = 200;
-
-std::string_view ReasonPhrase(int status) {
-  const auto reason = http::obsolete_reason(http::int_to_status(status));
-  return {reason.data(), reason.size()};
-}
 
 HttpRequest HeadOf(const http::request<http::string_body>& message) {
   HttpRequest request;
@@ -252,8 +247,7 @@ void HttpConnection::ParseSome(bool* need_more) {
     *need_more = true;
   }
   if (error) {
-    RejectParseError(error);
-    return;
+    return RejectWith(ErrorResponse(ParseRefusal(error, host_->options())));
   }
   if (!header_done_ && parser_->is_header_done()) {
     OnHeaderDone();
@@ -360,29 +354,6 @@ void HttpConnection::Dispatch() {
   }
 }
 
-void HttpConnection::RejectParseError(const error_code& error) {
-  const auto& options = host_->options();
-  if (error == http::error::header_limit) {
-    return Reject(431,
-                  Cat("the request's headers are larger than ",
-                      options.max_header_bytes, " bytes"),
-                  "headers_too_large");
-  }
-  if (error == http::error::body_limit ||
-      error == http::error::buffer_overflow) {
-    return Reject(413,
-                  Cat("the request's body is larger than ",
-                      options.max_body_bytes, " bytes"),
-                  "request_too_large");
-  }
-  if (error == http::error::bad_version) {
-    return Reject(505, "only HTTP/1.0 and HTTP/1.1 are spoken here",
-                  "bad_http_version");
-  }
-  Reject(400, Cat("malformed HTTP request: ", error.message()),
-         "malformed_http");
-}
-
 void HttpConnection::Reject(int status, std::string_view message,
                             std::string_view code) {
   ApiError error;
@@ -399,8 +370,7 @@ void HttpConnection::RejectWith(const HttpResponse& response) {
   in_.clear();
   ReleaseCharge();
   keep_alive_ = false;
-  AppendHead(response, Cat("Content-Length: ", response.body.size(), "\r\n"));
-  if (!head_only_) out_.append(response.body);
+  AppendWhole(response);
   close_when_flushed_ = true;
   Flush();
 }
@@ -408,32 +378,28 @@ void HttpConnection::RejectWith(const HttpResponse& response) {
 // ---- answering --------------------------------------------------------------
 
 void HttpConnection::AppendHead(const HttpResponse& response,
-                                std::string_view framing) {
-  out_ += Cat("HTTP/1.1 ", response.status, " ", ReasonPhrase(response.status),
-              "\r\nContent-Type: ", response.content_type,
-              "\r\nDate: ", host_->date(), "\r\n", framing);
-  for (const auto& [name, value] : response.headers) {
-    out_ += Cat(name, ": ", value, "\r\n");
-  }
-  if (!keep_alive_) {
-    out_.append("Connection: close\r\n");
-  } else if (http_1_0_) {
-    out_.append("Connection: keep-alive\r\n");
-  }
-  out_.append("\r\n");
+                                AnswerFrame::Body body) {
+  AppendAnswerHead(response, {host_->date(), http_1_0_, keep_alive_, body},
+                   &out_);
+}
+
+// An answer that is complete.
+void HttpConnection::AppendWhole(const HttpResponse& response) {
+  AppendHead(response, AnswerFrame::Body::kLength);
+  if (!head_only_) out_.append(response.body);
 }
 
 void HttpConnection::Respond(const HttpResponse& response) {
   if (host_->draining()) keep_alive_ = false;
-  AppendHead(response, Cat("Content-Length: ", response.body.size(), "\r\n"));
-  if (!head_only_) out_.append(response.body);
+  AppendWhole(response);
   FinishExchange();
 }
 
 void HttpConnection::StartStream(const HttpResponse& head) {
   chunked_ = !http_1_0_;
   if (!chunked_ || host_->draining()) keep_alive_ = false;
-  AppendHead(head, chunked_ ? "Transfer-Encoding: chunked\r\n" : "");
+  AppendHead(head,
+             chunked_ ? AnswerFrame::Body::kChunks : AnswerFrame::Body::kRest);
   Flush();
 }
 
@@ -443,20 +409,15 @@ void HttpConnection::Write(std::string_view data) {
     LogInfo("http: a client reads too slowly and is cut off");
     return Close();
   }
-  if (!chunked_) {
+  if (chunked_) {
+    AppendChunk(data, &out_);
+  } else {
     out_.append(data);
-    return;
   }
-  char size[16];
-  const auto end = std::to_chars(size, size + sizeof(size), data.size(), 16);
-  out_.append(size, end.ptr);
-  out_.append("\r\n");
-  out_.append(data);
-  out_.append("\r\n");
 }
 
 void HttpConnection::FinishStream() {
-  if (chunked_ && !head_only_) out_.append("0\r\n\r\n");
+  if (chunked_ && !head_only_) out_.append(kLastChunk);
   FinishExchange();
 }
 

@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 
+#include "coordinator/api/http_answer_beast.h"
 #include "coordinator/api/http_message.h"
 #include "coordinator/api/http_server.h"
 #include "coordinator/api/io_thread_asio.h"
@@ -105,9 +106,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Dispatch();
   void Reject(int status, std::string_view message, std::string_view code);
   void RejectWith(const HttpResponse& response);
-  void RejectParseError(const boost::system::error_code& error);
 
-  void AppendHead(const HttpResponse& response, std::string_view framing);
+  void AppendHead(const HttpResponse& response, AnswerFrame::Body body);
+  void AppendWhole(const HttpResponse& response);
   void FinishExchange();
   void OnFlushed();
   void Wait(Waiting what);
