@@ -88,12 +88,11 @@ void GenerationOutput::Add(absl::Span<const SampledToken> tokens,
         output.finish = FinishReason::kLength;
       }
     }
-    if (output.finish.has_value()) {
-      if (!cut) pending_ += detokenizer_.Flush();
-      break;
-    }
+    if (output.finish.has_value() && !cut) pending_ += detokenizer_.Flush();
+    // With each token: what is shown may not depend on how many come at once.
+    Release(output);
+    if (output.finish.has_value()) break;
   }
-  Release(output);
 }
 
 }  // namespace moebius

@@ -25,9 +25,10 @@ class GenerationOutput {
  public:
   GenerationOutput(const Tokenizer* tokenizer, StopCriteria stop);
 
-  // Takes the next drawn tokens and appends to `output` what they show. Tokens
-  // behind the one that ends the generation are dropped. After output.finish
-  // is set nothing more may be added.
+  // Takes the next drawn tokens and appends to `output` what they show, the
+  // same however many come at once. Tokens behind the one that ends the
+  // generation are dropped. After output.finish is set nothing more may be
+  // added.
   void Add(absl::Span<const SampledToken> tokens, Output& output);
 
  private:

@@ -20,7 +20,6 @@ std::vector<int32_t> Ids(const std::string& text) {
   return *ids;
 }
 
-// Feeds tokens one a step, as the engine does.
 struct Shown {
   std::vector<std::string> deltas;
   std::string text;
@@ -28,13 +27,16 @@ struct Shown {
   std::optional<FinishReason> finish;
   std::string stop_reason;
 };
-Shown Feed(StopCriteria stop, const std::vector<int32_t>& ids) {
+// Feeds tokens so many at a time; the engine mostly has one.
+Shown Feed(StopCriteria stop, const std::vector<int32_t>& ids,
+           size_t at_once = 1) {
   GenerationOutput generation(&TestTokenizer(), std::move(stop));
+  std::vector<SampledToken> sampled;
+  for (int32_t id : ids) sampled.push_back({0, 0, id, 0.0f, {}});
   Shown run;
-  for (int32_t id : ids) {
+  for (size_t i = 0; i < sampled.size(); i += at_once) {
     Output output;
-    const SampledToken token{0, 0, id, 0.0f, {}};
-    generation.Add(absl::MakeConstSpan(&token, 1), output);
+    generation.Add(absl::MakeConstSpan(sampled).subspan(i, at_once), output);
     run.deltas.push_back(output.text);
     run.text += output.text;
     for (const auto& t : output.tokens) run.tokens.push_back(t.token);
@@ -145,6 +147,27 @@ TEST(GenerationOutput, NothingStopsBeforeMinTokens) {
   const Shown run = Feed(stop, {7, kEndOfText, 7, 7, 7});
   EXPECT_EQ(run.finish, FinishReason::kStop);
   EXPECT_EQ(run.tokens.size(), 4u);
+}
+
+TEST(GenerationOutput, HowManyTokensComeAtOnceChangesNothing) {
+  const auto ids = Ids("And the LORD said unto the LORD, and the LORD spake");
+  // The word occurs before min_tokens, across it, and after it.
+  for (const char* word : {" LORD", "LORD said", "the", "ke", "none"}) {
+    for (int min_tokens = 0; min_tokens < static_cast<int>(ids.size());
+         ++min_tokens) {
+      StopCriteria stop = Limit(static_cast<int>(ids.size()));
+      stop.stop = {word};
+      stop.min_tokens = min_tokens;
+      const Shown one = Feed(stop, ids);
+      for (size_t at_once = 2; at_once <= ids.size(); ++at_once) {
+        const Shown many = Feed(stop, ids, at_once);
+        EXPECT_EQ(many.text, one.text) << word << " " << min_tokens;
+        EXPECT_EQ(many.tokens, one.tokens);
+        EXPECT_EQ(many.finish, one.finish);
+        EXPECT_EQ(many.stop_reason, one.stop_reason);
+      }
+    }
+  }
 }
 
 TEST(GenerationOutput, BrokenCharactersAreHeldUntilWhole) {
