@@ -202,7 +202,10 @@ void Cluster::StartSuccessor(Rank rank) {
   for (int kind = 0; kind < kNumRegionKinds; ++kind) {
     whole = whole && store_.Has(static_cast<RegionKind>(kind), rank);
   }
-  if (!whole) store_.Lose(rank);
+  if (!whole) {
+    store_.Lose(rank);
+    empty_[rank] = true;
+  }
   StartWorker(rank, whole);
 }
 
@@ -318,7 +321,11 @@ void Cluster::Turn() {
   if (status.switches_total != switches_seen_) {
     switches_seen_ = status.switches_total;
     world_.Note("switched", -1, switches_seen_);
-    CheckSlots("after a switch");
+    for (Rank r = 0; r < options_.num_workers; ++r) {
+      // Its life may have ended since it said that it had switched, with all
+      // of its memory, and its successor still be on the way.
+      if (!empty_[r]) CheckSlots("after a switch", r);
+    }
   }
   const int timeout_ms = engine_->TimeoutMs();
   if (timeout_ms >= 0) {
@@ -374,21 +381,19 @@ void Cluster::Order(LayoutChoice choice) {
   });
 }
 
-void Cluster::CheckSlots(const char* when) {
+void Cluster::CheckSlots(const char* when, Rank rank) {
   const Layout layout = observer_.layout();
-  for (Rank r = 0; r < options_.num_workers; ++r) {
-    const TinyModel::Slots& expected =
-        model_.SlotsOf(options_.num_workers, layout, r);
-    const std::byte* const actual = store_.View(RegionKind::kExperts, r);
-    if (actual == nullptr) continue;
-    const int64_t slot_bytes = expected.shape.slot_bytes();
-    for (int layer = 0; layer < expected.shape.num_moe_layers; ++layer) {
-      const int64_t begin = SlotOf(layout, layer) * slot_bytes;
-      if (std::memcmp(actual + begin, expected.bytes.data() + begin,
-                      static_cast<size_t>(slot_bytes)) != 0) {
-        world_.Violate('D', Cat(when, " layer ", layer, " of rank ", r,
-                                " is not that of layout ", LayoutName(layout)));
-      }
+  const TinyModel::Slots& expected =
+      model_.SlotsOf(options_.num_workers, layout, rank);
+  const std::byte* const actual = store_.View(RegionKind::kExperts, rank);
+  if (actual == nullptr) return;
+  const int64_t slot_bytes = expected.shape.slot_bytes();
+  for (int layer = 0; layer < expected.shape.num_moe_layers; ++layer) {
+    const int64_t begin = SlotOf(layout, layer) * slot_bytes;
+    if (std::memcmp(actual + begin, expected.bytes.data() + begin,
+                    static_cast<size_t>(slot_bytes)) != 0) {
+      world_.Violate('D', Cat(when, " layer ", layer, " of rank ", rank,
+                              " is not that of layout ", LayoutName(layout)));
     }
   }
 }
@@ -425,6 +430,9 @@ bool Cluster::OnSend(Life& life, std::string& bytes) {
     return true;
   }
   DropMeasurements(*message);
+  if (std::holds_alternative<Loaded>(message->report)) {
+    empty_[life.rank()] = false;
+  }
   bool drop = false;
   if (mutant_ != nullptr) mutant_->OnReport(life.rank(), *message, drop);
   bytes = Encode(*message);
@@ -454,7 +462,7 @@ Outcome Cluster::Run() {
     }
   }
   Outcome outcome;
-  outcome.requests = front_.requests();
+  outcome.choices = front_.choices();
   outcome.switches = static_cast<int>(switches_seen_);
   if (engine_ != nullptr) {
     outcome.recoveries = engine_->GetStatus().recoveries_total;
@@ -484,7 +492,7 @@ Outcome Play(const Options& options, const RunOptions& run) {
   return cluster.Run();
 }
 
-std::vector<Front::Request> PlayQuietly(int model) {
+std::vector<Front::Choice> PlayQuietly(int model) {
   Options options = WithoutFaults(Options{});
   options.model = model;
   options.pool = 40;
@@ -499,7 +507,7 @@ std::vector<Front::Request> PlayQuietly(int model) {
                  outcome.violation->invariant, outcome.violation->what.c_str());
     std::abort();
   }
-  return std::move(outcome.requests);
+  return std::move(outcome.choices);
 }
 
 }  // namespace moebius::simulation

@@ -32,7 +32,7 @@ struct Outcome {
   Tally tally;
   std::optional<Violation> violation;
   std::deque<std::string> notes;
-  std::vector<Front::Request> requests;
+  std::vector<Front::Choice> choices;
   int switches = 0;
   uint64_t recoveries = 0;
   int64_t end_us = 0;
@@ -42,6 +42,6 @@ struct Outcome {
 Outcome Play(const Options& options, const RunOptions& run);
 
 // All asks of a model by a group without faults: what AnswersOf gives.
-std::vector<Front::Request> PlayQuietly(int model);
+std::vector<Front::Choice> PlayQuietly(int model);
 
 }  // namespace moebius::simulation

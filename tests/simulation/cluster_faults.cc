@@ -58,18 +58,26 @@ void Cluster::PlanWork() {
   const int64_t now = world_.now_us();
   if (ask_everything_) {
     for (int ask = 0; ask < kNumAsks; ++ask) {
-      front_.SubmitAt(now, ask, AsksOf(options_.model)[ask].max_tokens, -1);
+      Wish wish{ask, {}};
+      wish.stop.max_tokens =
+          AsksOf(options_.model)[static_cast<size_t>(ask)].max_tokens;
+      front_.SubmitAt(now, {wish}, -1);
     }
     return;
   }
-  for (int i = 0; i < options_.num_requests; ++i) {
-    const int ask = work_rng_.Int(0, kNumAsks - 1);
-    const int most = AsksOf(options_.model)[ask].max_tokens;
+  for (int left = options_.num_choices; left > 0;) {
+    const int choices =
+        work_rng_.Chance(options_.many) ? work_rng_.Int(2, 4) : 1;
+    std::vector<Wish> wishes;
+    for (int i = 0; i < std::min(choices, left); ++i) {
+      wishes.push_back(MakeWish());
+    }
+    left -= choices;
     const int64_t at =
         now + work_rng_.Between(0, int64_t{options_.arrivals_ms} * 1000);
     const int64_t abort_after_us =
         work_rng_.Chance(options_.aborts) ? work_rng_.Between(0, 100'000) : -1;
-    front_.SubmitAt(at, ask, work_rng_.Int(1, most), abort_after_us);
+    front_.SubmitAt(at, std::move(wishes), abort_after_us);
   }
   for (int i = 0; i < options_.switches; ++i) {
     const auto choice = work_rng_.Chance(0.1)
@@ -83,6 +91,14 @@ void Cluster::PlanWork() {
                    if (!ending_) Order(choice);
                  });
   }
+}
+
+Wish Cluster::MakeWish() {
+  const int ask = work_rng_.Int(0, kNumAsks - 1);
+  const auto index = static_cast<size_t>(ask);
+  const int most = AsksOf(options_.model)[index].max_tokens;
+  return simulation::MakeWish(work_rng_, ask, work_rng_.Int(1, most),
+                              AnswersOf(options_.model)[index]);
 }
 
 void Cluster::PlanFaults() {
@@ -168,11 +184,13 @@ void Cluster::Heal() {
   healed_us_ =
       std::max({healed_us_, coordinator_frozen_until_us_, disk_full_until_us_});
   if (!ask_everything_) {
-    probe_ = front_.requests().size();
-    front_.SubmitAt(world_.now_us(), 0, 2, -1);
+    probe_ = front_.choices().size();
+    Wish wish;
+    wish.stop.max_tokens = 2;
+    front_.SubmitAt(world_.now_us(), {wish}, -1);
     world_.At(healed_us_ + kServesAgainUs, [this] {
       if (front_.last_token_us() < healed_us_ && !done_ &&
-          front_.requests()[probe_].first_us < 0) {
+          front_.choices()[probe_].first_us < 0) {
         world_.Violate('G', Cat("no token within 10 s after the faults: ",
                                 engine_ == nullptr
                                     ? std::string("no coordinator")
@@ -213,7 +231,7 @@ void Cluster::CheckIdle() {
                               worker.pages_total, " are free"));
     }
   }
-  CheckSlots("at the end");
+  for (Rank r = 0; r < options_.num_workers; ++r) CheckSlots("at the end", r);
 }
 
 void Cluster::StopAll() {

@@ -53,11 +53,12 @@ class Cluster final : public LifeSite, public FaultHandler {
                            std::string_view bytes);
   std::vector<Hub::Message> TakeReports();
   void Order(LayoutChoice choice);
-  void CheckSlots(const char* when);
+  void CheckSlots(const char* when, Rank rank);
 
   // ---- what happens to them
   void Begin();
   void PlanWork();
+  Wish MakeWish();
   void PlanFaults();
   void Heal();
   void LookWhetherDone();
@@ -107,6 +108,8 @@ class Cluster final : public LifeSite, public FaultHandler {
   std::vector<std::unique_ptr<Life>> lives_;  // all there ever were
   std::array<Life*, kMaxRanks> current_{};
   std::array<bool, kMaxRanks> error_injected_{};
+  // Has memory in which no weights are yet.
+  std::array<bool, kMaxRanks> empty_{};
 
   SimDisk disk_;
   std::unique_ptr<Journal> journal_;

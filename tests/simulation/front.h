@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "coordinator/engine.h"
 #include "coordinator/journal/journal_state.h"
 #include "tests/simulation/options.h"
@@ -17,25 +18,26 @@ namespace moebius::simulation {
 
 // Front
 //
-//   A  what was accepted ends well, unless its client gave up
+//   A  what was accepted ends well, unless its client gave up; of a request's
+//      choices all are accepted or none
 //   B  tokens come in order, each once
-//   O  they are those of a quiet group, to the last bit
+//   O  they, what they say and what ends them are those of a quiet group, to
+//      the last bit
 class Front {
  public:
-  struct Request {
-    int ask = 0;
-    int max_tokens = 0;
-    int64_t abort_at_us = -1;
+  struct Choice {
+    size_t call = 0;
+    Wish wish;
+    Ending ending;  // what must be heard; unless answers are to be found
     RequestId id;
-    // Submitted to this life of the coordinator, or to an earlier one and
-    // taken up again; `accepted`: it has said so.
-    bool submitted = false;
-    bool accepted = false, aborted = false, finished = false;
+    bool accepted = false, refused = false, aborted = false, finished = false;
     // Until Attach has answered, the listener's outputs are not for us.
     bool attaching = false;
     std::vector<SampledToken> tokens;
+    std::string text;
     std::vector<PromptLogprob> prompt_logprobs;
-    int64_t accepted_us = 0, first_us = -1, finished_us = -1;
+    int64_t first_us = -1;
+    bool over() const { return finished || aborted; }
   };
 
   // `answers`: null when these are to be found.
@@ -51,34 +53,51 @@ class Front {
   // a client may hear them again.
   void AllowRepetition() { repetition_allowed_ = true; }
 
-  // Submits at that time, and again until it is accepted.
-  void SubmitAt(int64_t time_us, int ask, int max_tokens,
+  // Submits a request of these choices at that time, and again until it is
+  // accepted. Its client goes away so long after (-1: it stays).
+  void SubmitAt(int64_t time_us, std::vector<Wish> wishes,
                 int64_t abort_after_us);
   void Hear(std::vector<Output> outputs);
   // Nobody aborts any more.
   void StopAborts() { aborts_stopped_ = true; }
 
   bool all_done() const;
-  const std::vector<Request>& requests() const { return requests_; }
+  const std::vector<Choice>& choices() const { return choices_; }
   // When the latest token came, -1 before the first.
   int64_t last_token_us() const { return last_token_us_; }
   // What has not ended.
   std::string Unfinished() const;
 
  private:
-  void Submit(size_t index);
-  void Abort(size_t index);
-  void Take(size_t index, const Output& output);
-  void TakeTokens(Request& request, const Output& output);
-  void Resubmit(size_t index);
-  void Attach(size_t index);
+  // A client's request: choices_[first] and those after it.
+  struct Call {
+    size_t first = 0, size = 0;
+    int64_t abort_after_us = -1;
+    // To this life of the coordinator, or to an earlier one and taken up again.
+    bool submitted = false;
+  };
+
+  void Submit(size_t call);
+  void Abort(size_t call);
+  void Take(Choice& choice, const Output& output);
+  void TakeTokens(Choice& choice, const Output& output);
+  void TakeEnd(Choice& choice, const Output& output);
+  void OnRefused(Choice& choice);
+  void Resubmit(size_t call);
+  void ComeBack(size_t call, const RequestId* first);
+  void Attach(size_t call);
+  absl::Span<Choice> ChoicesOf(size_t call) {
+    return absl::MakeSpan(choices_).subspan(calls_[call].first,
+                                            calls_[call].size);
+  }
 
   World* const world_;
   const std::vector<Ask>* const asks_;
   const std::vector<Answer>* const answers_;
   Engine* engine_ = nullptr;
-  std::vector<Request> requests_;
-  std::map<uint64_t, size_t> by_id_;
+  std::vector<Call> calls_;
+  std::vector<Choice> choices_;
+  std::map<uint64_t, size_t> by_id_;  // index among choices_
   int64_t last_token_us_ = -1;
   bool aborts_stopped_ = false;
   bool repetition_allowed_ = false;

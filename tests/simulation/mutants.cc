@@ -486,6 +486,24 @@ void AddMessages(std::vector<MutantInfo>& all) {
                  OfOutputs([](std::vector<Output>& outputs, uint64_t& count) {
                    if (++count == 5) outputs.push_back(outputs[0]);
                  })});
+  all.push_back({"text-lost", "a client does not hear what a token says",
+                 OfOutputs([](std::vector<Output>& outputs, uint64_t& count) {
+                   for (Output& output : outputs) {
+                     if (!output.text.empty() && ++count == 5) {
+                       output.text.clear();
+                     }
+                   }
+                 })});
+  all.push_back({"choice-refused",
+                 "of a request's choices one is refused and one accepted",
+                 OfOutputs([](std::vector<Output>& outputs, uint64_t&) {
+                   for (size_t i = 1; i < outputs.size(); ++i) {
+                     if (!outputs[i - 1].accepted || !outputs[i].accepted) {
+                       continue;
+                     }
+                     outputs[i].refused = absl::UnavailableError("planted");
+                   }
+                 })});
   all.push_back({"end-lost", "a client never hears that its request has ended",
                  OfOutputs([](std::vector<Output>& outputs, uint64_t&) {
                    outputs[0].finish.reset();

@@ -28,7 +28,8 @@ void ChooseGroup(Rng& rng, Options& options) {
 }
 
 void ChooseWork(Rng& rng, Options& options) {
-  options.num_requests = Has(rng) ? rng.Int(2, 8) : rng.Int(9, 24);
+  options.num_choices = Has(rng) ? rng.Int(2, 8) : rng.Int(9, 24);
+  options.many = Has(rng) ? rng.Uniform(0, 0.6) : 0;
   options.fault_ms = rng.Int(200, 2500);
   options.arrivals_ms = rng.Int(10, options.fault_ms);
   options.step_us = Has(rng) ? rng.Int(100, 3000) : rng.Int(3000, 30000);
@@ -107,8 +108,8 @@ std::string Show(const Options& o) {
       "seed %llu\n"
       "  group   model %d, %d workers, layout %s, steps ahead %d, budget %d, "
       "running %d, pool %.2f\n"
-      "  work    %d requests within %d ms, aborts %.2f, %d switches, %d us a "
-      "step\n"
+      "  work    %d choices within %d ms, several a request %.2f, aborts "
+      "%.2f, %d switches, %d us a step\n"
       "  network loss %.3f, repetition %.3f, delay %d..%d us, %s, queue %d, "
       "%d partitions\n"
       "  faults  for %d ms: %d kills, %d pauses, %d coordinator pauses; "
@@ -119,8 +120,8 @@ std::string Show(const Options& o) {
       "%llu bytes",
       static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
       NameOf(o.layout), o.steps_ahead, o.token_budget, o.max_running, o.pool,
-      o.num_requests, o.arrivals_ms, o.aborts, o.switches, o.step_us, o.loss,
-      o.repetition, o.delay_min_us, o.delay_max_us,
+      o.num_choices, o.arrivals_ms, o.many, o.aborts, o.switches, o.step_us,
+      o.loss, o.repetition, o.delay_min_us, o.delay_max_us,
       o.reorder ? "reordered" : "in order", o.queue_limit, o.partitions,
       o.fault_ms, o.kills, o.pauses, o.coordinator_pauses, o.crash_in_step,
       o.crash_in_switch, o.crash_in_recovery, o.max_crashes, o.memory_loss,

@@ -21,7 +21,8 @@ struct Options {
   double pool = 4;  // KV room of a rank, in sequences of full length
 
   // ---- the work
-  int num_requests = 8;
+  int num_choices = 8;    // of all requests
+  double many = 0;        // share of requests with more than one
   int arrivals_ms = 500;  // within this time
   int step_us = 1000;     // what a step takes to compute
   double aborts = 0;      // share of requests

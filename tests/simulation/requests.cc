@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "coordinator/generation_output.h"
 #include "tests/simulation/cluster.h"
 #include "tests/simulation/rng.h"
 #include "tests/simulation/tiny_model.h"
@@ -49,13 +50,56 @@ std::vector<Ask> MakeAsks(int model) {
 
 std::vector<Answer> FindAnswers(int model) {
   std::vector<Answer> answers;
-  for (const Front::Request& request : PlayQuietly(model)) {
-    answers.push_back({request.tokens, request.prompt_logprobs});
+  for (const Front::Choice& choice : PlayQuietly(model)) {
+    answers.push_back({choice.tokens, choice.prompt_logprobs});
   }
   return answers;
 }
 
+// Some letters of what the answer's first tokens say.
+std::string SomeWord(Rng& rng, int max_tokens, const Answer& answer) {
+  StopCriteria all;
+  all.max_tokens = max_tokens;
+  const std::string text = EndingOf(all, answer).text;
+  const int begin = rng.Int(0, static_cast<int>(text.size()) - 1);
+  return text.substr(static_cast<size_t>(begin),
+                     static_cast<size_t>(rng.Int(1, 3)));
+}
+
 }  // namespace
+
+Wish MakeWish(Rng& rng, int ask, int max_tokens, const Answer& answer) {
+  Wish wish;
+  wish.ask = ask;
+  StopCriteria& stop = wish.stop;
+  stop.max_tokens = max_tokens;
+  if (rng.Chance(0.5)) return wish;
+  const int32_t token =
+      answer.tokens[static_cast<size_t>(rng.Int(0, max_tokens - 1))].token;
+  switch (rng.Int(0, 3)) {
+    case 0:
+      stop.eos_ids = {token};
+      stop.ignore_eos = rng.Chance(0.2);
+      break;
+    case 1:
+      stop.stop_token_ids = {token};
+      break;
+    default:
+      stop.stop = {SomeWord(rng, max_tokens, answer)};
+  }
+  stop.include_stop_str_in_output = rng.Chance(0.3);
+  if (rng.Chance(0.2)) stop.min_tokens = rng.Int(1, max_tokens);
+  return wish;
+}
+
+Ending EndingOf(const StopCriteria& stop, const Answer& answer) {
+  GenerationOutput generation(&ByteTokenizer(), stop);
+  Output output;
+  generation.Add(answer.tokens, output);
+  CHECK(output.finish.has_value());
+  return {output.tokens.size(), *output.finish, output.stop_reason,
+          output.text};
+}
 
 const std::vector<Ask>& AsksOf(int model) {
   static const std::vector<Ask> asks[kNumModels] = {MakeAsks(0), MakeAsks(1)};

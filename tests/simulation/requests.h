@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "coordinator/engine.h"
+#include "tests/simulation/rng.h"
 
 namespace moebius::simulation {
 
@@ -22,6 +23,23 @@ struct Answer {
 };
 
 inline constexpr int kNumAsks = 96;
+
+// One choice of a client's request: an ask, and what may end it.
+struct Wish {
+  int ask = 0;
+  StopCriteria stop;
+};
+// Up to max_tokens tokens; now and then something ends it that its answer has.
+Wish MakeWish(Rng& rng, int ask, int max_tokens, const Answer& answer);
+
+// What the client of a wish gets.
+struct Ending {
+  size_t num_tokens = 0;
+  FinishReason finish = FinishReason::kLength;
+  std::string stop_reason;
+  std::string text;
+};
+Ending EndingOf(const StopCriteria& stop, const Answer& answer);
 
 // The asks to a model, the same in every run.
 const std::vector<Ask>& AsksOf(int model);

@@ -1,8 +1,7 @@
-#include "coordinator/api/http_answer_beast.h"
-
 #include <boost/beast/http/error.hpp>
 #include <string>
 
+#include "coordinator/api/http_answer_beast.h"
 #include "gtest/gtest.h"
 
 namespace moebius {
@@ -56,8 +55,8 @@ TEST(HttpAnswer, Chunks) {
   AppendChunk("abc", &out);
   AppendChunk(std::string(0x1a2, 'x'), &out);
   out.append(kLastChunk);
-  EXPECT_EQ(out, "3\r\nabc\r\n1a2\r\n" + std::string(0x1a2, 'x') +
-                     "\r\n0\r\n\r\n");
+  EXPECT_EQ(out,
+            "3\r\nabc\r\n1a2\r\n" + std::string(0x1a2, 'x') + "\r\n0\r\n\r\n");
 }
 
 TEST(HttpAnswer, RefusalsOfWhatCannotBeParsed) {
