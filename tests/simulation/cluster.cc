@@ -85,8 +85,6 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
       observer_(&world_, options.num_workers, InitialLayout(config_)),
       front_(&world_, &AsksOf(options.model), answers),
       mutant_(run.mutant == nullptr ? nullptr : run.mutant->make(options.seed)),
-      launcher_(GroupStarting{ChildSet::Group(options.num_workers),
-                              ChildSet::Group(options.num_workers)}),
       disk_(&world_, fault_rng_.Fork()) {
   if (options_.full_disks > 0) front_.AllowRepetition();
   SetFaultHandler(this);
@@ -98,6 +96,38 @@ Cluster::~Cluster() {
   SetFaultHandler(nullptr);
 }
 
+// ---- the machine -----------------------------------------------------------
+
+void Cluster::Later(int64_t delay_us, std::function<void()> action) {
+  world_.After(delay_us, [this, boot = boot_, action = std::move(action)] {
+    if (!ending_ && boot == boot_) action();
+  });
+}
+
+void Cluster::PowerUp() {
+  launcher_ = GroupStarting{ChildSet::Group(options_.num_workers),
+                            ChildSet::Group(options_.num_workers)};
+  num_lives_ = {};
+  StartCoordinator();
+  for (Rank r = 0; r < options_.num_workers; ++r) StartWorker(r, false);
+}
+
+void Cluster::LosePower() {
+  world_.CountFault("power lost");
+  world_.Note("power lost", -1);
+  DropCoordinator(true);
+  for (Rank r = 0; r < options_.num_workers; ++r) {
+    current_[r]->Kill();
+    store_.Lose(r);
+  }
+  ++boot_;  // nobody hears of these ends
+  network_.LosePower();
+  observer_.OnPowerLost();
+  ready_once_ = false;
+  coordinator_frozen_until_us_ = 0;
+  Later(order_rng_.Between(100'000, 1'000'000), [this] { PowerUp(); });
+}
+
 // ---- the launcher ----------------------------------------------------------
 
 absl::Status Cluster::OpenJournal() {
@@ -105,6 +135,9 @@ absl::Status Cluster::OpenJournal() {
   options.model_digest = 1;
   options.salt = fault_rng_.Next();
   options.rotate_bytes = options_.rotate_bytes;
+  if (mutant_ != nullptr && mutant_->NeverSyncs()) {
+    options.fsync = FsyncPolicy::kNone;
+  }
   ASSIGN_OR_RETURN(Journal::Opened opened, Journal::Open(options, disk_));
   if (opened.cut_off.has_value()) world_.CountFault("journal torn");
   journal_ = std::move(opened.journal);
@@ -145,9 +178,8 @@ void Cluster::StartCoordinator() {
   options.now = [this] { return world_.Now(); };
   options.replace_worker = [this](Rank rank, Incarnation incarnation) {
     world_.Note("replace", rank, incarnation.value);
-    world_.After(order_rng_.Between(20, 500), [this, rank, incarnation] {
-      ReplaceWorker(rank, incarnation);
-    });
+    Later(order_rng_.Between(20, 500),
+          [this, rank, incarnation] { ReplaceWorker(rank, incarnation); });
   };
   options.on_failed = [this](absl::Status status) {
     if (disk_failed_) return;  // what it could not write it may not do
@@ -162,25 +194,25 @@ void Cluster::StartCoordinator() {
   front_.SetEngine(engine_.get(),
                    num_coordinators_ > 1 ? &journal_->state() : nullptr);
   WakeCoordinator(1);
-  world_.After(1, [this] {
-    if (!ending_) Handle(ChildReady{kCoordinatorChild});
-  });
+  Later(1, [this] { Handle(ChildReady{kCoordinatorChild}); });
 }
 
 void Cluster::LoseCoordinator(const char* why) {
   world_.Note(Cat("coordinator lost: ", why), -1);
+  DropCoordinator(false);
+  const int64_t lived_ms = (world_.now_us() - coordinator_born_us_) / 1000;
+  Later(order_rng_.Between(100, 3000), [this, lived_ms] {
+    Handle(ChildExited{kCoordinatorChild, 0, SIGKILL, "", lived_ms});
+  });
+}
+
+void Cluster::DropCoordinator(bool power_lost) {
   front_.SetEngine(nullptr, nullptr);
   engine_.reset();
   journal_.reset();
-  disk_.Unlock();
+  disk_.Restart(power_lost);
   if (mutant_ != nullptr) mutant_->OnCoordinatorLost(disk_);
   network_.LoseHub();
-  const int64_t lived_ms = (world_.now_us() - coordinator_born_us_) / 1000;
-  world_.After(order_rng_.Between(100, 3000), [this, lived_ms] {
-    if (!ending_) {
-      Handle(ChildExited{kCoordinatorChild, 0, SIGKILL, "", lived_ms});
-    }
-  });
 }
 
 void Cluster::StartWorker(Rank rank, bool adopt) {
@@ -190,6 +222,7 @@ void Cluster::StartWorker(Rank rank, bool adopt) {
   options.incarnation = Incarnation{++num_lives_[rank]};
   options.adopt = adopt;
   world_.Note("life", rank, options.incarnation.value);
+  if (!adopt) empty_[rank] = true;
   lives_.push_back(std::make_unique<Life>(this, options));
   current_[rank] = lives_.back().get();
   error_injected_[rank] = false;
@@ -202,10 +235,7 @@ void Cluster::StartSuccessor(Rank rank) {
   for (int kind = 0; kind < kNumRegionKinds; ++kind) {
     whole = whole && store_.Has(static_cast<RegionKind>(kind), rank);
   }
-  if (!whole) {
-    store_.Lose(rank);
-    empty_[rank] = true;
-  }
+  if (!whole) store_.Lose(rank);
   StartWorker(rank, whole);
 }
 
@@ -226,8 +256,8 @@ void Cluster::Handle(const GroupEvent& event) {
 void Cluster::Apply(const GroupEffect& effect) {
   if (const auto* start = std::get_if<ScheduleStart>(&effect)) {
     const ChildId child = start->child;
-    world_.After(int64_t{start->after_ms} * 1000 + order_rng_.Between(1, 200),
-                 [this, child] { Handle(StartDue{child}); });
+    Later(int64_t{start->after_ms} * 1000 + order_rng_.Between(1, 200),
+          [this, child] { Handle(StartDue{child}); });
   } else if (const auto* life = std::get_if<StartLife>(&effect)) {
     if (life->child == kCoordinatorChild) {
       StartCoordinator();
@@ -235,7 +265,7 @@ void Cluster::Apply(const GroupEffect& effect) {
       StartSuccessor(life->child);
     }
   } else if (std::holds_alternative<AnnounceReady>(effect)) {
-    Begin();
+    if (!std::exchange(begun_, true)) Begin();
   }
 }
 
@@ -256,9 +286,7 @@ void Cluster::ReplaceWorker(Rank rank, Incarnation incarnation) {
 
 void Cluster::OnReady(Life& life) {
   const Rank rank = life.rank();
-  world_.After(order_rng_.Between(1, 50), [this, rank] {
-    if (!ending_) Handle(ChildReady{rank});
-  });
+  Later(order_rng_.Between(1, 50), [this, rank] { Handle(ChildReady{rank}); });
 }
 
 void Cluster::OnEnded(Life& life, const absl::Status* returned) {
@@ -275,8 +303,7 @@ void Cluster::OnEnded(Life& life, const absl::Status* returned) {
                    returned != nullptr ? 0 : SIGKILL,
                    returned != nullptr ? returned->ToString() : "",
                    (world_.now_us() - life.born_us()) / 1000};
-  world_.After(order_rng_.Between(100, 3000), [this, exit] {
-    if (ending_) return;
+  Later(order_rng_.Between(100, 3000), [this, exit] {
     constexpr int kKept = static_cast<int>(FaultId::kVaultKept);
     ++world_.tally().reached[kKept];
     if (faults_on_ && fault_rng_.Chance(options_.memory_loss)) {
@@ -451,8 +478,7 @@ absl::StatusOr<RegionDescriptor> Cluster::Withdraw(Life& life,
 
 Outcome Cluster::Run() {
   const int num_fibers = Fiber::num_alive();
-  StartCoordinator();
-  for (Rank r = 0; r < options_.num_workers; ++r) StartWorker(r, false);
+  PowerUp();
   while (!done_ && !world_.violation().has_value()) {
     if (!world_.RunOne()) {
       world_.Violate('G', "nothing is left that could happen");

@@ -148,6 +148,11 @@ void Cluster::PlanFaults() {
       LoseCoordinator("killed from outside");
     });
   }
+  for (int i = 0; i < options_.power_losses; ++i) {
+    world_.After(rng.Between(0, end), [this] {
+      if (faults_on_) LosePower();
+    });
+  }
   for (int i = 0; i < options_.full_disks; ++i) {
     world_.After(rng.Between(0, end), [this, d = duration(rng)] {
       if (!faults_on_) return;

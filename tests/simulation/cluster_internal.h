@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,14 @@ class Cluster final : public LifeSite, public FaultHandler {
  private:
   class SimHub;
 
+  // ---- the machine
+  void PowerUp();
+  // Every process is gone, all memory, and what was not synced; soon the
+  // machine is up again, and a new launcher starts the group.
+  void LosePower();
+  // Not if the run ends or power is lost until then.
+  void Later(int64_t delay_us, std::function<void()> action);
+
   // ---- the launcher
   void StartCoordinator();
   void StartWorker(Rank rank, bool adopt);
@@ -46,6 +55,7 @@ class Cluster final : public LifeSite, public FaultHandler {
   // ---- the coordinator
   // SIGKILL: it is gone, with all that it had not written.
   void LoseCoordinator(const char* why);
+  void DropCoordinator(bool power_lost);
   absl::Status OpenJournal();
   void WakeCoordinator(int64_t delay_us);
   void Turn();
@@ -115,6 +125,7 @@ class Cluster final : public LifeSite, public FaultHandler {
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<EngineHost> engine_;
   uint64_t num_coordinators_ = 0;
+  uint64_t boot_ = 0;
   int64_t coordinator_born_us_ = 0;
   bool disk_failed_ = false;  // in this life of the coordinator
   int64_t turn_at_us_ = -1;
@@ -124,7 +135,8 @@ class Cluster final : public LifeSite, public FaultHandler {
   uint64_t switches_seen_ = 0;
   int orders_open_ = 0;
 
-  bool ready_once_ = false;
+  bool begun_ = false;
+  bool ready_once_ = false;    // since power was lost
   bool engine_ready_ = false;  // of this life of the coordinator
   bool ask_everything_ = false;
   bool faults_on_ = false;

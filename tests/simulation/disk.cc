@@ -11,14 +11,14 @@ namespace moebius::simulation {
 
 class SimDisk::File final : public DiskFile {
  public:
-  File(SimDisk* disk, std::shared_ptr<std::string> bytes)
-      : disk_(disk), bytes_(std::move(bytes)) {}
+  File(SimDisk* disk, std::unique_ptr<DiskFile> file)
+      : disk_(disk), file_(std::move(file)) {}
 
   absl::Status Append(absl::Span<const char> bytes) override {
     const auto part = [&] {
       const auto count = static_cast<size_t>(
           disk_->rng_.Between(0, static_cast<int64_t>(bytes.size())));
-      bytes_->append(bytes.data(), count);
+      file_->Append(bytes.first(count)).IgnoreError();
     };
     absl::Status status;
     try {
@@ -31,14 +31,16 @@ class SimDisk::File final : public DiskFile {
       part();
       return status;
     }
-    bytes_->append(bytes.data(), bytes.size());
-    return absl::OkStatus();
+    return file_->Append(bytes);
   }
-  absl::Status Sync() override { return disk_->Meet(FaultId::kJournalSync); }
+  absl::Status Sync() override {
+    RETURN_IF_ERROR(disk_->Meet(FaultId::kJournalSync));
+    return file_->Sync();
+  }
 
  private:
   SimDisk* const disk_;
-  const std::shared_ptr<std::string> bytes_;
+  const std::unique_ptr<DiskFile> file_;
 };
 
 absl::Status SimDisk::Meet(FaultId id) {
@@ -49,53 +51,21 @@ absl::Status SimDisk::Meet(FaultId id) {
 }
 
 void SimDisk::CutNewest(size_t count) {
-  if (files_.empty()) return;
-  std::string& bytes = *files_.rbegin()->second;
+  const std::vector<std::string> names = disk_.names();
+  if (names.empty()) return;
+  std::string& bytes = disk_.contents(names.back());
   bytes.resize(bytes.size() - std::min(count, bytes.size()));
-}
-
-absl::Status SimDisk::Lock() {
-  if (locked_) return absl::FailedPreconditionError("another has it");
-  locked_ = true;
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<std::string>> SimDisk::List() {
-  std::vector<std::string> names;
-  for (const auto& [name, bytes] : files_) names.push_back(name);
-  return names;
-}
-
-absl::StatusOr<std::string> SimDisk::Read(const std::string& name,
-                                          uint64_t max_bytes) {
-  const auto found = files_.find(name);
-  if (found == files_.end()) return absl::NotFoundError(name.c_str());
-  if (found->second->size() > max_bytes) {
-    return absl::ResourceExhaustedError(name.c_str());
-  }
-  return *found->second;
 }
 
 absl::StatusOr<std::unique_ptr<DiskFile>> SimDisk::Create(
     const std::string& name) {
-  auto bytes = std::make_shared<std::string>();
-  files_[name] = bytes;
-  return std::make_unique<File>(this, std::move(bytes));
+  ASSIGN_OR_RETURN(std::unique_ptr<DiskFile> file, disk_.Create(name));
+  return std::make_unique<File>(this, std::move(file));
 }
 
-absl::Status SimDisk::Rename(const std::string& from, const std::string& to) {
-  const auto found = files_.find(from);
-  if (found == files_.end()) return absl::NotFoundError(from.c_str());
-  files_[to] = found->second;
-  files_.erase(from);
-  return absl::OkStatus();
+absl::Status SimDisk::SyncNames() {
+  RETURN_IF_ERROR(Meet(FaultId::kJournalSync));
+  return disk_.SyncNames();
 }
-
-absl::Status SimDisk::Remove(const std::string& name) {
-  files_.erase(name);
-  return absl::OkStatus();
-}
-
-absl::Status SimDisk::SyncNames() { return Meet(FaultId::kJournalSync); }
 
 }  // namespace moebius::simulation

@@ -27,6 +27,7 @@ class FromFunctions : public Mutant {
   std::function<void(std::vector<Output>&)> outputs;
   std::function<void(SimDisk&)> coordinator_lost;
   bool spares = false;
+  bool never_syncs = false;
 
   bool OnCommand(Rank rank, CommandMessage& message, bool&) override {
     return command && command(rank, message);
@@ -52,6 +53,7 @@ class FromFunctions : public Mutant {
   void OnCoordinatorLost(SimDisk& disk) override {
     if (coordinator_lost) coordinator_lost(disk);
   }
+  bool NeverSyncs() override { return never_syncs; }
   bool SparesTheDead() override { return spares; }
 };
 
@@ -424,6 +426,13 @@ void AddCoordinator(std::vector<MutantInfo>& all) {
                    mutant->coordinator_lost = [](SimDisk& disk) {
                      disk.CutNewest(24);
                    };
+                   return mutant;
+                 }});
+  all.push_back({"journal-not-synced",
+                 "a client hears of what the disk may still lose",
+                 [](uint64_t) {
+                   auto mutant = std::make_unique<FromFunctions>();
+                   mutant->never_syncs = true;
                    return mutant;
                  }});
   all.push_back({"held-too-much",

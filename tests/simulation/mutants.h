@@ -43,6 +43,8 @@ class Mutant {
   virtual void OnOutputs(std::vector<Output>&) {}
   // The coordinator has just died.
   virtual void OnCoordinatorLost(SimDisk&) {}
+  // Commits of the journal are not synced.
+  virtual bool NeverSyncs() { return false; }
   // A successor starts though its predecessor, frozen, was not killed.
   virtual bool SparesTheDead() { return false; }
 };

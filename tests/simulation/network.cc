@@ -42,6 +42,12 @@ void Network::BindHub() {
   }
 }
 
+void Network::LosePower() {
+  LoseHub();
+  ++boot_;
+  connected_ = {};
+}
+
 void Network::Disconnect(Rank rank, Incarnation incarnation) {
   if (connected_[rank] == incarnation) connected_[rank] = Incarnation{0};
 }
@@ -98,8 +104,8 @@ absl::Status Network::SendToWorker(Rank rank, Incarnation incarnation,
   }
   for (int64_t at : Arrivals(ways_[rank][1], rank, true)) {
     ++waiting_[rank];
-    world_->At(at, [this, rank, incarnation, bytes] {
-      if (connected_[rank] != incarnation) return;
+    world_->At(at, [this, boot = boot_, rank, incarnation, bytes] {
+      if (boot != boot_ || connected_[rank] != incarnation) return;
       ends_.to_worker(rank, incarnation, bytes);
     });
   }

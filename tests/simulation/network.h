@@ -39,6 +39,8 @@ class Network {
   // is there, to whom the workers connect in their own time.
   void LoseHub();
   void BindHub();
+  // Nothing that is on its way arrives.
+  void LosePower();
   // The worker has taken a message.
   void Taken(Rank rank) { --waiting_[rank]; }
 
@@ -71,6 +73,7 @@ class Network {
   bool faults_ = false;
   bool hub_up_ = false;
   uint64_t hub_life_ = 0;
+  uint64_t boot_ = 0;
   std::array<bool, kMaxRanks> introduced_{};  // to this hub
   std::array<std::array<Way, 2>, kMaxRanks> ways_{};
   std::array<Incarnation, kMaxRanks> connected_{};  // 0: nobody

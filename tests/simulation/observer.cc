@@ -156,6 +156,11 @@ void Observer::OnNewCoordinator() {
   for (Decision& decision : decisions_) decision.boundary = StepId{0};
 }
 
+void Observer::OnPowerLost() {
+  taken_ = {};
+  words_ = {};
+}
+
 void Observer::OnSwitchReport(Epoch epoch, bool done) {
   bool decided = false;
   for (const Decision& decision : decisions_) {

@@ -34,6 +34,8 @@ class Observer {
   // Another coordinator begins. It may give numbers again that nobody has
   // executed.
   void OnNewCoordinator();
+  // Of the workers nothing is left. Their lives are counted anew.
+  void OnPowerLost();
   // How a switch ended, as its caller hears.
   void OnSwitchReport(Epoch epoch, bool done);
 

@@ -60,6 +60,7 @@ void ChooseProcessFaults(Rng& rng, Options& options) {
   if (rng.Chance(0.4)) options.coordinator_crash = rng.Uniform(0, 0.03);
   if (rng.Chance(0.3)) options.coordinator_kills = rng.Int(1, 3);
   if (rng.Chance(0.15)) options.full_disks = rng.Int(1, 2);
+  if (rng.Chance(0.15)) options.power_losses = rng.Int(1, 2);
   options.rotate_bytes = static_cast<uint64_t>(rng.Int(1'000, 100'000));
   if (rng.Chance(0.2)) options.errors = rng.Uniform(0, 0.003);
   if (rng.Chance(0.3)) options.stalls = rng.Uniform(0, 0.002);
@@ -96,7 +97,7 @@ Options WithoutFaults(Options options) {
   options.crash_in_step = options.crash_in_switch = options.memory_loss = 0;
   options.crash_in_recovery = options.errors = options.stalls = 0;
   options.coordinator_crash = 0;
-  options.coordinator_kills = options.full_disks = 0;
+  options.coordinator_kills = options.full_disks = options.power_losses = 0;
   options.aborts = 0;
   return options;
 }
@@ -117,7 +118,7 @@ std::string Show(const Options& o) {
       "%.5f in steps, %.4f in switches, %.4f in recovery, at most %d; memory "
       "lost %.2f, errors %.4f, stalls %.4f\n"
       "  coordinator  crashes %.4f, %d kills, disk full %d times, segments of "
-      "%llu bytes",
+      "%llu bytes; %d losses of power",
       static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
       NameOf(o.layout), o.steps_ahead, o.token_budget, o.max_running, o.pool,
       o.num_choices, o.arrivals_ms, o.many, o.aborts, o.switches, o.step_us,
@@ -126,7 +127,8 @@ std::string Show(const Options& o) {
       o.fault_ms, o.kills, o.pauses, o.coordinator_pauses, o.crash_in_step,
       o.crash_in_switch, o.crash_in_recovery, o.max_crashes, o.memory_loss,
       o.errors, o.stalls, o.coordinator_crash, o.coordinator_kills,
-      o.full_disks, static_cast<unsigned long long>(o.rotate_bytes));
+      o.full_disks, static_cast<unsigned long long>(o.rotate_bytes),
+      o.power_losses);
   return text;
 }
 

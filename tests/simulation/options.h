@@ -43,6 +43,7 @@ struct Options {
   // outside. Its disk is full for a while, so often.
   double coordinator_crash = 0;
   int coordinator_kills = 0, full_disks = 0;
+  int power_losses = 0;  // of the whole machine
   uint64_t rotate_bytes = 1 << 20;
   double memory_loss = 0;  // of whoever dies, with all that the vault keeps
   // Chance that a fault point fails, or holds a worker up.
