@@ -14,6 +14,13 @@ find_package(prometheus-cpp REQUIRED)
 find_package(Boost 1.81 REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(zmq REQUIRED IMPORTED_TARGET libzmq)
+# Its headers need no others, though its .pc file names those of what it links
+# to; and CMake takes "-isystem DIR" for something else at the second
+# configuration than at the first, after which all who include it were built
+# again.
+set_target_properties(PkgConfig::zmq PROPERTIES
+  INTERFACE_INCLUDE_DIRECTORIES "${zmq_INCLUDEDIR}"
+  INTERFACE_COMPILE_OPTIONS "")
 pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
