@@ -64,6 +64,7 @@ void Front::Submit(size_t call) {
     choice.id = (*ids)[i];
     choice.refused = false;
     by_id_[choice.id.value] = calls_[call].first + i;
+    refused_.erase(choice.id.value);
     world_->Note("submitted", -1, choice.id.value,
                  static_cast<uint64_t>(choice.wish.ask));
   }
@@ -92,6 +93,7 @@ void Front::SetEngine(Engine* engine, const JournalState* journal) {
                  choice.finish->reason == FinishReason::kAbort;
         });
     if (given_up) continue;
+    if (refused_.contains(first.value)) continue;
     const size_t call = std::stoul(request.context);
     if (!known.emplace(call, first).second) {
       world_->Violate('A', Cat("request ", first.value, " was accepted twice"));
@@ -187,6 +189,7 @@ void Front::Hear(std::vector<Output> outputs) {
   for (const Output& output : outputs) {
     const auto found = by_id_.find(output.request.value);
     if (found == by_id_.end()) {
+      if (refused_.contains(output.request.value)) continue;
       world_->Violate('B', Cat("output of request ", output.request.value,
                                ", which nobody made"));
       return;
@@ -215,6 +218,7 @@ void Front::Take(Choice& choice, const Output& output) {
 void Front::OnRefused(Choice& choice) {
   world_->Note("refused", -1, choice.id.value);
   choice.refused = true;
+  refused_.insert(choice.id.value);
   const absl::Span<Choice> choices = ChoicesOf(choice.call);
   for (const Choice& other : choices) {
     if (other.accepted) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -98,6 +99,9 @@ class Front {
   std::vector<Call> calls_;
   std::vector<Choice> choices_;
   std::map<uint64_t, size_t> by_id_;  // index among choices_
+  // Were refused since they could not be written; yet what was tried may be on
+  // the disk. A later coordinator that finds them there serves them to nobody.
+  std::set<uint64_t> refused_;
   int64_t last_token_us_ = -1;
   bool aborts_stopped_ = false;
   bool repetition_allowed_ = false;
