@@ -174,6 +174,7 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
   const auto now = Now();
   RETURN_IF_ERROR(TickJournal(now));
   RETURN_IF_ERROR(TickMembership(now));
+  RETURN_IF_ERROR(BeginIfItWaits());
   if (running()) {
     RETURN_IF_ERROR(switches_->Tick(now));
     if (auto target = policy_->Decide(
@@ -197,8 +198,8 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
 int EngineHost::TimeoutMs() const {
   if (!running()) {
     // Before there is a group there is nothing to lose.
-    return scheduler_.has_value() || round_deadline_.has_value() ||
-                   group_.greeting()
+    return together() || scheduler_.has_value() ||
+                   round_deadline_.has_value() || group_.greeting()
                ? kLookAroundMs
                : -1;
   }

@@ -153,11 +153,14 @@ class EngineHost final : public Engine {
   int JournalTickMs() const;
   void Replay(Attachment attachment);
   RecoveryPlan PlanFromJournal() const;
+  // Writes how the group begins. False: it has to wait for its journal.
+  absl::StatusOr<bool> WriteBeginning(const RecoveryPlan& plan);
   absl::Status Recover(const RecoveryPlan& plan);
   absl::Status RecoverRequests();
 
   // engine_recovery.cc
-  bool running() const { return std::holds_alternative<Running>(membership_); }
+  bool together() const { return std::holds_alternative<Running>(membership_); }
+  bool running() const { return together() && scheduler_.has_value(); }
   // Event in, effects out, and what follows from those.
   absl::Status Apply(const MembershipEvent& event);
   absl::Status Carry(const MembershipEffect& effect);
@@ -167,7 +170,9 @@ class EngineHost final : public Engine {
   void SendHaltTo(RankSet ranks, uint64_t round);
   void SendLoadTo(RankSet ranks, uint64_t round);
   uint64_t WeightChecksum() const;
+  // The first time: begins, unless it has to wait for the journal.
   absl::Status Resume(uint64_t round);
+  absl::Status BeginIfItWaits();
   void SendSequences(uint64_t round);
   void NoteMembership(const MembershipState& before, Clock::time_point now);
   std::string WhoIsMissing() const;

@@ -138,11 +138,26 @@ RecoveryPlan EngineHost::PlanFromJournal() const {
   return PlanRecovery(options_.journal->state(), input);
 }
 
+// A group that begins anew has nothing to do with what the journal says of
+// layouts and lives. Were that not on the disk when its memory counts as loaded
+// (with RESUME), a later coordinator would take that memory for the old
+// group's.
+absl::StatusOr<bool> EngineHost::WriteBeginning(const RecoveryPlan& plan) {
+  if (options_.journal == nullptr || !plan.anew) return true;
+  RETURN_IF_ERROR(Note(journal::GroupBegun{plan.layout}));
+  const absl::Status written = options_.journal->Commit();
+  if (written.ok()) return true;
+  status_.not_ready_reason =
+      absl::StrCat("the group cannot begin: the journal cannot be written: ",
+                   options_.journal->trouble());
+  LogError(status_.not_ready_reason);
+  return false;
+}
+
 absl::Status EngineHost::Recover(const RecoveryPlan& plan) {
   Journal* const journal = options_.journal;
   if (journal == nullptr) return absl::OkStatus();
   const bool unfinished = plan.unfinished;
-  if (plan.anew) RETURN_IF_ERROR(Note(journal::GroupBegun{plan.layout}));
   if (plan.finished) {
     RETURN_IF_ERROR(
         Note(journal::SwitchDone{journal->state().undone()->epoch}));

@@ -56,7 +56,7 @@ absl::Status EngineHost::Apply(const MembershipEvent& event) {
 // How long the group does not run, and what status says of it.
 void EngineHost::NoteMembership(const MembershipState& before,
                                 Clock::time_point now) {
-  if (std::holds_alternative<Running>(before) && !running()) {
+  if (std::holds_alternative<Running>(before) && !together()) {
     halted_since_ = now;
   }
 }
@@ -173,7 +173,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
   }
   if (group_.TakeGap()) RETURN_IF_ERROR(Apply(GroupInterrupted{}));
   // In a round messages are sent again anyway.
-  if (group_.TakeReconnected() && running()) {
+  if (group_.TakeReconnected() && together()) {
     RETURN_IF_ERROR(Apply(GroupInterrupted{}));
   }
   // A HALT may find further ones gone; each goes once.
@@ -183,7 +183,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
       if (lost.contains(r)) RETURN_IF_ERROR(Apply(WorkerLost{r}));
     }
   }
-  if (!running() && now - last_look_ > kTroublePeriod) {
+  if (!together() && now - last_look_ > kTroublePeriod) {
     last_look_ = now;
     const std::string trouble = TroubleOfMissing();
     const bool grace =
@@ -244,6 +244,11 @@ void EngineHost::SendSequences(uint64_t round) {
   if (!restore.sequences.empty()) group_.Broadcast(std::move(restore));
 }
 
+absl::Status EngineHost::BeginIfItWaits() {
+  if (!together() || running() || !journal_ok()) return absl::OkStatus();
+  return Resume(std::get<Running>(membership_).round);
+}
+
 absl::Status EngineHost::Resume(uint64_t round) {
   const auto now = Now();
   round_deadline_.reset();
@@ -252,6 +257,8 @@ absl::Status EngineHost::Resume(uint64_t round) {
       switches_.has_value() ? switches_->weight_checksum() : WeightChecksum();
   if (first) {
     const RecoveryPlan plan = PlanFromJournal();
+    ASSIGN_OR_RETURN(const bool written, WriteBeginning(plan));
+    if (!written) return absl::OkStatus();
     RETURN_IF_ERROR(
         CreateScheduler(weight_checksum, plan.layout, plan.next_step));
     RETURN_IF_ERROR(Recover(plan));

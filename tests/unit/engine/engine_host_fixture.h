@@ -12,10 +12,12 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "coordinator/engine_host.h"
+#include "coordinator/journal/journal.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
 #include "tests/unit/engine/fake_hub.h"
 #include "tests/unit/engine/test_tokenizer.h"
+#include "tests/unit/journal/simulated_disk.h"
 
 namespace moebius {
 
@@ -107,7 +109,11 @@ class EngineHostTest : public testing::Test {
     options.max_model_len = 1024;
     options.tokenizer = &TestTokenizer();
     options.listener = [this](std::vector<Output> o) { listener_.Hear(o); };
-    options.on_ready = [this] { ready_.Notify(); };
+    options.journal = journal_.get();
+    options.on_ready = [this] {
+      healthy_when_ready_ = journal_ != nullptr && journal_->healthy();
+      ready_.Notify();
+    };
     options.replace_worker = [this](Rank rank, Incarnation incarnation) {
       absl::MutexLock lock(&replaced_mutex_);
       replaced_.emplace_back(rank, incarnation.value);
@@ -195,6 +201,9 @@ class EngineHostTest : public testing::Test {
 
   bool served_before_ = false;
   Config config_;
+  SimulatedDisk disk_{1};
+  std::unique_ptr<Journal> journal_;  // on `disk_`; null: there is none
+  bool healthy_when_ready_ = false;
   Listener listener_;
   absl::Mutex replaced_mutex_;
   std::vector<std::pair<Rank, uint64_t>> replaced_

@@ -33,6 +33,19 @@ TEST_F(EngineHostTest, AWorkerThatFailsBeforeANewCoordinatorServesIsReplaced) {
   EXPECT_FALSE(failed_.HasBeenNotified());
 }
 
+TEST_F(EngineHostTest, AGroupBeginsAnewOnlyOnceThatIsWritten) {
+  auto opened = Journal::Open({.model_digest = 1, .salt = 1}, disk_);
+  ASSERT_THAT(opened, IsOk());
+  journal_ = std::move(opened->journal);
+  ASSERT_THAT(journal_->Append(journal::TermBegun{Term{1}}), IsOk());
+  ASSERT_THAT(journal_->Commit(), IsOk());
+  disk_.FailFrom(disk_.calls(), absl::ResourceExhaustedError("full"),
+                 /*num_calls=*/2);
+  Start();
+  EXPECT_TRUE(healthy_when_ready_);
+  ExpectQuietTokens(Submit(Request(10, 20)), 10, 20);
+}
+
 TEST_F(EngineHostTest, StreamsSurviveTheDeathOfAWorker) {
   Start();
   const std::vector<RequestId> ids = InMidStream(12, 400, 5);
