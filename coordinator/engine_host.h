@@ -159,6 +159,7 @@ class EngineHost final : public Engine {
   absl::Status RecoverRequests();
 
   // engine_recovery.cc
+  // All workers are in one round; and the group has begun.
   bool together() const { return std::holds_alternative<Running>(membership_); }
   bool running() const { return together() && scheduler_.has_value(); }
   // Event in, effects out, and what follows from those.
