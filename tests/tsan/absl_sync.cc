@@ -7,10 +7,16 @@
 // come here, do what they did, and are noted as acquire and release of the
 // object.
 //
+// The copies of an absl::Status count themselves in inline code up, and in the
+// library down, so that one thread would seem to free what another still reads.
+//
 // Conditions run on whichever thread looks at them, inside the library and
 // under the mutex, where the sanitizer cannot see that it is held: their reads
 // are not looked at.
+#include <atomic>
 #include <cstdint>
+
+#include "absl/status/internal/status_internal.h"
 
 extern "C" {
 void __tsan_acquire(void* address);
@@ -153,3 +159,17 @@ extern "C" bool __wrap__ZN4absl7debian315BlockingCounter14DecrementCountEv(
   return __real__ZN4absl7debian315BlockingCounter14DecrementCountEv(counter);
 }
 ACQUIRES(_ZN4absl7debian315BlockingCounter4WaitEv, counter)
+
+// absl::Status: a pointer to what the copies share, plus 1. Counted down here,
+// where the sanitizer sees it; the library gets the last copy alone, and frees
+// it.
+extern "C" void __real__ZN4absl7debian36Status15UnrefNonInlinedEm(
+    uintptr_t status);
+extern "C" void __wrap__ZN4absl7debian36Status15UnrefNonInlinedEm(
+    uintptr_t status) {
+  std::atomic<int32_t>& copies =
+      reinterpret_cast<absl::status_internal::StatusRep*>(status - 1)->ref;
+  if (copies.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  copies.store(1, std::memory_order_relaxed);
+  __real__ZN4absl7debian36Status15UnrefNonInlinedEm(status);
+}

@@ -1,10 +1,12 @@
 // That the thread sanitizer sees what Abseil's locks order, and still finds a
 // race where nothing orders. Part of builds with the thread sanitizer only.
+#include <atomic>
 #include <cstdlib>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
@@ -93,6 +95,24 @@ TEST(TsanAbsl, NotificationsAndCountersOrderToo) {
     a.join();
     b.join();
   }
+}
+
+// What two copies share is freed by whichever ends last, and nothing but their
+// count orders that after the other's reads.
+TEST(TsanAbsl, CopiesOfAStatusOrderTheirEnds) {
+  absl::Status status = absl::InternalError("longer than what fits in place");
+  absl::Status copy = status;
+  std::atomic<bool> has_read = false;
+  std::thread other([&] {
+    while (!has_read.load(std::memory_order_relaxed)) {
+      std::this_thread::yield();
+    }
+    copy = absl::OkStatus();
+  });
+  EXPECT_EQ(std::string(status.message()), "longer than what fits in place");
+  status = absl::OkStatus();
+  has_read.store(true, std::memory_order_relaxed);
+  other.join();
 }
 
 // Two locks for one number: nothing orders the threads.
