@@ -26,7 +26,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr absl::Duration kTimeout = absl::Minutes(5);
-constexpr int kCopyRepeats = 21;
+constexpr int kCopies = 21;
 
 struct SwitchBenchArgs {
   ConfigFlags flags;
@@ -54,7 +54,7 @@ class SwitchBench {
   absl::Status Connect();
   absl::StatusOr<std::vector<Json>> MakeBodies();
   absl::Status SwitchOnce(const std::string& to, StreamSet& streams);
-  absl::Status MeasureCopy(int repeats);
+  absl::Status MeasureCopies(int copies);
   absl::Status SwitchIdle();
   absl::Status SwitchUnderLoad();
   Json Figures() const;
@@ -116,13 +116,15 @@ absl::StatusOr<std::vector<Json>> SwitchBench::MakeBodies() {
 
 // The same number of bytes as a switch, and as many threads as workers, while
 // the group is idle.
-absl::Status SwitchBench::MeasureCopy(int repeats) {
+absl::Status SwitchBench::MeasureCopies(int copies) {
   const uint64_t size = measured_.empty() ? uint64_t{16} << 20
                                           : measured_[0].figures.weight_bytes;
-  ASSIGN_OR_RETURN(const double rate, SharedCopyBytesPerSecond(
-                                          std::max<uint64_t>(size, 1),
-                                          std::max(num_workers_, 1), repeats));
-  copy_bytes_per_s_.push_back(rate);
+  for (int i = 0; i < copies; ++i) {
+    ASSIGN_OR_RETURN(const double rate,
+                     SharedCopyBytesPerSecond(std::max<uint64_t>(size, 1),
+                                              std::max(num_workers_, 1)));
+    copy_bytes_per_s_.push_back(rate);
+  }
   return absl::OkStatus();
 }
 
@@ -227,7 +229,7 @@ absl::Status SwitchBench::SwitchIdle() {
         const SwitchFigures figures,
         RequestLayout(loop_, admin_, i % 2 == 0 ? "tp" : "ep", kTimeout));
     if (figures.done) measured_.push_back({figures, {}, {}, 0});
-    RETURN_IF_ERROR(MeasureCopy(1));
+    RETURN_IF_ERROR(MeasureCopies(1));
   }
   return absl::OkStatus();
 }
@@ -265,10 +267,10 @@ absl::Status SwitchBench::Run() {
                      RequestLayout(loop_, admin_, layout, kTimeout));
     if (figures.done) measured_.push_back({figures, {}, {}, 0});
   }
-  RETURN_IF_ERROR(MeasureCopy(kCopyRepeats));
+  RETURN_IF_ERROR(MeasureCopies(kCopies));
   measured_.clear();
   RETURN_IF_ERROR(args_.streams == 0 ? SwitchIdle() : SwitchUnderLoad());
-  RETURN_IF_ERROR(MeasureCopy(kCopyRepeats));
+  RETURN_IF_ERROR(MeasureCopies(kCopies));
   const Json figures = Figures();
   Show(figures);
   if (group_ != nullptr) RETURN_IF_ERROR(group_->Stop(kTimeout));

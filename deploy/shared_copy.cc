@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <barrier>
 #include <cerrno>
 #include <chrono>
@@ -14,6 +13,7 @@
 
 #include "common/cat.h"
 #include "common/check.h"
+#include "common/core_binding.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
 
@@ -52,42 +52,33 @@ class SharedMapping {
 }  // namespace
 
 absl::StatusOr<double> SharedCopyBytesPerSecond(uint64_t size_bytes,
-                                                int num_threads, int repeats) {
-  CHECK(size_bytes > 0 && num_threads >= 1 && repeats >= 1);
+                                                int num_threads) {
+  CHECK(size_bytes > 0 && num_threads >= 1);
   ASSIGN_OR_RETURN(const SharedMapping from, SharedMapping::Create(size_bytes));
   ASSIGN_OR_RETURN(const SharedMapping to, SharedMapping::Create(size_bytes));
-  std::vector<double> seconds;
-  Clock::time_point begin;
-  bool started = false;
-  // Runs when all threads have arrived: at the start and at the end of a
-  // copy.
-  std::barrier barrier(num_threads, [&]() noexcept {
-    const Clock::time_point now = Clock::now();
-    if (started) {
-      seconds.push_back(std::chrono::duration<double>(now - begin).count());
-    }
-    started = !started;
-    begin = Clock::now();
-  });
+  // When all threads have arrived: at the start and at the end.
+  std::vector<Clock::time_point> met;
+  met.reserve(2);
+  std::barrier barrier(num_threads,
+                       [&]() noexcept { met.push_back(Clock::now()); });
   const auto copy = [&](int thread) {
     const uint64_t share_begin = size_bytes * static_cast<uint64_t>(thread) /
                                  static_cast<uint64_t>(num_threads);
     const uint64_t share_end = size_bytes * static_cast<uint64_t>(thread + 1) /
                                static_cast<uint64_t>(num_threads);
-    for (int i = 0; i < repeats; ++i) {
-      barrier.arrive_and_wait();
-      std::memcpy(to.base() + share_begin, from.base() + share_begin,
-                  share_end - share_begin);
-      barrier.arrive_and_wait();
-    }
+    // As the workers in a switch.
+    const CoreBinding binding({pthread_self()}, thread, num_threads);
+    barrier.arrive_and_wait();
+    std::memcpy(to.base() + share_begin, from.base() + share_begin,
+                share_end - share_begin);
+    barrier.arrive_and_wait();
   };
   std::vector<std::thread> threads;
   for (int i = 1; i < num_threads; ++i) threads.emplace_back(copy, i);
   copy(0);
   for (std::thread& thread : threads) thread.join();
-  std::nth_element(seconds.begin(), seconds.begin() + repeats / 2,
-                   seconds.end());
-  return static_cast<double>(size_bytes) / seconds[repeats / 2];
+  return static_cast<double>(size_bytes) /
+         std::chrono::duration<double>(met[1] - met[0]).count();
 }
 
 }  // namespace moebius

@@ -9,10 +9,12 @@
 namespace moebius {
 
 // Copies `size_bytes` with memcpy from one memfd mapping to another, by
-// `num_threads` threads that start together and take a share each, `repeats`
-// times; returns the median, in bytes a second. Pages are touched before.
-// REQUIRES: size_bytes > 0, num_threads and repeats at least 1.
+// `num_threads` threads that start together and take a share each, on cores of
+// their own where there are enough; in bytes a second. The mappings are new and
+// their pages touched before, so the copy finds in the caches what a switch
+// does: copied again and again, a few megabytes would be faster than memory.
+// REQUIRES: size_bytes > 0, num_threads at least 1.
 absl::StatusOr<double> SharedCopyBytesPerSecond(uint64_t size_bytes,
-                                                int num_threads, int repeats);
+                                                int num_threads);
 
 }  // namespace moebius

@@ -40,6 +40,14 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
+std::vector<pthread_t> ThreadPool::extra_threads() {
+  std::vector<pthread_t> handles;
+  handles.reserve(threads_.size());
+  for (std::thread& thread : threads_)
+    handles.push_back(thread.native_handle());
+  return handles;
+}
+
 void ThreadPool::ParallelFor(int num_tasks, absl::FunctionRef<void(int)> fn) {
   if (threads_.empty() || num_tasks <= 1) {
     for (int i = 0; i < num_tasks; ++i) fn(i);

@@ -1,6 +1,8 @@
 // A fixed set of threads that share out the tasks of one loop at a time.
 #pragma once
 
+#include <pthread.h>
+
 #include <atomic>
 #include <cstdint>
 #include <thread>
@@ -34,6 +36,9 @@ class ThreadPool {
 
   // Threads that work in a ParallelFor, the caller's included.
   int size() const { return static_cast<int>(threads_.size()) + 1; }
+
+  // Those besides the caller's.
+  std::vector<pthread_t> extra_threads();
 
   void ParallelFor(int num_tasks, absl::FunctionRef<void(int)> fn);
 

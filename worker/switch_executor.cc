@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/core_binding.h"
 #include "common/fault_point.h"
 #include "common/fnv.h"
 #include "common/status_macros.h"
@@ -32,6 +33,14 @@ uint32_t MicrosSince(Clock::time_point begin) {
       std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() -
                                                             begin)
           .count());
+}
+
+// This thread and those of the pool.
+std::vector<pthread_t> ThreadsOf(ThreadPool* pool) {
+  std::vector<pthread_t> threads;
+  if (pool != nullptr) threads = pool->extra_threads();
+  threads.push_back(pthread_self());
+  return threads;
 }
 
 }  // namespace
@@ -176,6 +185,12 @@ absl::StatusOr<Switched> SwitchExecutor::Copy(const SwitchTail& tail,
   Switched switched;
   switched.epoch = tail.epoch;
   const auto begin = Clock::now();
+  // The ranks copy side by side, a barrier apart: two that the kernel had woken
+  // on one core would take turns there for the whole switch.
+  const std::vector<pthread_t> threads = ThreadsOf(context_.pool);
+  const int num_threads = static_cast<int>(threads.size());
+  const CoreBinding binding(threads, context_.rank * num_threads,
+                            context_.num_ranks * num_threads);
   // Nobody's slots or pages may be read before every rank has finished the
   // step before the boundary.
   RETURN_IF_ERROR(context_.barrier->Wait());

@@ -10,7 +10,7 @@ namespace {
 TEST(SharedCopy, RateIsPlausibleForAnyNumberOfThreads) {
   for (int threads : {1, 2, 5}) {
     const absl::StatusOr<double> rate =
-        SharedCopyBytesPerSecond(uint64_t{4} << 20, threads, 5);
+        SharedCopyBytesPerSecond(uint64_t{4} << 20, threads);
     ASSERT_THAT(rate, IsOk());
     EXPECT_GT(*rate, 1e6);
     EXPECT_LT(*rate, 1e13);
@@ -18,7 +18,7 @@ TEST(SharedCopy, RateIsPlausibleForAnyNumberOfThreads) {
 }
 
 TEST(SharedCopy, FewerBytesThanThreadsIsFine) {
-  EXPECT_THAT(SharedCopyBytesPerSecond(1, 4, 1), IsOk());
+  EXPECT_THAT(SharedCopyBytesPerSecond(1, 4), IsOk());
 }
 
 }  // namespace

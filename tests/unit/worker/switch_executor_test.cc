@@ -2,6 +2,8 @@
 // weights and pages, with threads for ranks over real regions.
 #include "worker/switch_executor.h"
 
+#include <sched.h>
+
 #include <cstring>
 #include <memory>
 #include <thread>
@@ -41,6 +43,28 @@ KvTable TpTable() { return {0, 1, {{0, 0, 1, {3}}, {1, 1, 1, {7}}}}; }
 KvPlan ToTp() { return {{{{0, 4, 1, 7}}}, {TpTable()}}; }
 KvPlan ToEp() { return {{{{1, 7, 0, 9}}}, {{0, 1, {{0, 0, 2, {3, 9}}}}}}; }
 
+// CPUs that the calling thread may use.
+cpu_set_t AllowedHere() {
+  cpu_set_t allowed;
+  EXPECT_EQ(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+  return allowed;
+}
+
+// Notes what a rank may use at each barrier of its copies.
+class NotingBarrier final : public Barrier {
+ public:
+  explicit NotingBarrier(Barrier* barrier) : barrier_(barrier) {}
+  absl::Status Wait() override {
+    allowed_.push_back(AllowedHere());
+    return barrier_->Wait();
+  }
+  const std::vector<cpu_set_t>& allowed() const { return allowed_; }
+
+ private:
+  Barrier* const barrier_;
+  std::vector<cpu_set_t> allowed_;
+};
+
 class SwitchExecutorTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -62,6 +86,8 @@ class SwitchExecutorTest : public testing::Test {
       step_barriers_.push_back(std::make_unique<GroupStepBarrier>(
           r, memories_[r]->all_signals(), BarrierOptions{.spin_us = 10},
           absl::Seconds(20)));
+      barriers_.push_back(
+          std::make_unique<NotingBarrier>(step_barriers_[r].get()));
       sequences_.push_back(
           std::make_unique<SequenceTable>(r, kSlots, kPages, kVocabulary));
       StepPlan plan;
@@ -71,7 +97,7 @@ class SwitchExecutorTest : public testing::Test {
       executors_.push_back(std::make_unique<SwitchExecutor>(
           SwitchContext{r, kRanks, Experts(), kAttention, kPageBytes, kPages,
                         memories_[r].get(), sequences_[r].get(),
-                        step_barriers_[r].get(), nullptr},
+                        barriers_[r].get(), nullptr},
           ExpertParallel()));
     }
   }
@@ -95,7 +121,10 @@ class SwitchExecutorTest : public testing::Test {
         const Prepared prepared =
             executors_[r]->Prepare(Prepare{epoch, target, plan});
         EXPECT_TRUE(prepared.ok) << prepared.reason;
+        const cpu_set_t allowed = AllowedHere();
         const auto done = executors_[r]->Commit(Commit{epoch, StepId{9}});
+        const cpu_set_t after = AllowedHere();
+        EXPECT_TRUE(CPU_EQUAL(&allowed, &after));
         EXPECT_THAT(done, IsOk());
         if (done.ok()) switched[r] = *done;
       });
@@ -111,6 +140,7 @@ class SwitchExecutorTest : public testing::Test {
 
   std::vector<std::unique_ptr<WorkerMemory>> memories_;
   std::vector<std::unique_ptr<StepBarrier>> step_barriers_;
+  std::vector<std::unique_ptr<NotingBarrier>> barriers_;
   std::vector<std::unique_ptr<SequenceTable>> sequences_;
   std::vector<std::unique_ptr<SwitchExecutor>> executors_;
 };
@@ -190,6 +220,21 @@ TEST_F(SwitchExecutorTest, ThereAndBackMovesPagesAndKeepsEveryWeight) {
   for (Rank r = 0; r < kRanks; ++r) {
     const std::byte* base = memories_[r]->base(RegionKind::kExperts, r);
     EXPECT_EQ(std::memcmp(base + slot, before[r].data(), before[r].size()), 0);
+  }
+}
+
+TEST_F(SwitchExecutorTest, RanksCopyOnCoresOfTheirOwn) {
+  const cpu_set_t all = AllowedHere();
+  Switch(Epoch{1}, TensorParallel(kRanks), ToTp());
+  ASSERT_EQ(barriers_[0]->allowed().size(), barriers_[1]->allowed().size());
+  ASSERT_FALSE(barriers_[0]->allowed().empty());
+  for (size_t i = 0; i < barriers_[0]->allowed().size(); ++i) {
+    const cpu_set_t& zero = barriers_[0]->allowed()[i];
+    const cpu_set_t& one = barriers_[1]->allowed()[i];
+    cpu_set_t both;
+    CPU_AND(&both, &zero, &one);
+    // With a single core there is nothing to share out.
+    EXPECT_EQ(CPU_COUNT(&both), CPU_COUNT(&all) >= kRanks ? 0 : 1);
   }
 }
 
