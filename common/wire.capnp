@@ -160,6 +160,7 @@ struct Halted {
   numPages @11 :List(UInt32);
   pages @12 :List(UInt32);
   loaded @13 :Bool;
+  epochsOver @14 :UInt64;
 }
 
 struct Loaded {

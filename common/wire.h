@@ -180,6 +180,9 @@ struct Stand {
   // Weights are in its memory. False: the memory is new.
   bool loaded = false;
   uint64_t weight_checksum = 0;  // Resume.weight_checksum, if loaded
+  // When it was last told to go on with no switch to finish, every one up to
+  // this was over. So memory that is new since is not of a switch before.
+  Epoch epochs_over;
   friend bool operator==(const Stand&, const Stand&) = default;
 };
 

@@ -230,7 +230,8 @@ absl::Status Read(wire::Halted::Reader in, Halted& out) {
                in.getLayersDone(),
                in.getWavesDone(),
                in.getLoaded(),
-               in.getWeightChecksum()};
+               in.getWeightChecksum(),
+               Epoch{in.getEpochsOver()}};
   const auto slots = in.getSlot();
   const auto requests = in.getRequest();
   const auto computed = in.getComputed();

@@ -106,6 +106,7 @@ void Build(wire::Halted::Builder out, const Halted& in) {
   out.setWavesDone(in.stand.waves_done);
   out.setLoaded(in.stand.loaded);
   out.setWeightChecksum(in.stand.weight_checksum);
+  out.setEpochsOver(in.stand.epochs_over.value);
   const auto& held = in.sequences;
   const unsigned n = held.size();
   FillColumn(out.initSlot(n), held, [](auto& s) { return s.slot; });

@@ -291,6 +291,7 @@ absl::Status EngineHost::OnHello(Rank rank) {
   worker.pid = member.hello.pid;
   worker.incarnation = member.incarnation.value;
   worker.pages_total = member.hello.num_pages;
+  if (!scheduler_.has_value()) worker.pages_free = worker.pages_total;
   return Apply(WorkerJoined{rank});
 }
 
@@ -549,9 +550,11 @@ void EngineHost::Publish() {
     status_.last_switch = switches_->last();
     status_.load = policy_->smoothed_load();
     for (Rank r = 0; r < group_.num_ranks(); ++r) {
-      status_.workers[r].connected = group_.member(r).joined;
       status_.workers[r].pages_free = scheduler_->free_pages(r);
     }
+  }
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    status_.workers[r].connected = group_.member(r).joined;
   }
   if (options_.journal != nullptr) {
     const Journal& journal = *options_.journal;

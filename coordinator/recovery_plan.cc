@@ -13,6 +13,7 @@ class Planner {
       : journal_(journal), input_(input) {
     for (const Stand& stand : input.stands) {
       last_executed_ = std::max(last_executed_, stand.last_executed);
+      epochs_over_ = std::max(epochs_over_, stand.epochs_over);
       any_loaded_ = any_loaded_ || stand.loaded;
     }
   }
@@ -37,8 +38,10 @@ class Planner {
     }
     plan.layout = undone->to;
     // A step beyond the boundary takes all ranks, each of which was through
-    // with the switch by then.
-    plan.finished = last_executed_ >= undone->boundary;
+    // with the switch by then. And no rank is told to go on after a switch, be
+    // it with new memory, that has not ended.
+    plan.finished =
+        last_executed_ >= undone->boundary || epochs_over_ >= undone->epoch;
     plan.unfinished = !plan.finished;
     if (plan.finished) {
       AdoptHeld(plan);
@@ -150,6 +153,7 @@ class Planner {
   const JournalState& journal_;
   const RecoveryInput& input_;
   StepId last_executed_;
+  Epoch epochs_over_;
   bool any_loaded_ = false;
 };
 

@@ -44,7 +44,9 @@ Stand WorkerLoop::WhereWeStand() const {
       progress.waves_done,
       context_.signals->progress.loaded.load(std::memory_order_relaxed) != 0,
       context_.signals->progress.weight_checksum.load(
-          std::memory_order_relaxed)};
+          std::memory_order_relaxed),
+      Epoch{context_.signals->progress.epochs_over.load(
+          std::memory_order_relaxed)}};
 }
 
 void WorkerLoop::Interrupt(const absl::Status& why) {
@@ -201,6 +203,8 @@ absl::Status WorkerLoop::On(const Resume& resume) {
   // With a switch to finish, new memory counts only from the first step on:
   // until then a new coordinator would take pages for good that were given up.
   if (!resume.tail.has_value()) {
+    context_.signals->progress.epochs_over.store(resume.last_epoch.value,
+                                                 std::memory_order_relaxed);
     context_.signals->progress.loaded.store(1, std::memory_order_release);
   }
   if (!restoring_) context_.sequences->Reset();

@@ -18,6 +18,7 @@
 
 #include "benchmark/benchmark.h"
 #include "common/check.h"
+#include "common/core_binding.h"
 #include "common/layout.h"
 #include "worker/memory/group_barrier.h"
 #include "worker/memory/pull.h"
@@ -154,8 +155,9 @@ pid_t Fork(Body body) {
   ::_exit(0);
 }
 
-// Two processes switch at the same time, with the barriers that belong to it;
-// against both of them in memcpy between two barriers.
+// Two processes switch at the same time, each on a core of its own as workers
+// are, with the barriers that belong to it; against both of them in memcpy
+// between two barriers.
 void BM_TwoWorkers(benchmark::State& state, const ExpertShape& shape) {
   const Bench bench(shape);
   const int spin_us = DefaultSpinUs(
@@ -169,6 +171,7 @@ void BM_TwoWorkers(benchmark::State& state, const ExpertShape& shape) {
   };
   const int64_t rounds = static_cast<int64_t>(state.max_iterations) + 2;
   const pid_t pid = Fork([&] {
+    const CoreBinding binding({pthread_self()}, 1, kRanks);
     GroupBarrier barrier = barrier_of(1);
     for (int64_t i = 0; i < rounds; ++i) {
       arrive(barrier);
@@ -178,6 +181,7 @@ void BM_TwoWorkers(benchmark::State& state, const ExpertShape& shape) {
       arrive(barrier);
     }
   });
+  const CoreBinding binding({pthread_self()}, 0, kRanks);
   GroupBarrier barrier = barrier_of(0);
   std::vector<double> switches, copies;
   int64_t i = 0;

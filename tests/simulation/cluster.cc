@@ -86,7 +86,9 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
       front_(&world_, &AsksOf(options.model), answers),
       mutant_(run.mutant == nullptr ? nullptr : run.mutant->make(options.seed)),
       disk_(&world_, fault_rng_.Fork()) {
-  if (options_.full_disks > 0) front_.AllowRepetition();
+  if (options_.full_disks > 0 || options_.full_at_switch > 0) {
+    front_.AllowRepetition();
+  }
   SetFaultHandler(this);
   SetLogLevel(run.trace ? "info" : "off");
 }

@@ -37,6 +37,18 @@ Stage StageOf(FaultId id) {
   }
 }
 
+// How long a fault lasts, in microseconds.
+int64_t DurationOf(Rng& rng) {
+  switch (rng.Int(0, 2)) {
+    case 0:
+      return rng.Between(1'000, 50'000);
+    case 1:
+      return rng.Between(50'000, 700'000);
+    default:
+      return rng.Between(700'000, 3'000'000);
+  }
+}
+
 }  // namespace
 
 // ---- what happens to them --------------------------------------------------
@@ -104,16 +116,6 @@ Wish Cluster::MakeWish() {
 void Cluster::PlanFaults() {
   Rng rng = fault_rng_.Fork();
   const int64_t end = int64_t{options_.fault_ms} * 1000;
-  const auto duration = [](Rng& r) {
-    switch (r.Int(0, 2)) {
-      case 0:
-        return r.Between(1'000, 50'000);
-      case 1:
-        return r.Between(50'000, 700'000);
-      default:
-        return r.Between(700'000, 3'000'000);
-    }
-  };
   const auto rank = [&] { return rng.Int(0, options_.num_workers - 1); };
   for (int i = 0; i < options_.kills; ++i) {
     world_.After(rng.Between(0, end), [this, r = rank()] {
@@ -124,7 +126,7 @@ void Cluster::PlanFaults() {
     });
   }
   for (int i = 0; i < options_.pauses; ++i) {
-    world_.After(rng.Between(0, end), [this, r = rank(), d = duration(rng)] {
+    world_.After(rng.Between(0, end), [this, r = rank(), d = DurationOf(rng)] {
       if (current_[r]->over() || !faults_on_) return;
       world_.CountFault("worker paused");
       world_.Note("paused", r, static_cast<uint64_t>(d));
@@ -132,7 +134,7 @@ void Cluster::PlanFaults() {
     });
   }
   for (int i = 0; i < options_.coordinator_pauses; ++i) {
-    world_.After(rng.Between(0, end), [this, d = duration(rng)] {
+    world_.After(rng.Between(0, end), [this, d = DurationOf(rng)] {
       if (!faults_on_) return;
       world_.CountFault("coordinator paused");
       world_.Note("paused", -1, static_cast<uint64_t>(d));
@@ -154,16 +156,12 @@ void Cluster::PlanFaults() {
     });
   }
   for (int i = 0; i < options_.full_disks; ++i) {
-    world_.After(rng.Between(0, end), [this, d = duration(rng)] {
-      if (!faults_on_) return;
-      world_.CountFault("disk full");
-      world_.Note("disk full", -1, static_cast<uint64_t>(d));
-      disk_.FailUntil(world_.now_us() + d);
-      disk_full_until_us_ = world_.now_us() + d;
+    world_.After(rng.Between(0, end), [this, d = DurationOf(rng)] {
+      if (faults_on_) FillDisk(d);
     });
   }
   for (int i = 0; i < options_.partitions; ++i) {
-    world_.After(rng.Between(0, end), [this, r = rank(), d = duration(rng),
+    world_.After(rng.Between(0, end), [this, r = rank(), d = DurationOf(rng),
                                        to_worker = rng.Chance(0.5)] {
       if (!faults_on_) return;
       world_.CountFault("partition");
@@ -255,6 +253,14 @@ void Cluster::StopAll() {
   });
 }
 
+void Cluster::FillDisk(int64_t duration_us) {
+  world_.CountFault("disk full");
+  world_.Note("disk full", -1, static_cast<uint64_t>(duration_us));
+  disk_full_until_us_ =
+      std::max(disk_full_until_us_, world_.now_us() + duration_us);
+  disk_.FailUntil(disk_full_until_us_);
+}
+
 // ---- fault points ----------------------------------------------------------
 
 absl::Status Cluster::OnFaultPoint(FaultId id) {
@@ -279,6 +285,10 @@ absl::Status Cluster::OnCoordinatorFaultPoint(FaultId id) {
     world_.CountFault("coordinator crashed");
     world_.Note("crash", -1, static_cast<uint64_t>(id));
     throw CoordinatorKilled{};
+  }
+  if (id == FaultId::kCoordinatorDecided &&
+      fault_rng_.Chance(options_.full_at_switch)) {
+    FillDisk(DurationOf(fault_rng_));
   }
   return absl::OkStatus();
 }

@@ -38,6 +38,7 @@ class Cluster final : public LifeSite, public FaultHandler {
   // Every process is gone, all memory, and what was not synced; soon the
   // machine is up again, and a new launcher starts the group.
   void LosePower();
+  void FillDisk(int64_t duration_us);
   // Not if the run ends or power is lost until then.
   void Later(int64_t delay_us, std::function<void()> action);
 

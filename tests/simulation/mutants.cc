@@ -428,6 +428,12 @@ void AddCoordinator(std::vector<MutantInfo>& all) {
                    };
                    return mutant;
                  }});
+  all.push_back({"switch-over-forgotten",
+                 "memory does not say that it is newer than a switch",
+                 OfReports<Halted>([](Rank, Halted& halted) {
+                   return std::exchange(halted.stand.epochs_over, Epoch{0}) !=
+                          Epoch{0};
+                 })});
   all.push_back({"journal-not-synced",
                  "a client hears of what the disk may still lose",
                  [](uint64_t) {

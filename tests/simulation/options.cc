@@ -66,6 +66,24 @@ void ChooseProcessFaults(Rng& rng, Options& options) {
   if (rng.Chance(0.3)) options.stalls = rng.Uniform(0, 0.002);
 }
 
+// Switches of a group that has little to do, so that no step follows soon, and
+// whose end the journal cannot say: memory has to, and that is lost too, of one
+// worker after the other.
+void ChooseForgottenSwitches(Rng& rng, Options& options) {
+  options.num_workers = 2;
+  options.num_choices = rng.Int(1, 4);
+  options.fault_ms = rng.Int(1000, 3000);
+  options.arrivals_ms = options.fault_ms;
+  options.switches = rng.Int(4, 12);
+  options.partitions = options.full_disks = options.power_losses = 0;
+  options.loss = 0;
+  options.kills = rng.Int(4, 10);
+  options.memory_loss = rng.Uniform(0.5, 1);
+  options.max_crashes = 1;
+  options.coordinator_kills = rng.Int(1, 4);
+  options.full_at_switch = rng.Uniform(0.5, 1);
+}
+
 const char* NameOf(LayoutChoice choice) {
   return choice == LayoutChoice::kEp   ? "ep"
          : choice == LayoutChoice::kTp ? "tp"
@@ -82,6 +100,7 @@ Options OptionsOf(uint64_t seed) {
   ChooseWork(rng, options);
   ChooseNetwork(rng, options);
   ChooseProcessFaults(rng, options);
+  if (rng.Chance(0.2)) ChooseForgottenSwitches(rng, options);
   return options;
 }
 
@@ -98,6 +117,7 @@ Options WithoutFaults(Options options) {
   options.crash_in_recovery = options.errors = options.stalls = 0;
   options.coordinator_crash = 0;
   options.coordinator_kills = options.full_disks = options.power_losses = 0;
+  options.full_at_switch = 0;
   options.aborts = 0;
   return options;
 }
@@ -117,7 +137,9 @@ std::string Show(const Options& o) {
       "crashes "
       "%.5f in steps, %.4f in switches, %.4f in recovery, at most %d; memory "
       "lost %.2f, errors %.4f, stalls %.4f\n"
-      "  coordinator  crashes %.4f, %d kills, disk full %d times, segments of "
+      "  coordinator  crashes %.4f, %d kills, disk full %d "
+      "times and at "
+      "%.2f of switches, segments of "
       "%llu bytes; %d losses of power",
       static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
       NameOf(o.layout), o.steps_ahead, o.token_budget, o.max_running, o.pool,
@@ -127,8 +149,8 @@ std::string Show(const Options& o) {
       o.fault_ms, o.kills, o.pauses, o.coordinator_pauses, o.crash_in_step,
       o.crash_in_switch, o.crash_in_recovery, o.max_crashes, o.memory_loss,
       o.errors, o.stalls, o.coordinator_crash, o.coordinator_kills,
-      o.full_disks, static_cast<unsigned long long>(o.rotate_bytes),
-      o.power_losses);
+      o.full_disks, o.full_at_switch,
+      static_cast<unsigned long long>(o.rotate_bytes), o.power_losses);
   return text;
 }
 

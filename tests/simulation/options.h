@@ -43,6 +43,9 @@ struct Options {
   // outside. Its disk is full for a while, so often.
   double coordinator_crash = 0;
   int coordinator_kills = 0, full_disks = 0;
+  // Chance that it is full for a while from the moment a switch is decided, so
+  // that its end is not on it.
+  double full_at_switch = 0;
   int power_losses = 0;  // of the whole machine
   uint64_t rotate_bytes = 1 << 20;
   double memory_loss = 0;  // of whoever dies, with all that the vault keeps

@@ -50,6 +50,7 @@ struct alignas(kSignalsLine) SignalsProgress {
   // 1: a model is in the regions, and this is its checksum over all ranks.
   std::atomic<uint64_t> loaded{0};
   std::atomic<uint64_t> weight_checksum{0};
+  std::atomic<uint64_t> epochs_over{0};  // Stand.epochs_over
 };
 
 // The first bytes of the region. The rest is free for later use.

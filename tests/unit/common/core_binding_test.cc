@@ -64,8 +64,8 @@ TEST(CoreBinding, ThreadsHaveTheirShareUntilItEnds) {
   });
   const auto allowed_other = [&] {
     cpu_set_t set;
-    EXPECT_EQ(
-        pthread_getaffinity_np(other.native_handle(), sizeof(set), &set), 0);
+    EXPECT_EQ(pthread_getaffinity_np(other.native_handle(), sizeof(set), &set),
+              0);
     return Numbers(set);
   };
   {

@@ -159,6 +159,26 @@ TEST_F(RecoveryPlanTest, ADecidedSwitchIsFinishedOrWasFinished) {
   EXPECT_EQ(plan.adopted[0].table.tables[0].pages[0], 7u);
 }
 
+// The coordinator that ended the switch could not write that down, and told a
+// rank with new memory to go on before it died.
+TEST_F(RecoveryPlanTest, ASwitchIsOverForMemoryThatWasNewAfterIt) {
+  journal::SwitchDecided decided{Epoch{3}, kEp, kTp, StepId{10}, {}, {}};
+  decided.plan.tables = {{5, 1, {{0, 0, 2, {0, 1}}, {1, 2, 2, {0, 1}}}}};
+  decided.running = {{RequestId{1}, 5, 16}};
+  Note(journal::EpochProposed{Epoch{3}});
+  Note(decided);
+  held_[0] = {{5, RequestId{1}, 0, 2, {}}};
+  held_[1] = {Held(5, 1, 16, 2, 0)};
+  stands_[0].epochs_over = Epoch{2};
+  EXPECT_TRUE(Plan().unfinished);
+  stands_[0].epochs_over = Epoch{3};
+  const RecoveryPlan plan = Plan();
+  EXPECT_TRUE(plan.finished);
+  EXPECT_FALSE(plan.unfinished);
+  EXPECT_EQ(plan.layout, kTp);
+  EXPECT_TRUE(plan.adopted.empty());
+}
+
 TEST_F(RecoveryPlanTest, MemoryLostInASwitchLosesAllKv) {
   journal::SwitchDecided decided{Epoch{1}, kEp, kTp, StepId{10}, {}, {}};
   decided.plan.tables = {{5, 1, {{0, 0, 2, {0, 1}}, {1, 2, 2, {0, 1}}}}};

@@ -21,6 +21,23 @@ TEST_F(EngineHostTest, NothingIsAcceptedBeforeTheGroupIsWhole) {
   EXPECT_FALSE(engine_->GetStatus().ready);
 }
 
+TEST_F(EngineHostTest, StatusTellsWhoHasComeBeforeTheGroupIsWhole) {
+  Start(/*join=*/false);
+  hub_->Revive(0);
+  // Each goes through the engine's loop once; the worker is greeted and answers
+  // in a few.
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_THAT(SwitchTo(LayoutChoice::kTp),
+                StatusIs(absl::StatusCode::kUnavailable));
+  }
+  const EngineStatus status = engine_->GetStatus();
+  EXPECT_FALSE(status.ready);
+  EXPECT_TRUE(status.workers[0].connected);
+  EXPECT_GT(status.workers[0].pages_total, 0u);
+  EXPECT_EQ(status.workers[0].pages_free, status.workers[0].pages_total);
+  EXPECT_FALSE(status.workers[1].connected);
+}
+
 TEST_F(EngineHostTest, EveryRequestGetsTheTokensOfAQuietRun) {
   Start();
   std::vector<RequestId> ids;

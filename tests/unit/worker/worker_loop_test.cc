@@ -170,6 +170,19 @@ TEST_F(WorkerLoopTest, WeightsThatAreThereAreNotLoadedAgainInTheRound) {
   EXPECT_EQ(loads_, 1);
 }
 
+TEST_F(WorkerLoopTest, WhichSwitchesAreOverStaysWithTheMemory) {
+  Resume resume = ResumeOf(1);
+  resume.last_epoch = Epoch{5};
+  Come(1, Greet{});
+  Come(2, Halt{1});
+  Come(3, resume);
+  Come(4, Halt{2});
+  ASSERT_THAT(Run(),
+              ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Halted>()));
+  EXPECT_EQ(std::get<Halted>(link_.reports[1]).stand.epochs_over, Epoch{0});
+  EXPECT_EQ(std::get<Halted>(link_.reports[2]).stand.epochs_over, Epoch{5});
+}
+
 TEST_F(WorkerLoopTest, AnotherRoundLoadsAnew) {
   Come(1, Greet{});
   for (uint64_t round : {1, 2}) {
