@@ -65,8 +65,9 @@ class SwitchBench {
   std::unique_ptr<ServedGroup> group_;
   Url url_, admin_;
   int num_workers_ = 0;
+  uint64_t weight_bytes_ = 0;  // that a switch moves
   std::vector<Measured> measured_;
-  std::vector<double> copy_bytes_per_s_;  // before and after
+  std::vector<double> copy_bytes_per_s_;
   double quiet_gap_ms_ = 0;
 };
 
@@ -117,12 +118,11 @@ absl::StatusOr<std::vector<Json>> SwitchBench::MakeBodies() {
 // The same number of bytes as a switch, and as many threads as workers, while
 // the group is idle.
 absl::Status SwitchBench::MeasureCopies(int copies) {
-  const uint64_t size = measured_.empty() ? uint64_t{16} << 20
-                                          : measured_[0].figures.weight_bytes;
   for (int i = 0; i < copies; ++i) {
-    ASSIGN_OR_RETURN(const double rate,
-                     SharedCopyBytesPerSecond(std::max<uint64_t>(size, 1),
-                                              std::max(num_workers_, 1)));
+    ASSIGN_OR_RETURN(
+        const double rate,
+        SharedCopyBytesPerSecond(std::max<uint64_t>(weight_bytes_, 1),
+                                 std::max(num_workers_, 1)));
     copy_bytes_per_s_.push_back(rate);
   }
   return absl::OkStatus();
@@ -223,7 +223,6 @@ void SwitchBench::Show(const Json& figures) const {
 
 // Switch and memcpy by turns: both see the machine in the same state.
 absl::Status SwitchBench::SwitchIdle() {
-  copy_bytes_per_s_.clear();
   for (int i = 0; i < args_.switches; ++i) {
     ASSIGN_OR_RETURN(
         const SwitchFigures figures,
@@ -235,6 +234,7 @@ absl::Status SwitchBench::SwitchIdle() {
 }
 
 absl::Status SwitchBench::SwitchUnderLoad() {
+  RETURN_IF_ERROR(MeasureCopies(kCopies));
   ASSIGN_OR_RETURN(const std::vector<Json> bodies, MakeBodies());
   StreamSet streams(loop_, url_, bodies, CompletionOptions{}, true);
   constexpr size_t kQuietEvents = 50;
@@ -255,7 +255,7 @@ absl::Status SwitchBench::SwitchUnderLoad() {
     m.gap_ms = streams.LongestGapMs(m.asked, m.answered);
   }
   quiet_gap_ms_ = streams.LongestGapMs(Clock::time_point::min(), first_switch);
-  return absl::OkStatus();
+  return MeasureCopies(kCopies);
 }
 
 absl::Status SwitchBench::Run() {
@@ -265,12 +265,9 @@ absl::Status SwitchBench::Run() {
   for (const char* layout : {"tp", "ep"}) {
     ASSIGN_OR_RETURN(const SwitchFigures figures,
                      RequestLayout(loop_, admin_, layout, kTimeout));
-    if (figures.done) measured_.push_back({figures, {}, {}, 0});
+    if (figures.done) weight_bytes_ = figures.weight_bytes;
   }
-  RETURN_IF_ERROR(MeasureCopies(kCopies));
-  measured_.clear();
   RETURN_IF_ERROR(args_.streams == 0 ? SwitchIdle() : SwitchUnderLoad());
-  RETURN_IF_ERROR(MeasureCopies(kCopies));
   const Json figures = Figures();
   Show(figures);
   if (group_ != nullptr) RETURN_IF_ERROR(group_->Stop(kTimeout));

@@ -38,6 +38,14 @@ class RecoveryPlanTest : public testing::Test {
   void Note(journal::Record record) {
     ASSERT_THAT(journal_.Apply(std::move(record)), IsOk());
   }
+  // A switch to TP at step 10, with a block of request 1 in slot 5.
+  void NoteDecided(Epoch epoch) {
+    journal::SwitchDecided decided{epoch, kEp, kTp, StepId{10}, {}, {}};
+    decided.plan.tables = {{5, 1, {{0, 0, 2, {0, 1}}, {1, 2, 2, {0, 1}}}}};
+    decided.running = {{RequestId{1}, 5, 16}};
+    Note(journal::EpochProposed{epoch});
+    Note(decided);
+  }
   RecoveryPlan Plan() {
     return PlanRecovery(journal_, {{kRanks, 8, 4}, kEp, stands_, held_});
   }
@@ -162,11 +170,7 @@ TEST_F(RecoveryPlanTest, ADecidedSwitchIsFinishedOrWasFinished) {
 // The coordinator that ended the switch could not write that down, and told a
 // rank with new memory to go on before it died.
 TEST_F(RecoveryPlanTest, ASwitchIsOverForMemoryThatWasNewAfterIt) {
-  journal::SwitchDecided decided{Epoch{3}, kEp, kTp, StepId{10}, {}, {}};
-  decided.plan.tables = {{5, 1, {{0, 0, 2, {0, 1}}, {1, 2, 2, {0, 1}}}}};
-  decided.running = {{RequestId{1}, 5, 16}};
-  Note(journal::EpochProposed{Epoch{3}});
-  Note(decided);
+  NoteDecided(Epoch{3});
   held_[0] = {{5, RequestId{1}, 0, 2, {}}};
   held_[1] = {Held(5, 1, 16, 2, 0)};
   stands_[0].epochs_over = Epoch{2};
@@ -180,11 +184,7 @@ TEST_F(RecoveryPlanTest, ASwitchIsOverForMemoryThatWasNewAfterIt) {
 }
 
 TEST_F(RecoveryPlanTest, MemoryLostInASwitchLosesAllKv) {
-  journal::SwitchDecided decided{Epoch{1}, kEp, kTp, StepId{10}, {}, {}};
-  decided.plan.tables = {{5, 1, {{0, 0, 2, {0, 1}}, {1, 2, 2, {0, 1}}}}};
-  decided.running = {{RequestId{1}, 5, 16}};
-  Note(journal::EpochProposed{Epoch{1}});
-  Note(decided);
+  NoteDecided(Epoch{1});
   stands_[0].loaded = false;
   const RecoveryPlan plan = Plan();
   EXPECT_TRUE(plan.unfinished);
