@@ -296,10 +296,11 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(WholeNumber("scheduler.max_running",
                              "Sequences in flight at once.",
                              &Config::max_running, 1, 65536));
-  keys.push_back(WholeNumber("scheduler.max_queue",
-                             "Accepted requests that may wait; beyond it the "
-                             "answer is 429.",
-                             &Config::max_queue, 1, 1'000'000));
+  keys.push_back(
+      WholeNumber("scheduler.max_queue",
+                  "Accepted generations that may wait; beyond it the "
+                  "answer is 429, and 400 for a request of more.",
+                  &Config::max_queue, 1, 1'000'000));
   keys.push_back(WholeNumber("scheduler.token_budget",
                              "Tokens of one step, prefill and decode together.",
                              &Config::token_budget, 16, 1 << 20));

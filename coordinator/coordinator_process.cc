@@ -302,7 +302,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   IoThreads admin_threads(1, "admin");
   OpenAiApiOptions api_options;
   api_options.limits = {ServedModelName(config), max_model_len, vocab_size,
-                        std::move(defaults)};
+                        std::move(defaults), config.max_queue};
   api_options.model_root = config.model_path;
   api_options.version = kVersion;
   api_options.keys = std::move(api_keys);

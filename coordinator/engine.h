@@ -29,6 +29,11 @@ struct StopCriteria {
   friend bool operator==(const StopCriteria&, const StopCriteria&) = default;
 };
 
+// Generations of one request.
+inline constexpr int kMaxGenerations = 4096;
+// Over how long EngineStatus.ended_recently counts.
+inline constexpr int kRecentSeconds = 16;
+
 // One generation: one choice of one prompt. A request with n choices is n of
 // them (with seeds seed, seed+1, ...).
 struct Generation {
@@ -95,6 +100,7 @@ struct EngineStatus {
   uint64_t last_step = 0;    // executed
   uint64_t running = 0, waiting = 0;
   uint64_t requests_total = 0, requests_finished = 0, requests_aborted = 0;
+  uint64_t ended_recently = 0;  // generations, in the last kRecentSeconds
   uint64_t prompt_tokens_total = 0, generated_tokens_total = 0;
   uint64_t preemptions_total = 0;
   uint64_t dropped_tokens_total = 0;  // positions to be computed again
@@ -122,7 +128,8 @@ class Engine {
   // with the request.
   // Errors: kResourceExhausted when the queue is full (the front answers 429),
   // kUnavailable when draining or not ready (503), kInvalidArgument for what
-  // the model cannot take.
+  // can never be taken: more generations than may wait, a prompt longer than
+  // the context.
   virtual absl::StatusOr<std::vector<RequestId>> Submit(
       std::vector<Generation> generations, std::string context) = 0;
 

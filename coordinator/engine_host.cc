@@ -73,6 +73,13 @@ void EngineHost::Stop() {
 absl::StatusOr<std::vector<RequestId>> EngineHost::Submit(
     std::vector<Generation> generations, std::string context) {
   const int count = static_cast<int>(generations.size());
+  const int most = options_.journal == nullptr
+                       ? options_.config.max_queue
+                       : std::min(options_.config.max_queue, kMaxGenerations);
+  if (count < 1 || count > most) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a request of ", count, " generations; 1 to ", most, " may wait"));
+  }
   std::vector<RequestId> ids;
   {
     absl::MutexLock lock(&mutex_);
@@ -368,6 +375,7 @@ void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
     scheduler_->Finish(token.request);
     outputs_.erase(found);
     ++status_.requests_finished;
+    ended_.Add(last_progress_, 1);
   }
   if (options_.journal == nullptr || added.tokens.empty()) return;
   if (absl::Status status = Note(std::move(added)); !status.ok()) {
@@ -434,6 +442,7 @@ void EngineHost::TakeInbox() {
     if (outputs_.erase(request) == 0) continue;
     scheduler_->Abort(request);
     ++status_.requests_aborted;
+    ended_.Add(Now(), 1);
     NoteEnd(request, FinishReason::kAbort, "");
   }
   for (Attachment& attachment : inbox.attachments) {
@@ -549,6 +558,7 @@ void EngineHost::Publish() {
     status_.switches_refused_total = switches_->num_refused();
     status_.last_switch = switches_->last();
     status_.load = policy_->smoothed_load();
+    status_.ended_recently = ended_.Count(Now());
     for (Rank r = 0; r < group_.num_ranks(); ++r) {
       status_.workers[r].pages_free = scheduler_->free_pages(r);
     }

@@ -24,6 +24,7 @@
 #include "coordinator/journal/journal.h"
 #include "coordinator/membership.h"
 #include "coordinator/policy_host.h"
+#include "coordinator/recent_count.h"
 #include "coordinator/recovery_plan.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/switch_control.h"
@@ -208,6 +209,7 @@ class EngineHost final : public Engine {
   std::vector<Attachment> attachments_;
   bool journal_was_ok_ = true;
   Clock::time_point last_journal_tick_;
+  RecentCount ended_;          // generations
   double unaccounted_us_ = 0;  // decision time since the last step issued
   EngineStatus status_;
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/cat.h"
+#include "coordinator/api/retry_after.h"
 #include "coordinator/api/write_interval.h"
 
 namespace moebius {
@@ -77,7 +78,7 @@ std::optional<ApiError> CallTable::Submit(
     } else {
       auto submitted =
           engine_.Submit(std::move(generations), EncodeCallContext(context));
-      if (!submitted.ok()) return EngineError(submitted.status());
+      if (!submitted.ok()) return Refusal(submitted.status());
       for (size_t i = 0; i < count; ++i) {
         calls_[(*submitted)[i].value].push_back(
             Entry{call, static_cast<int>(i)});
@@ -95,6 +96,16 @@ std::optional<ApiError> CallTable::Submit(
     if (auto gone = weak.lock()) AbortCall(*gone);
   });
   return std::nullopt;
+}
+
+ApiError CallTable::Refusal(const absl::Status& status) const {
+  ApiError error = EngineError(status);
+  if (absl::IsResourceExhausted(status)) {
+    const EngineStatus engine = engine_.GetStatus();
+    error.retry_after_s =
+        RetryAfterSeconds(engine.waiting, engine.ended_recently);
+  }
+  return error;
 }
 
 void CallTable::AttachTo(Known& known, std::shared_ptr<GenerationCall> call) {

@@ -112,6 +112,8 @@ class CallTable {
   // The answer to a request that is known already goes to `call` as well.
   void AttachTo(Known& known, std::shared_ptr<GenerationCall> call)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(calls_mutex_);
+  // What a client hears whose request the engine did not take.
+  ApiError Refusal(const absl::Status& status) const;
   void AbortCall(GenerationCall& call);
   void ExpireOrphans();
   void Push(Batch batch);

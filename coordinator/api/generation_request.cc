@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "common/cat.h"
 #include "coordinator/api/json_text.h"
+#include "coordinator/api/request_fields.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {
@@ -82,12 +83,50 @@ std::vector<int32_t> SuppressedIds(const StopCriteria& stop,
   return ids;
 }
 
+// A tokenizer may know tokens that the model has no row for.
+std::optional<ApiError> CheckVocabulary(absl::Span<const int32_t> ids,
+                                        const ApiLimits& limits,
+                                        std::string_view param,
+                                        const TextCodec& codec) {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < limits.vocab_size) continue;
+    const Json text = RepairUtf8(codec.TokenBytes(id));
+    return BadField(
+        param, Cat("`", param, "` has the token ", id, " (", Describe(text),
+                   "), which the model does not have: its ids are 0 to ",
+                   limits.vocab_size - 1));
+  }
+  return std::nullopt;
+}
+
+// More than may wait at once would be told to come again for ever.
+std::optional<ApiError> CheckCount(size_t num_prompts, int n,
+                                   const ApiLimits& limits) {
+  const size_t count = num_prompts * static_cast<size_t>(n);
+  const int most = std::min(limits.max_queue, kMaxGenerations);
+  if (count <= static_cast<size_t>(most)) return std::nullopt;
+  return BadField(n > 1 ? "n" : "prompt",
+                  Cat("a request may have at most ", most,
+                      " generations (scheduler.max_queue); ", num_prompts,
+                      " prompts with `n` ", n, " are ", count));
+}
+
+// The seed of choice `j` of the next prompt.
+uint64_t SeedOf(const GenerationFields& fields, uint64_t drawn, int j,
+                const PreparedRequest& so_far) {
+  return fields.seed
+             ? static_cast<uint64_t>(*fields.seed) + static_cast<uint64_t>(j)
+             : drawn + so_far.generations.size();
+}
+
 // Adds one prompt and its n generations.
 std::optional<ApiError> AddPrompt(const GenerationFields& fields,
                                   const ApiLimits& limits,
+                                  const TextCodec& codec,
                                   std::vector<int32_t> ids, std::string text,
-                                  std::string_view param, uint64_t seed,
+                                  std::string_view param, uint64_t drawn_seed,
                                   PreparedRequest* out) {
+  if (auto error = CheckVocabulary(ids, limits, param, codec)) return error;
   auto max_tokens = ResolveMaxTokens(
       fields, limits, static_cast<int>(ids.size()), out->chat, param);
   if (!max_tokens.ok()) return max_tokens.error();
@@ -101,7 +140,7 @@ std::optional<ApiError> AddPrompt(const GenerationFields& fields,
     generation.sampling.suppressed_ids = SuppressedIds(fields.stop, limits);
   }
   for (int j = 0; j < fields.n; ++j) {
-    generation.sampling.seed = seed + static_cast<uint64_t>(j);
+    generation.sampling.seed = SeedOf(fields, drawn_seed, j, *out);
     out->generations.push_back(generation);
   }
   PreparedPrompt prompt;
@@ -119,10 +158,6 @@ void CopyFlags(const GenerationFields& fields, PreparedRequest* out) {
   out->include_usage = fields.include_usage;
   out->return_token_ids = fields.return_token_ids;
   out->n = fields.n;
-}
-
-uint64_t SeedOf(const GenerationFields& fields, uint64_t drawn) {
-  return fields.seed ? static_cast<uint64_t>(*fields.seed) : drawn;
 }
 
 }  // namespace
@@ -148,12 +183,15 @@ Parsed<PreparedRequest> PrepareCompletion(std::string_view body,
                                           uint64_t drawn_seed) {
   auto request = ParseCompletion(body, limits);
   if (!request.ok()) return request.error();
+  if (auto error =
+          CheckCount(request->prompts.size(), request->generation.n, limits)) {
+    return *error;
+  }
   PreparedRequest out;
   CopyFlags(request->generation, &out);
   out.echo = request->echo;
   out.score_only = request->generation.max_tokens == 0;
   if (request->logprobs) out.logprobs = {true, *request->logprobs};
-  const uint64_t seed = SeedOf(request->generation, drawn_seed);
   for (Prompt& prompt : request->prompts) {
     std::vector<int32_t> ids;
     std::string text;
@@ -166,8 +204,8 @@ Parsed<PreparedRequest> PrepareCompletion(std::string_view body,
       ids = std::move(std::get<std::vector<int32_t>>(prompt));
       if (out.echo) text = RepairUtf8(codec.Decode(ids));
     }
-    auto error = AddPrompt(request->generation, limits, std::move(ids),
-                           std::move(text), "prompt", seed, &out);
+    auto error = AddPrompt(request->generation, limits, codec, std::move(ids),
+                           std::move(text), "prompt", drawn_seed, &out);
     if (error) return *error;
   }
   return out;
@@ -179,15 +217,15 @@ Parsed<PreparedRequest> PrepareChat(std::string_view body,
                                     uint64_t drawn_seed) {
   auto request = ParseChat(body, limits);
   if (!request.ok()) return request.error();
+  if (auto error = CheckCount(1, request->generation.n, limits)) return *error;
   auto ids = EncodeChat(request->input, codec);
   if (!ids.ok()) return ids.error();
   PreparedRequest out;
   out.chat = true;
   CopyFlags(request->generation, &out);
   out.logprobs = {request->logprobs, request->top_logprobs};
-  auto error =
-      AddPrompt(request->generation, limits, std::move(*ids), "", "messages",
-                SeedOf(request->generation, drawn_seed), &out);
+  auto error = AddPrompt(request->generation, limits, codec, std::move(*ids),
+                         "", "messages", drawn_seed, &out);
   if (error) return *error;
   return out;
 }

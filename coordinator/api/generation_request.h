@@ -37,8 +37,12 @@ struct PreparedRequest {
   std::vector<Generation> generations;
 };
 
-// `drawn_seed` is used if the request names none. Choice j of every prompt has
-// the seed plus j, so a list of prompts gives what they give one by one.
+// With a seed, choice j of every prompt has the seed plus j, so a list of
+// prompts gives what they give one by one. Without one, generation i has
+// `drawn_seed` plus i: equal prompts differ.
+//
+// Errors: beside those of the body itself, 400 for more generations than may
+// ever wait, and for text with a token that the model does not have.
 Parsed<PreparedRequest> PrepareCompletion(std::string_view body,
                                           const ApiLimits& limits,
                                           const TextCodec& codec,

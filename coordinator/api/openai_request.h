@@ -24,7 +24,7 @@
 
 namespace moebius {
 
-inline constexpr int kMaxChoices = 8;
+inline constexpr int kMaxChoices = 128;  // rollouts come in groups
 inline constexpr int kMaxPrompts = 256;
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMaxStopStringBytes = 256;
@@ -42,6 +42,7 @@ struct ApiLimits {
   int max_model_len = 0;
   int vocab_size = 0;
   GenerationDefaults defaults;
+  int max_queue = 1024;  // generations that may wait
 };
 
 // A value, or the error to answer with.

@@ -252,7 +252,7 @@ absl::StatusOr<Record> Read(schema::Accepted::Reader in) {
   out.context = AsString(in.getContext());
   out.unix_ms = in.getUnixMs();
   const auto generations = in.getGenerations();
-  if (generations.size() > kMaxGenerations) {
+  if (generations.size() > unsigned{kMaxGenerations}) {
     return Malformed("number of generations");
   }
   size_t num_tokens = 0;

@@ -50,7 +50,7 @@ absl::Status Check(const Generation& generation) {
 
 absl::Status Check(const Accepted& record) {
   const size_t count = record.generations.size();
-  if (count < 1 || count > kMaxGenerations) {
+  if (count < 1 || count > size_t{kMaxGenerations}) {
     return Invalid("a request of ", count, " generations");
   }
   if (record.context.size() > kMaxContextBytes) {

@@ -28,7 +28,6 @@ namespace moebius::journal {
 // the steps' tokens are cut to several instead.
 inline constexpr size_t kMaxRecordBytes = size_t{64} << 20;
 inline constexpr size_t kMaxContextBytes = size_t{5} << 20;
-inline constexpr size_t kMaxGenerations = 4096;              // of a request
 inline constexpr size_t kMaxPromptTokens = size_t{1} << 26;  // of a request
 inline constexpr size_t kMaxStopReasonBytes = 4096;
 

@@ -11,6 +11,8 @@ namespace moebius {
 
 inline constexpr int kFakeVocab = 300;
 inline constexpr int32_t kFakeEos = 256;
+// A token of the tokenizer that the model does not have: the bell is one.
+inline constexpr int32_t kFakeBeyond = kFakeVocab + 7;
 
 class FakeCodec final : public TextCodec {
  public:
@@ -20,7 +22,7 @@ class FakeCodec final : public TextCodec {
       return absl::ResourceExhaustedError("that cannot be encoded");
     }
     std::vector<int32_t> ids;
-    for (unsigned char c : text) ids.push_back(c);
+    for (unsigned char c : text) ids.push_back(c == 7 ? kFakeBeyond : c);
     return ids;
   }
 
@@ -33,6 +35,7 @@ class FakeCodec final : public TextCodec {
   std::string TokenBytes(int32_t token) const override {
     if (token < 256) return std::string(1, static_cast<char>(token));
     if (token == kFakeEos) return "<|im_end|>";
+    if (token == kFakeBeyond) return "<tool_call>";
     if (token == 257) return "\xc3\xa9";  // é
     return "";
   }

@@ -1,6 +1,8 @@
 // From a body to what the engine is asked for.
 #include "coordinator/api/generation_request.h"
 
+#include <set>
+
 #include "coordinator/api/generation_defaults.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -77,6 +79,63 @@ TEST(GenerationRequest, WhatTokenizerOrTemplateRefuseIsA400) {
   EXPECT_THAT(chat.error().message, HasSubstr("roles must alternate"));
 }
 
+// A tokenizer with one more token than the model has rows.
+TEST(GenerationRequest, ATokenThatTheModelDoesNotHaveIsNamed) {
+  const std::string expected =
+      "has the token 307 (\"<tool_call>\"), which the model does not have: its "
+      "ids are 0 to 299";
+  for (const char* prompt : {R"("a \u0007")", R"(["a","b\u0007c"])"}) {
+    const auto prepared = Complete(std::string(R"({"prompt":)") + prompt + "}");
+    ASSERT_FALSE(prepared.ok());
+    EXPECT_EQ(prepared.error().http_status, 400);
+    EXPECT_EQ(prepared.error().param, "prompt");
+    EXPECT_EQ(prepared.error().message, "`prompt` " + expected);
+  }
+  const auto chat =
+      Chat(R"({"messages":[{"role":"user","content":"\u0007"}]})");
+  ASSERT_FALSE(chat.ok());
+  EXPECT_EQ(chat.error().http_status, 400);
+  EXPECT_EQ(chat.error().param, "messages");
+  EXPECT_EQ(chat.error().message, "`messages` " + expected);
+}
+
+TEST(GenerationRequest, MoreGenerationsThanMayEverWaitAreRefusedByTheLimit) {
+  ApiLimits limits = Limits();
+  limits.max_queue = 32;
+  const auto lists =
+      Complete(R"({"prompt":["a","b","c","d","e"],"n":8})", limits);
+  ASSERT_FALSE(lists.ok());
+  EXPECT_EQ(lists.error().http_status, 400);
+  EXPECT_EQ(lists.error().param, "n");
+  EXPECT_THAT(lists.error().message,
+              HasSubstr("at most 32 generations (scheduler.max_queue); 5 "
+                        "prompts with `n` 8 are 40"));
+  const auto chat =
+      PrepareChat(R"({"messages":[{"role":"user","content":"x"}],"n":33})",
+                  limits, FakeCodec(), 1000);
+  ASSERT_FALSE(chat.ok());
+  EXPECT_EQ(chat.error().param, "n");
+  limits.max_queue = 4;
+  const auto prompts = Complete(R"({"prompt":["a","b","c","d","e"]})", limits);
+  ASSERT_FALSE(prompts.ok());
+  EXPECT_EQ(prompts.error().param, "prompt");
+  EXPECT_TRUE(Complete(R"({"prompt":["a","b"],"n":2})", limits).ok());
+  // However long the queue is.
+  limits.max_queue = 1'000'000;
+  std::string many = R"({"n":128,"prompt":["a")";
+  for (int i = 1; i < 33; ++i) many += R"(,"a")";
+  const auto most = Complete(many + "]}", limits);
+  ASSERT_FALSE(most.ok());
+  EXPECT_THAT(most.error().message, HasSubstr("at most 4096 generations"));
+}
+
+TEST(GenerationRequest, AGroupOfRolloutsIsOneRequest) {
+  const auto prepared = Complete(R"({"prompt":"a","n":128})");
+  ASSERT_TRUE(prepared.ok());
+  EXPECT_EQ(prepared->generations.size(), 128u);
+  EXPECT_EQ(Complete(R"({"prompt":"a","n":129})").error().param, "n");
+}
+
 TEST(GenerationRequest, CompletionsGetSixteenTokensAndChatsTheRest) {
   auto completion = Complete(R"({"prompt":"abcd"})");
   ASSERT_TRUE(completion.ok());
@@ -110,10 +169,29 @@ TEST(GenerationRequest, ChoicesDifferInTheirSeeds) {
   EXPECT_THAT(seeds, ElementsAre(~uint64_t{0}, 0, 1, ~uint64_t{0}, 0, 1));
   EXPECT_THAT(prepared->generations[2].prompt, ElementsAre('a'));
   EXPECT_THAT(prepared->generations[3].prompt, ElementsAre('b'));
-  auto drawn = Complete(R"({"prompt":"a","n":2})");
-  ASSERT_TRUE(drawn.ok());
-  EXPECT_EQ(drawn->generations[0].sampling.seed, 1000u);
-  EXPECT_EQ(drawn->generations[1].sampling.seed, 1001u);
+}
+
+TEST(GenerationRequest, WithoutASeedNoTwoGenerationsShareOne) {
+  const struct {
+    const char* body;
+    size_t count;
+  } kCases[] = {
+      {R"({"prompt":"a","n":3})", 3},
+      {R"({"prompt":["a","a","a","a"]})", 4},
+      {R"({"prompt":["a","a","b"],"n":4})", 12},
+  };
+  for (const auto& c : kCases) {
+    const auto drawn = Complete(c.body);
+    ASSERT_TRUE(drawn.ok());
+    std::set<uint64_t> seeds;
+    for (const auto& g : drawn->generations) seeds.insert(g.sampling.seed);
+    EXPECT_EQ(seeds.size(), c.count) << c.body;
+  }
+  const auto chat =
+      Chat(R"({"messages":[{"role":"user","content":"x"}],"n":3})");
+  ASSERT_TRUE(chat.ok());
+  EXPECT_NE(chat->generations[0].sampling.seed,
+            chat->generations[2].sampling.seed);
 }
 
 TEST(GenerationRequest, NothingMayEndItBeforeMinTokens) {

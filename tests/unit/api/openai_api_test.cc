@@ -42,7 +42,7 @@ TEST_F(OpenAiApiTest, BadRequestsAre400sAndReachNoEngine) {
               404)
         << path;
   }
-  const TestResponse bad = Post("/v1/completions", R"({"prompt":"x","n":9})");
+  const TestResponse bad = Post("/v1/completions", R"({"prompt":"x","n":129})");
   EXPECT_EQ(bad.status, 400);
   EXPECT_EQ(Parse(bad.body)["error"]["param"], "n");
   EXPECT_EQ(engine_.num_submitted(), 0u);
@@ -55,6 +55,14 @@ TEST_F(OpenAiApiTest, AFullQueueIsA429ThatSaysWhenToComeBack) {
   EXPECT_EQ(response.status, 429);
   EXPECT_EQ(response.headers.at("retry-after"), "1");
   EXPECT_EQ(Parse(response.body)["error"]["code"], "queue_full");
+  // The longer the queue is, and the more slowly it goes on, the later.
+  EngineStatus status;
+  status.waiting = 100;
+  status.ended_recently = 10 * kRecentSeconds;
+  engine_.set_status(status);
+  EXPECT_EQ(
+      Post("/v1/completions", R"({"prompt":"x"})").headers.at("retry-after"),
+      "5");
 }
 
 TEST_F(OpenAiApiTest, NotReadyIsA503ThatSaysWhenToComeBack) {

@@ -64,9 +64,9 @@ const BadCase kSharedBad[] = {
     {R"("repetition_penalty":0)", "repetition_penalty", "above 0"},
     {R"("presence_penalty":2.5)", "presence_penalty", "from -2 to 2"},
     {R"("frequency_penalty":-3)", "frequency_penalty", "from -2 to 2"},
-    {R"("n":0)", "n", "an integer from 1 to 8"},
-    {R"("n":9)", "n", "an integer from 1 to 8"},
-    {R"("n":true)", "n", "an integer from 1 to 8"},
+    {R"("n":0)", "n", "an integer from 1 to 128"},
+    {R"("n":129)", "n", "an integer from 1 to 128"},
+    {R"("n":true)", "n", "an integer from 1 to 128"},
     {R"("best_of":3)", "best_of", "equal to `n`"},
     {R"("seed":1.5)", "seed", "an integer"},
     {R"("seed":9223372036854775808)", "seed", "to 9223372036854775807"},
@@ -320,7 +320,7 @@ TEST(OpenAiRequest, ExtremesThatAreAllowedPass) {
   for (const char* member :
        {R"("seed":9223372036854775807)", R"("seed":-9223372036854775808)",
         R"("temperature":1e-50)", R"("top_p":1e-60)", R"("top_p":1)",
-        R"("n":8)", R"("top_k":2147483647)", R"("best_of":1)",
+        R"("n":128)", R"("top_k":2147483647)", R"("best_of":1)",
         R"("response_format":{"type":"text"})"}) {
     EXPECT_TRUE(ParseCompletion(Completion(member), Limits()).ok()) << member;
     EXPECT_TRUE(ParseChat(Chat(member), Limits()).ok()) << member;

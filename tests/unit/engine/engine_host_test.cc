@@ -62,6 +62,29 @@ TEST_F(EngineHostTest, PromptsThatCannotFitAreRefusedWithBothNumbers) {
               StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
+TEST_F(EngineHostTest, MoreThanMayEverWaitIsRefusedForGoodAndNotForNow) {
+  Start();
+  EXPECT_THAT(
+      engine_->Submit(std::vector<Generation>(65, Request(4, 4)), ""),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1 to 64")));
+  EXPECT_THAT(engine_->Submit({}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  const auto ids =
+      engine_->Submit(std::vector<Generation>(64, Request(4, 4)), "");
+  ASSERT_THAT(ids, IsOk());
+  for (const RequestId id : *ids) listener_.AwaitEnd(id);
+}
+
+TEST_F(EngineHostTest, StatusCountsWhatEndedOfLate) {
+  Start();
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 5; ++i) ids.push_back(Submit(Request(4, 3)));
+  for (const RequestId id : ids) listener_.AwaitEnd(id);
+  // Once more through the loop, so that all of it is published.
+  EXPECT_THAT(SwitchTo(LayoutChoice::kTp), IsOk());
+  EXPECT_EQ(engine_->GetStatus().ended_recently, 5u);
+}
+
 TEST_F(EngineHostTest, AFullQueueRefusesAndKeepsWhatItHas) {
   Start();
   hub_->Hold(true);

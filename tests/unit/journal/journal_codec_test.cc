@@ -74,7 +74,7 @@ TEST(JournalCodec, ARecordOverItsBoundLeavesTheBytesAsTheyWere) {
 TEST(JournalCodec, ARecordThatWouldGrowInMemoryIsRefused) {
   // Prompts that are written once for all choices are held once for each.
   journal::Accepted accepted;
-  accepted.generations.resize(journal::kMaxGenerations,
+  accepted.generations.resize(kMaxGenerations,
                               {RequestId{1}, SampleGeneration()});
   for (auto& one : accepted.generations) one.generation.prompt.resize(16385);
   const std::string bytes = Bytes(accepted);
