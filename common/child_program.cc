@@ -37,7 +37,9 @@ absl::Status LoadAndRun(
 int RunChildProgram(
     const ChildProgram& program,
     const std::function<absl::Status(const Config&, VaultClient&)>& body) {
-  std::signal(SIGINT, SIG_IGN);
+  for (int signal : {SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) {
+    std::signal(signal, SIG_IGN);
+  }
   StartLogging(program.name);
   auto vault = VaultClient::Connect(program.dir, program.rank, kVaultTimeout);
   if (!vault.ok()) {

@@ -19,10 +19,10 @@ struct ChildProgram {
   Rank rank = 0;            // kCoordinatorRank for the coordinator
 };
 
-// Ignores SIGINT (an interactive Ctrl-C reaches the whole process group; the
-// launcher decides what it means), connects to the launcher, loads the
-// configuration and runs `body`. An error is logged and told to the launcher.
-// Returns the exit code of the program.
+// Ignores SIGINT and SIGHUP (a terminal's reach everybody; the launcher decides
+// what they mean), SIGUSR1 and SIGUSR2 (of those who rotate logs), connects to
+// the launcher, loads the configuration and runs `body`. An error is logged and
+// told to the launcher. Returns the exit code of the program.
 int RunChildProgram(
     const ChildProgram& program,
     const std::function<absl::Status(const Config&, VaultClient&)>& body);

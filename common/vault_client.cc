@@ -184,13 +184,21 @@ absl::StatusOr<std::optional<Rank>> VaultClient::WhoIs(pid_t pid,
   return rank;
 }
 
-absl::StatusOr<std::string> VaultClient::TroubleOf(Rank rank,
-                                                   absl::Duration timeout) {
+absl::StatusOr<WorkerWord> VaultClient::WordOf(Rank rank,
+                                               absl::Duration timeout) {
   VaultMessage request;
   request.type = VaultMessageType::kTrouble;
   request.rank = rank;
   ASSIGN_OR_RETURN(const Answer answer, Ask(request, -1, timeout));
-  return TextOf(answer.message);
+  return WorkerWord{Incarnation{answer.message.incarnation},
+                    TextOf(answer.message)};
+}
+
+absl::Status VaultClient::StrayStop() {
+  VaultMessage message;
+  message.type = VaultMessageType::kStrayStop;
+  message.rank = rank_;
+  return Report(message, kReportTimeout);
 }
 
 absl::Status VaultClient::Failed(absl::string_view reason) {

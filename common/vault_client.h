@@ -22,12 +22,19 @@
 
 namespace moebius {
 
+// What the launcher says of a worker: the life that there is now, 0 when it has
+// ended, and why it does not stay up, "" if it does.
+struct WorkerWord {
+  Incarnation incarnation;
+  std::string trouble;
+};
+
 // VaultClient
 //
 // Owns: the connection. It ends when this is destroyed or the process dies; the
 // vault keeps what was deposited.
 // Threading: thread-safe. Requests (Deposit, Withdraw, Borrow, WhoIs,
-// TroubleOf) go one after another; reports (Progress, Ready, Failed) never wait
+// WordOf) go one after another; reports (Progress, Ready, Failed) never wait
 // for a request. Errors of every call are those of MemoryVault.
 class VaultClient final : public MemoryVault {
  public:
@@ -57,6 +64,10 @@ class VaultClient final : public MemoryVault {
   // Reports that we serve; ports of the coordinator's listeners, 0 for workers.
   absl::Status Ready(int port = 0, int admin_port = 0);
 
+  // The coordinator's: somebody else than the launcher told us to end. What
+  // follows is the launcher's to say: it may have been told so as well.
+  absl::Status StrayStop();
+
   // The coordinator's: asks for the end of that life of a worker.
   absl::Status Replace(Rank rank, Incarnation incarnation);
 
@@ -64,9 +75,8 @@ class VaultClient final : public MemoryVault {
   // launcher's word, nothing if it is none.
   absl::StatusOr<std::optional<Rank>> WhoIs(pid_t pid, absl::Duration timeout);
 
-  // The coordinator's: why a worker does not stay up by the launcher's word, ""
-  // if it does.
-  absl::StatusOr<std::string> TroubleOf(Rank rank, absl::Duration timeout);
+  // The coordinator's: what the launcher knows of a worker.
+  absl::StatusOr<WorkerWord> WordOf(Rank rank, absl::Duration timeout);
 
   // Reports why this process ends next. Cut to what a message holds.
   absl::Status Failed(absl::string_view reason);

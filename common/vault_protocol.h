@@ -59,7 +59,9 @@ enum class VaultMessageType : uint8_t {
   kWhoIs = 9,     // coordinator: for which rank does process `pid` speak?
                   // -> kDescriptor without one: `ok`, and `speaks_for`
   kTrouble = 10,  // coordinator: why does worker `rank` not stay up?
-                  // -> kDescriptor without one: `ok`, and `text`, or none
+                  // -> kDescriptor without one: `ok`, `incarnation` of the
+                  // life that there is now, 0 for none, and `text`, or none
+  kStrayStop = 11,  // coordinator: somebody else sent us SIGTERM
 };
 
 struct VaultMessage {
@@ -72,7 +74,7 @@ struct VaultMessage {
   uint64_t done_bytes = 0;
   int32_t port = 0;
   int32_t admin_port = 0;
-  uint64_t incarnation = 0;  // kReplace
+  uint64_t incarnation = 0;  // kReplace; answer to kTrouble
   int32_t pid = 0;           // kWhoIs
   int32_t speaks_for = -1;   // its answer; -1: for no worker
   char text[208] = {};       // NUL-terminated

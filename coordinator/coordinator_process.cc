@@ -11,6 +11,7 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -24,6 +25,7 @@
 #include "common/channel.h"
 #include "common/channel_keys.h"
 #include "common/config_yaml.h"
+#include "common/deadline.h"
 #include "common/fault_table.h"
 #include "common/fnv.h"
 #include "common/logging.h"
@@ -51,14 +53,22 @@ constexpr int kMaxFlushTurns = 200;
 // Of the admin listener: operators, probes and scrapers.
 constexpr int kMaxAdminConnections = 256;
 
-// The end of a group: a signal, or a failure. Threading: Fail from any thread.
+// The end of a group: the launcher's signal, or a failure. Threading: Notify
+// from any thread.
+//
+// A SIGTERM of somebody else is none: it may go to every process of the group,
+// of which the launcher makes a drain, or to us alone, and then a successor is
+// to take over. Only the launcher can tell the two apart.
 class EndOfService {
  public:
-  static absl::StatusOr<std::unique_ptr<EndOfService>> Create() {
+  // `on_stray` runs for each SIGTERM that is not the launcher's.
+  static absl::StatusOr<std::unique_ptr<EndOfService>> Create(
+      std::function<void()> on_stray) {
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     auto end = std::unique_ptr<EndOfService>(new EndOfService);
+    end->on_stray_ = std::move(on_stray);
     end->signal_fd_ = UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC));
     int pipe_fds[2];
     if (end->signal_fd_.get() < 0 || pipe2(pipe_fds, O_CLOEXEC) != 0) {
@@ -71,24 +81,48 @@ class EndOfService {
 
   void Notify() { [[maybe_unused]] ssize_t n = write(write_fd_.get(), "x", 1); }
 
-  // Returns after SIGTERM, Notify() or `timeout_ms` (-1: without end).
+  // Returns after the launcher's first SIGTERM, Notify() or `timeout_ms` (-1:
+  // without end).
   void Wait(int timeout_ms) {
-    pollfd fds[] = {{signal_fd_.get(), POLLIN, 0}, {read_fd_.get(), POLLIN, 0}};
-    while (poll(fds, 2, timeout_ms) < 0 && errno == EINTR) {
-    }
-    if (fds[1].revents != 0) {
+    const Deadline deadline =
+        timeout_ms < 0 ? Deadline()
+                       : Deadline::After(absl::Milliseconds(timeout_ms));
+    for (;;) {
+      pollfd fds[] = {{signal_fd_.get(), POLLIN, 0},
+                      {read_fd_.get(), POLLIN, 0}};
+      const int ready = poll(fds, 2, deadline.left_ms());
+      if (ready < 0 && errno == EINTR) continue;
+      if (ready <= 0) return;
+      if (fds[0].revents != 0 && TakeSignal()) return;
+      if (fds[1].revents == 0) continue;
       // Or every later wait would end at once.
       char taken[16];
       [[maybe_unused]] ssize_t n = read(read_fd_.get(), taken, sizeof taken);
-    }
-    if (fds[0].revents != 0) {
-      signalfd_siginfo info;
-      [[maybe_unused]] ssize_t n = read(signal_fd_.get(), &info, sizeof(info));
+      return;
     }
   }
 
  private:
   EndOfService() = default;
+
+  // Whether it ends us: once, since what follows has a time of its own.
+  bool TakeSignal() {
+    signalfd_siginfo info;
+    if (read(signal_fd_.get(), &info, sizeof(info)) != sizeof(info)) {
+      return false;
+    }
+    if (static_cast<pid_t>(info.ssi_pid) == launcher_) {
+      return !std::exchange(told_, true);
+    }
+    LogWarn("SIGTERM of process ", info.ssi_pid,
+            ", which is not the launcher: it decides");
+    on_stray_();
+    return false;
+  }
+
+  const pid_t launcher_ = getppid();
+  std::function<void()> on_stray_;
+  bool told_ = false;
   UniqueFd signal_fd_, read_fd_, write_fd_;
 };
 
@@ -180,7 +214,12 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
     }
   };
   engine.trouble_of = [&vault](Rank rank) {
-    return vault.TroubleOf(rank, kTroubleTimeout).value_or("");
+    auto word = vault.WordOf(rank, kTroubleTimeout);
+    return word.ok() ? word->trouble : std::string();
+  };
+  engine.has_ended = [&vault](Rank rank, Incarnation incarnation) {
+    const auto word = vault.WordOf(rank, kTroubleTimeout);
+    return word.ok() && word->incarnation != incarnation;
   };
   return engine;
 }
@@ -256,9 +295,13 @@ absl::StatusOr<std::optional<ApiKeys>> LoadKeys(const std::string& file,
 }  // namespace
 
 absl::Status RunCoordinator(const CoordinatorOptions& options,
-                            VaultClient& vault) {
+                            VaultClient& vault, int* num_cut) {
   const Config& config = options.config;
-  ASSIGN_OR_RETURN(const auto end, EndOfService::Create());
+  ASSIGN_OR_RETURN(const auto end, EndOfService::Create([&vault] {
+                     if (absl::Status said = vault.StrayStop(); !said.ok()) {
+                       LogWarn(said.ToString());
+                     }
+                   }));
   RETURN_IF_ERROR(CheckConfig(config));
   ASSIGN_OR_RETURN(auto api_keys, LoadKeys(config.api_keys_file, "http"));
   ASSIGN_OR_RETURN(auto admin_keys, LoadKeys(config.admin_key_file, "admin"));
@@ -365,17 +408,19 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   });
   end->Wait(-1);
 
-  absl::Status status;
-  {
+  const auto failed = [&] {
     absl::MutexLock lock(&failure_mutex);
-    status = failure;
-  }
-  if (status.ok()) {
+    return failure;
+  };
+  if (failed().ok()) {
     LogInfo("draining");
-    engine.Drain([&end] { end->Notify(); });
+    engine.DrainForGood([&end](bool drained) {
+      if (drained) end->Notify();  // on_failed says the other
+    });
     end->Wait(config.drain_timeout_ms);
   }
   engine.Stop();
+  const absl::Status status = failed();
   // Clients get what has been said to them; those of a failed coordinator wait
   // for the next one.
   server->StopAccepting();
@@ -386,7 +431,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   }
   if (!ready.HasBeenNotified()) ready.Notify();
   announce.join();
-  return status;
+  *num_cut = engine.num_cut();
+  if (!status.ok() || *num_cut == 0) return status;
+  return absl::DeadlineExceededError(
+      absl::StrCat("the drain did not end within ", config.drain_timeout_ms,
+                   " ms: ", *num_cut, *num_cut == 1 ? " request" : " requests",
+                   " in flight had to be cut"));
 }
 
 absl::Status RunThroughputBench(const CoordinatorOptions& options,

@@ -23,10 +23,12 @@ struct CoordinatorOptions {
   std::string bench_result;
 };
 
-// Serves until SIGTERM, then drains; OK after an orderly end.
+// Serves until the launcher's SIGTERM, then drains; OK after an orderly end.
+// kDeadlineExceeded when the drain took too long: `num_cut` requests in flight,
+// 0 otherwise, were cut.
 // REQUIRES: SIGTERM is blocked in every thread (it is waited for here).
 absl::Status RunCoordinator(const CoordinatorOptions& options,
-                            VaultClient& vault);
+                            VaultClient& vault, int* num_cut);
 
 // The same for a measurement.
 absl::Status RunThroughputBench(const CoordinatorOptions& options,

@@ -151,8 +151,13 @@ class Engine {
 
   virtual EngineStatus GetStatus() const = 0;
 
-  // Takes no new requests; `drained` runs when the last one has ended.
-  virtual void Drain(std::function<void()> drained) = 0;
+  // Takes no new requests; `ended` runs when the last one has ended, with true,
+  // or when the drain has, by Undrain() or by the group's end, with false.
+  using DrainCallback = std::function<void(bool drained)>;
+  virtual void Drain(DrainCallback ended) = 0;
+
+  // Takes requests again. kFailedPrecondition when the group is being stopped.
+  virtual absl::Status Undrain() = 0;
 };
 
 }  // namespace moebius

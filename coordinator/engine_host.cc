@@ -140,16 +140,44 @@ EngineStatus EngineHost::GetStatus() const {
   absl::MutexLock lock(&mutex_);
   EngineStatus status = published_;
   status.draining = draining_;
+  if (draining_ && status.ready) {
+    status.ready = false;
+    status.not_ready_reason = "draining";
+  }
   return status;
 }
 
-void EngineHost::Drain(std::function<void()> drained) {
+void EngineHost::Drain(DrainCallback ended) {
   {
     absl::MutexLock lock(&mutex_);
     draining_ = true;
-    inbox_.drains.push_back(std::move(drained));
+    inbox_.drains.push_back(std::move(ended));
   }
   hub_->Wake();
+}
+
+void EngineHost::DrainForGood(DrainCallback ended) {
+  {
+    absl::MutexLock lock(&mutex_);
+    ending_ = true;
+  }
+  Drain(std::move(ended));
+}
+
+absl::Status EngineHost::Undrain() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ending_) {
+      return absl::FailedPreconditionError("the group is being stopped");
+    }
+    draining_ = false;
+    inbox_.undrain = true;
+    for (DrainCallback& drain : std::exchange(inbox_.drains, {})) {
+      inbox_.undrained.push_back(std::move(drain));
+    }
+  }
+  hub_->Wake();
+  return absl::OkStatus();
 }
 
 // ---- the engine's thread ---------------------------------------------------
@@ -196,7 +224,7 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
   }
   RETURN_IF_ERROR(CommitAndDeliver());
   if (scheduler_.has_value() && !drained_.empty() && scheduler_->idle()) {
-    for (auto& drained : std::exchange(drained_, {})) drained();
+    for (auto& drained : std::exchange(drained_, {})) drained(true);
   }
   Publish();
   return absl::OkStatus();
@@ -217,6 +245,9 @@ int EngineHost::TimeoutMs() const {
   if (const int journal_ms = JournalTickMs();
       journal_ms >= 0 && (timeout_ms < 0 || timeout_ms > journal_ms)) {
     timeout_ms = journal_ms;
+  }
+  if (options_.has_ended && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
+    timeout_ms = kStallTickMs;
   }
   if (policy_->NeedsTicks() && (timeout_ms < 0 || timeout_ms > kPolicyTickMs)) {
     timeout_ms = kPolicyTickMs;
@@ -471,11 +502,21 @@ void EngineHost::TakeInbox() {
         switches_->Request(target, std::move(request.callback), Now());
     if (!status.ok()) LogWarn("switch: ", status.ToString());
   }
+  TakeDrains(inbox);
+}
+
+void EngineHost::TakeDrains(Inbox& inbox) {
+  if (inbox.undrain) {
+    for (auto& drained : std::exchange(drained_, {})) drained(false);
+    for (auto& drained : inbox.undrained) drained(false);
+  }
+  // What an earlier coordinator has accepted is in flight before we serve.
+  const bool none = !scheduler_.has_value() && NumUnfinished() == 0;
   for (auto& drained : inbox.drains) {
-    if (scheduler_.has_value()) {
-      drained_.push_back(std::move(drained));
+    if (none) {
+      drained(true);
     } else {
-      drained();
+      drained_.push_back(std::move(drained));
     }
   }
 }
@@ -522,6 +563,7 @@ void EngineHost::EndAll(bool failed) {
   {
     absl::MutexLock lock(&mutex_);
     draining_ = true;
+    ending_ = true;
   }
   if (scheduler_.has_value()) {
     TakeInbox();
@@ -534,6 +576,11 @@ void EngineHost::EndAll(bool failed) {
     batch.clear();
     outputs_.clear();
   }
+  if (!failed && (scheduler_.has_value() || options_.served_before)) {
+    num_cut_.store(options_.journal != nullptr
+                       ? NumUnfinished()
+                       : static_cast<int>(outputs_.size()));
+  }
   for (const auto& [request, output] : outputs_) {
     Output& last = batch.emplace_back();
     last.request = request;
@@ -541,7 +588,7 @@ void EngineHost::EndAll(bool failed) {
   }
   outputs_.clear();
   if (!batch.empty()) options_.listener(std::move(batch));
-  for (auto& drained : std::exchange(drained_, {})) drained();
+  for (auto& drained : std::exchange(drained_, {})) drained(false);
 }
 
 void EngineHost::Publish() {

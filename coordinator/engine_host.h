@@ -55,6 +55,9 @@ struct EngineOptions {
   std::function<void(Rank, Incarnation)> replace_worker;
   // Why a worker does not stay up, as far as anybody knows. May wait a moment.
   std::function<std::string(Rank)> trouble_of;
+  // Whether that life of a worker has ended, as far as anybody knows. May wait
+  // a moment.
+  std::function<bool(Rank, Incarnation)> has_ended;
   // The time; null: the steady clock's.
   std::function<std::chrono::steady_clock::time_point()> now;
   // Once, when every worker has joined.
@@ -95,7 +98,12 @@ class EngineHost final : public Engine {
   void Abort(RequestId request) override;
   void SetLayout(LayoutChoice choice, SwitchCallback callback) override;
   EngineStatus GetStatus() const override;
-  void Drain(std::function<void()> drained) override;
+  void Drain(DrainCallback ended) override;
+  absl::Status Undrain() override;
+  // Drains for the last time: there is no Undrain() any more.
+  void DrainForGood(DrainCallback ended);
+  // After Stop(): requests in flight that it has cut.
+  int num_cut() const { return num_cut_.load(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -119,7 +127,9 @@ class EngineHost final : public Engine {
     std::vector<RequestId> aborts;
     std::vector<Attachment> attachments;
     std::vector<LayoutRequest> layouts;
-    std::vector<std::function<void()>> drains;
+    std::vector<DrainCallback> drains;
+    std::vector<DrainCallback> undrained;  // that came before an Undrain()
+    bool undrain = false;
   };
 
   void Loop();
@@ -138,6 +148,7 @@ class EngineHost final : public Engine {
   void Deliver(StepId step, std::vector<NewToken> tokens);
   absl::Status CommitAndDeliver();
   absl::Status IssueSteps();
+  void TakeDrains(Inbox& inbox);
   void EndAll(bool failed);
   void Publish();
 
@@ -146,6 +157,8 @@ class EngineHost final : public Engine {
     return options_.journal == nullptr || options_.journal->healthy();
   }
   absl::Status Note(journal::Record record);
+  // Requests that have not ended.
+  int NumUnfinished() const;
   void NoteEnd(RequestId request, FinishReason finish,
                const std::string& stop_reason);
   void Accept(Submission submission);
@@ -167,6 +180,7 @@ class EngineHost final : public Engine {
   absl::Status Apply(const MembershipEvent& event);
   absl::Status Carry(const MembershipEffect& effect);
   absl::Status TickMembership(Clock::time_point now);
+  absl::Status LookAfterIdleWorkers(Clock::time_point now);
   void Halt(const SendHalt& halt);
   void Load(const SendLoad& load);
   void SendHaltTo(RankSet ranks, uint64_t round);
@@ -184,6 +198,7 @@ class EngineHost final : public Engine {
   std::unique_ptr<Hub> hub_;
   std::thread thread_;
   std::atomic<bool> stopping_{false};
+  std::atomic<int> num_cut_{0};
 
   // The engine thread's own.
   WorkerGroup group_;
@@ -203,7 +218,7 @@ class EngineHost final : public Engine {
   std::optional<PolicyHost> policy_;
   absl::flat_hash_map<RequestId, GenerationOutput> outputs_;
   std::deque<StepId> flying_;  // steps whose results are not in
-  std::vector<std::function<void()>> drained_;
+  std::vector<DrainCallback> drained_;
   std::vector<std::vector<HeldSequence>> held_;  // [rank] as Halted told
   std::vector<Output> batch_;  // to be delivered once it is in the journal
   std::vector<Attachment> attachments_;
@@ -220,6 +235,7 @@ class EngineHost final : public Engine {
   int queued_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_request_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;  // draining for good
 };
 
 }  // namespace moebius

@@ -22,6 +22,14 @@ absl::Status EngineHost::Note(journal::Record record) {
   return options_.journal->Append(std::move(record));
 }
 
+int EngineHost::NumUnfinished() const {
+  if (options_.journal == nullptr) return 0;
+  const JournalState::Requests& all = options_.journal->state().requests();
+  return static_cast<int>(std::count_if(
+      all.begin(), all.end(),
+      [](const auto& entry) { return entry.second.num_unfinished > 0; }));
+}
+
 void EngineHost::NoteEnd(RequestId request, FinishReason finish,
                          const std::string& stop_reason) {
   if (options_.journal == nullptr) return;

@@ -23,7 +23,8 @@ constexpr int kHaltRetryMs = 500;
 constexpr std::chrono::minutes kLoadTimeout(30);
 // A group that has halted for longer says that it is not ready.
 constexpr std::chrono::seconds kReadyGrace(5);
-// How often the launcher is asked why somebody is missing.
+// How often the launcher is asked why somebody is missing, and, while nothing
+// is asked of the workers, whether all of them are still there.
 constexpr std::chrono::milliseconds kTroublePeriod(1000);
 // Tokens and pages of the sequences in one message, far below its limit.
 constexpr size_t kMaxRestoredNumbers = 1 << 20;
@@ -183,6 +184,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
       if (lost.contains(r)) RETURN_IF_ERROR(Apply(WorkerLost{r}));
     }
   }
+  RETURN_IF_ERROR(LookAfterIdleWorkers(now));
   if (!together() && now - last_look_ > kTroublePeriod) {
     last_look_ = now;
     const std::string trouble = TroubleOfMissing();
@@ -192,6 +194,25 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
       status_.ready = false;
       status_.not_ready_reason = trouble.empty() ? WhoIsMissing() : trouble;
     }
+  }
+  return absl::OkStatus();
+}
+
+// Nothing is sent to workers that have nothing to do, so nothing is missed when
+// they die; and whose successors do not come up never says a word.
+absl::Status EngineHost::LookAfterIdleWorkers(Clock::time_point now) {
+  if (!running() || !flying_.empty() || !options_.has_ended ||
+      now - last_look_ <= kTroublePeriod) {
+    return absl::OkStatus();
+  }
+  last_look_ = now;
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    if (!group_.member(r).joined ||
+        !options_.has_ended(r, group_.member(r).incarnation)) {
+      continue;
+    }
+    LogWarn("worker ", r, " has ended");
+    RETURN_IF_ERROR(Apply(WorkerLost{r}));
   }
   return absl::OkStatus();
 }

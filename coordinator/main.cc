@@ -4,6 +4,7 @@
 #include <string>
 
 #include "common/child_program.h"
+#include "common/exit_code.h"
 #include "coordinator/coordinator_process.h"
 
 int main(int argc, char** argv) {
@@ -45,13 +46,15 @@ int main(int argc, char** argv) {
     sigaddset(&signals, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   }
-  return moebius::RunChildProgram(
+  int num_cut = 0;
+  const int exit_code = moebius::RunChildProgram(
       program, [&](const moebius::Config& config, moebius::VaultClient& vault) {
         options.config = config;
         if (port >= 0) options.config.listen.port = port;
         if (admin_port >= 0) options.config.admin.port = admin_port;
         options.dir = program.dir;
         return benchmark ? moebius::RunThroughputBench(options, vault)
-                         : moebius::RunCoordinator(options, vault);
+                         : moebius::RunCoordinator(options, vault, &num_cut);
       });
+  return num_cut > 0 ? moebius::kExitDrainCut : exit_code;
 }

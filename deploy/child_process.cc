@@ -49,7 +49,13 @@ absl::StatusOr<Pipe> MakePipe() {
   sigprocmask(SIG_SETMASK, &none, nullptr);
   struct sigaction action = {};
   action.sa_handler = SIG_DFL;
-  for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGPIPE}) {
+  for (int signal : {SIGTERM, SIGINT, SIGCHLD, SIGPIPE}) {
+    sigaction(signal, &action, nullptr);
+  }
+  // Of these the parent hears where they mean something at all: a terminal that
+  // hangs up, and whoever rotates the logs, signal everybody.
+  action.sa_handler = SIG_IGN;
+  for (int signal : {SIGHUP, SIGUSR1, SIGUSR2}) {
     sigaction(signal, &action, nullptr);
   }
   bool ok = dup2(null_fd, 0) == 0 && dup2(out, 1) == 1 && dup2(err, 2) == 2;

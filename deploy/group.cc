@@ -40,28 +40,47 @@ namespace {
 
 constexpr char kConfigName[] = "config.yaml";
 
-// Signals that end the group, as a descriptor; blocked as long as it lives.
+// Signals as a descriptor; blocked as long as it lives. SIGUSR1 and SIGUSR2 are
+// taken and mean nothing: whoever rotates logs sends them.
 class StopSignals {
  public:
   StopSignals() {
     sigset_t set;
     sigemptyset(&set);
-    for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) {
+      sigaddset(&set, signal);
+    }
     pthread_sigmask(SIG_BLOCK, &set, &old_);
     fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
     CHECK(fd_.get() >= 0);
   }
   ~StopSignals() {
     // What arrived while we ended must not end the process now.
-    while (Take()) {
+    while (Take().has_value()) {
     }
     pthread_sigmask(SIG_SETMASK, &old_, nullptr);
   }
   int fd() const { return fd_.get(); }
-  // True if one has arrived.
-  bool Take() {
+  // What one that has arrived means.
+  enum class Meaning {
+    kNothing,
+    kStop,    // a second one: at once
+    kHangUp,  // of the terminal, not a process's SIGHUP: a stop, but only once
+  };
+  // The next one that has arrived, if any.
+  std::optional<Meaning> Take() {
     signalfd_siginfo info;
-    return read(fd_.get(), &info, sizeof info) == sizeof info;
+    if (read(fd_.get(), &info, sizeof info) != sizeof info) return std::nullopt;
+    switch (info.ssi_signo) {
+      case SIGTERM:
+      case SIGINT:
+        return Meaning::kStop;
+      case SIGHUP:
+        return info.ssi_code == SI_KERNEL ? Meaning::kHangUp
+                                          : Meaning::kNothing;
+      default:
+        return Meaning::kNothing;
+    }
   }
 
  private:
@@ -134,6 +153,7 @@ class Group {
  private:
   absl::Status StartMember(ChildId child);
   void PollOnce();
+  void TakeSignals();
   void ReadOutput(ChildId child, Member& member);
   void OnReport(const VaultReport& report);
   void OnExit(ChildId child);
@@ -241,7 +261,7 @@ absl::Status Group::StartMember(ChildId child) {
     argv.insert(argv.end(), end.arguments.begin(), end.arguments.end());
   }
   ASSIGN_OR_RETURN(ChildProcess process, StartChild(argv, end.inherited));
-  vault_->Allow(process.pid, child);
+  vault_->Allow(process.pid, child, incarnation);
   members_.emplace(child, Member{.process = std::move(process),
                                  .incarnation = incarnation,
                                  .started = std::chrono::steady_clock::now()});
@@ -286,12 +306,23 @@ void Group::PollOnce() {
   if (!exited.empty() && exited.front() == kCoordinatorChild) {
     OnExit(kCoordinatorChild);
   }
-  while (signals_.Take()) Handle(StopRequested{});
+  TakeSignals();
   if (deadline_.expired()) {
     deadline_ = Deadline();
     Handle(DeadlinePassed{});
   }
   StartWhatIsDue();
+}
+
+void Group::TakeSignals() {
+  while (const auto meaning = signals_.Take()) {
+    const bool stopping = !std::holds_alternative<GroupStarting>(state_) &&
+                          !std::holds_alternative<GroupServing>(state_);
+    if (*meaning == StopSignals::Meaning::kStop ||
+        (*meaning == StopSignals::Meaning::kHangUp && !stopping)) {
+      Handle(StopRequested{});
+    }
+  }
 }
 
 // Until the next deadline, -1 when there is none.
@@ -375,6 +406,9 @@ void Group::OnReport(const VaultReport& report) {
         admin_port_ = report.admin_port;
       }
       Handle(ChildReady{report.rank});
+      return;
+    case VaultMessageType::kStrayStop:
+      Handle(StrayStop{});
       return;
     default:
       return;  // kFailed comes with the exit

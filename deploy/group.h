@@ -27,11 +27,12 @@ struct GroupOptions {
 };
 
 // Runs the group until it has ended, and returns its exit code: 0 after a clean
-// drain (or a finished task), 1 otherwise, with the reason said on the console.
-// SIGTERM, SIGINT and SIGHUP drain; a second one ends at once.
-// Errors: what kept it from starting (a busy port, a program not found).
-// Threading: from the main thread, which it blocks; no other group of this
-// process may run.
+// drain (or a finished task), kExitDrainCut when requests in flight had to be
+// cut at its end, 1 otherwise, with the reason said on the console. SIGTERM,
+// SIGINT and a terminal that hangs up drain; a second signal ends at once. A
+// process's SIGHUP, SIGUSR1 and SIGUSR2 do nothing. Errors: what kept it from
+// starting (a busy port, a program not found). Threading: from the main thread,
+// which it blocks; no other group of this process may run.
 absl::StatusOr<int> RunGroup(const GroupOptions& options, Console& console);
 
 // kAlreadyExists when another process listens there; kInvalidArgument for an

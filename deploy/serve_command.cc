@@ -53,7 +53,8 @@ void AddServeCommand(CLI::App& app, Action& action) {
       "  moebius serve -c configs/local_cpu.yaml --workers 2 --layout tp\n"
       "SIGTERM or Ctrl-C drains: requests in flight are finished, new ones "
       "refused.\nA second one ends at once. The exit code is 0 after a clean "
-      "drain.");
+      "drain, and 3 when\nrequests had to be cut at its end "
+      "(--drain-timeout-ms).");
   args->flags.AddTo(*command, true);
   command
       ->add_option("--ready-fd", args->ready_fd,

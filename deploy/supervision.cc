@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "common/cat.h"
+#include "common/exit_code.h"
 
 namespace moebius {
 namespace {
@@ -20,6 +22,14 @@ Overloaded(Fs...) -> Overloaded<Fs...>;
 
 GroupTransition Stay(GroupState state) {
   return GroupTransition{std::move(state), {}};
+}
+
+ChildSet AliveIn(const GroupState& state) {
+  return std::visit(Overloaded{
+                        [](const GroupEnded&) { return ChildSet(); },
+                        [](const auto& other) { return other.alive; },
+                    },
+                    state);
 }
 
 // "worker 1 was killed by signal 9 (Killed)".
@@ -46,12 +56,29 @@ GroupTransition End(const SupervisionPolicy& policy, ChildSet alive,
   return transition;
 }
 
+GroupEffect TellCoordinator() {
+  return SignalChildren{ChildSet::Of(kCoordinatorChild), SIGTERM};
+}
+
 GroupTransition OnReady(const GroupStarting& state, ChildId child) {
   GroupStarting next = state;
   next.unready = next.unready.Without(child);
   if (!next.unready.empty() || state.unready.empty()) return Stay(next);
   GroupTransition transition = Stay(GroupServing{next.alive, {}, {}});
   transition.effects.push_back(AnnounceReady{});
+  return transition;
+}
+
+GroupTransition OnReady(const GroupState& state, ChildId child) {
+  if (const auto* starting = std::get_if<GroupStarting>(&state)) {
+    return OnReady(*starting, child);
+  }
+  GroupTransition transition = Stay(state);
+  // A successor of the coordinator knows nothing of the drain yet.
+  if (std::holds_alternative<GroupDraining>(state) &&
+      child == kCoordinatorChild) {
+    transition.effects.push_back(TellCoordinator());
+  }
   return transition;
 }
 
@@ -85,6 +112,9 @@ GroupTransition Replace(const SupervisionPolicy& policy, State state,
   const int pause_ms = hopeless ? policy.hopeless_pause_ms : PauseMs(count);
   state.alive = alive;
   state.down = state.down.With(exit.child);
+  if constexpr (std::is_same_v<State, GroupServing>) {
+    if (exit.child == kCoordinatorChild) state.stray_stop = false;
+  }
   GroupTransition transition = Stay(std::move(state));
   transition.effects.push_back(
       Say{pause_ms == 0
@@ -134,14 +164,19 @@ GroupTransition OnExitWhileServing(const SupervisionPolicy& policy,
 GroupTransition OnExitInDrain(const SupervisionPolicy& policy,
                               const GroupDraining& state, ChildSet alive,
                               const ChildExited& exit) {
+  const bool is_coordinator = exit.child == kCoordinatorChild;
+  if (is_coordinator && exit.signal == 0 && exit.exit_code == kExitDrainCut) {
+    return End(policy, alive, kExitDrainCut,
+               exit.failure.empty() ? Describe(exit) : exit.failure, false);
+  }
   if (exit.signal != 0 || exit.exit_code != 0) {
-    if (exit.child != kCoordinatorChild) {
-      return Replace(policy, state, alive, exit);
+    if (is_coordinator && policy.one_shot) {
+      return End(policy, alive, 1, Describe(exit), false);
     }
-    return End(policy, alive, 1, Describe(exit), false);
+    return Replace(policy, state, alive, exit);
   }
   // The coordinator ends last: before it, workers go on its word.
-  if (exit.child == kCoordinatorChild) return End(policy, alive, 0, "", false);
+  if (is_coordinator) return End(policy, alive, 0, "", false);
   GroupDraining next = state;
   next.alive = alive;
   return Stay(next);
@@ -185,17 +220,15 @@ GroupTransition OnExit(const SupervisionPolicy& policy, const GroupState& state,
 
 GroupTransition BeginDrain(const SupervisionPolicy& policy,
                            const GroupServing& state) {
-  if (!state.alive.contains(kCoordinatorChild)) {
-    return End(policy, state.alive, 1,
-               "stopped while the coordinator was being replaced", false);
-  }
   GroupTransition transition =
       Stay(GroupDraining{state.alive, state.down, state.short_lives});
   transition.effects.push_back(
       Say{"draining: requests in flight go on, new ones are refused; a second "
           "signal ends at once"});
-  transition.effects.push_back(
-      SignalChildren{ChildSet::Of(kCoordinatorChild), SIGTERM});
+  // A coordinator that is being replaced is told when it is ready.
+  if (state.alive.contains(kCoordinatorChild)) {
+    transition.effects.push_back(TellCoordinator());
+  }
   transition.effects.push_back(
       SetDeadline{policy.drain_timeout_ms + policy.drain_margin_ms});
   return transition;
@@ -234,12 +267,46 @@ GroupTransition OnStop(const SupervisionPolicy& policy,
       state);
 }
 
+// Signals of one kind that wait are one, and name their first sender: ours may
+// have gone into another's. So it is sent again where it was meant.
+GroupTransition OnStrayStop(const SupervisionPolicy& policy,
+                            const GroupState& state) {
+  GroupTransition transition = Stay(state);
+  if (auto* serving = std::get_if<GroupServing>(&transition.next)) {
+    if (serving->stray_stop || !serving->alive.contains(kCoordinatorChild)) {
+      return transition;
+    }
+    serving->stray_stop = true;
+    transition.effects.push_back(SetDeadline{policy.stray_stop_ms});
+    return transition;
+  }
+  const auto* ending = std::get_if<GroupEnding>(&state);
+  const bool told = std::holds_alternative<GroupDraining>(state) ||
+                    (ending != nullptr && !ending->killed);
+  if (told && AliveIn(state).contains(kCoordinatorChild)) {
+    transition.effects.push_back(TellCoordinator());
+  }
+  return transition;
+}
+
 GroupTransition OnDeadline(const SupervisionPolicy& policy,
                            const GroupState& state) {
+  if (const auto* serving = std::get_if<GroupServing>(&state)) {
+    if (!serving->stray_stop) return Stay(state);  // late
+    GroupServing next = *serving;
+    next.stray_stop = false;
+    GroupTransition transition = Stay(next);
+    transition.effects.push_back(
+        Say{"somebody else told the coordinator to end: it is replaced"});
+    transition.effects.push_back(
+        SignalChildren{ChildSet::Of(kCoordinatorChild), SIGKILL});
+    return transition;
+  }
   if (const auto* draining = std::get_if<GroupDraining>(&state)) {
-    return End(policy, draining->alive, 1,
+    return End(policy, draining->alive, kExitDrainCut,
                Cat("the drain did not end within ",
-                   policy.drain_timeout_ms + policy.drain_margin_ms, " ms"),
+                   policy.drain_timeout_ms + policy.drain_margin_ms,
+                   " ms: what was in flight was cut"),
                true);
   }
   if (const auto* ending = std::get_if<GroupEnding>(&state)) {
@@ -276,14 +343,6 @@ absl::StatusOr<GroupTransition> OnStartDue(const GroupState& state,
   return Stay(state);  // too late
 }
 
-ChildSet AliveIn(const GroupState& state) {
-  return std::visit(Overloaded{
-                        [](const GroupEnded&) { return ChildSet(); },
-                        [](const auto& other) { return other.alive; },
-                    },
-                    state);
-}
-
 }  // namespace
 
 std::string ChildName(ChildId child) {
@@ -316,14 +375,16 @@ absl::StatusOr<GroupTransition> Supervise(const SupervisionPolicy& policy,
     return OnExit(policy, state, alive.Without(exit->child), *exit);
   }
   if (const auto* ready = std::get_if<ChildReady>(&event)) {
-    const auto* starting = std::get_if<GroupStarting>(&state);
-    return starting == nullptr ? Stay(state) : OnReady(*starting, ready->child);
+    return OnReady(state, ready->child);
   }
   if (const auto* due = std::get_if<StartDue>(&event)) {
     return OnStartDue(state, due->child);
   }
   if (std::holds_alternative<StopRequested>(event)) {
     return OnStop(policy, state);
+  }
+  if (std::holds_alternative<StrayStop>(event)) {
+    return OnStrayStop(policy, state);
   }
   return OnDeadline(policy, state);
 }

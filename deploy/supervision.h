@@ -65,6 +65,9 @@ struct SupervisionPolicy {
   // Beyond it, for the coordinator to say so and end.
   int drain_margin_ms = 5000;
   int end_timeout_ms = 3000;  // SIGTERM to SIGKILL
+  // Somebody else's SIGTERM to the coordinator may be one to everybody, ours
+  // being on the way: it is replaced only after this.
+  int stray_stop_ms = 300;
   // Who dies while the group serves is replaced: at once, but with a growing
   // pause when one life after another is short. Beyond max_short_lives of a
   // worker the group is told not to be ready, and why, and the worker is tried
@@ -93,6 +96,8 @@ struct GroupServing {
   ChildSet alive;
   ChildSet down;  // to be started again
   ShortLives short_lives;
+  // Somebody else told the coordinator to end; the deadline replaces it.
+  bool stray_stop = false;
   friend bool operator==(const GroupServing&, const GroupServing&) = default;
 };
 // The coordinator finishes what is in flight.
@@ -139,10 +144,12 @@ struct StartDue {
 };
 // SIGTERM or SIGINT.
 struct StopRequested {};
+// The coordinator has got a SIGTERM that is not ours, and did not heed it.
+struct StrayStop {};
 // The deadline of the last SetDeadline passed.
 struct DeadlinePassed {};
 using GroupEvent = std::variant<ChildReady, ChildExited, StartDue,
-                                StopRequested, DeadlinePassed>;
+                                StopRequested, StrayStop, DeadlinePassed>;
 
 // ---- effects ---------------------------------------------------------------
 

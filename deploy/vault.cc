@@ -167,7 +167,7 @@ void Vault::ThreadMain() {
 
 // --- who may speak ---------------------------------------------------------
 
-void Vault::Allow(pid_t pid, Rank rank) {
+void Vault::Allow(pid_t pid, Rank rank, uint64_t incarnation) {
   CHECK(pid > 0 && rank >= -1 && rank < kMaxRanks);
   {
     absl::MutexLock lock(&mutex_);
@@ -177,7 +177,7 @@ void Vault::Allow(pid_t pid, Rank rank) {
     }
     // `pid` may be connected already, as a stranger: only its former self goes.
     for (pid_t other : replaced) RemoveSpeaker(other);
-    speakers_[pid] = Speaker{rank, ""};
+    speakers_[pid] = Speaker{rank, incarnation, ""};
     for (auto& [id, connection] : connections_) {
       if (connection.pid == pid) {
         connection.rank = rank;
@@ -388,6 +388,7 @@ absl::Status Vault::ServeOne(Connection* connection) {
     case VaultMessageType::kReady:
     case VaultMessageType::kFailed:
     case VaultMessageType::kReplace:
+    case VaultMessageType::kStrayStop:
       return HandleReport(*connection, message);
     case VaultMessageType::kDescriptor:
       return MalformedMessage("an answer");
@@ -422,6 +423,11 @@ absl::Status Vault::HandleReport(const Connection& connection,
       }
       report.rank = message.rank;
       report.incarnation = message.incarnation;
+      break;
+    case VaultMessageType::kStrayStop:
+      if (*connection.rank != -1) {
+        return MalformedMessage("only the coordinator speaks of stray stops");
+      }
       break;
     default: {
       const size_t size = strnlen(message.text, sizeof(message.text));
@@ -488,6 +494,9 @@ absl::Status Vault::HandleTrouble(const Connection& connection,
   VaultMessage answer = AnswerTo(message);
   const auto trouble = troubles_.find(message.rank);
   if (trouble != troubles_.end()) SetText(trouble->second, &answer);
+  for (const auto& [pid, speaker] : speakers_) {
+    if (speaker.rank == message.rank) answer.incarnation = speaker.incarnation;
+  }
   return SendAnswer(connection.socket.get(), answer, -1);
 }
 

@@ -28,7 +28,7 @@ namespace moebius {
 // What a process reported about itself. Its numbers are checked to be possible
 // (done <= total, ports are ports), its text is printable.
 struct VaultReport {
-  // Or kReady, kFailed, kReplace.
+  // Or kReady, kFailed, kReplace, kStrayStop.
   VaultMessageType type = VaultMessageType::kProgress;
   Rank rank = 0;  // -1: the coordinator; kReplace: whom to replace
   pid_t pid = 0;
@@ -83,8 +83,8 @@ class Vault {
   Vault& operator=(const Vault&) = delete;
 
   // From now on `pid` speaks for `rank` (-1: the coordinator). Whoever spoke
-  // for it before is disconnected and refused.
-  void Allow(pid_t pid, Rank rank);
+  // for it before is disconnected and refused. `incarnation` is its life.
+  void Allow(pid_t pid, Rank rank, uint64_t incarnation = 1);
 
   // Ends what Allow began: call it when the process has ended, before its pid
   // can be another's, which is when it is reaped. A kFailed that it sent before
@@ -121,6 +121,7 @@ class Vault {
   };
   struct Speaker {
     Rank rank = 0;
+    uint64_t incarnation = 0;
     std::string last_words;  // text of its kFailed
   };
   using Connections = std::map<uint64_t, Connection>;

@@ -1,4 +1,6 @@
 // moebius-worker: one rank of a group. Started by the launcher.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <string>
@@ -9,6 +11,13 @@
 namespace {
 
 volatile std::sig_atomic_t stop_requested = 0;
+pid_t launcher = 0;
+
+// The launcher alone says when we end. A service manager that signals everybody
+// would else take away who the requests in flight are to be finished with.
+void OnStop(int, siginfo_t* info, void*) {
+  if (info->si_pid == launcher) stop_requested = 1;
+}
 
 }  // namespace
 
@@ -34,7 +43,11 @@ int main(int argc, char** argv) {
                  "descriptor to read our keys of the control channel from");
   CLI11_PARSE(app, argc, argv);
 
-  std::signal(SIGTERM, [](int) { stop_requested = 1; });
+  launcher = getppid();
+  struct sigaction stop = {};
+  stop.sa_sigaction = OnStop;
+  stop.sa_flags = SA_SIGINFO | SA_RESTART;
+  sigaction(SIGTERM, &stop, nullptr);
   return moebius::RunChildProgram(program, [&](const moebius::Config& config,
                                                moebius::VaultClient& vault) {
     options.config = config;

@@ -97,7 +97,8 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   if (path == "/admin/faults" && options_.faults != nullptr) {
     return exchange->Respond(Faults(request));
   }
-  const bool post = path == "/admin/layout" || path == "/admin/drain";
+  const bool post = path == "/admin/layout" || path == "/admin/drain" ||
+                    path == "/admin/undrain";
   if (!post && !IsGet(path)) {
     return exchange->Respond(ErrorResponse(UnknownPath(request)));
   }
@@ -107,6 +108,7 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   }
   if (path == "/admin/layout") return HandleLayout(std::move(exchange));
   if (path == "/admin/drain") return HandleDrain(std::move(exchange));
+  if (path == "/admin/undrain") return exchange->Respond(Undrain());
   HttpResponse response;
   if (path == "/status") {
     response.body = StatusJson(engine_.GetStatus(), Info());
@@ -162,17 +164,31 @@ void AdminApi::HandleDrain(std::shared_ptr<HttpExchange> exchange) {
   HttpResponse response;
   response.body = R"({"draining":true,"drained":false})";
   if (exchange->request().query == "wait=false") {
-    engine_.Drain([] {});
+    engine_.Drain([](bool) {});
     response.status = 202;
     return exchange->Respond(std::move(response));
   }
-  engine_.Drain([exchange] {
-    exchange->Post([exchange] {
-      HttpResponse drained;
-      drained.body = R"({"draining":true,"drained":true})";
-      exchange->Respond(std::move(drained));
+  engine_.Drain([exchange](bool drained) {
+    exchange->Post([exchange, drained] {
+      HttpResponse ended;
+      ended.body = drained ? R"({"draining":true,"drained":true})"
+                           : R"({"draining":false,"drained":false})";
+      exchange->Respond(std::move(ended));
     });
   });
+}
+
+HttpResponse AdminApi::Undrain() {
+  if (absl::Status status = engine_.Undrain(); !status.ok()) {
+    ApiError error;
+    error.http_status = 409;
+    error.code = "stopping";
+    error.message = std::string(status.message());
+    return ErrorResponse(error);
+  }
+  HttpResponse response;
+  response.body = R"({"draining":false})";
+  return response;
 }
 
 HttpResponse AdminApi::Progress() {

@@ -34,6 +34,8 @@ struct AdminApiOptions {
 //        has ended: 200 with its figures, 409 if it was refused
 //   POST /admin/drain    takes no new requests; answers when the last one has
 //        ended, with ?wait=false at once (202)
+//   POST /admin/undrain  takes new requests again, and ends the waiting of
+//        those who drain; 409 once the group is being stopped
 //   GET, POST, DELETE /admin/faults   faults armed, and points reached; arms
 //        {"arm":["worker.pull@1=crash", ...]}; disarms all. 404 unless faults
 //        are enabled.
@@ -51,6 +53,7 @@ class AdminApi final : public HttpHandler {
   void HandleLayout(std::shared_ptr<HttpExchange> exchange);
   HttpResponse Faults(const HttpRequest& request);
   void HandleDrain(std::shared_ptr<HttpExchange> exchange);
+  HttpResponse Undrain();
   HttpResponse Progress();
   ServerInfo Info() const;
   double SecondsUp() const;

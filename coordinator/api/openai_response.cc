@@ -6,14 +6,16 @@
 namespace moebius {
 namespace {
 
+// One of OpenAI's words, as clients with an enumeration of them refuse others.
+// Of a cut answer it is "length": it is shorter than it would have been. What
+// it was cut by is in our own `stop_reason`.
 std::string_view FinishName(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStop:
       return "stop";
     case FinishReason::kLength:
-      return "length";
     case FinishReason::kAbort:
-      return "abort";
+      return "length";
   }
   return "stop";
 }
@@ -101,7 +103,7 @@ void AppendFinish(const std::optional<FinishInfo>& finish, std::string* out) {
   } else if (finish->stop_token) {
     AppendInt(*finish->stop_token, out);
   } else {
-    out->append("null");
+    out->append(finish->reason == FinishReason::kAbort ? R"("abort")" : "null");
   }
 }
 

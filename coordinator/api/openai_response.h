@@ -54,7 +54,9 @@ void AppendChatLogprobs(absl::Span<const ScoredToken> tokens, int num_top,
                         const TextCodec& codec, std::string* out);
 
 // How the end of a choice reads. The stop reason is null, the stop string or
-// the id of the stop token, as in vLLM; an end-of-sequence token is null.
+// the id of the stop token, as in vLLM; an end-of-sequence token is null. An
+// answer that the server's end has cut has the finish "length" and the stop
+// reason "abort".
 struct FinishInfo {
   FinishReason reason = FinishReason::kStop;
   std::string stop_string;  // empty: none

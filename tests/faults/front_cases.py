@@ -155,15 +155,23 @@ def client_reads_slowly(trial, num_bytes=5):
     return stall_ms
 
 
-def drained_under_load(trial, kill=False):
-    """SIGTERM: every stream finishes, also where a worker dies meanwhile."""
+def drained_under_load(trial, kill=False, everybody=False):
+    """SIGTERM, to the launcher or to everybody in whatever order: every stream
+    finishes, also where a worker dies meanwhile."""
     bench = trial.bench
     load = Load(bench.group, repeat=False).start()
     load.await_events((1 + trial.seed % 5) * NUM_STREAMS)
     load.forget_gaps()
     pid = bench.worker(trial.rank)["pid"]
     since = bench.lines()
-    bench.group.terminate()
+    if everybody:
+        bench.group.note_processes()
+        pids = sorted(bench.group.seen)
+        trial.random.shuffle(pids)
+        for each in pids:
+            os.kill(each, signal.SIGTERM)
+    else:
+        bench.group.terminate()
     bench.await_line("draining", since)
     if kill:
         os.kill(pid, signal.SIGKILL)
@@ -184,6 +192,8 @@ def fronts():
     yield Case("drained under load", ALL, drained_under_load, own_group=True)
     yield Case("killed in a drain", ALL, drained_under_load, own_group=True,
                kill=True)
+    yield Case("everybody told to end", ALL, drained_under_load,
+               own_group=True, everybody=True)
 
 
 def passes(_, module, test):

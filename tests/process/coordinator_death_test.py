@@ -118,6 +118,37 @@ class CoordinatorDeathTest(unittest.TestCase):
             self.assertEqual(Client(group, 3, "before").run(), before)
             self.assertEqual(Client(group, 3, "after").run(), before)
 
+    def test_told_to_end_by_somebody_else_it_has_a_successor(self):
+        with Group(["--layout", "ep"]) as group:
+            quiet = Client(group, 3, "quiet").run()
+            client = Client(group, 3, "loud")
+            running = threading.Thread(target=client.run)
+            running.start()
+            while len(client.tokens) < 20:
+                threading.Event().wait(0.005)
+            os.kill(coordinator(group), signal.SIGTERM)
+            await_term(group, 2)
+            running.join()
+            self.assertEqual(client.tokens, quiet)
+            self.assertEqual(client.ids, [str(n + 1) for n in range(TOKENS)])
+
+    def test_killed_in_a_drain_its_successor_drains(self):
+        with Group(["--layout", "ep"]) as group:
+            quiet = Client(group, 3, "quiet").run()
+            client = Client(group, 3, "loud")
+            running = threading.Thread(target=client.run)
+            running.start()
+            while len(client.tokens) < 20:
+                threading.Event().wait(0.005)
+            pid = coordinator(group)
+            group.terminate()
+            group.wait_line("draining: requests in flight go on")
+            os.kill(pid, signal.SIGKILL)
+            running.join()
+            self.assertEqual(client.tokens, quiet)
+            self.assertEqual(client.ids, [str(n + 1) for n in range(TOKENS)])
+            self.assertEqual(group.wait_end(), 0)
+
     def test_the_whole_group_dies_and_its_journal_goes_on(self):
         with tempfile.TemporaryDirectory() as folder:
             config = os.path.join(folder, "config.yaml")

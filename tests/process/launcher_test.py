@@ -257,10 +257,10 @@ class LifeTest(unittest.TestCase):
             group.wait_line("stopped before it was ready")
 
     def test_drain_that_takes_too_long_is_ended(self):
-        fake = {"coordinator": [READY, ["ignore"], WAIT]}
+        fake = {"coordinator": [["ignore"], READY, WAIT]}
         with Group(["--drain-timeout-ms", "100"], fake=fake) as group:
             group.terminate()
-            self.assertEqual(group.wait_end(timeout_s=30), 1)
+            self.assertEqual(group.wait_end(timeout_s=30), 3)
             group.wait_line("the drain did not end within 5100 ms")
 
     def test_worker_that_fails_while_loading(self):

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import unittest
 
 from group import (MODEL, MOEBIUS, Group, children_of, make_runtime_dir,
@@ -67,6 +68,112 @@ class ServeTest(unittest.TestCase):
                 self.assertEqual(answer.status, 200)
             stream.close()
             self.assertEqual(group.wait_end(), 0)
+
+    def read_out(self, stream, ends):
+        """Adds (tokens, last finish reason, whether it came to its end)."""
+        tokens, reason, done = 0, None, False
+        for _, data in stream:
+            done = data == "[DONE]"
+            for choice in [] if done else data["choices"]:
+                tokens += len(choice["token_ids"])
+                reason = choice["finish_reason"] or reason
+        stream.close()
+        ends.append((tokens, reason, done))
+
+    def test_sigterm_to_every_process_at_once_drains(self):
+        # As a service manager sends it, in whatever order.
+        for launcher_first in (True, False):
+            with self.subTest(launcher_first), Group() as group:
+                ends = []
+                readers = []
+                for i in range(4):
+                    stream = group.stream({"prompt": "In the beginning",
+                                           "max_tokens": 600, "seed": i,
+                                           "ignore_eos": True,
+                                           "return_token_ids": True})
+                    next(iter(stream))
+                    readers.append(threading.Thread(target=self.read_out,
+                                                    args=(stream, ends)))
+                group.note_processes()
+                everybody = sorted(group.seen)
+                if launcher_first:
+                    everybody.remove(group.pid)
+                    everybody.insert(0, group.pid)
+                else:
+                    everybody.remove(group.pid)
+                    everybody.append(group.pid)
+                for pid in everybody:
+                    os.kill(pid, signal.SIGTERM)
+                for reader in readers:
+                    reader.start()
+                for reader in readers:
+                    reader.join()
+                self.assertEqual(group.wait_end(), 0)
+                # The first event was read before.
+                self.assertEqual(ends, [(599, "length", True)] * 4)
+
+    def test_signals_of_log_rotation_and_of_terminals_do_no_harm(self):
+        with Group() as group:
+            stream = group.stream({"prompt": "In the beginning",
+                                   "max_tokens": 600, "ignore_eos": True,
+                                   "return_token_ids": True})
+            next(iter(stream))
+            before = group.status()
+            for pid in sorted(group.seen):
+                for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                    os.kill(pid, number)
+            for pid in (group.worker_pid(0), group.worker_pid(1)):
+                os.kill(pid, signal.SIGTERM)  # the launcher's to send
+                os.kill(pid, signal.SIGINT)
+            ends = []
+            self.read_out(stream, ends)
+            self.assertEqual(ends, [(599, "length", True)])
+            after = group.status()
+            self.assertTrue(after["ready"])
+            self.assertEqual(after["recoveries"]["total"], 0)
+            for key in ("pid", "term"):
+                self.assertEqual(after[key], before[key])
+            self.assertEqual([w["pid"] for w in after["workers"]],
+                             [w["pid"] for w in before["workers"]])
+
+    def test_a_drain_that_takes_too_long_says_how_many_it_cut(self):
+        with Group(["--drain-timeout-ms", "100"]) as group:
+            ends, readers = [], []
+            for i in range(2):
+                stream = group.stream({"prompt": "In the beginning",
+                                       "max_tokens": 3000, "seed": i,
+                                       "ignore_eos": True,
+                                       "return_token_ids": True})
+                next(iter(stream))
+                readers.append(threading.Thread(target=self.read_out,
+                                                args=(stream, ends)))
+                readers[-1].start()
+            group.terminate()
+            for reader in readers:
+                reader.join()
+            self.assertEqual(group.wait_end(), 3)
+            group.wait_line("the drain did not end within 100 ms: 2 requests "
+                            "in flight had to be cut", group.err)
+            for tokens, reason, done in ends:
+                self.assertLess(tokens, 2999)
+                self.assertEqual((reason, done), ("length", True))
+
+    def test_drain_and_undrain(self):
+        with Group() as group:
+            drained = group.post("/admin/drain", {}, admin=True)
+            self.assertEqual(drained.json(),
+                             {"draining": True, "drained": True})
+            status = group.status()
+            self.assertFalse(status["ready"])
+            self.assertEqual(status["not_ready_reason"], "draining")
+            self.assertEqual(group.get("/ready").status, 503)
+            body = {"model": "verse-moe", "prompt": "x", "max_tokens": 1}
+            self.assertEqual(group.post("/v1/completions", body).status, 503)
+            again = group.post("/admin/undrain", {}, admin=True)
+            self.assertEqual((again.status, again.json()),
+                             (200, {"draining": False}))
+            self.assertTrue(group.status()["ready"])
+            self.assertEqual(group.post("/v1/completions", body).status, 200)
 
     def test_second_signal_ends_at_once(self):
         with Group() as group:

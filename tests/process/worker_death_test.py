@@ -178,6 +178,22 @@ class WorkerDeathTest(unittest.TestCase):
             self.assertEqual(answers[0]["choices"][0]["token_ids"], quiet)
             self.assertEqual(group.get("/ready").status, 200)
 
+    def test_an_idle_one_that_does_not_come_back_is_noticed(self):
+        """Without a request that would have to wait for it."""
+        with Group(["--layout", "ep", "--set", "faults.enabled=true"]) as group:
+            state = worker(group, 1)
+            group.post("/admin/faults", {"arm": ["worker.adopt@1=crash*100"]},
+                       admin=True)
+            os.kill(state["pid"], signal.SIGKILL)
+            group.wait_line("a successor takes over in 30000 ms")
+            why, deadline = "", time.monotonic() + 10
+            while "lives in a row" not in why:
+                self.assertLess(time.monotonic(), deadline, why)
+                ready = group.get("/ready")
+                why = ready.json().get("reason", "")
+            self.assertEqual(ready.status, 503)
+            group.request("DELETE", "/admin/faults", admin=True)
+
     def test_killed_around_switches(self):
         with Group(["--layout", "ep", "--workers", "4"]) as group:
             done = refused = 0

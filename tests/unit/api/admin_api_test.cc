@@ -187,10 +187,37 @@ TEST_F(AdminApiTest, DrainAnswersWhenTheLastRequestHasEnded) {
   EXPECT_EQ(
       impatient.Exchange(HttpText("POST", "/admin/drain?wait=false")).status,
       202);
-  drained();
+  drained(true);
   const TestResponse response = client.ReadResponse();
   EXPECT_EQ(response.status, 200);
   EXPECT_EQ(response.body, R"({"draining":true,"drained":true})");
+}
+
+TEST_F(AdminApiTest, UndrainIsRefusedWhereTheGroupIsBeingStopped) {
+  engine_.set_undrain_error(
+      absl::FailedPreconditionError("the group is being stopped"));
+  TestClient client(server_->port());
+  const TestResponse response =
+      client.Exchange(HttpText("POST", "/admin/undrain"));
+  EXPECT_EQ(response.status, 409);
+  EXPECT_NE(response.body.find("the group is being stopped"),
+            std::string::npos);
+  EXPECT_EQ(Get("/admin/undrain").status, 405);
+}
+
+TEST_F(AdminApiTest, UndrainTakesRequestsAgainAndEndsTheWaiting) {
+  TestClient waiting(server_->port()), client(server_->port());
+  ASSERT_TRUE(waiting.Send(HttpText("POST", "/admin/drain")));
+  auto ended = engine_.TakeDrain();
+  ASSERT_TRUE(ended);
+  const TestResponse response =
+      client.Exchange(HttpText("POST", "/admin/undrain"));
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.body, R"({"draining":false})");
+  EXPECT_EQ(engine_.num_undrained(), 1);
+  ended(false);
+  EXPECT_EQ(waiting.ReadResponse().body,
+            R"({"draining":false,"drained":false})");
 }
 
 EngineStatus FullStatus() {

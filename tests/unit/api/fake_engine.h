@@ -83,12 +83,18 @@ class FakeEngine final : public Engine {
     return status_;
   }
 
-  void Drain(std::function<void()> drained) override {
+  void Drain(DrainCallback ended) override {
     {
       std::lock_guard lock(mutex_);
-      drains_.push_back(std::move(drained));
+      drains_.push_back(std::move(ended));
     }
     changed_.notify_all();
+  }
+
+  absl::Status Undrain() override {
+    std::lock_guard lock(mutex_);
+    ++num_undrained_;
+    return undrain_error_;
   }
 
   // ---- the test's side ----
@@ -97,6 +103,14 @@ class FakeEngine final : public Engine {
   void set_submit_error(absl::Status error) {
     std::lock_guard lock(mutex_);
     submit_error_ = std::move(error);
+  }
+  void set_undrain_error(absl::Status error) {
+    std::lock_guard lock(mutex_);
+    undrain_error_ = std::move(error);
+  }
+  int num_undrained() const {
+    std::lock_guard lock(mutex_);
+    return num_undrained_;
   }
   void set_status(EngineStatus status) {
     std::lock_guard lock(mutex_);
@@ -152,7 +166,7 @@ class FakeEngine final : public Engine {
     layouts_.erase(layouts_.begin());
     return out;
   }
-  std::function<void()> TakeDrain() {
+  DrainCallback TakeDrain() {
     std::unique_lock lock(mutex_);
     if (!WaitLocked(lock, [&] { return !drains_.empty(); })) return {};
     auto out = std::move(drains_.front());
@@ -186,7 +200,9 @@ class FakeEngine final : public Engine {
   std::vector<std::pair<std::vector<RequestId>, AttachCallback>> attached_;
   std::set<uint64_t> aborted_;
   std::vector<std::pair<LayoutChoice, SwitchCallback>> layouts_;
-  std::vector<std::function<void()>> drains_;
+  std::vector<DrainCallback> drains_;
+  absl::Status undrain_error_;
+  int num_undrained_ = 0;
 };
 
 // One token with its text.

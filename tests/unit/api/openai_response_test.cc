@@ -127,10 +127,10 @@ TEST(OpenAiResponse, AWholeChatAndAWholeCompletion) {
   EXPECT_EQ(AnswerBody(Head(false), {choice, other}, {1, 2}),
             R"({"id":"cmpl-1","object":"text_completion","created":)"
             R"(1700000000,"model":"verse","choices":[{"index":0,"text":"x",)"
-            R"("logprobs":null,"finish_reason":"abort","stop_reason":null,)"
+            R"("logprobs":null,"finish_reason":"length","stop_reason":"abort",)"
             R"("prompt_token_ids":[5],"token_ids":[6,7]},{"index":1,)"
-            R"("text":"x","logprobs":null,"finish_reason":"abort",)"
-            R"("stop_reason":null}],"usage":{"prompt_tokens":1,)"
+            R"("text":"x","logprobs":null,"finish_reason":"length",)"
+            R"("stop_reason":"abort"}],"usage":{"prompt_tokens":1,)"
             R"("completion_tokens":2,"total_tokens":3}})");
 }
 

@@ -39,6 +39,7 @@ constexpr int64_t kLongMs = 10'000;  // of a life
 
 const GroupEvent kReady0 = ChildReady{0};
 const GroupEvent kStop = StopRequested{};
+const GroupEvent kStray = StrayStop{};
 const GroupEvent kDeadline = DeadlinePassed{};
 GroupEvent Exited(ChildId child, int code = 0, int signal = 0,
                   std::string failure = "") {
@@ -85,6 +86,7 @@ std::vector<Row> Table() {
   const GroupEnding ending{kAll, 1, "why", false};
   const GroupEnding killed{kAll, 1, "why", true};
   const GroupEnded ended{1, "why"};
+  const std::vector<GroupEffect> told = {SignalChildren{Set({-1}), SIGTERM}};
   std::vector<Row> rows;
   const auto add = [&](std::string name, GroupState state, GroupEvent event,
                        GroupState next, std::vector<GroupEffect> effects = {},
@@ -180,11 +182,13 @@ std::vector<Row> Table() {
        ScheduleStart{-1, 0}});
   add("the coordinator starts anew", GroupServing{Set({0, 1}), Set({-1}), {}},
       StartDue{-1}, serving, {StartLife{-1}});
+  // It is told when it is ready.
+  const GroupDraining headless{Set({0, 1}), Set({-1}), {}};
   add("stop without a coordinator", GroupServing{Set({0, 1}), Set({-1}), {}},
-      kStop,
-      GroupEnding{Set({0, 1}), 1,
-                  "stopped while the coordinator was being replaced", false},
-      Terminate({0, 1}));
+      kStop, headless, {Say{kDrainSaid}, SetDeadline{35000}});
+  add("its successor in the drain", headless, StartDue{-1}, draining,
+      {StartLife{-1}});
+  add("it is told to drain", draining, ChildReady{-1}, draining, told);
   add("the last one dies", GroupServing{Set({-1}), {}, {}}, Exited(-1),
       GroupEnded{1, kCoordinatorDied});
   add("a task is done", serving, Exited(-1),
@@ -210,9 +214,22 @@ std::vector<Row> Table() {
       GroupEnding{Set({0, 1}), 0, "", false}, Terminate({0, 1}));
   add("the drain is over, workers before", GroupDraining{Set({-1}), {}, {}},
       Exited(-1), GroupEnded{0, ""});
-  add("the drain fails", draining, Exited(-1, 1, 0, "broken"),
+  const std::string cut = "the drain did not end within 9 ms: 2 requests";
+  add("the drain has cut requests", draining, Exited(-1, 3, 0, cut),
+      GroupEnding{Set({0, 1}), 3, cut, false}, Terminate({0, 1}));
+  add("the coordinator fails in the drain", draining,
+      Exited(-1, 1, 0, "broken"), headless,
+      {Say{"coordinator: broken; a successor takes over"},
+       ScheduleStart{-1, 0}});
+  add("the coordinator is killed in the drain", draining,
+      Exited(-1, 0, SIGKILL), headless,
+      {Say{"coordinator was killed by signal 9 (Killed); a successor takes "
+           "over"},
+       ScheduleStart{-1, 0}});
+  add("a task's coordinator fails at its end", draining,
+      Exited(-1, 1, 0, "broken"),
       GroupEnding{Set({0, 1}), 1, "coordinator: broken", false},
-      Terminate({0, 1}));
+      Terminate({0, 1}), kTask);
   add("exit by our signal is no news", ending, Exited(0, 0, SIGTERM),
       GroupEnding{Set({-1, 1}), 1, "why", false});
   add("but what it says is", ending, Exited(0, 1, 0, "disk full"),
@@ -236,11 +253,49 @@ std::vector<Row> Table() {
   add("second stop while ending", ending, kStop, killed, Kill({-1, 0, 1}));
   add("third stop", killed, kStop, killed);
   add("stop at the end", ended, kStop, ended);
+  // SIGTERM of somebody else to the coordinator: to it alone, or to everybody.
+  GroupServing strayed = serving;
+  strayed.stray_stop = true;
+  add("stray stop while starting", starting, kStray, starting);
+  add("stray stop while serving", serving, kStray, strayed, {SetDeadline{300}});
+  add("a second one", strayed, kStray, strayed);
+  add("it was for the coordinator alone", strayed, kDeadline, serving,
+      {Say{"somebody else told the coordinator to end: it is replaced"},
+       SignalChildren{Set({-1}), SIGKILL}});
+  add("it was for everybody", strayed, kStop, draining,
+      {Say{kDrainSaid}, SignalChildren{Set({-1}), SIGTERM},
+       SetDeadline{35000}});
+  add(
+      "a worker dies meanwhile", strayed, Exited(1, 0, SIGKILL),
+      [&] {
+        GroupServing next{Set({-1, 0}), Set({1}), {}};
+        next.stray_stop = true;
+        return next;
+      }(),
+      replaced);
+  add("the coordinator dies of itself meanwhile", strayed,
+      Exited(-1, 0, SIGKILL), GroupServing{Set({0, 1}), Set({-1}), {}},
+      {Say{"coordinator was killed by signal 9 (Killed); a successor takes "
+           "over"},
+       ScheduleStart{-1, 0}});
+  add("stray stop of one that has died",
+      GroupServing{Set({0, 1}), Set({-1}), {}}, kStray,
+      GroupServing{Set({0, 1}), Set({-1}), {}});
+  // Ours may have gone into it.
+  add("stray stop while draining", draining, kStray, draining, told);
+  add("stray stop in a drain without a coordinator", headless, kStray,
+      headless);
+  add("stray stop while ending", ending, kStray, ending, told);
+  add("stray stop of a killed one", killed, kStray, killed);
+  add("stray stop at the end", ended, kStray, ended);
   // Deadlines.
   add("late deadline while starting", starting, kDeadline, starting);
   add("late deadline while serving", serving, kDeadline, serving);
   add("the drain takes too long", draining, kDeadline,
-      GroupEnding{kAll, 1, "the drain did not end within 35000 ms", true},
+      GroupEnding{kAll, 3,
+                  "the drain did not end within 35000 ms: what was in flight "
+                  "was cut",
+                  true},
       Kill({-1, 0, 1}));
   add("the end takes too long", ending, kDeadline, killed, Kill({-1, 0, 1}));
   add("killed and still there", killed, kDeadline, killed);
@@ -308,6 +363,7 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
     for (int steps = 0; !std::holds_alternative<GroupEnded>(state); ++steps) {
       ASSERT_LT(steps, 1000);
       GroupEvent event = StopRequested{};
+      if (pick(4) == 0) event = StrayStop{};
       const std::vector<ChildId> members = alive.members();
       const int kind = pick(10);
       if (!killed.empty() && !members.empty()) {

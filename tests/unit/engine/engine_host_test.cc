@@ -229,15 +229,47 @@ TEST_F(EngineHostTest, DrainFinishesWhatWasAcceptedAndTakesNoMore) {
   std::vector<RequestId> ids;
   for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10, 100)));
   absl::Notification drained;
-  engine_->Drain([&] { drained.Notify(); });
+  engine_->Drain([&](bool all) {
+    EXPECT_TRUE(all);
+    drained.Notify();
+  });
   EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
               StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_FALSE(engine_->GetStatus().ready);
+  EXPECT_EQ(engine_->GetStatus().not_ready_reason, "draining");
   ASSERT_TRUE(drained.WaitForNotificationWithTimeout(kLong));
   for (RequestId id : ids) {
     EXPECT_EQ(listener_.Get(id).tokens.size(), 100u);
   }
   engine_->Stop();
   EXPECT_TRUE(hub_->shut_down());
+  EXPECT_EQ(engine_->num_cut(), 0);
+}
+
+TEST_F(EngineHostTest, UndrainIsRefusedWhenTheGroupIsBeingStopped) {
+  Start();
+  engine_->DrainForGood([](bool) {});
+  EXPECT_THAT(engine_->Undrain(),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_TRUE(engine_->GetStatus().draining);
+}
+
+TEST_F(EngineHostTest, UndrainEndsTheWaitingAndTakesRequestsAgain) {
+  Start();
+  const RequestId id = InMidStream(1, 900, 2).front();
+  absl::Notification ended;
+  engine_->Drain([&](bool all) {
+    EXPECT_FALSE(all);
+    ended.Notify();
+  });
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
+              StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(engine_->Undrain(), IsOk());
+  ASSERT_TRUE(ended.WaitForNotificationWithTimeout(kLong));
+  EXPECT_TRUE(engine_->GetStatus().ready);
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""), IsOk());
+  hub_->Hold(false);
+  EXPECT_EQ(listener_.AwaitEnd(id).finish, FinishReason::kLength);
 }
 
 TEST_F(EngineHostTest, StopEndsWhatIsRunning) {
@@ -247,6 +279,7 @@ TEST_F(EngineHostTest, StopEndsWhatIsRunning) {
   engine_->Stop();
   const auto finish = listener_.Get(id).finish;
   ASSERT_TRUE(finish.has_value());
+  EXPECT_EQ(engine_->num_cut(), *finish == FinishReason::kAbort ? 1 : 0);
 }
 
 TEST_F(EngineHostTest, TheAutomaticChoiceFollowsTheLoad) {

@@ -186,7 +186,8 @@ TEST_F(VaultTest, TheCoordinatorHearsWhyAWorkerDoesNotStayUp) {
   vault_->Allow(::getpid(), -1);
   const auto client = NewClient(-1);
   const auto trouble_of = [&](Rank rank) {
-    return client->TroubleOf(rank, kLong).value_or("no answer");
+    const auto word = client->WordOf(rank, kLong);
+    return word.ok() ? word->trouble : "no answer";
   };
   EXPECT_EQ(trouble_of(1), "");
   vault_->SetTrouble(1, "it dies");
@@ -198,10 +199,24 @@ TEST_F(VaultTest, TheCoordinatorHearsWhyAWorkerDoesNotStayUp) {
   EXPECT_EQ(trouble_of(1), "");
 }
 
+TEST_F(VaultTest, TheCoordinatorHearsWhetherAWorkerIsThere) {
+  vault_->Allow(::getpid(), -1);
+  const auto client = NewClient(-1);
+  EXPECT_EQ(client->WordOf(1, kLong)->incarnation, Incarnation{});
+  Event go;
+  Child worker([&] { return go.Wait() ? 0 : 1; });
+  vault_->Allow(worker.pid(), 1, 7);
+  EXPECT_EQ(client->WordOf(1, kLong)->incarnation, Incarnation{7});
+  vault_->Disallow(worker.pid());
+  EXPECT_EQ(client->WordOf(1, kLong)->incarnation, Incarnation{});
+  go.Set();
+  EXPECT_EQ(worker.Join(), 0);
+}
+
 TEST_F(VaultTest, AWorkerDoesNotHearOfAnothersTrouble) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
-  EXPECT_THAT(client->TroubleOf(1, kLong),
+  EXPECT_THAT(client->WordOf(1, kLong),
               StatusIs(absl::StatusCode::kUnavailable));
 }
 
