@@ -240,10 +240,11 @@ std::vector<ConfigKey> MakeKeys() {
       "auto reads the checkpoint's weights; dummy makes up random ones and "
       "reads only config.json and the tokenizer.",
       &Config::dummy_weights, {{"auto", false}, {"dummy", true}}));
-  keys.push_back(WholeNumber("model.max_model_len",
-                             "Longest prompt and output together, in tokens; 0 "
-                             "takes what config.json says.",
-                             &Config::max_model_len, 0, 1 << 20));
+  keys.push_back(
+      WholeNumber("model.max_model_len",
+                  "Longest prompt and output together, in tokens, no "
+                  "more than config.json says; 0 takes what it says.",
+                  &Config::max_model_len, 0, 1 << 20));
   // workers
   keys.push_back(WholeNumber("workers.count",
                              "Worker processes that share the model.",
@@ -270,8 +271,9 @@ std::vector<ConfigKey> MakeKeys() {
                               &Config::kv_bfloat16,
                               {{"float32", false}, {"bfloat16", true}}));
   keys.push_back(Bytes("workers.kv_bytes",
-                       "KV memory of each worker; 0 makes room for "
-                       "scheduler.max_running sequences.",
+                       "KV memory of each worker, no more than the machine "
+                       "has for all; 0 makes room for scheduler.max_running "
+                       "sequences.",
                        &Config::kv_bytes, 0, int64_t{16384} << 30));
   keys.push_back(Choice<std::string>(
       "workers.numerics",
@@ -359,10 +361,12 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(YesNo("http.allow_unauthenticated",
                        "Serve addresses beyond loopback without API keys.",
                        &Config::allow_unauthenticated));
-  keys.push_back(WholeNumber("http.max_connections",
-                             "Connections at once; beyond it the answer is "
-                             "503.",
-                             &Config::max_connections, 1, 1'000'000));
+  keys.push_back(
+      WholeNumber("http.max_connections",
+                  "Connections at once, fewer if file descriptors are "
+                  "few (ulimit -n); for one more the longest idle "
+                  "one is closed, without any the answer is 503.",
+                  &Config::max_connections, 1, 1'000'000));
   keys.push_back(WholeNumber(
       "http.header_timeout_ms",
       "How long the headers of a request may take to arrive; beyond it the "

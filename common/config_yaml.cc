@@ -12,6 +12,7 @@
 #include "absl/strings/str_replace.h"
 #include "common/cat.h"
 #include "common/config_keys.h"
+#include "common/near_miss.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -27,40 +28,6 @@ std::vector<std::string_view> Sections() {
     }
   }
   return sections;
-}
-
-// Levenshtein distance; both words are short (a key, or cut to 64 bytes).
-int EditDistance(std::string_view a, std::string_view b) {
-  std::vector<int> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int>(j);
-  for (size_t i = 1; i <= a.size(); ++i) {
-    int diagonal = row[0];
-    row[0] = static_cast<int>(i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const int above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1,
-                         diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-// " (did you mean 'workers.count'?)", or nothing when no name is near.
-std::string NearMiss(std::string_view name,
-                     const std::vector<std::string_view>& names) {
-  name = name.substr(0, 64);
-  int best = 3;  // more than two slips is another word
-  std::string_view nearest;
-  for (std::string_view candidate : names) {
-    const int distance = EditDistance(name, candidate);
-    if (distance < best) {
-      best = distance;
-      nearest = candidate;
-    }
-  }
-  if (nearest.empty()) return "";
-  return Cat(" (did you mean '", nearest, "'?)");
 }
 
 // A value as a message shows it: printable and short.

@@ -26,6 +26,7 @@
 #include "common/channel_keys.h"
 #include "common/config_yaml.h"
 #include "common/deadline.h"
+#include "common/descriptors.h"
 #include "common/fault_table.h"
 #include "common/fnv.h"
 #include "common/logging.h"
@@ -34,6 +35,7 @@
 #include "common/unique_fd.h"
 #include "common/version.h"
 #include "coordinator/api/admin_api.h"
+#include "coordinator/api/connection_budget.h"
 #include "coordinator/api/http_server.h"
 #include "coordinator/api/openai_api.h"
 #include "coordinator/checkpoint_codec.h"
@@ -283,6 +285,23 @@ HttpServerOptions ServerOptions(const Config& config,
   return options;
 }
 
+// How many connections the listeners may hold; says it if they are fewer than
+// was wanted.
+absl::StatusOr<ConnectionBudget> ReserveDescriptors(const Config& config) {
+  const ConnectionBudget wanted = {config.max_connections,
+                                   kMaxAdminConnections};
+  const int open = NumOpenDescriptors();
+  const int limit = RaiseDescriptorLimit(DescriptorsFor(open, wanted));
+  ASSIGN_OR_RETURN(const ConnectionBudget budget,
+                   ShareDescriptors(limit, open, wanted));
+  if (budget != wanted) {
+    LogWarn("only ", limit, " file descriptors are allowed: takes ", budget.api,
+            " connections at a time, not http.max_connections = ", wanted.api,
+            " (ulimit -n, LimitNOFILE=)");
+  }
+  return budget;
+}
+
 // Nothing if there is no file.
 absl::StatusOr<std::optional<ApiKeys>> LoadKeys(const std::string& file,
                                                 std::string_view listener) {
@@ -388,14 +407,14 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     threads.Stop();
     admin_threads.Stop();
   });
+  ASSIGN_OR_RETURN(const ConnectionBudget budget, ReserveDescriptors(config));
+  ASSIGN_OR_RETURN(server, HttpServer::Start(
+                               ServerOptions(config, config.listen, budget.api),
+                               threads, api));
   ASSIGN_OR_RETURN(
-      server, HttpServer::Start(
-                  ServerOptions(config, config.listen, config.max_connections),
-                  threads, api));
-  ASSIGN_OR_RETURN(admin_server,
-                   HttpServer::Start(ServerOptions(config, config.admin,
-                                                   kMaxAdminConnections),
-                                     admin_threads, admin));
+      admin_server,
+      HttpServer::Start(ServerOptions(config, config.admin, budget.admin),
+                        admin_threads, admin));
   engine.Start();
 
   // Listeners answer probes while workers load; requests get 503 until then.

@@ -280,8 +280,13 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
           WorkerHalted{rank, halted.round, !halted.stand.loaded});
     }
     absl::Status operator()(const Loaded& loaded) {
-      LogInfo("worker ", rank, " has ", loaded.weight_bytes,
-              " bytes of weights");
+      // Whoever was told to load several times answers as often.
+      const auto* loading = std::get_if<Loading>(&host->membership_);
+      if (loading != nullptr && loading->round == loaded.round &&
+          loading->unloaded.contains(rank)) {
+        LogInfo("worker ", rank, " has ", loaded.weight_bytes,
+                " bytes of weights");
+      }
       host->loaded_checksums_[rank] = loaded.weight_checksum;
       host->status_.workers[rank].weight_bytes = loaded.weight_bytes;
       return host->Apply(WorkerLoaded{rank, loaded.round});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <utility>
@@ -16,6 +17,11 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kMaxCases = 1000;
 constexpr int kMaxRepeat = 1000;
+constexpr int kMaxTimeLimitSeconds = 86400;
+
+absl::Status TimeIsOver() {
+  return absl::DeadlineExceededError("the time is over, nothing was measured");
+}
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -83,18 +89,43 @@ absl::Status ThroughputBench::SwitchTo(EngineHost& engine,
   if (layout != "ep" && layout != "tp") {
     return absl::InvalidArgumentError("layout: allowed is ep or tp");
   }
-  absl::Mutex mutex;
-  bool answered = false;
-  absl::Status status;
+  // The answer may come when we have given up.
+  struct Answer {
+    absl::Mutex mutex;
+    bool came ABSL_GUARDED_BY(mutex) = false;
+    absl::Status status ABSL_GUARDED_BY(mutex);
+  };
+  const auto answer = std::make_shared<Answer>();
   engine.SetLayout(layout == "ep" ? LayoutChoice::kEp : LayoutChoice::kTp,
-                   [&](absl::StatusOr<SwitchReport> report) {
-                     absl::MutexLock lock(&mutex);
-                     answered = true;
-                     if (!report.ok()) status = report.status();
+                   [answer](absl::StatusOr<SwitchReport> report) {
+                     absl::MutexLock lock(&answer->mutex);
+                     answer->came = true;
+                     answer->status = report.status();
                    });
-  absl::MutexLock lock(&mutex);
-  mutex.Await(absl::Condition(&answered));
-  return status;
+  absl::MutexLock lock(&answer->mutex);
+  if (!answer->mutex.AwaitWithTimeout(absl::Condition(&answer->came),
+                                      deadline_.left())) {
+    return TimeIsOver();
+  }
+  return answer->status;
+}
+
+nlohmann::ordered_json ThroughputBench::ResultOf(
+    const nlohmann::ordered_json& spec, const Case& one,
+    const std::vector<Figures>& runs) {
+  std::vector<double> decode, prefill;
+  for (const Figures& figures : runs) {
+    decode.push_back(figures.decode_per_s);
+    prefill.push_back(figures.prefill_per_s);
+  }
+  Json result = spec;
+  result["layout"] = one.layout;
+  result["runs"] = runs.size();
+  result["decode_tokens_per_s"] = Median(decode);
+  result["prefill_tokens_per_s"] = Median(prefill);
+  result["step_ms_median"] =
+      one.output_tokens < 2 ? 0.0 : 1000.0 * one.streams / Median(decode);
+  return result;
 }
 
 absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
@@ -122,7 +153,9 @@ absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
   const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return unfinished_ == 0 || !failed_.ok();
   };
-  mutex_.Await(absl::Condition(&over));
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&over), deadline_.left())) {
+    return TimeIsOver();
+  }
   RETURN_IF_ERROR(failed_);
   const auto seconds = [](Clock::duration d) {
     return std::max(1e-9, std::chrono::duration<double>(d).count());
@@ -134,20 +167,40 @@ absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
   return figures;
 }
 
+absl::Status ThroughputBench::WaitUntilReady() {
+  absl::MutexLock lock(&mutex_);
+  const auto up = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ready_ || !failed_.ok();
+  };
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&up), deadline_.left())) {
+    return TimeIsOver();
+  }
+  return failed_;
+}
+
+// One warm-up that does not count, then `repeat` runs, as far as they come.
+absl::Status ThroughputBench::RunCase(EngineHost& engine, const Case& one,
+                                      int repeat, std::vector<Figures>& runs) {
+  RETURN_IF_ERROR(SwitchTo(engine, one.layout));
+  RETURN_IF_ERROR(RunOnce(engine, one).status());
+  for (int i = 0; i < repeat; ++i) {
+    ASSIGN_OR_RETURN(const Figures figures, RunOnce(engine, one));
+    runs.push_back(figures);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ThroughputBench::Run(EngineHost& engine,
                                   const std::string& spec_path,
                                   const std::string& result_path) {
   ASSIGN_OR_RETURN(const Json spec, ReadJson(spec_path));
   ASSIGN_OR_RETURN(const int repeat, ReadCount(spec, "repeat", 3, kMaxRepeat));
-  {
-    absl::MutexLock lock(&mutex_);
-    const auto up = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return ready_ || !failed_.ok();
-    };
-    mutex_.Await(absl::Condition(&up));
-    RETURN_IF_ERROR(failed_);
-  }
+  ASSIGN_OR_RETURN(const int limit_s,
+                   ReadCount(spec, "time_limit_s", 600, kMaxTimeLimitSeconds));
+  deadline_ = Deadline::After(absl::Seconds(limit_s));
+  RETURN_IF_ERROR(WaitUntilReady());
   Json results = Json::array();
+  absl::Status status;
   for (const Json& json : spec["cases"]) {
     Case one;
     ASSIGN_OR_RETURN(one.streams, ReadCount(json, "streams", 1, 65536));
@@ -156,24 +209,15 @@ absl::Status ThroughputBench::Run(EngineHost& engine,
     ASSIGN_OR_RETURN(one.output_tokens,
                      ReadCount(json, "output_tokens", 128, 1 << 20));
     one.layout = json.value("layout", "ep");
-    RETURN_IF_ERROR(SwitchTo(engine, one.layout));
-    std::vector<double> decode, prefill;
-    for (int i = 0; i <= repeat; ++i) {
-      ASSIGN_OR_RETURN(const Figures figures, RunOnce(engine, one));
-      if (i == 0) continue;  // warm-up
-      decode.push_back(figures.decode_per_s);
-      prefill.push_back(figures.prefill_per_s);
-    }
-    Json result = json;
-    result["layout"] = one.layout;
-    result["decode_tokens_per_s"] = Median(decode);
-    result["prefill_tokens_per_s"] = Median(prefill);
-    result["step_ms_median"] =
-        one.output_tokens < 2 ? 0.0 : 1000.0 * one.streams / Median(decode);
-    results.push_back(std::move(result));
+    std::vector<Figures> runs;
+    status = RunCase(engine, one, repeat, runs);
+    if (!runs.empty()) results.push_back(ResultOf(json, one, runs));
+    if (!status.ok()) break;
   }
+  const bool cut_short = absl::IsDeadlineExceeded(status) && !results.empty();
+  if (!cut_short) RETURN_IF_ERROR(status);
   std::ofstream file(result_path);
-  file << Json{{"cases", results}}.dump(2) << "\n";
+  file << Json{{"cut_short", cut_short}, {"cases", results}}.dump(2) << "\n";
   file.close();
   if (!file) {
     return absl::UnavailableError(absl::StrCat("cannot write ", result_path));

@@ -1,9 +1,12 @@
 // Measures a group through the engine alone: no HTTP, no text on the way in.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "common/deadline.h"
 #include "coordinator/engine_host.h"
 
 namespace moebius {
@@ -14,10 +17,14 @@ namespace moebius {
 // run, and writes medians. All streams of a case are submitted at once, greedy,
 // and do not stop at an end-of-sequence token.
 //
-//   in   {"repeat": 3, "cases": [{"streams": 8, "prompt_tokens": 64,
-//         "output_tokens": 128, "layout": "ep"}]}
-//   out  {"cases": [{... the case ..., "decode_tokens_per_s": x,
-//         "prefill_tokens_per_s": x, "step_ms_median": x}]}
+//   in   {"repeat": 3, "time_limit_s": 600, "cases": [{"streams": 8,
+//         "prompt_tokens": 64, "output_tokens": 128, "layout": "ep"}]}
+//   out  {"cut_short": false, "cases": [{... the case ...,
+//         "decode_tokens_per_s": x, "prefill_tokens_per_s": x,
+//         "step_ms_median": x}]}
+//
+// When the time is over, the result has the cases that were run at least once,
+// and says that it was cut short.
 //
 // decode_tokens_per_s counts from the moment when every stream has its first
 // token; prefill_tokens_per_s counts prompt tokens up to that moment.
@@ -50,10 +57,17 @@ class ThroughputBench {
     double prefill_per_s = 0;
   };
 
+  static nlohmann::ordered_json ResultOf(const nlohmann::ordered_json& spec,
+                                         const Case& one,
+                                         const std::vector<Figures>& runs);
+  absl::Status WaitUntilReady();
   absl::StatusOr<Figures> RunOnce(EngineHost& engine, const Case& one);
+  absl::Status RunCase(EngineHost& engine, const Case& one, int repeat,
+                       std::vector<Figures>& runs);
   absl::Status SwitchTo(EngineHost& engine, const std::string& layout);
 
   const int32_t vocab_size_;
+  Deadline deadline_;
   absl::Mutex mutex_;
   bool ready_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);

@@ -39,6 +39,9 @@ constexpr size_t kMaxPipelinedBytes = 64 << 10;
 // dropped, so that it gets to see the answer rather than a reset.
 constexpr size_t kMaxLingerBytes = 64 << 20;
 constexpr std::chrono::milliseconds kLingerTime{3000};
+// How long a new connection may take to its first byte before it counts as
+// idle.
+constexpr std::chrono::milliseconds kFirstByteTime{1000};
 // Buffers above this size are given back when empty.
 constexpr size_t kKeptBufferBytes = 64 << 10;
 // Of what a client said, in a log line.
@@ -489,6 +492,7 @@ void HttpConnection::OnFlushed() {
 void HttpConnection::Wait(Waiting what) {
   const auto& options = host_->options();
   waiting_ = what;
+  waiting_since_ = Clock::now();
   std::chrono::milliseconds limit{0};
   switch (what) {
     case Waiting::kIdle:
@@ -528,6 +532,19 @@ void HttpConnection::CheckDeadline(Clock::time_point now) {
   }
   if (waiting_ == Waiting::kIdle && unsent() > 0) return;  // still sending
   Close();
+}
+
+std::optional<HttpConnection::Clock::time_point> HttpConnection::IdleSince(
+    Clock::time_point now) const {
+  const bool nothing = current_ == nullptr && !parser_ && in_.size() == 0 &&
+                       unsent() == 0 && !closed_;
+  if (!nothing) return std::nullopt;
+  if (waiting_ == Waiting::kIdle) return waiting_since_;
+  // The first request of a connection comes at once, or it is held for later.
+  if (waiting_ == Waiting::kHeader && now - waiting_since_ > kFirstByteTime) {
+    return waiting_since_;
+  }
+  return std::nullopt;
 }
 
 void HttpConnection::CloseWhenIdle() {

@@ -68,6 +68,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void CloseWhenIdle();
   // Applies the timeouts. Called now and then.
   void CheckDeadline(Clock::time_point now);
+  // Since when it has been waiting for a request of which nothing has come.
+  // Nothing if one is under way, or if it is so new that one must be on its
+  // way.
+  std::optional<Clock::time_point> IdleSince(Clock::time_point now) const;
 
   // ---- for the current exchange ----
   void Respond(const HttpResponse& response);
@@ -143,6 +147,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool peer_closed_ = false;  // and the read loop has ended
   bool closed_ = false;
   Waiting waiting_ = Waiting::kIdle;
+  Clock::time_point waiting_since_;
   Clock::time_point deadline_;
 };
 

@@ -17,7 +17,10 @@ struct HttpServerOptions {
   ListenAddress listen;
   size_t max_header_bytes = size_t{16} << 10;  // 431 beyond
   size_t max_body_bytes = size_t{4} << 20;     // 413 beyond
-  int max_connections = 8192;                  // 503 beyond
+  // Beyond it, and where descriptors are short, the connection that has waited
+  // longest for a request is closed for a new one; without any the new one gets
+  // a 503.
+  int max_connections = 8192;
   int header_timeout_ms = 15'000;  // first byte of a request to its last
                                    // header: 408 beyond
   int body_timeout_ms = 60'000;    // last header to last byte: 408 beyond

@@ -1,5 +1,3 @@
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <atomic>
 #include <boost/asio/as_tuple.hpp>
@@ -34,22 +32,6 @@ constexpr int kBacklog = 4096;
 constexpr std::chrono::milliseconds kAcceptRetry{50};
 constexpr int kMaxSweepMs = 250;
 constexpr int kMinSweepMs = 5;
-constexpr int kDescriptorsBesides = 1024;  // of other sockets and files
-
-// Connections are descriptors, and the usual soft limit is 1,024.
-void RaiseDescriptorLimit(int max_connections) {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  const rlim_t wanted =
-      static_cast<rlim_t>(max_connections) + kDescriptorsBesides;
-  if (limit.rlim_cur >= wanted) return;
-  limit.rlim_cur = std::min(wanted, limit.rlim_max);
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted) {
-    LogWarn("http: only ", limit.rlim_cur, " file descriptors are allowed, ",
-            wanted, " wanted");
-  }
-}
-
 int SweepMs(const HttpServerOptions& options) {
   const int shortest =
       std::min({options.header_timeout_ms, options.body_timeout_ms,
@@ -139,6 +121,16 @@ class HttpThreadHost final
     }
   }
 
+  // Since when the connection that has waited longest for a request does so;
+  // the end of time when none waits.
+  HttpConnection::Clock::time_point IdlestSince() const {
+    return Idlest().since;
+  }
+  // Closes it, if there is one.
+  void CloseIdlest() {
+    if (HttpConnection* idlest = Idlest().connection) idlest->Close();
+  }
+
   void StopAccepting() {
     draining_ = true;
     for (HttpConnection* connection : Snapshot()) connection->CloseWhenIdle();
@@ -154,6 +146,23 @@ class HttpThreadHost final
   }
 
  private:
+  struct Idle {
+    HttpConnection* connection = nullptr;
+    HttpConnection::Clock::time_point since =
+        HttpConnection::Clock::time_point::max();
+  };
+  Idle Idlest() const {
+    const auto now = HttpConnection::Clock::now();
+    Idle idlest;
+    for (HttpConnection* connection : connections_) {
+      const auto since = connection->IdleSince(now);
+      if (since.has_value() && *since < idlest.since) {
+        idlest = {connection, *since};
+      }
+    }
+    return idlest;
+  }
+
   // Closing takes a connection out of the set. The read loops keep the
   // connections alive until the event loop runs again.
   std::vector<HttpConnection*> Snapshot() const {
@@ -275,6 +284,57 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
     acceptor_.reset();
   }
 
+  using TimePoint = HttpConnection::Clock::time_point;
+  static asio::awaitable<TimePoint> IdlestSince(
+      std::shared_ptr<HttpThreadHost> host) {
+    co_return host->IdlestSince();
+  }
+  static asio::awaitable<void> CloseIdlest(
+      std::shared_ptr<HttpThreadHost> host) {
+    host->CloseIdlest();
+    co_return;
+  }
+
+  // Closes the connection that has waited longest for a request, on whichever
+  // thread; false when none waits.
+  static asio::awaitable<bool> MakeRoom(std::shared_ptr<Core> self) {
+    const auto on = [&self](int i) -> asio::io_context& {
+      return self->threads_.at(i)->context();
+    };
+    int idlest = 0;
+    TimePoint since = TimePoint::max();
+    for (int i = 0; i < self->threads_.size() && !self->closed_; ++i) {
+      const TimePoint of_thread = co_await asio::co_spawn(
+          on(i), IdlestSince(self->hosts_[i]), asio::use_awaitable);
+      if (of_thread >= since) continue;
+      idlest = i;
+      since = of_thread;
+    }
+    if (self->closed_ || since == TimePoint::max()) co_return false;
+    co_await asio::co_spawn(on(idlest), CloseIdlest(self->hosts_[idlest]),
+                            asio::use_awaitable);
+    co_return true;
+  }
+
+  // After an accept that failed: makes room if that may help, or else waits.
+  static asio::awaitable<void> RecoverFrom(std::shared_ptr<Core> self,
+                                           error_code error) {
+    const bool short_of_descriptors =
+        error == asio::error::no_descriptors ||
+        error == boost::system::errc::too_many_files_open_in_system;
+    if (!std::exchange(self->accept_failed_, true)) {
+      LogWarn("http: accept failed: ", error.message(),
+              short_of_descriptors ? "; connections without a request are "
+                                     "closed for new ones, which wait"
+                                   : "");
+    }
+    if (short_of_descriptors && co_await MakeRoom(self)) co_return;
+    if (self->closed_) co_return;
+    self->retry_.emplace(self->threads_.at(0)->context());
+    self->retry_->expires_after(kAcceptRetry);
+    co_await self->retry_->async_wait(kTuple);
+  }
+
   static asio::awaitable<void> AcceptLoop(std::shared_ptr<Core> self) {
     int next = 0;
     while (!self->closed_) {
@@ -284,13 +344,14 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
       if (self->closed_) break;
       if (error) {
         if (error == asio::error::operation_aborted) break;
-        LogWarn("http: accept failed: ", error.message());
-        self->retry_.emplace(self->threads_.at(0)->context());
-        self->retry_->expires_after(kAcceptRetry);
-        co_await self->retry_->async_wait(kTuple);
+        co_await RecoverFrom(self, error);
         continue;
       }
-      if (self->num_connections() >= self->options_.max_connections) {
+      self->accept_failed_ = false;
+      const int most = self->options_.max_connections;
+      if (self->num_connections() >= most) co_await MakeRoom(self);
+      if (self->closed_) break;
+      if (self->num_connections() >= most) {
         TurnAway(socket, self->hosts_[0]->date());
         continue;
       }
@@ -333,12 +394,12 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
   std::optional<tcp::acceptor> acceptor_;
   std::optional<asio::steady_timer> retry_;
   bool closed_ = false;
+  bool accept_failed_ = false;  // the last one; said once
 };
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
     const HttpServerOptions& options, IoThreads& threads,
     HttpHandler& handler) {
-  RaiseDescriptorLimit(options.max_connections);
   auto core = std::make_shared<Core>(options, threads, handler);
   if (absl::Status status = core->Listen(); !status.ok()) return status;
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(core)));

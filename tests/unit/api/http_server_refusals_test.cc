@@ -1,15 +1,46 @@
 // What the HTTP server refuses, and what it bounds.
+#include <poll.h>
+#include <sys/resource.h>
+
+#include <ctime>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "common/descriptors.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/api/http_server_fixture.h"
 
 namespace moebius {
 namespace {
+
+// While it exists this process has no more descriptors than it has let go.
+class DescriptorShortage {
+ public:
+  DescriptorShortage() {
+    getrlimit(RLIMIT_NOFILE, &before_);
+    const rlimit few{static_cast<rlim_t>(NumOpenDescriptors() + 16),
+                     before_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+    for (int fd = dup(0); fd >= 0; fd = dup(0)) taken_.push_back(fd);
+  }
+  ~DescriptorShortage() {
+    while (!taken_.empty()) LetGo();
+    setrlimit(RLIMIT_NOFILE, &before_);
+  }
+  DescriptorShortage(const DescriptorShortage&) = delete;
+
+  void LetGo() {
+    close(taken_.back());
+    taken_.pop_back();
+  }
+
+ private:
+  rlimit before_{};
+  std::vector<int> taken_;
+};
 
 using testing::HasSubstr;
 using testing::StartsWith;
@@ -289,8 +320,10 @@ TEST_F(HttpServerTest, ConnectionsBeyondTheLimitAreTurnedAway) {
   options_.max_connections = 2;
   Start();
   TestClient first(port()), second(port());
-  EXPECT_EQ(first.Exchange(HttpText("GET", "/echo")).status, 200);
-  EXPECT_EQ(second.Exchange(HttpText("GET", "/echo")).status, 200);
+  for (TestClient* client : {&first, &second}) {
+    ASSERT_TRUE(client->Send(HttpText("GET", "/stream")));
+    EXPECT_EQ(client->ReadHead().status, 200);
+  }
   TestClient third(port());
   const TestResponse response = third.ReadResponse();
   EXPECT_EQ(response.status, 503);
@@ -298,6 +331,61 @@ TEST_F(HttpServerTest, ConnectionsBeyondTheLimitAreTurnedAway) {
   first.Close();
   ASSERT_TRUE(WaitForConnections(1));
   EXPECT_EQ(TestClient(port()).Exchange(HttpText("GET", "/echo")).status, 200);
+}
+
+TEST_F(HttpServerTest, BeyondTheLimitTheLongestIdleConnectionMakesRoom) {
+  options_.max_connections = 3;
+  Start();
+  TestClient busy(port()), oldest(port()), newer(port());
+  ASSERT_TRUE(busy.Send(HttpText("GET", "/stream")));
+  EXPECT_EQ(busy.ReadHead().status, 200);
+  EXPECT_EQ(oldest.Exchange(HttpText("GET", "/echo")).status, 200);
+  EXPECT_EQ(newer.Exchange(HttpText("GET", "/echo")).status, 200);
+  TestClient fourth(port());
+  EXPECT_EQ(fourth.Exchange(HttpText("GET", "/echo")).status, 200);
+  EXPECT_TRUE(oldest.AtEnd());
+  EXPECT_EQ(newer.Exchange(HttpText("GET", "/echo")).status, 200);
+  auto stream = handler_.TakeExchange();
+  ASSERT_NE(stream, nullptr);
+  stream->Post([stream] {
+    stream->Write("data: still here\n\n");
+    stream->FinishStream();
+  });
+  EXPECT_EQ(busy.ReadChunk(), "data: still here\n\n");
+}
+
+TEST_F(HttpServerTest, WithoutDescriptorsIdleConnectionsMakeRoom) {
+  Start();
+  std::vector<TestClient> idle;
+  for (int i = 0; i < 4; ++i) {
+    idle.emplace_back(port());
+    ASSERT_EQ(idle.back().Exchange(HttpText("GET", "/echo")).status, 200);
+  }
+  DescriptorShortage shortage;
+  shortage.LetGo();  // for the client's end, which is of this process as well
+  TestClient late(port());
+  ASSERT_TRUE(late.connected());
+  EXPECT_EQ(late.Exchange(HttpText("GET", "/echo")).status, 200);
+  EXPECT_EQ(server_->num_connections(), 4);
+}
+
+TEST_F(HttpServerTest, WithoutDescriptorsAndWithoutIdleOnesNewOnesWait) {
+  Start();
+  TestClient busy(port());
+  ASSERT_TRUE(busy.Send(HttpText("GET", "/stream")));
+  EXPECT_EQ(busy.ReadHead().status, 200);
+  DescriptorShortage shortage;
+  shortage.LetGo();
+  const auto cpu_before = std::clock();
+  TestClient late(port());
+  ASSERT_TRUE(late.connected());
+  ASSERT_TRUE(late.Send(HttpText("GET", "/echo")));
+  pollfd nothing = {late.fd(), POLLIN, 0};
+  EXPECT_EQ(poll(&nothing, 1, 500), 0);
+  // It looks again now and then; it does not spin.
+  EXPECT_LT(std::clock() - cpu_before, CLOCKS_PER_SEC / 5);
+  busy.Close();  // and the server's end of it follows
+  EXPECT_EQ(late.ReadResponse().status, 200);
 }
 
 }  // namespace
