@@ -1,13 +1,46 @@
 // moebius bench: its subcommands, and what they share.
+#include <cstdio>
 #include <fstream>
 #include <string>
 #include <thread>
 
+#include "absl/strings/str_format.h"
 #include "common/cat.h"
 #include "common/status_macros.h"
 #include "deploy/bench_commands.h"
 
 namespace moebius {
+
+void AddTimeLimit(CLI::App& command, double& timeout_s) {
+  command
+      .add_option("--timeout", timeout_s,
+                  "Seconds that the whole may take; when they are over, what "
+                  "was measured is shown [default 600]")
+      ->option_text("S")
+      ->check(CLI::Range(1.0, 86400.0));
+}
+
+bool IsCutShort(const absl::Status& status) {
+  return absl::IsDeadlineExceeded(status) || absl::IsCancelled(status);
+}
+
+absl::Status NothingMeasured(const absl::Status& status, double timeout_s) {
+  if (!absl::IsDeadlineExceeded(status)) return status;
+  return absl::DeadlineExceededError(Cat("nothing was measured within ",
+                                         absl::StrFormat("%g", timeout_s),
+                                         " s (--timeout)"));
+}
+
+void SayCutShort(const absl::Status& status, double timeout_s, uint64_t done,
+                 uint64_t wanted, std::string_view what) {
+  const std::string why =
+      absl::IsCancelled(status)
+          ? std::string("Interrupted")
+          : Cat("Cut short after ", absl::StrFormat("%g", timeout_s),
+                " s (--timeout)");
+  std::printf("%s\n",
+              Cat(why, ": ", done, " of ", wanted, " ", what, ".").c_str());
+}
 
 nlohmann::json DescribeMachine() {
   std::string cpu = "unknown";

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/cat.h"
+#include "common/deadline.h"
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/bench_commands.h"
@@ -38,7 +39,7 @@ struct ServeBenchArgs {
   double temperature = 0;  // greedy, as in bench throughput
   bool stop_at_eos = false;
   int64_t seed = 1;
-  double timeout_s = 600;
+  double timeout_s = kDefaultBenchSeconds;
   std::string json_file;
 };
 
@@ -96,10 +97,11 @@ void Totals::Add(const CompletionResult& result, Clock::time_point end) {
 class Load {
  public:
   Load(EventLoop& loop, const Url& url, const ServeBenchArgs& args,
-       std::vector<std::string> bodies)
+       Deadline deadline, std::vector<std::string> bodies)
       : loop_(loop),
         url_(url),
         args_(args),
+        deadline_(deadline),
         bodies_(std::move(bodies)),
         random_(static_cast<uint64_t>(args.seed)) {}
 
@@ -113,15 +115,15 @@ class Load {
       const int at_once = std::min(args_.concurrency, args_.requests);
       for (int i = 0; i < at_once; ++i) Issue();
     }
-    const absl::Status status =
-        loop_.RunUntil([this] { return ended_ == args_.requests; },
-                       absl::Seconds(args_.timeout_s));
+    const absl::Status status = loop_.RunUntil(
+        [this] { return ended_ == args_.requests; }, deadline_.left());
     seconds_ = MillisecondsBetween(begin_, Clock::now()) / 1000;
     cpu_share_ = (CpuSeconds() - cpu) / seconds_;
     return status;
   }
 
   const Totals& totals() const { return totals_; }
+  int ended() const { return ended_; }
   double seconds() const { return seconds_; }
   double cpu_share() const { return cpu_share_; }
 
@@ -160,6 +162,7 @@ class Load {
   EventLoop& loop_;
   const Url url_;
   const ServeBenchArgs& args_;
+  const Deadline deadline_;
   const std::vector<std::string> bodies_;
   std::mt19937_64 random_;
   Clock::time_point begin_, next_arrival_;
@@ -221,6 +224,7 @@ std::string Describe(const Json& figures) {
 }
 
 absl::Status Run(const ServeBenchArgs& args) {
+  const Deadline deadline = Deadline::After(absl::Seconds(args.timeout_s));
   ASSIGN_OR_RETURN(Url url, ParseUrl(args.url));
   ASSIGN_OR_RETURN(url, args.key.With(std::move(url)));
   EventLoop loop;
@@ -240,13 +244,22 @@ absl::Status Run(const ServeBenchArgs& args) {
     body["temperature"] = args.temperature;
     bodies.push_back(body.dump());
   }
-  Load load(loop, url, args, std::move(bodies));
-  RETURN_IF_ERROR(load.Run());
+  Load load(loop, url, args, deadline, std::move(bodies));
+  const absl::Status status = load.Run();
+  if (!status.ok() && !(IsCutShort(status) && load.ended() > 0)) {
+    return NothingMeasured(status, args.timeout_s);
+  }
   Json figures = Figures(args, load);
   figures["model"] = model;
   figures["url"] = args.url;
   std::fputs(Describe(figures).c_str(), stdout);
+  if (!status.ok()) {
+    SayCutShort(status, args.timeout_s, static_cast<uint64_t>(load.ended()),
+                static_cast<uint64_t>(args.requests), "requests");
+    figures["cut_short"] = true;
+  }
   RETURN_IF_ERROR(WriteFigures(args.json_file, figures));
+  if (absl::IsCancelled(status)) return status;
   if (load.totals().failed > 0) {
     return absl::InternalError(
         Cat(load.totals().failed,
@@ -316,11 +329,7 @@ void AddBenchServeCommand(CLI::App& bench, Action& action) {
                    "Seed of prompts and arrivals [default 1]")
       ->option_text("N")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
-  command
-      ->add_option("--timeout", args->timeout_s,
-                   "Seconds that the whole may take [default 600]")
-      ->option_text("S")
-      ->check(CLI::Range(1.0, 86400.0));
+  AddTimeLimit(*command, args->timeout_s);
   command
       ->add_option("--json", args->json_file, "Writes the figures to a file.")
       ->option_text("FILE");

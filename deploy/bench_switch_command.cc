@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/cat.h"
+#include "common/deadline.h"
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/bench_commands.h"
@@ -25,8 +26,10 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr absl::Duration kTimeout = absl::Minutes(5);
 constexpr int kCopies = 21;
+// Copies in a row take no longer than this, if one does not.
+constexpr absl::Duration kCopiesTime = absl::Seconds(3);
+constexpr absl::Duration kStopTimeout = absl::Minutes(1);
 
 struct SwitchBenchArgs {
   ConfigFlags flags;
@@ -36,6 +39,7 @@ struct SwitchBenchArgs {
   int switches = 20;
   int prompt_tokens = 64;
   int output_tokens = 1000;
+  double timeout_s = kDefaultBenchSeconds;
   std::string json_file;
 };
 
@@ -47,25 +51,32 @@ struct Measured {
 
 class SwitchBench {
  public:
-  explicit SwitchBench(const SwitchBenchArgs& args) : args_(args) {}
+  explicit SwitchBench(const SwitchBenchArgs& args)
+      : args_(args),
+        deadline_(Deadline::After(absl::Seconds(args.timeout_s))) {}
   absl::Status Run();
 
  private:
   absl::Status Connect();
   absl::StatusOr<std::vector<Json>> MakeBodies();
+  absl::StatusOr<SwitchFigures> RequestLayout(const std::string& to);
+  absl::Status Measure();
   absl::Status SwitchOnce(const std::string& to, StreamSet& streams);
   absl::Status MeasureCopies(int copies);
   absl::Status SwitchIdle();
   absl::Status SwitchUnderLoad();
+  absl::Status SwitchUnder(StreamSet& streams);
   Json Figures() const;
   void Show(const Json& figures) const;
 
   const SwitchBenchArgs& args_;
+  const Deadline deadline_;  // of the whole
   EventLoop loop_;
   std::unique_ptr<ServedGroup> group_;
   Url url_, admin_;
   int num_workers_ = 0;
   uint64_t weight_bytes_ = 0;  // that a switch moves
+  uint64_t copy_bytes_ = 0;    // that a memcpy to compare with does
   std::vector<Measured> measured_;
   std::vector<double> copy_bytes_per_s_;
   double quiet_gap_ms_ = 0;
@@ -78,7 +89,12 @@ absl::Status SwitchBench::Connect() {
     for (const std::string& word : args_.flags.Given()) {
       serve_args.push_back(word);
     }
-    ASSIGN_OR_RETURN(group_, ServedGroup::Start(loop_, serve_args, kTimeout));
+    ASSIGN_OR_RETURN(
+        group_, ServedGroup::Start(loop_, serve_args, deadline_.left(),
+                                   [](std::string_view line) {
+                                     std::fprintf(stderr, "%s\n",
+                                                  std::string(line).c_str());
+                                   }));
     url_ = group_->api();
     admin_ = group_->admin();
   } else {
@@ -115,14 +131,21 @@ absl::StatusOr<std::vector<Json>> SwitchBench::MakeBodies() {
   return bodies;
 }
 
-// The same number of bytes as a switch, and as many threads as workers, while
-// the group is idle.
+absl::StatusOr<SwitchFigures> SwitchBench::RequestLayout(
+    const std::string& to) {
+  return moebius::RequestLayout(loop_, admin_, to, deadline_.left());
+}
+
+// As many threads as workers, while the group is idle.
 absl::Status SwitchBench::MeasureCopies(int copies) {
-  for (int i = 0; i < copies; ++i) {
-    ASSIGN_OR_RETURN(
-        const double rate,
-        SharedCopyBytesPerSecond(std::max<uint64_t>(weight_bytes_, 1),
-                                 std::max(num_workers_, 1)));
+  const Deadline end = Deadline::After(kCopiesTime);
+  for (int i = 0; i < copies && (i == 0 || !end.expired()); ++i) {
+    RETURN_IF_ERROR(loop_.Poll());
+    if (deadline_.expired()) {
+      return absl::DeadlineExceededError("no time was left for a memcpy");
+    }
+    ASSIGN_OR_RETURN(const double rate,
+                     SharedCopyBytesPerSecond(copy_bytes_, num_workers_));
     copy_bytes_per_s_.push_back(rate);
   }
   return absl::OkStatus();
@@ -132,15 +155,14 @@ absl::Status SwitchBench::SwitchOnce(const std::string& to,
                                      StreamSet& streams) {
   Measured measured;
   measured.asked = Clock::now();
-  ASSIGN_OR_RETURN(measured.figures,
-                   RequestLayout(loop_, admin_, to, kTimeout));
+  ASSIGN_OR_RETURN(measured.figures, RequestLayout(to));
   measured.answered = Clock::now();
   // Until every stream goes on, twice.
   for (int i = 0; i < 2; ++i) {
     const Clock::time_point now = Clock::now();
     RETURN_IF_ERROR(loop_.RunUntil(
         [&] { return streams.AllHeardSince(now) || !streams.status().ok(); },
-        kTimeout));
+        deadline_.left()));
     RETURN_IF_ERROR(streams.status());
   }
   if (measured.figures.done) measured_.push_back(measured);
@@ -181,6 +203,7 @@ Json SwitchBench::Figures() const {
           {"quiet_gap_ms", quiet_gap_ms_},
           {"weight_gb_per_s", rate / 1e9},
           {"memcpy_gb_per_s", copy / 1e9},
+          {"memcpy_bytes", copy_bytes_},
           {"weight_share_of_memcpy", copy > 0 ? rate / copy : 0}};
 }
 
@@ -204,7 +227,10 @@ void SwitchBench::Show(const Json& figures) const {
       Cat("Weights moved at ",
           ShortNumber(NumberAt(figures, "weight_gb_per_s")), " GB/s, ",
           ShortNumber(100 * NumberAt(figures, "weight_share_of_memcpy")),
-          " % of a memcpy of as many bytes between two shared mappings (",
+          " % of a memcpy of ",
+          copy_bytes_ == weight_bytes_ ? std::string("as many bytes")
+                                       : HumanBytes(copy_bytes_),
+          " between two shared mappings (",
           ShortNumber(NumberAt(figures, "memcpy_gb_per_s")), " GB/s)\n")
           .c_str());
   std::fputs(
@@ -224,13 +250,22 @@ void SwitchBench::Show(const Json& figures) const {
 // Switch and memcpy by turns: both see the machine in the same state.
 absl::Status SwitchBench::SwitchIdle() {
   for (int i = 0; i < args_.switches; ++i) {
-    ASSIGN_OR_RETURN(
-        const SwitchFigures figures,
-        RequestLayout(loop_, admin_, i % 2 == 0 ? "tp" : "ep", kTimeout));
+    ASSIGN_OR_RETURN(const SwitchFigures figures,
+                     RequestLayout(i % 2 == 0 ? "tp" : "ep"));
     if (figures.done) measured_.push_back({figures, {}, {}, 0});
     RETURN_IF_ERROR(MeasureCopies(1));
   }
   return absl::OkStatus();
+}
+
+absl::Status SwitchBench::SwitchUnder(StreamSet& streams) {
+  for (int i = 0; i < args_.switches; ++i) {
+    RETURN_IF_ERROR(SwitchOnce(i % 2 == 0 ? "tp" : "ep", streams));
+  }
+  streams.Finish();
+  RETURN_IF_ERROR(
+      loop_.RunUntil([&] { return streams.done(); }, deadline_.left()));
+  return streams.status();
 }
 
 absl::Status SwitchBench::SwitchUnderLoad() {
@@ -242,36 +277,46 @@ absl::Status SwitchBench::SwitchUnderLoad() {
       [&] {
         return streams.min_events() >= kQuietEvents || !streams.status().ok();
       },
-      kTimeout));
+      deadline_.left()));
   RETURN_IF_ERROR(streams.status());
   const Clock::time_point first_switch = Clock::now();
-  for (int i = 0; i < args_.switches; ++i) {
-    RETURN_IF_ERROR(SwitchOnce(i % 2 == 0 ? "tp" : "ep", streams));
-  }
-  streams.Finish();
-  RETURN_IF_ERROR(loop_.RunUntil([&] { return streams.done(); }, kTimeout));
-  RETURN_IF_ERROR(streams.status());
+  const absl::Status switched = SwitchUnder(streams);
   for (Measured& m : measured_) {
     m.gap_ms = streams.LongestGapMs(m.asked, m.answered);
   }
   quiet_gap_ms_ = streams.LongestGapMs(Clock::time_point::min(), first_switch);
+  RETURN_IF_ERROR(switched);
   return MeasureCopies(kCopies);
 }
 
-absl::Status SwitchBench::Run() {
+absl::Status SwitchBench::Measure() {
   RETURN_IF_ERROR(Connect());
   // From a known layout, so that each request switches. This one, without
   // load, also tells how many bytes there are.
   for (const char* layout : {"tp", "ep"}) {
-    ASSIGN_OR_RETURN(const SwitchFigures figures,
-                     RequestLayout(loop_, admin_, layout, kTimeout));
+    ASSIGN_OR_RETURN(const SwitchFigures figures, RequestLayout(layout));
     if (figures.done) weight_bytes_ = figures.weight_bytes;
   }
-  RETURN_IF_ERROR(args_.streams == 0 ? SwitchIdle() : SwitchUnderLoad());
-  const Json figures = Figures();
+  copy_bytes_ = SharedCopySample(weight_bytes_, num_workers_);
+  return args_.streams == 0 ? SwitchIdle() : SwitchUnderLoad();
+}
+
+absl::Status SwitchBench::Run() {
+  const absl::Status status = Measure();
+  if (!status.ok() && !(IsCutShort(status) && !measured_.empty())) {
+    return NothingMeasured(status, args_.timeout_s);
+  }
+  Json figures = Figures();
   Show(figures);
-  if (group_ != nullptr) RETURN_IF_ERROR(group_->Stop(kTimeout));
-  return WriteFigures(args_.json_file, figures);
+  if (!status.ok()) {
+    SayCutShort(status, args_.timeout_s, measured_.size(),
+                static_cast<uint64_t>(args_.switches), "switches");
+    figures["cut_short"] = true;
+  } else if (group_ != nullptr) {
+    RETURN_IF_ERROR(group_->Stop(kStopTimeout));
+  }
+  RETURN_IF_ERROR(WriteFigures(args_.json_file, figures));
+  return absl::IsCancelled(status) ? status : absl::OkStatus();
 }
 
 }  // namespace
@@ -315,6 +360,7 @@ void AddBenchSwitchCommand(CLI::App& bench, Action& action) {
                    "1000]")
       ->option_text("N")
       ->check(CLI::Range(2, 1 << 20));
+  AddTimeLimit(*command, args->timeout_s);
   command
       ->add_option("--json", args->json_file, "Writes the figures to a file.")
       ->option_text("FILE");

@@ -1,6 +1,7 @@
 // moebius bench throughput: a group driven through its coordinator, without
 // HTTP.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/bench_commands.h"
+#include "deploy/command_words.h"
 #include "deploy/config_flags.h"
 #include "deploy/console.h"
 #include "deploy/group.h"
@@ -32,6 +34,7 @@ struct ThroughputArgs {
   int output_tokens = 128;
   int prefill = 1024;
   int repeat = 3;
+  double timeout_s = kDefaultBenchSeconds;
   std::string json_file;
 };
 
@@ -54,7 +57,9 @@ Json MakeSpec(const ThroughputArgs& args) {
       cases.push_back(MakeCase(1, args.prefill, 1, layout));
     }
   }
-  return {{"cases", cases}, {"repeat", args.repeat}};
+  return {{"cases", cases},
+          {"repeat", args.repeat},
+          {"time_limit_s", static_cast<int>(std::ceil(args.timeout_s))}};
 }
 
 absl::StatusOr<Json> ReadResult(const std::string& path) {
@@ -116,6 +121,11 @@ absl::Status Run(const ThroughputArgs& args) {
   if (exit_code != 0) return absl::InternalError("the benchmark failed");
   ASSIGN_OR_RETURN(Json result, ReadResult(result_path));
   std::fputs(Describe(result).c_str(), stdout);
+  if (BoolAt(result, "cut_short")) {
+    SayCutShort(absl::DeadlineExceededError(""), args.timeout_s,
+                result["cases"].size(), MakeSpec(args)["cases"].size(),
+                "cases");
+  }
   result["model"] = config.model_path;
   result["workers"] = config.num_workers;
   return WriteFigures(args.json_file, std::move(result));
@@ -140,7 +150,7 @@ void AddBenchThroughputCommand(CLI::App& bench, Action& action) {
                    "Layouts, all cases in each [default ep,tp]")
       ->option_text("ep|tp,...")
       ->delimiter(',')
-      ->check(CLI::IsMember({"ep", "tp"}));
+      ->check(OneOf({"ep", "tp"}));
   command
       ->add_option("--prompt-tokens", args->prompt_tokens,
                    "Tokens of each prompt [default 64]")
@@ -162,6 +172,7 @@ void AddBenchThroughputCommand(CLI::App& bench, Action& action) {
                    "Runs of each case; medians are shown [default 3]")
       ->option_text("N")
       ->check(CLI::Range(1, 1000));
+  AddTimeLimit(*command, args->timeout_s);
   command
       ->add_option("--json", args->json_file, "Writes the figures to a file.")
       ->option_text("FILE");

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -63,6 +64,10 @@ class Chaos {
  public:
   Chaos(const ChaosPlan& plan, Url url, Url admin)
       : plan_(plan), url_(std::move(url)), admin_(std::move(admin)) {}
+  // However it ends, nobody stays stopped who was to go on.
+  ~Chaos() {
+    for (int64_t pid : stopped_) Continue(pid);
+  }
 
   // OK: it was carried out and nobody's tokens changed.
   absl::Status Run();
@@ -80,6 +85,9 @@ class Chaos {
   absl::StatusOr<std::string> SignalWorker(const ChaosAction& action, int sig);
   absl::StatusOr<std::string> Signal(int64_t pid, std::string_view program,
                                      int sig);
+  void Continue(int64_t pid) {
+    Signal(pid, "moebius-worker", SIGCONT).status().IgnoreError();
+  }
   absl::StatusOr<std::string> Switch();
   absl::Status Compare(const StreamSet& streams);
   absl::StatusOr<Json> Status() {
@@ -92,6 +100,7 @@ class Chaos {
   std::vector<Json> bodies_;
   std::vector<std::vector<int64_t>> quiet_;  // [stream] tokens
   std::vector<Done> done_;
+  std::set<int64_t> stopped_;   // to go on after a while
   uint64_t draws_ = 1'000'000;  // apart from those of MomentsOf
   Clock::time_point begin_;
   size_t completions_ = 0, resumed_ = 0;
@@ -156,8 +165,10 @@ absl::StatusOr<std::string> Chaos::SignalWorker(const ChaosAction& action,
   ASSIGN_OR_RETURN(const std::string outcome,
                    Signal(pid, "moebius-worker", sig));
   if (sig == SIGSTOP && action.resume_ms > 0) {
+    stopped_.insert(pid);
     loop_.After(absl::Milliseconds(action.resume_ms), [this, pid] {
-      Signal(pid, "moebius-worker", SIGCONT).status().IgnoreError();
+      stopped_.erase(pid);
+      Continue(pid);
     });
   }
   return Cat("worker ", rank, ", ", outcome);

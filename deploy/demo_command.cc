@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -107,11 +108,15 @@ absl::Status Demo::Start() {
   Print("Moebius: one model in two layouts, switched while it serves.\n\n");
   Print("Starting two worker processes and a coordinator ...");
   const Clock::time_point begin = Clock::now();
+  bool waits = true;  // the line above, for its end
+  const auto show = [&waits](std::string_view line) {
+    Print(Cat(std::exchange(waits, false) ? "\n" : "", "  ", line, "\n"));
+  };
   ASSIGN_OR_RETURN(group_,
-                   ServedGroup::Start(loop_, serve_args, kStartTimeout));
+                   ServedGroup::Start(loop_, serve_args, kStartTimeout, show));
   ASSIGN_OR_RETURN(model_, FetchModelName(loop_, group_->api()));
-  Print(Cat(" ", model_, " is served at http://", group_->api().authority(),
-            "/v1 after ",
+  Print(Cat(waits ? " " : "", model_, " is served at http://",
+            group_->api().authority(), "/v1 after ",
             ShortNumber(MillisecondsBetween(begin, Clock::now()) / 1000),
             " s.\n"));
   requests_ = Requests(model_, args_.output_tokens);

@@ -32,6 +32,10 @@ class EventLoop {
   absl::Status FinishUntil(const std::function<bool()>& done,
                            absl::Duration timeout);
 
+  // Runs what is ready and returns: between pieces of work that keep the loop's
+  // thread busy. kCancelled when a signal came, now or before.
+  absl::Status Poll();
+
   // Calls `handler` once, no sooner than `delay` from now.
   void After(absl::Duration delay, std::function<void()> handler);
 

@@ -91,6 +91,13 @@ absl::Status EventLoop::FinishUntil(const std::function<bool()>& done,
   return impl_->Run(done, timeout, false);
 }
 
+absl::Status EventLoop::Poll() {
+  impl_->io.restart();
+  impl_->io.poll();
+  if (impl_->interrupted) return absl::CancelledError("interrupted");
+  return absl::OkStatus();
+}
+
 void EventLoop::After(absl::Duration delay, std::function<void()> handler) {
   auto timer = std::make_shared<asio::steady_timer>(impl_->io);
   timer->expires_after(absl::ToChronoNanoseconds(delay));

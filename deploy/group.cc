@@ -25,11 +25,13 @@
 #include "common/check.h"
 #include "common/config_yaml.h"
 #include "common/deadline.h"
+#include "common/descriptors.h"
 #include "common/fault_table.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
 #include "deploy/child_process.h"
 #include "deploy/control_ends.h"
+#include "deploy/machine_limits.h"
 #include "deploy/private_dir.h"
 #include "deploy/supervision.h"
 #include "deploy/vault.h"
@@ -39,6 +41,9 @@ namespace moebius {
 namespace {
 
 constexpr char kConfigName[] = "config.yaml";
+// Of the launcher, and of workers, which inherit the limit. The coordinator
+// wants more and asks for it itself.
+constexpr int kDescriptors = 1024;
 
 // Signals as a descriptor; blocked as long as it lives. SIGUSR1 and SIGUSR2 are
 // taken and mean nothing: whoever rotates logs sends them.
@@ -485,7 +490,7 @@ void Group::ShowProgress() {
     done += member.done_bytes;
     total += member.total_bytes;
   }
-  console_.Progress("loading weights", done, total);
+  console_.Progress(kLoadingWeights, done, total);
 }
 
 void Group::Announce() {
@@ -600,6 +605,11 @@ absl::Status CheckPortIsFree(const ListenAddress& address, std::string_view key,
 }
 
 absl::StatusOr<int> RunGroup(const GroupOptions& options, Console& console) {
+  RETURN_IF_ERROR(CheckLength(options.config));
+  if (const auto free = ReadFreeMemory("")) {
+    RETURN_IF_ERROR(CheckKvMemory(options.config, *free));
+  }
+  RaiseDescriptorLimit(kDescriptors);
   if (!options.one_shot) {
     // Their readers will see for themselves; but before anything is started it
     // is easier to hear.

@@ -13,6 +13,9 @@
 
 namespace moebius {
 
+// What progress on the console begins with, while workers load.
+inline constexpr char kLoadingWeights[] = "loading weights";
+
 struct GroupOptions {
   Config config;  // effective: the model path is absolute
   // Further arguments of the coordinator.

@@ -10,6 +10,7 @@
 #include "deploy/admin_client.h"
 #include "deploy/client_key.h"
 #include "deploy/command.h"
+#include "deploy/command_words.h"
 #include "deploy/console.h"
 #include "deploy/table.h"
 
@@ -68,7 +69,7 @@ void AddLayoutCommand(CLI::App& app, Action& action) {
       "code is 1 when it was refused.");
   command->add_option("layout", args->layout, "ep, tp or auto")
       ->required()
-      ->check(CLI::IsMember({"ep", "tp", "auto"}));
+      ->check(OneOf({"ep", "tp", "auto"}));
   command
       ->add_option("--admin", args->admin,
                    Cat("Where the group's admin listener is [default ",

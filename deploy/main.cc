@@ -14,6 +14,7 @@
 #include "common/printable.h"
 #include "common/version.h"
 #include "deploy/command.h"
+#include "deploy/command_words.h"
 
 namespace moebius {
 
@@ -97,7 +98,17 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     // Help and the version are "errors" with code 0.
-    return app.exit(e) == 0 ? kExitOk : kExitUsage;
+    if (e.get_exit_code() == 0) return app.exit(e);
+    // What was not understood may well be called a missing something else.
+    const std::string unknown = UnknownWord(app, {argv + 1, argv + argc});
+    if (unknown.empty()) {
+      app.exit(e);
+    } else {
+      std::fprintf(stderr,
+                   "moebius: %s\nRun with --help for more information.\n",
+                   unknown.c_str());
+    }
+    return kExitUsage;
   }
   return action();
 }

@@ -17,6 +17,7 @@
 
 #include "absl/strings/numbers.h"
 #include "common/cat.h"
+#include "common/deadline.h"
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/group.h"
@@ -28,6 +29,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kKeptOutputBytes = 16 << 10;
+// How long loading may take without a word.
+constexpr absl::Duration kSilence = absl::Seconds(1);
 
 // Fields of /proc/PID/stat behind the name, which may hold anything: [0] is the
 // state, [1] the parent, [19] the start time (proc(5), fields 3, 4 and 22).
@@ -81,7 +84,9 @@ std::vector<ServedGroup::Process> ServedGroup::ChildrenOf(pid_t pid) {
   return children;
 }
 
-absl::Status ServedGroup::Launch(const std::vector<std::string>& serve_args) {
+absl::Status ServedGroup::Launch(
+    const std::vector<std::string>& serve_args,
+    std::function<void(std::string_view)> on_progress) {
   ASSIGN_OR_RETURN(const std::string program, OwnProgram());
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe2");
@@ -110,7 +115,17 @@ absl::Status ServedGroup::Launch(const std::vector<std::string>& serve_args) {
     }
   };
   loop_.ReadAll(std::move(child_.out), keep);
-  loop_.ReadAll(std::move(child_.err), keep);
+  loop_.ReadAll(
+      std::move(child_.err),
+      [keep, output = output_, on_progress = std::move(on_progress),
+       silence = Deadline::After(kSilence)](std::string_view bytes) {
+        keep(bytes);
+        for (const std::string& line : output->err_lines.Add(bytes)) {
+          if (line.starts_with(kLoadingWeights) && silence.expired()) {
+            on_progress(line);
+          }
+        }
+      });
   loop_.ReadAll(std::move(ready_read),
                 [output = output_](std::string_view bytes) {
                   output->ready.append(bytes);
@@ -143,10 +158,10 @@ std::string ServedGroup::LastOutput() const {
 
 absl::StatusOr<std::unique_ptr<ServedGroup>> ServedGroup::Start(
     EventLoop& loop, const std::vector<std::string>& serve_args,
-    absl::Duration timeout) {
+    absl::Duration timeout, std::function<void(std::string_view)> on_progress) {
   std::unique_ptr<ServedGroup> group(new ServedGroup(loop));
   group->shared_memory_before_ = SharedMemory();
-  RETURN_IF_ERROR(group->Launch(serve_args));
+  RETURN_IF_ERROR(group->Launch(serve_args, std::move(on_progress)));
   Output& output = *group->output_;
   RETURN_IF_ERROR(loop.RunUntil([&] { return output.ready_closed; }, timeout));
   if (output.ready.empty()) {
@@ -163,8 +178,10 @@ absl::StatusOr<std::unique_ptr<ServedGroup>> ServedGroup::Start(
 ServedGroup::~ServedGroup() {
   if (!running_) return;
   // Its children die with it; then its directory is nobody's, and the next
-  // launcher removes it. Give it the chance to do so itself.
+  // launcher removes it. Give it the chance to do so itself. Two signals, since
+  // one only drains; two different ones, since equal ones may be taken as one.
   SignalChild(child_, SIGTERM).IgnoreError();
+  SignalChild(child_, SIGINT).IgnoreError();
   loop_.FinishUntil([&] { return output_->open == 0; }, absl::Seconds(10))
       .IgnoreError();
   SignalChild(child_, SIGKILL).IgnoreError();

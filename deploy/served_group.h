@@ -4,14 +4,17 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "deploy/child_process.h"
+#include "deploy/console.h"
 #include "deploy/event_loop.h"
 #include "deploy/http_client.h"
 
@@ -24,12 +27,15 @@ namespace moebius {
 // Threading: the loop's thread, which is the main thread.
 class ServedGroup {
  public:
-  // Starts it and waits until it serves.
+  // Starts it and waits until it serves. `on_progress` hears a line for each
+  // tenth of the weights once loading has taken longer than one wants to wait
+  // in silence.
   // Errors: kUnavailable with the end of its output when it ended instead;
   // kDeadlineExceeded; kCancelled.
   static absl::StatusOr<std::unique_ptr<ServedGroup>> Start(
       EventLoop& loop, const std::vector<std::string>& serve_args,
-      absl::Duration timeout);
+      absl::Duration timeout,
+      std::function<void(std::string_view)> on_progress);
 
   // Ends it at once if Stop() did not.
   ~ServedGroup();
@@ -49,7 +55,8 @@ class ServedGroup {
 
  private:
   explicit ServedGroup(EventLoop& loop) : loop_(loop) {}
-  absl::Status Launch(const std::vector<std::string>& serve_args);
+  absl::Status Launch(const std::vector<std::string>& serve_args,
+                      std::function<void(std::string_view)> on_progress);
   absl::Status ParseReady();
   std::string LastOutput() const;
 
@@ -65,6 +72,7 @@ class ServedGroup {
   // Shared with the readers, which may run after us.
   struct Output {
     std::string text;  // its end, both streams
+    LineSplitter err_lines;
     std::string ready;
     int open = 0;  // of stdout, stderr, ready
     bool ready_closed = false;

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <barrier>
 #include <cerrno>
 #include <chrono>
@@ -50,6 +51,13 @@ class SharedMapping {
 };
 
 }  // namespace
+
+uint64_t SharedCopySample(uint64_t size_bytes, int num_threads) {
+  CHECK(num_threads >= 1);
+  return std::clamp<uint64_t>(
+      size_bytes, 1,
+      kSharedCopySampleBytes * static_cast<uint64_t>(num_threads));
+}
 
 absl::StatusOr<double> SharedCopyBytesPerSecond(uint64_t size_bytes,
                                                 int num_threads) {

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/cat.h"
+#include "common/printable.h"
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/client_key.h"
@@ -20,6 +21,8 @@ namespace moebius {
 namespace {
 
 using Json = nlohmann::json;
+
+constexpr absl::Duration kAnswerTimeout = absl::Seconds(10);
 
 struct StatusArgs {
   std::string admin = kDefaultAdminUrl;
@@ -95,35 +98,84 @@ std::string Describe(const Json& status) {
   return Cat(text, DescribeWorkers(status));
 }
 
-absl::Status ShowOnce(EventLoop& loop, const Url& admin, const StatusArgs& args,
-                      bool clear) {
-  ASSIGN_OR_RETURN(const Json status,
-                   FetchStatus(loop, admin, absl::Seconds(10)));
-  if (clear) std::fputs("\x1b[H\x1b[2J", stdout);
-  if (args.json) {
-    std::printf("%s\n", status.dump(args.watch ? -1 : 2).c_str());
+void Print(const Json& status, bool json, bool one_line) {
+  if (json) {
+    std::printf("%s\n", status.dump(one_line ? -1 : 2).c_str());
   } else {
     std::fputs(Describe(status).c_str(), stdout);
   }
   std::fflush(stdout);
-  return absl::OkStatus();
 }
+
+// Looks again and again, also while nobody answers.
+class Watch {
+ public:
+  Watch(EventLoop& loop, const Url& admin, const StatusArgs& args)
+      : loop_(loop),
+        admin_(admin),
+        args_(args),
+        clear_(!args.json && isatty(STDOUT_FILENO) == 1) {}
+
+  // Until a signal comes. Errors: of the first look, and whatever a group that
+  // is being restarted would not say (a key that is wrong).
+  absl::Status Run() {
+    while (true) {
+      RETURN_IF_ERROR(Look());
+      bool passed = false;
+      loop_.After(absl::Seconds(args_.interval_s), [&] { passed = true; });
+      RETURN_IF_ERROR(
+          loop_.RunUntil([&] { return passed; }, absl::InfiniteDuration()));
+    }
+  }
+
+ private:
+  absl::Status Look() {
+    const auto status = FetchStatus(loop_, admin_, kAnswerTimeout);
+    if (status.ok()) {
+      if (clear_) std::fputs("\x1b[H\x1b[2J", stdout);
+      Print(*status, args_.json, /*one_line=*/true);
+      answered_ = true;
+      away_ = false;
+      return absl::OkStatus();
+    }
+    const bool may_come_back = absl::IsUnavailable(status.status()) ||
+                               absl::IsDeadlineExceeded(status.status());
+    if (!answered_ || !may_come_back) return status.status();
+    if (!std::exchange(away_, true)) SayAway(status.status());
+    return absl::OkStatus();
+  }
+
+  void SayAway(const absl::Status& why) const {
+    const std::string text = Printable(StdView(why.message()));
+    if (args_.json) {
+      std::printf("%s\n",
+                  Json{{"ready", false}, {"away", text}}.dump().c_str());
+    } else {
+      std::printf("The group is away (%s). Waiting for it to come back ...\n",
+                  text.c_str());
+    }
+    std::fflush(stdout);
+  }
+
+  EventLoop& loop_;
+  const Url& admin_;
+  const StatusArgs& args_;
+  const bool clear_;       // the screen, before each look
+  bool answered_ = false;  // once
+  bool away_ = false;      // and it was said
+};
 
 absl::Status Show(const StatusArgs& args) {
   ASSIGN_OR_RETURN(Url admin, ParseUrl(args.admin));
   ASSIGN_OR_RETURN(admin, args.key.With(std::move(admin)));
   EventLoop loop;
-  if (!args.watch) return ShowOnce(loop, admin, args, false);
-  const bool clear = !args.json && isatty(STDOUT_FILENO) == 1;
-  while (true) {  // until Ctrl-C, or until nobody answers
-    RETURN_IF_ERROR(ShowOnce(loop, admin, args, clear));
-    bool passed = false;
-    loop.After(absl::Seconds(args.interval_s), [&] { passed = true; });
-    const absl::Status waited =
-        loop.RunUntil([&] { return passed; }, absl::InfiniteDuration());
-    if (absl::IsCancelled(waited)) return absl::OkStatus();
-    RETURN_IF_ERROR(waited);
+  if (args.watch) {
+    const absl::Status status = Watch(loop, admin, args).Run();
+    return absl::IsCancelled(status) ? absl::OkStatus() : status;
   }
+  ASSIGN_OR_RETURN(const Json status, FetchStatus(loop, admin, kAnswerTimeout));
+  Print(status, args.json, /*one_line=*/false);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -139,7 +191,9 @@ void AddStatusCommand(CLI::App& app, Action& action) {
       ->option_text("URL");
   args->key.AddTo(*command, "--api-key-file", "the admin listener");
   command->add_flag("--json", args->json, "The whole status as JSON.");
-  command->add_flag("--watch", args->watch, "Again and again, until Ctrl-C.");
+  command->add_flag("--watch", args->watch,
+                    "Again and again, until Ctrl-C, also while the group is "
+                    "away (it may be restarted).");
   command
       ->add_option("--interval", args->interval_s,
                    "Seconds between two looks of --watch [default 1]")

@@ -49,15 +49,17 @@ bool StreamSet::AllHeardSince(Clock::time_point time) const {
 double StreamSet::LongestGapMs(Clock::time_point begin,
                                Clock::time_point end) const {
   double longest = 0;
-  for (const auto& stream : streams_) {
-    for (const CompletionResult& result : stream->results) {
-      for (size_t i = 1; i < result.times.size(); ++i) {
-        const Clock::time_point from = result.times[i - 1];
-        const Clock::time_point to = result.times[i];
-        if (to < begin || from > end) continue;
-        longest = std::max(longest, MillisecondsBetween(from, to));
-      }
+  const auto look_at = [&](const CompletionResult& result) {
+    for (size_t i = 1; i < result.times.size(); ++i) {
+      const Clock::time_point from = result.times[i - 1];
+      const Clock::time_point to = result.times[i];
+      if (to < begin || from > end) continue;
+      longest = std::max(longest, MillisecondsBetween(from, to));
     }
+  };
+  for (const auto& stream : streams_) {
+    for (const CompletionResult& result : stream->results) look_at(result);
+    if (stream->client.busy()) look_at(stream->client.current());
   }
   return longest;
 }

@@ -42,7 +42,8 @@ class StreamSet {
   size_t size() const { return streams_.size(); }
 
   // The longest wait between two events of one completion that overlaps the
-  // time from `begin` to `end`, in milliseconds. Call it when done().
+  // time from `begin` to `end`, in milliseconds. Of one under way, as far as it
+  // has come.
   double LongestGapMs(Clock::time_point begin, Clock::time_point end) const;
   // The longest of all.
   double LongestGapMs() const {

@@ -239,15 +239,16 @@ GroupTransition OnStop(const SupervisionPolicy& policy,
   return std::visit(
       Overloaded{
           [&](const GroupStarting& starting) {
+            // Nothing was accepted, and who loads weights hears no SIGTERM.
             GroupTransition transition =
-                End(policy, starting.alive, 0, "", false);
+                End(policy, starting.alive, 0, "", true);
             transition.effects.push_back(Say{"stopped before it was ready"});
             return transition;
           },
           [&](const GroupServing& serving) {
             // A task is broken off; a server drains.
             if (policy.one_shot) {
-              return End(policy, serving.alive, 1, "interrupted", false);
+              return End(policy, serving.alive, 1, "interrupted", true);
             }
             return BeginDrain(policy, serving);
           },

@@ -1,5 +1,6 @@
 """The launcher by itself, over stand-ins for the programs it starts."""
 
+import json
 import os
 import select
 import signal
@@ -86,10 +87,33 @@ class RefusesTest(unittest.TestCase):
         self.assertIn("--workers: key 'workers.count': allowed is a whole "
                       "number from 1 to 8, not '9'", result.stderr)
 
-    def test_unknown_flag(self):
-        result = self.serve("--nonsense")
+    def test_unknown_words_are_named_with_the_nearest_known_one(self):
+        for words, said in (
+                (["serve", "--nonsense"], "knows no flag '--nonsense'"),
+                (["serve", "--prot", "80"],
+                 "`moebius serve` knows no flag '--prot' (did you mean "
+                 "'--port'?)"),
+                (["sreve"], "`moebius` knows no command 'sreve' (did you mean "
+                            "'serve'?)"),
+                (["bench", "swich"],
+                 "`moebius bench` knows no command 'swich' (did you mean "
+                 "'switch'?)"),
+                (["layout", "pe"], "allowed is one of ep, tp, auto, not 'pe' "
+                                   "(did you mean 'ep'?)")):
+            result = run_moebius(*words)
+            self.assertEqual(result.returncode, 2, words)
+            self.assertIn(said, result.stderr)
+
+    def test_more_than_the_machine_or_the_model_has(self):
+        result = self.serve("--model", MODEL, "--kv-bytes", "16384GiB")
         self.assertEqual(result.returncode, 2)
-        self.assertIn("--nonsense", result.stderr)
+        self.assertRegex(result.stderr,
+                         r"--kv-bytes\): 2 workers with 17.6 TB of KV memory "
+                         r"each want 35.2 TB; there are [0-9.]+ [kMG]B \(")
+        result = self.serve("--model", MODEL, "--max-model-len", "4097")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("4097 tokens are more than the model's 4096",
+                      result.stderr)
 
     def test_port_in_use(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -138,6 +162,54 @@ class RefusesTest(unittest.TestCase):
         self.assertEqual(result.returncode, 2)
         self.assertIn("no program /nowhere/moebius-worker", result.stderr)
         self.assertEqual(os.listdir(self.runtime_dir), [])
+
+
+class OwnGroupTest(unittest.TestCase):
+    """Commands that start a group, while its weights load."""
+
+    COMMANDS = (["demo"], ["bench", "switch"], ["bench", "throughput"])
+
+    def start(self, command, fake):
+        runtime_dir = make_runtime_dir()
+        self.addCleanup(remove_runtime_dir, runtime_dir)
+        env = dict(fake_env(runtime_dir), MOEBIUS_FAKE=json.dumps(fake))
+        process = subprocess.Popen(
+            [MOEBIUS, *command, "--model", MODEL], env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.addCleanup(process.stdout.close)
+        return process, runtime_dir
+
+    def test_progress_is_shown_and_a_signal_ends_it_at_once(self):
+        slow = [["ignore"], ["progress", 100, 1000], ["pause", 1.2],
+                ["progress", 500, 1000], WAIT, WAIT]
+        fake = {"worker 0": slow, "worker 1": slow}
+        for command in self.COMMANDS:
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                process, runtime_dir = self.start(command, fake)
+                for line in process.stdout:
+                    if "loading weights: 50 % (1.00 kB of 2.00 kB)" in line:
+                        break
+                else:
+                    self.fail(f"{command} showed no progress")
+                launchers = children_of(process.pid)
+                group = [*launchers, *(child for pid in launchers
+                                       for child in children_of(pid))]
+                since = {pid: start_time(pid) for pid in group}
+                process.send_signal(sign)
+                # Far below the time-outs of launchers and drains.
+                self.assertEqual(process.wait(timeout=2), 1, command)
+                for pid, start in since.items():
+                    self.assertNotEqual(start_time(pid), start, command)
+                self.assertEqual(os.listdir(runtime_dir), [], command)
+
+    def test_the_time_limit_holds_while_weights_load(self):
+        fake = {"worker 0": [["ignore"], WAIT, WAIT]}
+        process, runtime_dir = self.start(
+            ["bench", "switch", "--timeout", "1"], fake)
+        out, _ = process.communicate(timeout=10)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("nothing was measured within 1 s (--timeout)", out)
+        self.assertEqual(os.listdir(runtime_dir), [])
 
 
 class HelpTest(unittest.TestCase):
@@ -249,11 +321,12 @@ class LifeTest(unittest.TestCase):
             group.wait_line("stopped at once")
 
     def test_stop_before_it_was_ready(self):
-        fake = {"worker 0": [["print", "loading"], WAIT]}
+        # Who loads weights hears no SIGTERM, and need not.
+        fake = {"worker 0": [["ignore"], ["print", "loading"], WAIT, WAIT]}
         with Group(fake=fake, wait=False) as group:
             group.wait_line("loading")
             group.terminate()
-            self.assertEqual(group.wait_end(), 0)
+            self.assertEqual(group.wait_end(timeout_s=2), 0)
             group.wait_line("stopped before it was ready")
 
     def test_drain_that_takes_too_long_is_ended(self):

@@ -6,8 +6,9 @@ import subprocess
 import threading
 import unittest
 
-from group import (MODEL, MOEBIUS, Group, children_of, make_runtime_dir,
-                   remove_runtime_dir, run_moebius, start_time, wait_gone)
+from group import (MODEL, MOEBIUS, Group, children_of, free_port,
+                   make_runtime_dir, remove_runtime_dir,
+                   run_moebius, start_time, wait_gone)
 
 
 class ServeTest(unittest.TestCase):
@@ -271,6 +272,70 @@ class CommandsTest(unittest.TestCase):
                           "answered 400", result.stderr)
 
 
+    def test_benchmarks_that_are_cut_short_show_what_they_have(self):
+        with Group() as group:
+            at = ["--url", f"http://127.0.0.1:{group.port}"]
+            admin = ["--admin", f"http://127.0.0.1:{group.admin_port}"]
+            result = run_moebius(
+                "bench", "serve", *at, "--requests", "10000", "--timeout", "2",
+                "--prompt-tokens", "8", "--output-tokens", "8")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertRegex(
+                result.stdout, r"Cut short after 2 s \(--timeout\): [1-9]\d* of "
+                r"10000 requests\.")
+            for streams in ("2", "0"):
+                result = run_moebius(
+                    "bench", "switch", *at, *admin, "--switches", "10000",
+                    "--timeout", "4", "--streams", streams)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                self.assertRegex(
+                    result.stdout, r"[1-9]\d* switches of 2 workers under "
+                    + streams)
+                self.assertRegex(
+                    result.stdout, r"Cut short after 4 s \(--timeout\): "
+                    r"[1-9]\d* of 10000 switches\.")
+
+    def test_benchmarks_that_are_interrupted_show_what_they_have(self):
+        with Group() as group:
+            for sign in (signal.SIGINT, signal.SIGTERM):
+                before = group.status()["switches"]["total"]
+                process = subprocess.Popen(
+                    [MOEBIUS, "bench", "switch", "--switches", "10000",
+                     "--url", f"http://127.0.0.1:{group.port}",
+                     "--admin", f"http://127.0.0.1:{group.admin_port}"],
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                while group.status()["switches"]["total"] < before + 6:
+                    self.assertIsNone(process.poll())
+                process.send_signal(sign)
+                out, err = process.communicate(timeout=2)
+                self.assertEqual(process.returncode, 1)
+                self.assertRegex(
+                    out, r"Interrupted: [1-9]\d* of 10000 switches\.")
+                self.assertIn("moebius: interrupted", err)
+
+    def test_watch_goes_on_over_a_restart(self):
+        port, admin_port = free_port(), free_port()
+        ports = ["--workers", "1", "--port", str(port), "--admin-port",
+                 str(admin_port)]
+        with Group(ports) as group:
+            process = subprocess.Popen(
+                [MOEBIUS, "status", "--watch", "--json", "--interval", "0.1",
+                 "--admin", f"http://127.0.0.1:{admin_port}"],
+                stdout=subprocess.PIPE, text=True)
+            self.addCleanup(process.stdout.close)
+            self.assertIn('"ready":true', process.stdout.readline())
+            group.stop()
+        for line in process.stdout:
+            if '"away":' in line:
+                break
+        self.assertIn("cannot connect", line)
+        with Group(ports):
+            # Each once: it is away, and then how it is doing again.
+            self.assertIn('"model":"verse-moe"', process.stdout.readline())
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(2), 0)
+
+
 class OwnGroupTest(unittest.TestCase):
     """Commands that start a group of their own."""
 
@@ -285,6 +350,14 @@ class OwnGroupTest(unittest.TestCase):
             "--prompt-tokens", "16", "--output-tokens", "8", "--prefill",
             "64", "--repeat", "1")
         self.assertEqual(len(out.splitlines()), 7, out)
+
+    def test_bench_throughput_that_is_cut_short(self):
+        out = self.run_command(
+            "bench", "throughput", "--model", MODEL, "--streams", "1,4",
+            "--prompt-tokens", "16", "--output-tokens", "8", "--repeat",
+            "1000", "--timeout", "3")
+        self.assertRegex(out, r"Cut short after 3 s \(--timeout\): [1-6] of 6 "
+                         r"cases\.")
 
     def test_bench_throughput_of_a_spec_that_cannot_be(self):
         result = run_moebius("bench", "throughput", "--model", MODEL,

@@ -19,6 +19,7 @@ Actions, in order:
   wait           waits for SIGTERM
   wait_file P    waits until the file P exists
   touch P        makes the file P
+  pause S        takes S seconds: what loads slowly
 """
 
 import json
@@ -89,6 +90,8 @@ class Child:
             os.read(self.wake_read, 1)
         elif action == "touch":
             open(arguments[0], "w").close()
+        elif action == "pause":
+            select.select([], [], [], arguments[0])
         elif action == "wait_file":
             while not os.path.exists(arguments[0]):
                 select.select([], [], [], 0.01)

@@ -21,5 +21,14 @@ TEST(SharedCopy, FewerBytesThanThreadsIsFine) {
   EXPECT_THAT(SharedCopyBytesPerSecond(1, 4), IsOk());
 }
 
+TEST(SharedCopy, SampleIsTheWholeUnlessThatIsFarMoreThanCachesHold) {
+  EXPECT_EQ(SharedCopySample(0, 2), 1);
+  EXPECT_EQ(SharedCopySample(12'600'000, 2), 12'600'000);
+  EXPECT_EQ(SharedCopySample(uint64_t{256} << 20, 2), uint64_t{256} << 20);
+  EXPECT_EQ(SharedCopySample((uint64_t{256} << 20) + 1, 2),
+            uint64_t{256} << 20);
+  EXPECT_EQ(SharedCopySample(uint64_t{100} << 30, 8), uint64_t{1} << 30);
+}
+
 }  // namespace
 }  // namespace moebius

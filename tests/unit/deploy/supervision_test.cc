@@ -240,14 +240,13 @@ std::vector<Row> Table() {
   add("the last one ends", GroupEnding{Set({0}), 0, "", false}, Exited(0),
       GroupEnded{0, ""});
   // Signals.
-  add("stop while starting", starting, kStop, GroupEnding{kAll, 0, "", false},
-      {SignalChildren{kAll, SIGTERM}, SetDeadline{3000},
-       Say{"stopped before it was ready"}});
+  add("stop while starting", starting, kStop, GroupEnding{kAll, 0, "", true},
+      {SignalChildren{kAll, SIGKILL}, Say{"stopped before it was ready"}});
   add("stop while serving", serving, kStop, draining,
       {Say{kDrainSaid}, SignalChildren{Set({-1}), SIGTERM},
        SetDeadline{35000}});
-  add("stop a task", serving, kStop, GroupEnding{kAll, 1, "interrupted", false},
-      Terminate({-1, 0, 1}), kTask);
+  add("stop a task", serving, kStop, GroupEnding{kAll, 1, "interrupted", true},
+      Kill({-1, 0, 1}), kTask);
   add("second stop", draining, kStop, GroupEnding{kAll, 1, kAtOnce, true},
       Kill({-1, 0, 1}));
   add("second stop while ending", ending, kStop, killed, Kill({-1, 0, 1}));
