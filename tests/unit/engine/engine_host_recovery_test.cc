@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/logging.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/engine/engine_host_fixture.h"
@@ -203,6 +204,25 @@ TEST_F(EngineHostTest, AnOrderToLoadThatWasLostIsGivenAgain) {
   hub_->LoseNextLoad();
   hub_->Join();
   EXPECT_TRUE(ready_.WaitForNotificationWithTimeout(kLong));
+}
+
+TEST_F(EngineHostTest, WhoLoadsSlowlyAnswersOftenAndIsSaidToHaveLoadedOnce) {
+  StartLogging("test");
+  testing::internal::CaptureStderr();
+  Start(/*join=*/false);
+  hub_->LoadSlowly();
+  hub_->Join();
+  EXPECT_TRUE(ready_.WaitForNotificationWithTimeout(kLong));
+  // All answers have been taken by now, the second ones too.
+  const RequestId id = Submit(Request(20, 50));
+  listener_.AwaitEnd(id);
+  const std::string log = testing::internal::GetCapturedStderr();
+  for (const char* line : {"worker 0 has 1000 bytes of weights",
+                           "worker 1 has 1000 bytes of weights"}) {
+    const size_t first = log.find(line);
+    ASSERT_NE(first, std::string::npos) << log;
+    EXPECT_EQ(log.find(line, first + 1), std::string::npos) << log;
+  }
 }
 
 // Nothing else tells of a worker that has missed its Resume: no step is out.

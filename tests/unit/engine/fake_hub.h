@@ -135,6 +135,12 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     lose_load_ = true;
   }
+  // Loading takes so long that a second LOAD comes before its end; then each is
+  // answered.
+  void LoadSlowly() {
+    absl::MutexLock lock(&mutex_);
+    load_slowly_ = true;
+  }
   void LoseNextReport() {
     absl::MutexLock lock(&mutex_);
     lose_ = true;
@@ -198,10 +204,14 @@ class FakeHub final : public Hub {
         Report_(rank, Fault{StepId{0}, *fail_load_});
         return absl::OkStatus();
       }
+      const bool was_loading = loading_.contains(rank);
+      loading_ = loading_.with(rank);
+      if (load_slowly_ && !was_loading) return absl::OkStatus();
       loaded_ = loaded_.with(rank);
       ++num_loads_;
-      Report_(rank,
-              Loaded{load->round, 1000, 100 + static_cast<uint64_t>(rank)});
+      const Loaded answer{load->round, 1000, 100 + static_cast<uint64_t>(rank)};
+      Report_(rank, answer);
+      if (load_slowly_) Report_(rank, answer);
       return absl::OkStatus();
     }
     if (const auto* halt = std::get_if<Halt>(&message->command)) {
@@ -437,6 +447,8 @@ class FakeHub final : public Hub {
   bool connect_again_ ABSL_GUARDED_BY(mutex_) = false;
   int lose_after_switch_ ABSL_GUARDED_BY(mutex_) = 0;
   bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
+  bool load_slowly_ ABSL_GUARDED_BY(mutex_) = false;
+  RankSet loading_ ABSL_GUARDED_BY(mutex_);
   bool repeat_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
 };
