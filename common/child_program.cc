@@ -49,7 +49,7 @@ int RunChildProgram(
   const absl::Status status = LoadAndRun(program, **vault, body);
   if (status.ok()) return 0;
   LogError(status.ToString());
-  (*vault)->Failed(status.message()).IgnoreError();
+  (*vault)->Failed(status).IgnoreError();
   return 1;
 }
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/deadline.h"
 #include "common/fd_socket.h"
+#include "common/lasting_failure.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -184,14 +185,18 @@ absl::StatusOr<std::optional<Rank>> VaultClient::WhoIs(pid_t pid,
   return rank;
 }
 
-absl::StatusOr<WorkerWord> VaultClient::WordOf(Rank rank,
+absl::StatusOr<WorkerNews> VaultClient::NewsOf(Rank rank,
                                                absl::Duration timeout) {
   VaultMessage request;
   request.type = VaultMessageType::kTrouble;
   request.rank = rank;
   ASSIGN_OR_RETURN(const Answer answer, Ask(request, -1, timeout));
-  return WorkerWord{Incarnation{answer.message.incarnation},
-                    TextOf(answer.message)};
+  WorkerNews news;
+  news.incarnation = Incarnation{answer.message.incarnation};
+  news.trouble = TextOf(answer.message);
+  news.total_bytes = answer.message.size_bytes;
+  news.done_bytes = std::min(answer.message.done_bytes, news.total_bytes);
+  return news;
 }
 
 absl::Status VaultClient::StrayStop() {
@@ -201,11 +206,12 @@ absl::Status VaultClient::StrayStop() {
   return Report(message, kReportTimeout);
 }
 
-absl::Status VaultClient::Failed(absl::string_view reason) {
+absl::Status VaultClient::Failed(const absl::Status& why) {
   VaultMessage message;
   message.type = VaultMessageType::kFailed;
   message.rank = rank_;
-  SetText({reason.data(), reason.size()}, &message);
+  message.lasting = IsLasting(why) ? 1 : 0;
+  SetText({why.message().data(), why.message().size()}, &message);
   return Report(message, kReportTimeout);
 }
 

@@ -19,22 +19,16 @@
 #include "common/memory_vault.h"
 #include "common/unique_fd.h"
 #include "common/vault_protocol.h"
+#include "common/worker_news.h"
 
 namespace moebius {
-
-// What the launcher says of a worker: the life that there is now, 0 when it has
-// ended, and why it does not stay up, "" if it does.
-struct WorkerWord {
-  Incarnation incarnation;
-  std::string trouble;
-};
 
 // VaultClient
 //
 // Owns: the connection. It ends when this is destroyed or the process dies; the
 // vault keeps what was deposited.
 // Threading: thread-safe. Requests (Deposit, Withdraw, Borrow, WhoIs,
-// WordOf) go one after another; reports (Progress, Ready, Failed) never wait
+// NewsOf) go one after another; reports (Progress, Ready, Failed) never wait
 // for a request. Errors of every call are those of MemoryVault.
 class VaultClient final : public MemoryVault {
  public:
@@ -76,10 +70,11 @@ class VaultClient final : public MemoryVault {
   absl::StatusOr<std::optional<Rank>> WhoIs(pid_t pid, absl::Duration timeout);
 
   // The coordinator's: what the launcher knows of a worker.
-  absl::StatusOr<WorkerWord> WordOf(Rank rank, absl::Duration timeout);
+  absl::StatusOr<WorkerNews> NewsOf(Rank rank, absl::Duration timeout);
 
-  // Reports why this process ends next. Cut to what a message holds.
-  absl::Status Failed(absl::string_view reason);
+  // Reports why this process ends next: the message of `why`, cut to what there
+  // is room for, and whether it is lasting (lasting_failure.h).
+  absl::Status Failed(const absl::Status& why);
 
  private:
   VaultClient(UniqueFd socket, Rank rank)

@@ -53,14 +53,17 @@ enum class VaultMessageType : uint8_t {
                     // otherwise `text` says why not
   kProgress = 5,    // worker: done_bytes of size_bytes loaded (weights)
   kReady = 6,     // worker: serving; coordinator: listening (port, admin_port)
-  kFailed = 7,    // either: `text` says why; the process ends next
+  kFailed = 7,    // either: `text` says why, `lasting` whether another life
+                  // would fail in the same way; the process ends next
   kReplace = 8,   // coordinator: worker `rank` of life `incarnation` makes no
                   // progress: end it, so that a successor takes over
   kWhoIs = 9,     // coordinator: for which rank does process `pid` speak?
                   // -> kDescriptor without one: `ok`, and `speaks_for`
-  kTrouble = 10,  // coordinator: why does worker `rank` not stay up?
-                  // -> kDescriptor without one: `ok`, `incarnation` of the
-                  // life that there is now, 0 for none, and `text`, or none
+  kTrouble = 10,  // coordinator: what keeps worker `rank`?
+                  // -> kDescriptor without one: `ok`; `incarnation` of the life
+                  // that there is now, 0 for none; `text` says why it does not
+                  // stay up, or nothing; done_bytes of size_bytes of its
+                  // weights are loaded
   kStrayStop = 11,  // coordinator: somebody else sent us SIGTERM
 };
 
@@ -77,9 +80,10 @@ struct VaultMessage {
   uint64_t incarnation = 0;  // kReplace; answer to kTrouble
   int32_t pid = 0;           // kWhoIs
   int32_t speaks_for = -1;   // its answer; -1: for no worker
-  char text[208] = {};       // NUL-terminated
+  uint8_t lasting = 0;       // kFailed
+  char text[463] = {};       // NUL-terminated
 };
-static_assert(sizeof(VaultMessage) == 256);
+static_assert(sizeof(VaultMessage) == 512);
 
 // Cut to what there is room for.
 inline void SetText(std::string_view text, VaultMessage* message) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -195,8 +196,8 @@ int64_t UnixMs() {
 
 // How long the launcher may take to tell who somebody is.
 constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
-// How long it may take to tell why a worker is missing.
-constexpr absl::Duration kTroubleTimeout = absl::Milliseconds(200);
+// How long it may take to tell what it knows of a worker.
+constexpr absl::Duration kNewsTimeout = absl::Milliseconds(200);
 
 // `vault` outlives the engine.
 absl::StatusOr<EngineOptions> MakeEngineOptions(
@@ -215,13 +216,12 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
       LogWarn("worker ", rank, " cannot be replaced: ", sent.ToString());
     }
   };
-  engine.trouble_of = [&vault](Rank rank) {
-    auto word = vault.WordOf(rank, kTroubleTimeout);
-    return word.ok() ? word->trouble : std::string();
+  engine.news_of = [&vault](Rank rank) {
+    return vault.NewsOf(rank, kNewsTimeout).value_or(WorkerNews{});
   };
   engine.has_ended = [&vault](Rank rank, Incarnation incarnation) {
-    const auto word = vault.WordOf(rank, kTroubleTimeout);
-    return word.ok() && word->incarnation != incarnation;
+    const auto news = vault.NewsOf(rank, kNewsTimeout);
+    return news.ok() && news->incarnation != incarnation;
   };
   return engine;
 }
@@ -342,7 +342,8 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   // Outputs reach the calls through this pointer; it is set before any request
   // can be submitted, since requests come from the API itself.
   CallTable* calls = nullptr;
-  absl::Notification ready;
+  absl::Notification ready_or_over;
+  std::atomic<bool> ready{false};
   absl::Mutex failure_mutex;
   absl::Status failure;
   engine_options.listener = [&calls](std::vector<Output> outputs) {
@@ -351,7 +352,10 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   engine_options.on_forgotten = [&calls](std::vector<RequestId> firsts) {
     calls->OnForgotten(firsts);
   };
-  engine_options.on_ready = [&ready] { ready.Notify(); };
+  engine_options.on_ready = [&] {
+    ready.store(true);
+    ready_or_over.Notify();
+  };
   engine_options.on_failed = [&](absl::Status status) {
     absl::MutexLock lock(&failure_mutex);
     failure = std::move(status);
@@ -419,7 +423,9 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
 
   // Listeners answer probes while workers load; requests get 503 until then.
   std::thread announce([&] {
-    ready.WaitForNotification();
+    ready_or_over.WaitForNotification();
+    // One that fails before it serves is not to be taken for one that does.
+    if (!ready.load()) return;
     if (absl::Status status = vault.Ready(server->port(), admin_server->port());
         !status.ok()) {
       LogDebug(status.ToString());
@@ -448,7 +454,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
        ++i) {
     end->Wait(kFlushTurnMs);
   }
-  if (!ready.HasBeenNotified()) ready.Notify();
+  if (!ready_or_over.HasBeenNotified()) ready_or_over.Notify();
   announce.join();
   *num_cut = engine.num_cut();
   if (!status.ok() || *num_cut == 0) return status;

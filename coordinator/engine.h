@@ -94,6 +94,7 @@ struct EngineStatus {
   bool ready = false;
   bool draining = false;
   std::string not_ready_reason;
+  std::optional<double> loaded_share;  // of the weights, while they load
   Layout layout;
   LayoutChoice choice = LayoutChoice::kEp;
   std::string switch_state;  // "steady", "preparing", "committing"

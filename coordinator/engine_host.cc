@@ -312,10 +312,6 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
     absl::Status operator()(const Fault& fault) {
       LogError("worker ", rank, " failed in step ", fault.step.value, ": ",
                fault.reason);
-      if (!host->scheduler_.has_value() && !host->options_.served_before) {
-        return absl::InternalError(
-            absl::StrCat("worker ", rank, ": ", fault.reason));
-      }
       return host->Apply(WorkerLost{rank});
     }
   };

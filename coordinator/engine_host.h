@@ -19,6 +19,7 @@
 #include "common/channel.h"
 #include "common/config.h"
 #include "common/model_config.h"
+#include "common/worker_news.h"
 #include "coordinator/engine.h"
 #include "coordinator/generation_output.h"
 #include "coordinator/journal/journal.h"
@@ -38,8 +39,8 @@ struct EngineOptions {
   ModelConfig model;
   int max_model_len = 0;
   Term term{1};
-  // An earlier coordinator has served with these workers: one that fails before
-  // we serve is replaced, where at the start of a group it ends us.
+  // An earlier coordinator has served with these workers: what its journal has
+  // unfinished is in flight, though we may not serve yet.
   bool served_before = false;
   const Tokenizer* tokenizer = nullptr;  // outlives the engine
   OutputListener listener;
@@ -53,8 +54,8 @@ struct EngineOptions {
   std::function<void(std::vector<RequestId>)> on_forgotten;
   // Has that life of a worker ended, if it is not yet, and replaced.
   std::function<void(Rank, Incarnation)> replace_worker;
-  // Why a worker does not stay up, as far as anybody knows. May wait a moment.
-  std::function<std::string(Rank)> trouble_of;
+  // What is known of a worker that we wait for. May wait a moment.
+  std::function<WorkerNews(Rank)> news_of;
   // Whether that life of a worker has ended, as far as anybody knows. May wait
   // a moment.
   std::function<bool(Rank, Incarnation)> has_ended;
@@ -191,8 +192,12 @@ class EngineHost final : public Engine {
   absl::Status BeginIfItWaits();
   void SendSequences(uint64_t round);
   void NoteMembership(const MembershipState& before, Clock::time_point now);
+  // Why the group does not run, for who asks.
+  void LookAtMissing(Clock::time_point now);
+  RankSet Missing() const;
   std::string WhoIsMissing() const;
   std::string TroubleOfMissing() const;
+  void LookAtLoading();
 
   const EngineOptions options_;
   std::unique_ptr<Hub> hub_;

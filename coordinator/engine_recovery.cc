@@ -102,6 +102,7 @@ void EngineHost::Load(const SendLoad& load) {
   load_pause_ = std::chrono::milliseconds(kHaltRetryMs);
   load_again_ = Now() + load_pause_;
   emptied_ = load.ranks;
+  last_look_ = Clock::time_point();  // at once: it is said how far they are
   SendLoadTo(load.ranks, load.round);
 }
 
@@ -187,13 +188,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
   RETURN_IF_ERROR(LookAfterIdleWorkers(now));
   if (!together() && now - last_look_ > kTroublePeriod) {
     last_look_ = now;
-    const std::string trouble = TroubleOfMissing();
-    const bool grace =
-        !halted_since_.has_value() || now - *halted_since_ <= kReadyGrace;
-    if (!trouble.empty() || !grace) {
-      status_.ready = false;
-      status_.not_ready_reason = trouble.empty() ? WhoIsMissing() : trouble;
-    }
+    LookAtMissing(now);
   }
   return absl::OkStatus();
 }
@@ -217,19 +212,40 @@ absl::Status EngineHost::LookAfterIdleWorkers(Clock::time_point now) {
   return absl::OkStatus();
 }
 
-std::string EngineHost::WhoIsMissing() const {
-  std::string text;
-  RankSet missing;
+void EngineHost::LookAtMissing(Clock::time_point now) {
+  LookAtLoading();
+  const std::string trouble = TroubleOfMissing();
+  const bool grace = status_.ready && now - *halted_since_ <= kReadyGrace;
+  if (trouble.empty() && grace) return;
+  status_.ready = false;
+  status_.not_ready_reason = trouble.empty() ? WhoIsMissing() : trouble;
+}
+
+// Whom we wait for.
+RankSet EngineHost::Missing() const {
   if (const auto* gathering = std::get_if<Gathering>(&membership_)) {
-    text = "waiting for a new life of worker";
-    missing = gathering->missing;
-  } else if (const auto* halting = std::get_if<Halting>(&membership_)) {
-    text = "waiting for an answer of worker";
-    missing = halting->unhalted;
-  } else if (const auto* loading = std::get_if<Loading>(&membership_)) {
-    text = "waiting for the weights of worker";
-    missing = loading->unloaded;
+    return gathering->missing;
   }
+  if (const auto* halting = std::get_if<Halting>(&membership_)) {
+    return halting->unhalted;
+  }
+  const auto* loading = std::get_if<Loading>(&membership_);
+  return loading == nullptr ? RankSet() : loading->unloaded;
+}
+
+std::string EngineHost::WhoIsMissing() const {
+  if (status_.loaded_share.has_value()) {
+    return absl::StrCat("loading weights: ",
+                        static_cast<int>(*status_.loaded_share * 100), " %");
+  }
+  const RankSet missing = Missing();
+  const bool never = !scheduler_.has_value();
+  std::string text =
+      std::holds_alternative<Gathering>(membership_)
+          ? (never ? "waiting for worker" : "waiting for a new life of worker")
+      : std::holds_alternative<Halting>(membership_)
+          ? "waiting for an answer of worker"
+          : "waiting for the weights of worker";
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     if (missing.contains(r)) absl::StrAppend(&text, " ", r);
   }
@@ -238,15 +254,38 @@ std::string EngineHost::WhoIsMissing() const {
 
 // What the launcher says of those that we wait for; "": nothing.
 std::string EngineHost::TroubleOfMissing() const {
+  if (!options_.news_of || !std::holds_alternative<Gathering>(membership_)) {
+    return "";
+  }
   std::vector<std::string> troubles;
-  const auto* gathering = std::get_if<Gathering>(&membership_);
-  if (gathering == nullptr || !options_.trouble_of) return "";
+  const RankSet missing = Missing();
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
-    if (!gathering->missing.contains(r)) continue;
-    std::string trouble = options_.trouble_of(r);
+    if (!missing.contains(r)) continue;
+    std::string trouble = options_.news_of(r).trouble;
     if (!trouble.empty()) troubles.push_back(std::move(trouble));
   }
   return absl::StrJoin(troubles, "; ");
+}
+
+// How much of the weights is there, of those that load. Whoever has not told
+// yet how much it has to load counts as much as the one with the most.
+void EngineHost::LookAtLoading() {
+  status_.loaded_share.reset();
+  if (!options_.news_of || !std::holds_alternative<Loading>(membership_)) {
+    return;
+  }
+  double done = 0, most = 0, total = 0;
+  int untold = 0;
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    if (!emptied_.contains(r)) continue;
+    const WorkerNews news = options_.news_of(r);
+    done += static_cast<double>(news.done_bytes);
+    total += static_cast<double>(news.total_bytes);
+    most = std::max(most, static_cast<double>(news.total_bytes));
+    untold += news.total_bytes == 0;
+  }
+  total += untold * most;
+  status_.loaded_share = total > 0 ? done / total : 0;
 }
 
 // All sequences in as many messages as they need.
@@ -314,6 +353,7 @@ absl::Status EngineHost::Resume(uint64_t round) {
   last_progress_ = now;
   status_.ready = true;
   status_.not_ready_reason.clear();
+  status_.loaded_share.reset();
   if (first) {
     Publish();
     if (options_.on_ready) options_.on_ready();

@@ -134,6 +134,7 @@ struct Member {
   uint64_t incarnation = 1;
   std::chrono::steady_clock::time_point started;
   LineSplitter out, err;
+  bool stalled = false;                      // we have killed it for that
   uint64_t done_bytes = 0, total_bytes = 0;  // of its weights
 };
 
@@ -203,7 +204,7 @@ absl::Status Group::Start() {
                      reports_.Push(r);
                    }));
   const ChildSet all = ChildSet::Group(options_.config.num_workers);
-  state_ = GroupStarting{all, all};
+  state_ = GroupStarting{all, all, {}, {}};
   for (Rank rank = 0; rank < options_.config.num_workers; ++rank) {
     RETURN_IF_ERROR(StartMember(rank));
   }
@@ -250,7 +251,7 @@ absl::Status Group::StartMember(ChildId child) {
                 options_.coordinator_args.end());
     argv.push_back("--term");
     argv.push_back(Cat(incarnation));
-    if (incarnation > 1) {
+    if (port_ != 0) {
       // Where clients know it.
       for (const std::string& arg :
            {std::string("--port"), Cat(port_), std::string("--admin-port"),
@@ -390,6 +391,7 @@ void Group::ReplaceWorker(const VaultReport& report) {
   console_.EndProgress();
   console_.Out(
       Cat("moebius: ", ChildName(report.rank), " makes no progress: ended"));
+  it->second.stalled = true;
   const absl::Status status = SignalChild(it->second.process, SIGKILL);
   if (!status.ok()) console_.Err(StdView(status.message()));
 }
@@ -423,7 +425,7 @@ void Group::OnReport(const VaultReport& report) {
 void Group::OnExit(ChildId child) {
   Member& member = members_.at(child);
   // While it is not reaped its pid is nobody else's.
-  std::string failure = vault_->Disallow(member.process.pid);
+  LastWords words = vault_->Disallow(member.process.pid);
   const ExitStatus status = ReapChild(member.process);
   ReadOutput(child, member);
   for (LineSplitter* splitter : {&member.out, &member.err}) {
@@ -439,9 +441,10 @@ void Group::OnExit(ChildId child) {
       std::chrono::duration_cast<std::chrono::milliseconds>(
           std::chrono::steady_clock::now() - member.started)
           .count();
+  const bool stalled = member.stalled;
   members_.erase(child);
-  Handle(ChildExited{child, status.exit_code, status.signal, std::move(failure),
-                     lived_ms});
+  Handle(ChildExited{child, status.exit_code, status.signal,
+                     std::move(words.text), lived_ms, words.lasting, stalled});
 }
 
 void Group::Handle(const GroupEvent& event) {

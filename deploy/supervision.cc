@@ -39,7 +39,8 @@ std::string Describe(const ChildExited& exit) {
   if (exit.signal != 0) {
     const char* text = ::sigdescr_np(exit.signal);
     return Cat(name, " was killed by signal ", exit.signal, " (",
-               text == nullptr ? "unknown" : text, ")");
+               text == nullptr ? "unknown" : text, ")",
+               exit.stalled ? ", for it made no progress" : "");
   }
   return Cat(name, " ended with exit code ", exit.exit_code,
              " without being told to");
@@ -64,7 +65,8 @@ GroupTransition OnReady(const GroupStarting& state, ChildId child) {
   GroupStarting next = state;
   next.unready = next.unready.Without(child);
   if (!next.unready.empty() || state.unready.empty()) return Stay(next);
-  GroupTransition transition = Stay(GroupServing{next.alive, {}, {}});
+  GroupTransition transition =
+      Stay(GroupServing{next.alive, next.down, next.short_lives});
   transition.effects.push_back(AnnounceReady{});
   return transition;
 }
@@ -90,24 +92,36 @@ int PauseMs(int short_lives) {
   return std::min(kMostMs, kFirstMs << std::min(short_lives - 3, 10));
 }
 
-// Somebody's exit while the group serves or drains: it is replaced. `state` is
-// GroupServing or GroupDraining.
+// Short lives in a row after this one. Saturates: beyond max_short_lives it
+// only says that there were more than enough.
+uint8_t CountShort(const SupervisionPolicy& policy, uint8_t count,
+                   const ChildExited& exit) {
+  const auto enough = static_cast<uint8_t>(policy.max_short_lives + 1);
+  if (exit.lasting) return enough;
+  if (exit.lived_ms >= policy.short_life_ms) return 0;
+  return count >= enough ? count : count + 1;
+}
+
+// Somebody's exit that does not end the group: it is replaced. `state` has
+// lives that are down.
 template <typename State>
 GroupTransition Replace(const SupervisionPolicy& policy, State state,
                         ChildSet alive, const ChildExited& exit) {
   const std::string said = Describe(exit);
   uint8_t& count = state.short_lives.of(exit.child);
   const bool was_hopeless = count > policy.max_short_lives;
-  // Saturates: it only says that there were more than enough.
-  count = exit.lived_ms >= policy.short_life_ms ? 0
-          : was_hopeless                        ? count
-                                                : count + 1;
+  count = CountShort(policy, count, exit);
   const bool hopeless = count > policy.max_short_lives;
-  const std::string in_a_row =
-      Cat(static_cast<int>(count), " lives in a row lasted less than ",
-          policy.short_life_ms, " ms");
-  if (hopeless && exit.child == kCoordinatorChild) {
-    return End(policy, alive, 1, Cat(said, "; ", in_a_row), false);
+  constexpr bool kStarting = std::is_same_v<State, GroupStarting>;
+  const std::string why =
+      exit.lasting
+          ? said
+          : Cat(said, "; ", static_cast<int>(count), " lives in a row ",
+                kStarting
+                    ? "did not come to serve"
+                    : Cat("lasted less than ", policy.short_life_ms, " ms"));
+  if (hopeless && (exit.child == kCoordinatorChild || kStarting)) {
+    return End(policy, alive, 1, why, false);
   }
   const int pause_ms = hopeless ? policy.hopeless_pause_ms : PauseMs(count);
   state.alive = alive;
@@ -121,9 +135,9 @@ GroupTransition Replace(const SupervisionPolicy& policy, State state,
               ? Cat(said, "; a successor takes over")
               : Cat(said, "; a successor takes over in ", pause_ms, " ms")});
   if (hopeless) {
-    transition.effects.push_back(TellTrouble{
-        exit.child, Cat(said, "; ", in_a_row, ", it is tried again every ",
-                        policy.hopeless_pause_ms / 1000, " s")});
+    transition.effects.push_back(
+        TellTrouble{exit.child, Cat(why, ", it is tried again every ",
+                                    policy.hopeless_pause_ms / 1000, " s")});
   } else if (was_hopeless) {
     transition.effects.push_back(TellTrouble{exit.child, ""});
   }
@@ -146,6 +160,21 @@ GroupTransition OnEarlyExit(const SupervisionPolicy& policy, ChildSet alive,
     return transition;
   }
   return End(policy, alive, 1, Describe(exit), false);
+}
+
+// Whatever it says of itself it would say again; who was killed may not be.
+GroupTransition OnExitWhileStarting(const SupervisionPolicy& policy,
+                                    GroupStarting state, ChildSet alive,
+                                    const ChildExited& exit) {
+  const bool killed = exit.signal != 0 && exit.failure.empty();
+  if (!killed || (policy.one_shot && exit.child == kCoordinatorChild)) {
+    return OnEarlyExit(policy, alive, exit);
+  }
+  // However long it has loaded: it never came to serve.
+  ChildExited early = exit;
+  early.lived_ms = 0;
+  state.unready = state.unready.With(exit.child);
+  return Replace(policy, std::move(state), alive, early);
 }
 
 GroupTransition OnExitWhileServing(const SupervisionPolicy& policy,
@@ -184,11 +213,12 @@ GroupTransition OnExitInDrain(const SupervisionPolicy& policy,
 
 GroupTransition OnExitInEnd(GroupEnding state, ChildSet alive,
                             const ChildExited& exit) {
-  // Exits by our own signals are no news; what a child says of itself is.
+  // Exits by our own signals are no news; what a child says of itself is, once.
   if (!exit.failure.empty()) {
-    const std::string said = Describe(exit);
     if (state.exit_code == 0) state.exit_code = 1;
-    state.message += Cat(state.message.empty() ? "" : "\n", said);
+    if (state.message.find(exit.failure) == std::string::npos) {
+      state.message += Cat(state.message.empty() ? "" : "\n", Describe(exit));
+    }
   }
   if (alive.empty()) {
     return Stay(GroupEnded{state.exit_code, std::move(state.message)});
@@ -199,23 +229,23 @@ GroupTransition OnExitInEnd(GroupEnding state, ChildSet alive,
 
 GroupTransition OnExit(const SupervisionPolicy& policy, const GroupState& state,
                        ChildSet alive, const ChildExited& exit) {
-  return std::visit(Overloaded{
-                        [&](const GroupStarting&) {
-                          return OnEarlyExit(policy, alive, exit);
-                        },
-                        [&](const GroupServing& serving) {
-                          return OnExitWhileServing(policy, serving, alive,
-                                                    exit);
-                        },
-                        [&](const GroupDraining& draining) {
-                          return OnExitInDrain(policy, draining, alive, exit);
-                        },
-                        [&](const GroupEnding& ending) {
-                          return OnExitInEnd(ending, alive, exit);
-                        },
-                        [&](const GroupEnded& ended) { return Stay(ended); },
-                    },
-                    state);
+  return std::visit(
+      Overloaded{
+          [&](const GroupStarting& starting) {
+            return OnExitWhileStarting(policy, starting, alive, exit);
+          },
+          [&](const GroupServing& serving) {
+            return OnExitWhileServing(policy, serving, alive, exit);
+          },
+          [&](const GroupDraining& draining) {
+            return OnExitInDrain(policy, draining, alive, exit);
+          },
+          [&](const GroupEnding& ending) {
+            return OnExitInEnd(ending, alive, exit);
+          },
+          [&](const GroupEnded& ended) { return Stay(ended); },
+      },
+      state);
 }
 
 GroupTransition BeginDrain(const SupervisionPolicy& policy,
@@ -319,7 +349,7 @@ GroupTransition OnDeadline(const SupervisionPolicy& policy,
   return Stay(state);
 }
 
-// `state` is GroupServing or GroupDraining.
+// `state` has lives that are down.
 template <typename State>
 absl::StatusOr<GroupTransition> Start(State state, ChildId child) {
   if (!state.down.contains(child)) {
@@ -335,6 +365,9 @@ absl::StatusOr<GroupTransition> Start(State state, ChildId child) {
 
 absl::StatusOr<GroupTransition> OnStartDue(const GroupState& state,
                                            ChildId child) {
+  if (const auto* starting = std::get_if<GroupStarting>(&state)) {
+    return Start(*starting, child);
+  }
   if (const auto* serving = std::get_if<GroupServing>(&state)) {
     return Start(*serving, child);
   }

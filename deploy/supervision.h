@@ -70,9 +70,11 @@ struct SupervisionPolicy {
   int stray_stop_ms = 300;
   // Who dies while the group serves is replaced: at once, but with a growing
   // pause when one life after another is short. Beyond max_short_lives of a
-  // worker the group is told not to be ready, and why, and the worker is tried
-  // only now and then: what is accepted may yet be served. A coordinator is
-  // then given up, and the group with it.
+  // worker, or at once if it says that its failure is lasting, the group is
+  // told not to be ready, and why, and the worker is tried only now and then:
+  // what is accepted may yet be served. A coordinator is then given up, and the
+  // group with it; so is everything when a group that has never served does not
+  // come beyond that.
   int short_life_ms = 2000;
   int max_short_lives = 8;
   int hopeless_pause_ms = 30000;
@@ -87,9 +89,13 @@ struct ShortLives {
 
 // ---- states ----------------------------------------------------------------
 
-// Not everyone has reported that it is ready.
+// Not everyone has reported that it is ready, and the group has never served.
+// Nothing is to be lost yet: who says that it failed ends the group, with its
+// reason; who was killed is replaced, as later.
 struct GroupStarting {
   ChildSet alive, unready;
+  ChildSet down;  // to be started again
+  ShortLives short_lives;
   friend bool operator==(const GroupStarting&, const GroupStarting&) = default;
 };
 struct GroupServing {
@@ -137,6 +143,8 @@ struct ChildExited {
   int signal = 0;       // that killed it
   std::string failure;  // what it said about itself before, or ""
   int64_t lived_ms = 0;
+  bool lasting = false;  // by its word, another life would fail as well
+  bool stalled = false;  // it was killed by us, for it made no progress
 };
 // The pause of a StartLife has passed.
 struct StartDue {

@@ -177,7 +177,7 @@ void Vault::Allow(pid_t pid, Rank rank, uint64_t incarnation) {
     }
     // `pid` may be connected already, as a stranger: only its former self goes.
     for (pid_t other : replaced) RemoveSpeaker(other);
-    speakers_[pid] = Speaker{rank, incarnation, ""};
+    speakers_[pid] = Speaker{.rank = rank, .incarnation = incarnation};
     for (auto& [id, connection] : connections_) {
       if (connection.pid == pid) {
         connection.rank = rank;
@@ -192,9 +192,9 @@ void Vault::Allow(pid_t pid, Rank rank, uint64_t incarnation) {
   Wake();
 }
 
-std::string Vault::RemoveSpeaker(pid_t pid) {
+LastWords Vault::RemoveSpeaker(pid_t pid) {
   const auto speaker = speakers_.find(pid);
-  if (speaker == speakers_.end()) return "";
+  if (speaker == speakers_.end()) return {};
   std::vector<uint64_t> ids;
   for (auto& [id, connection] : connections_) {
     if (connection.pid == pid && connection.rank) ids.push_back(id);
@@ -218,13 +218,13 @@ std::string Vault::RemoveSpeaker(pid_t pid) {
     }
     Close(connections_.find(id));
   }
-  std::string last_words = std::move(speaker->second.last_words);
+  LastWords last_words = std::move(speaker->second.last_words);
   speakers_.erase(speaker);
   return last_words;
 }
 
-std::string Vault::Disallow(pid_t pid) {
-  std::string last_words;
+LastWords Vault::Disallow(pid_t pid) {
+  LastWords last_words;
   {
     absl::MutexLock lock(&mutex_);
     AcceptAll();  // it may have connected, spoken and died just now
@@ -398,6 +398,7 @@ absl::Status Vault::ServeOne(Connection* connection) {
 
 absl::Status Vault::HandleReport(const Connection& connection,
                                  const VaultMessage& message) {
+  Speaker& speaker = speakers_.at(connection.pid);
   VaultReport report;
   report.type = message.type;
   report.rank = *connection.rank;
@@ -409,6 +410,8 @@ absl::Status Vault::HandleReport(const Connection& connection,
       }
       report.done_bytes = message.done_bytes;
       report.total_bytes = message.size_bytes;
+      speaker.done_bytes = message.done_bytes;
+      speaker.total_bytes = message.size_bytes;
       break;
     case VaultMessageType::kReady:
       for (int port : {message.port, message.admin_port}) {
@@ -435,7 +438,7 @@ absl::Status Vault::HandleReport(const Connection& connection,
         return MalformedMessage("text without end");
       }
       report.text = Printable({message.text, size});
-      speakers_.at(connection.pid).last_words = report.text;
+      speaker.last_words = {report.text, message.lasting != 0};
       break;
     }
   }
@@ -495,7 +498,10 @@ absl::Status Vault::HandleTrouble(const Connection& connection,
   const auto trouble = troubles_.find(message.rank);
   if (trouble != troubles_.end()) SetText(trouble->second, &answer);
   for (const auto& [pid, speaker] : speakers_) {
-    if (speaker.rank == message.rank) answer.incarnation = speaker.incarnation;
+    if (speaker.rank != message.rank) continue;
+    answer.incarnation = speaker.incarnation;
+    answer.done_bytes = speaker.done_bytes;
+    answer.size_bytes = speaker.total_bytes;
   }
   return SendAnswer(connection.socket.get(), answer, -1);
 }

@@ -40,6 +40,12 @@ struct VaultReport {
   std::string text;          // kFailed
 };
 
+// What a process said of itself before it ended. text "": nothing.
+struct LastWords {
+  std::string text;
+  bool lasting = false;  // another life would fail in the same way
+};
+
 struct VaultOptions {
   // How long a process of our uid that connects before it was allowed may wait
   // for Allow().
@@ -88,9 +94,9 @@ class Vault {
 
   // Ends what Allow began: call it when the process has ended, before its pid
   // can be another's, which is when it is reaped. A kFailed that it sent before
-  // it died still counts: returns its text (reported through the callback as
-  // well), or "".
-  std::string Disallow(pid_t pid);
+  // it died still counts: it is returned, and reported through the callback as
+  // well.
+  LastWords Disallow(pid_t pid);
 
   // Closes the descriptors kept for `rank`, so that a new life of it may
   // deposit. REQUIRES (death certificate): its process was killed and reaped.
@@ -122,7 +128,8 @@ class Vault {
   struct Speaker {
     Rank rank = 0;
     uint64_t incarnation = 0;
-    std::string last_words;  // text of its kFailed
+    LastWords last_words;
+    uint64_t done_bytes = 0, total_bytes = 0;  // of its last kProgress
   };
   using Connections = std::map<uint64_t, Connection>;
 
@@ -163,7 +170,7 @@ class Vault {
   void AnswerBorrowsOf(RegionKind region, Rank rank)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Removes `pid` and its connections; what it said with kFailed.
-  std::string RemoveSpeaker(pid_t pid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  LastWords RemoveSpeaker(pid_t pid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   const Kept* Find(RegionKind region, Rank rank) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Drop(uint64_t id, const absl::Status& why)

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/fault_point.h"
 #include "common/fnv.h"
+#include "common/lasting_failure.h"
 #include "common/logging.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
@@ -95,6 +96,22 @@ absl::StatusOr<uint64_t> ModelDigest(const std::string& model_dir) {
   Fnv1a hash;
   for (unsigned char c : text.str()) hash.Add(c);
   return hash.hash();
+}
+
+// What config.json makes of us. Errors would meet another life as well.
+struct PlannedModel {
+  ModelShape shape;
+  Sizes sizes;
+  uint64_t digest = 0;
+};
+
+absl::StatusOr<PlannedModel> PlanModel(const Config& config) {
+  PlannedModel plan;
+  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model_path));
+  ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model, config.num_workers));
+  ASSIGN_OR_RETURN(plan.sizes, PlanSizes(config, plan.shape));
+  ASSIGN_OR_RETURN(plan.digest, ModelDigest(config.model_path));
+  return plan;
 }
 
 std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
@@ -192,10 +209,9 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   const Config& config = options.config;
   const Rank rank = options.rank;
   const int num_ranks = config.num_workers;
-  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model_path));
-  ASSIGN_OR_RETURN(const ModelShape shape, MakeModelShape(model, num_ranks));
-  ASSIGN_OR_RETURN(const Sizes sizes, PlanSizes(config, shape));
-  ASSIGN_OR_RETURN(const uint64_t digest, ModelDigest(config.model_path));
+  const absl::StatusOr<PlannedModel> planned = PlanModel(config);
+  if (!planned.ok()) return Lasting(planned.status());
+  const auto& [shape, sizes, digest] = *planned;
 
   WorkerMemoryOptions memory_options;
   memory_options.incarnation = options.incarnation;
@@ -218,7 +234,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
                                                barrier.get(), &pool));
   SequenceTable sequences(rank, config.max_running, sizes.num_pages,
-                          model.vocab_size);
+                          shape.config.vocab_size);
   TokenBoard board(
       memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
       BasesOf(*memory, sizes.exchange_bytes), BoardCapacity(config));
@@ -242,9 +258,12 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   loop.hello.max_slots = config.max_running;
   loop.hello.model_digest = digest;
   loop.hello.memory = memory->memory_of(rank);
-  loop.load = [&](const Load& load) {
-    return LoadPart(config, shape, *memory, load, host, &pool);
+  loop.load = [&](const Load& load) -> absl::StatusOr<Loaded> {
+    auto loaded = LoadPart(config, planned->shape, *memory, load, host, &pool);
+    if (!loaded.ok()) return LastingIfOfInput(loaded.status());
+    return loaded;
   };
+  loop.on_failed = [&](const absl::Status& why) { host.OnFailed(why); };
   loop.meet = [&](absl::Span<const Incarnation> memories) {
     return MeetMemories(*memory, memories, host.vault());
   };

@@ -39,10 +39,14 @@ class WorkerHost {
   virtual void OnProgress(int64_t done, int64_t total) = 0;
   // Everything is in place; Hello goes out next.
   virtual absl::Status OnReady() = 0;
+  // The worker cannot go on, and nobody else knows yet: it is ended once its
+  // coordinator hears of it.
+  virtual void OnFailed(const absl::Status& why) = 0;
 };
 
 // Runs the worker until it is shut down or `*stop` is set; then OK. Errors name
-// what failed; the caller reports them to the launcher.
+// what failed, marked as lasting (lasting_failure.h) where another life would
+// find the same; the caller reports them to the launcher.
 absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
                        const volatile std::sig_atomic_t* stop);
 

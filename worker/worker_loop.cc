@@ -68,6 +68,7 @@ absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
       continue;
     }
     context_.barrier->Abandon();
+    if (context_.on_failed) context_.on_failed(status);
     Send(Fault{next_step_, std::string(status.message())});
     return status;
   }

@@ -53,6 +53,8 @@ class WorkerLoop {
     std::function<absl::StatusOr<Loaded>(const Load&)> load;
     // Sees to it that we see those memories: [rank] the life that made it.
     std::function<absl::Status(absl::Span<const Incarnation>)> meet;
+    // Hears why Run is about to end, before the coordinator does.
+    std::function<void(const absl::Status&)> on_failed;
     // Time that a stop signal may take to be seen.
     int poll_ms = 200;
   };

@@ -50,6 +50,9 @@ class ProcessHost final : public WorkerHost {
     vault_.Progress(done, total).IgnoreError();
   }
   absl::Status OnReady() override { return vault_.Ready(); }
+  void OnFailed(const absl::Status& why) override {
+    vault_.Failed(why).IgnoreError();
+  }
 
  private:
   const WorkerOptions& options_;

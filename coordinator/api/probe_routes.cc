@@ -1,5 +1,6 @@
 #include "coordinator/api/probe_routes.h"
 
+#include "absl/strings/str_format.h"
 #include "common/cat.h"
 #include "coordinator/api/json_text.h"
 #include "coordinator/text/utf8.h"
@@ -30,6 +31,10 @@ HttpResponse ProbeResponse(std::string_view path, const Engine& engine,
                                        : "not ready; with a key it is said why";
   if (reason.empty()) reason = "starting";
   AppendJsonString(reason, &response.body);
+  if (status.loaded_share.has_value()) {
+    absl::StrAppendFormat(&response.body, R"(,"loaded":%.3f)",
+                          *status.loaded_share);
+  }
   response.body += '}';
   return response;
 }

@@ -15,7 +15,8 @@ bool IsProbe(std::string_view path);
 
 // /health: 200 while the process answers. /ready: 200 while new requests are
 // taken, else 503 and, if `trusted`, the reason: it may be the last words of a
-// worker, with names of files in them. Neither submits anything.
+// worker, with names of files in them. While weights load, "loaded" is the
+// share that is there. Neither submits anything.
 HttpResponse ProbeResponse(std::string_view path, const Engine& engine,
                            bool trusted);
 

@@ -77,6 +77,8 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info) {
       {"ready", status.ready},
       {"draining", status.draining},
       {"not_ready_reason", status.not_ready_reason},
+      {"loaded_share",
+       status.loaded_share ? Json(*status.loaded_share) : Json(nullptr)},
       {"layout", std::string(LayoutName(status.layout))},
       {"layout_choice", LayoutChoiceName(status.choice)},
       {"switch_state", status.switch_state},

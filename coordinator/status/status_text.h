@@ -24,8 +24,8 @@ struct ServerInfo {
 
 // Durations in milliseconds, sizes in bytes:
 //   {"version","model","model_path","max_model_len","uptime_s","ready",
-//    "draining","not_ready_reason","layout","layout_choice","switch_state",
-//    "last_step","running","waiting","requests":{"total","finished","aborted"},
+//    "draining","not_ready_reason","loaded_share": null or 0 to 1,"layout",
+//    "layout_choice","switch_state","last_step","running","waiting","requests":{"total","finished","aborted"},
 //    "tokens":{"prompt","generated"},"preemptions",
 //    "switches":{"total","refused","last":null or as SwitchReportJson},
 //    "step_ms","decision_us","load","http_connections",

@@ -173,7 +173,7 @@ class HostilePeerTest(unittest.TestCase):
                         message = bytes([kind, 0, 0, 0]) + rank.to_bytes(
                             4, "little", signed=True)
                         try:
-                            client.send(message.ljust(256, b"\0"),
+                            client.send(message.ljust(512, b"\0"),
                                         socket.MSG_DONTWAIT)
                         except OSError:
                             break  # hung up on, or it waits unread

@@ -345,6 +345,52 @@ class LifeTest(unittest.TestCase):
             self.assertEqual(line, "moebius: the group has ended: worker 1: "
                              "model.safetensors: truncated")
 
+    def test_worker_that_is_killed_for_what_it_said(self):
+        """The coordinator may have it ended before it ends by itself."""
+        fake = {"worker 1": [["fail", "no tensor"], ["kill", 9]]}
+        with Group(fake=fake, wait=False) as group:
+            self.assertEqual(group.wait_end(), 1)
+            self.assertEqual(group.wait_line("the group has ended"),
+                             "moebius: the group has ended: worker 1: "
+                             "no tensor")
+
+    def test_coordinator_that_fails_before_it_serves(self):
+        """It was never ready, so nobody is told that the group serves."""
+        fake = {"coordinator": [["fail", "no tokenizer"], ["exit", 1]]}
+        with Group(fake=fake, wait=False) as group:
+            with self.assertRaises(GroupFailed):
+                group.wait_ready()
+            self.assertEqual(group.wait_end(), 1)
+            self.assertNotIn("Moebius serves", "\n".join(
+                line for line in group.out if line))
+            group.wait_line("the group has ended: coordinator: no tokenizer")
+
+    def test_worker_that_is_killed_while_it_loads_has_a_successor(self):
+        with tempfile.TemporaryDirectory() as marks:
+            go = os.path.join(marks, "go")
+            fake = {"worker 1": [["print", "loading"], ["wait_file", go],
+                                 READY, WAIT]}
+            with Group(fake=fake, wait=False) as group:
+                group.wait_line("loading")
+                os.kill(group.worker_pid(1), signal.SIGKILL)
+                group.wait_line("worker 1 was killed by signal 9 (Killed); a "
+                                "successor takes over")
+                open(go, "w").close()
+                group.wait_ready()
+
+    def test_failure_that_will_last_is_not_tried_again_at_once(self):
+        with tempfile.TemporaryDirectory() as marks:
+            mark = os.path.join(marks, "mark")
+            fake = {"worker 1": [READY, ["wait_file", mark],
+                                 ["fail_for_good", "its shard is gone"],
+                                 ["exit", 1]]}
+            with Group(fake=fake) as group:
+                open(mark, "w").close()
+                group.wait_line("worker 1: its shard is gone; a successor "
+                                "takes over in 30000 ms")
+                group.terminate()
+                self.assertEqual(group.wait_end(), 0)
+
     def test_worker_that_is_killed(self):
         with Group(fake={}) as group:
             os.kill(group.worker_pid(1), signal.SIGKILL)

@@ -1,14 +1,16 @@
 """A group of the real programs: its start, its drain, and its end."""
 
+import json
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import unittest
 
-from group import (MODEL, MOEBIUS, Group, children_of, free_port,
-                   make_runtime_dir, remove_runtime_dir,
-                   run_moebius, start_time, wait_gone)
+from group import (MODEL, MOEBIUS, Group, GroupFailed, children_of, free_port,
+                   make_runtime_dir, remove_runtime_dir, run_moebius,
+                   start_time, wait_gone)
 
 
 class ServeTest(unittest.TestCase):
@@ -199,6 +201,78 @@ class ServeTest(unittest.TestCase):
         with Group(["--workers", "1"], model=folder, wait=False) as group:
             self.assertEqual(group.wait_end(), 1)
             self.assertIn("configs/", group.wait_line("group has ended"))
+
+
+def cut_off(folder):
+    path = os.path.join(folder, "model.safetensors")
+    with open(os.path.join(MODEL, "model.safetensors"), "rb") as whole:
+        start = whole.read(1 << 20)
+    os.unlink(path)
+    with open(path, "wb") as file:
+        file.write(start)
+
+
+def lfs_pointer(folder):
+    path = os.path.join(folder, "model.safetensors")
+    os.unlink(path)
+    with open(path, "w") as file:
+        file.write("version https://git-lfs.github.com/spec/v1\n"
+                   "oid sha256:" + "0" * 64 + "\nsize 16317296\n")
+
+
+def no_lm_head(folder):
+    path = os.path.join(folder, "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    config["tie_word_embeddings"] = False
+    os.unlink(path)
+    with open(path, "w") as file:
+        json.dump(config, file)
+
+
+def missing_shard(folder):
+    with open(os.path.join(folder, "model.safetensors.index.json"),
+              "w") as file:
+        json.dump({"weight_map": {
+            "model.norm.weight": "model-00002-of-00002.safetensors"}}, file)
+
+
+class CheckpointTest(unittest.TestCase):
+    """One that cannot be loaded is said at once, and nothing is served."""
+
+    def refuse(self, change, reason):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in os.listdir(MODEL):
+                os.symlink(os.path.join(MODEL, name),
+                           os.path.join(folder, name))
+            change(folder)
+            with Group(model=folder, wait=False) as group:
+                with self.assertRaises(GroupFailed) as failed:
+                    group.wait_ready()
+                self.assertIn("ended instead of serving",
+                              str(failed.exception))
+                self.assertEqual(group.wait_end(), 1)
+                said = [line for line in group.out + group.err if line]
+                self.assertFalse([line for line in said
+                                  if "Moebius serves" in line
+                                  or "a successor takes over" in line], said)
+                line = group.wait_line("the group has ended")
+                self.assertRegex(line, "the group has ended: worker [01]: ")
+                self.assertIn(reason, line)
+
+    def test_file_that_was_cut_off(self):
+        self.refuse(cut_off, "model.safetensors: cut off: tensor ")
+
+    def test_pointer_instead_of_weights(self):
+        self.refuse(lfs_pointer, "model.safetensors: a Git LFS pointer")
+
+    def test_tensor_that_is_missing(self):
+        self.refuse(no_lm_head, "model.safetensors: no tensor "
+                    "'lm_head.weight'")
+
+    def test_shard_that_is_missing(self):
+        self.refuse(missing_shard, "model-00002-of-00002.safetensors: cannot "
+                    "be opened: No such file or directory")
 
 
 class CommandsTest(unittest.TestCase):

@@ -90,6 +90,7 @@ class Life final : public WorkerHost {
       absl::Span<std::byte* const> signals) override;
   void OnProgress(int64_t, int64_t) override {}
   absl::Status OnReady() override;
+  void OnFailed(const absl::Status&) override {}
 
  private:
   class VaultEnd;

@@ -139,6 +139,11 @@ absl::Status Checkpoint::AddFile(const std::string& model_dir,
   }
   RETURN_IF_ERROR(ReadExactly(fd.get(), path, 0, 8,
                               reinterpret_cast<std::byte*>(&header_bytes)));
+  if (std::memcmp(&header_bytes, "version ", 8) == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": a Git LFS pointer of ", file_bytes,
+        " bytes, not the weights; `git lfs pull` in its folder gets them"));
+  }
   if (header_bytes > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes) ||
       static_cast<int64_t>(header_bytes) > file_bytes - 8) {
     return absl::InvalidArgumentError(absl::StrCat(

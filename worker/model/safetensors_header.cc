@@ -382,9 +382,9 @@ absl::StatusOr<std::vector<TensorInfo>> ParseSafetensorsHeader(
                               tensor.begin < covered ? covered : tensor.begin));
     }
     if (tensor.end > data_bytes) {
-      return Bad(file_name,
-                 absl::StrCat("tensor ", Show(tensor.name), " ends at byte ",
-                              tensor.end, " of ", data_bytes));
+      return Bad(file_name, absl::StrCat("cut off: tensor ", Show(tensor.name),
+                                         " ends at byte ", tensor.end, " of ",
+                                         data_bytes));
     }
     covered = tensor.end;
   }

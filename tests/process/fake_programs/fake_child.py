@@ -12,7 +12,7 @@ Actions, in order:
   ready          reports ready (the coordinator: two free ports, held open)
   print TEXT     a line on stdout;  warn TEXT: on stderr
   flood N        N lines on stdout
-  fail TEXT      reports the failure
+  fail TEXT      reports the failure;  fail_for_good TEXT: that it will last
   exit N         ends with exit code N
   kill N         dies of signal N
   ignore         takes no notice of SIGTERM from now on
@@ -30,7 +30,7 @@ import socket
 import struct
 import sys
 
-MESSAGE = struct.Struct("<BBBBiQQiiQii208s")
+MESSAGE = struct.Struct("<BBBBiQQiiQiiB463s")
 PROGRESS, READY, FAILED = 5, 6, 7
 
 
@@ -49,9 +49,10 @@ class Child:
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGTERM, lambda *_: None)
 
-    def send(self, kind, done=0, total=0, port=0, admin_port=0, text=""):
+    def send(self, kind, done=0, total=0, port=0, admin_port=0, text="",
+             lasting=0):
         self.vault.send(MESSAGE.pack(kind, 0, 0, 0, self.rank, total, done,
-                                     port, admin_port, 0, 0, -1,
+                                     port, admin_port, 0, 0, -1, lasting,
                                      text.encode()))
 
     def listen(self):
@@ -77,6 +78,8 @@ class Child:
             sys.stdout.flush()
         elif action == "fail":
             self.send(FAILED, text=arguments[0])
+        elif action == "fail_for_good":
+            self.send(FAILED, text=arguments[0], lasting=1)
         elif action == "exit":
             sys.stdout.flush()
             os._exit(arguments[0])

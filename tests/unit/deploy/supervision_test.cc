@@ -75,7 +75,7 @@ std::vector<GroupEffect> Kill(std::vector<ChildId> members) {
 }
 
 std::vector<Row> Table() {
-  const GroupStarting starting{kAll, Set({-1, 0})};
+  const GroupStarting starting{kAll, Set({-1, 0}), {}, {}};
   const GroupServing serving{kAll, {}, {}};
   const GroupDraining draining{kAll, {}, {}};
   const auto lives = [](ChildId child, int count) {
@@ -95,20 +95,51 @@ std::vector<Row> Table() {
                     std::move(next), std::move(effects)});
   };
   // Readiness.
-  add("first ready", starting, kReady0, GroupStarting{kAll, Set({-1})});
-  add("last ready", GroupStarting{kAll, Set({0})}, kReady0, serving,
+  add("first ready", starting, kReady0, GroupStarting{kAll, Set({-1}), {}, {}});
+  add("last ready", GroupStarting{kAll, Set({0}), {}, {}}, kReady0, serving,
       {AnnounceReady{}});
-  add("ready twice", GroupStarting{kAll, Set({-1})}, kReady0,
-      GroupStarting{kAll, Set({-1})});
+  add("ready twice", GroupStarting{kAll, Set({-1}), {}, {}}, kReady0,
+      GroupStarting{kAll, Set({-1}), {}, {}});
+  add("the last ready, with another down",
+      GroupStarting{Set({-1, 0}), Set({0}), Set({1}), lives(1, 1)}, kReady0,
+      GroupServing{Set({-1, 0}), Set({1}), lives(1, 1)}, {AnnounceReady{}});
   add("ready while serving", serving, kReady0, serving);
   add("ready while draining", draining, kReady0, draining);
   add("ready while ending", ending, kReady0, ending);
   add("ready at the end", ended, kReady0, ended);
   // Exits.
-  add("worker dies while starting", starting, Exited(1, 0, SIGKILL),
-      GroupEnding{Set({-1, 0}), 1, kWorkerKilled, false}, Terminate({-1, 0}));
+  // Before the group has served, who says why it fails ends it; who is killed
+  // is replaced, and has to become ready again, however long it had loaded.
   add("worker says why it fails", starting, Exited(1, 1, 0, "no such file"),
       GroupEnding{Set({-1, 0}), 1, "worker 1: no such file", false},
+      Terminate({-1, 0}));
+  add("and is killed for it", starting, Exited(1, 0, SIGKILL, "no such file"),
+      GroupEnding{Set({-1, 0}), 1, "worker 1: no such file", false},
+      Terminate({-1, 0}));
+  add("worker ends while starting", starting, Exited(1, 3),
+      GroupEnding{Set({-1, 0}), 1,
+                  "worker 1 ended with exit code 3 without being told to",
+                  false},
+      Terminate({-1, 0}));
+  add("worker is killed while starting", starting, Exited(1, 0, SIGKILL),
+      GroupStarting{Set({-1, 0}), kAll, Set({1}), lives(1, 1)},
+      {Say{kWorkerKilled + "; a successor takes over"}, ScheduleStart{1, 0}});
+  add("the coordinator is killed while starting", starting,
+      Exited(-1, 0, SIGKILL),
+      GroupStarting{Set({0, 1}), Set({-1, 0}), Set({-1}), lives(-1, 1)},
+      {Say{"coordinator was killed by signal 9 (Killed); a successor takes "
+           "over"},
+       ScheduleStart{-1, 0}});
+  add("a task's coordinator is killed while starting", starting,
+      Exited(-1, 0, SIGKILL),
+      GroupEnding{Set({0, 1}), 1, "coordinator was killed by signal 9 (Killed)",
+                  false},
+      Terminate({0, 1}), kTask);
+  add("the ninth while starting is the last",
+      GroupStarting{kAll, kAll, {}, lives(1, 8)}, Exited(1, 0, SIGKILL),
+      GroupEnding{Set({-1, 0}), 1,
+                  kWorkerKilled + "; 9 lives in a row did not come to serve",
+                  false},
       Terminate({-1, 0}));
   // A worker that dies while the group serves has a successor.
   const std::vector<GroupEffect> replaced = {
@@ -140,6 +171,18 @@ std::vector<Row> Table() {
   add("so are all later ones", GroupServing{kAll, {}, lives(1, 9)},
       DiedYoung(1), GroupServing{Set({-1, 0}), Set({1}), lives(1, 9)},
       hopeless);
+  // What it says of itself counts for more than how it ended.
+  add("a lasting failure is told of at once", serving,
+      ChildExited{1, 0, SIGKILL, "no such file", kLongMs, true},
+      GroupServing{Set({-1, 0}), Set({1}), lives(1, 9)},
+      {Say{"worker 1: no such file; a successor takes over in 30000 ms"},
+       TellTrouble{1, "worker 1: no such file, it is tried again every 30 s"},
+       ScheduleStart{1, 30000}});
+  add("one that stalled was killed for it", serving,
+      ChildExited{1, 0, SIGKILL, "", kLongMs, false, true},
+      GroupServing{Set({-1, 0}), Set({1}), {}},
+      {Say{kWorkerKilled + ", for it made no progress; a successor takes over"},
+       ScheduleStart{1, 0}});
   add("in the drain too", GroupDraining{kAll, {}, lives(1, 9)}, DiedYoung(1),
       GroupDraining{Set({-1, 0}), Set({1}), lives(1, 9)}, hopeless);
   add("a long life is forgiven", GroupServing{kAll, {}, lives(1, 8)},
@@ -162,7 +205,9 @@ std::vector<Row> Table() {
       {StartLife{1}});
   add("start in the drain", GroupDraining{Set({-1, 0}), Set({1}), {}}, due,
       draining, {StartLife{1}});
-  add("start while starting", starting, due, starting);
+  add("start while starting",
+      GroupStarting{Set({-1, 0}), kAll, Set({1}), lives(1, 1)}, due,
+      GroupStarting{kAll, kAll, {}, lives(1, 1)}, {StartLife{1}});
   add("start while ending", ending, due, ending);
   add("start at the end", ended, due, ended);
   add("stop with one down", one_down, kStop,
@@ -234,6 +279,10 @@ std::vector<Row> Table() {
       GroupEnding{Set({-1, 1}), 1, "why", false});
   add("but what it says is", ending, Exited(0, 1, 0, "disk full"),
       GroupEnding{Set({-1, 1}), 1, "why\nworker 0: disk full", false});
+  add("but not what was said before",
+      GroupEnding{kAll, 1, "worker 1: disk full", false},
+      Exited(0, 1, 0, "disk full"),
+      GroupEnding{Set({-1, 1}), 1, "worker 1: disk full", false});
   add("a failure spoils a good end", GroupEnding{kAll, 0, "", false},
       Exited(0, 1, 0, "disk full"),
       GroupEnding{Set({-1, 1}), 1, "worker 0: disk full", false});
@@ -356,7 +405,7 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
     const SupervisionPolicy policy{.one_shot = pick(4) == 0};
     ChildSet alive = ChildSet::Group(num_workers);
     std::set<ChildId> told, killed, down;
-    GroupState state = GroupStarting{alive, alive};
+    GroupState state = GroupStarting{alive, alive, {}, {}};
     bool deadline = false;
     bool first_failure = false;
     for (int steps = 0; !std::holds_alternative<GroupEnded>(state); ++steps) {
@@ -377,11 +426,10 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
         if (!dies && !told.contains(child)) continue;
         event = ChildExited{child, 0, dies ? SIGSEGV : 0, "",
                             pick(4) == 0 ? kLongMs : 0};
-        // While it serves, the coordinator is replaced.
+        // That of a server is replaced.
         first_failure =
-            first_failure ||
-            (dies && told.empty() && child == kCoordinatorChild &&
-             (policy.one_shot || std::holds_alternative<GroupStarting>(state)));
+            first_failure || (dies && told.empty() &&
+                              child == kCoordinatorChild && policy.one_shot);
       } else if (kind >= 8) {
         if (down.empty()) continue;
         event = StartDue{*down.begin()};

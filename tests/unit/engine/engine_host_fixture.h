@@ -102,7 +102,6 @@ class EngineHostTest : public testing::Test {
     auto hub = std::make_unique<FakeHub>(workers);
     hub_ = hub.get();
     EngineOptions options;
-    options.served_before = served_before_;
     options.config = config_;
     options.model.num_q_heads = 8;
     options.model.num_kv_heads = 4;
@@ -118,6 +117,7 @@ class EngineHostTest : public testing::Test {
       absl::MutexLock lock(&replaced_mutex_);
       replaced_.emplace_back(rank, incarnation.value);
     };
+    options.news_of = news_;
     options.on_failed = [this](absl::Status status) {
       failure_ = status;
       failed_.Notify();
@@ -199,7 +199,7 @@ class EngineHostTest : public testing::Test {
               QuietRun(id.value, Request(prompt, count).prompt, count));
   }
 
-  bool served_before_ = false;
+  std::function<WorkerNews(Rank)> news_;  // null: nobody knows anything
   Config config_;
   SimulatedDisk disk_{1};
   std::unique_ptr<Journal> journal_;  // on `disk_`; null: there is none

@@ -25,15 +25,6 @@ TEST_F(EngineHostTest, AWorkerThatFailsIsReplacedAndNoTokenChanges) {
   ExpectQuietTokens(id, 10, 300);
 }
 
-TEST_F(EngineHostTest, AWorkerThatFailsBeforeANewCoordinatorServesIsReplaced) {
-  served_before_ = true;
-  Start(/*join=*/false);
-  hub_->FailLoads("its memory is another's");
-  hub_->Join();
-  AwaitReplaced(1, 1);
-  EXPECT_FALSE(failed_.HasBeenNotified());
-}
-
 TEST_F(EngineHostTest, AGroupBeginsAnewOnlyOnceThatIsWritten) {
   auto opened = Journal::Open({.model_digest = 1, .salt = 1}, disk_);
   ASSERT_THAT(opened, IsOk());

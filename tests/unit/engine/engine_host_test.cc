@@ -215,13 +215,36 @@ TEST_F(EngineHostTest, WeightsThatCameOutDifferentEndTheGroup) {
               StatusIs(absl::StatusCode::kUnavailable));
 }
 
-TEST_F(EngineHostTest, WeightsThatCannotBeLoadedEndTheGroupWithTheReason) {
+// What it means is for the launcher to judge, who hears the reason from the
+// worker itself.
+TEST_F(EngineHostTest, AWorkerThatCannotLoadIsLeftToTheLauncher) {
   Start(/*join=*/false);
   hub_->FailLoads("no such file");
   hub_->Join();
-  ASSERT_TRUE(failed_.WaitForNotificationWithTimeout(kLong));
-  EXPECT_THAT(failure_,
-              StatusIs(absl::StatusCode::kInternal, HasSubstr("no such file")));
+  AwaitReplaced(1, 1);
+  EXPECT_FALSE(failed_.HasBeenNotified());
+  EXPECT_FALSE(ready_.HasBeenNotified());
+}
+
+TEST_F(EngineHostTest, WhileWeightsLoadStatusSaysHowMuchIsThere) {
+  // Rank 1 has not said yet how much it has to load.
+  news_ = [](Rank rank) {
+    return rank == 0 ? WorkerNews{{}, "", 600, 800} : WorkerNews{};
+  };
+  Start(/*join=*/false);
+  hub_->HoldLoads(true);
+  hub_->Join();
+  EngineStatus status = engine_->GetStatus();
+  while (!status.loaded_share.has_value()) {
+    std::this_thread::yield();
+    status = engine_->GetStatus();
+  }
+  EXPECT_FALSE(status.ready);
+  EXPECT_EQ(*status.loaded_share, 600.0 / 1600.0);
+  EXPECT_EQ(status.not_ready_reason, "loading weights: 37 %");
+  hub_->HoldLoads(false);
+  ASSERT_TRUE(ready_.WaitForNotificationWithTimeout(kLong));
+  EXPECT_FALSE(engine_->GetStatus().loaded_share.has_value());
 }
 
 TEST_F(EngineHostTest, DrainFinishesWhatWasAcceptedAndTakesNoMore) {

@@ -141,6 +141,11 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     load_slowly_ = true;
   }
+  // LOADs have no answer.
+  void HoldLoads(bool hold) {
+    absl::MutexLock lock(&mutex_);
+    hold_loads_ = hold;
+  }
   void LoseNextReport() {
     absl::MutexLock lock(&mutex_);
     lose_ = true;
@@ -199,7 +204,9 @@ class FakeHub final : public Hub {
       return absl::OkStatus();
     }
     if (const auto* load = std::get_if<Load>(&message->command)) {
-      if (std::exchange(lose_load_, false)) return absl::OkStatus();
+      if (hold_loads_ || std::exchange(lose_load_, false)) {
+        return absl::OkStatus();
+      }
       if (fail_load_.has_value()) {
         Report_(rank, Fault{StepId{0}, *fail_load_});
         return absl::OkStatus();
@@ -449,6 +456,7 @@ class FakeHub final : public Hub {
   bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
   bool load_slowly_ ABSL_GUARDED_BY(mutex_) = false;
   RankSet loading_ ABSL_GUARDED_BY(mutex_);
+  bool hold_loads_ ABSL_GUARDED_BY(mutex_) = false;
   bool repeat_ ABSL_GUARDED_BY(mutex_) = false;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
 };

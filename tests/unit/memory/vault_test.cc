@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "common/lasting_failure.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/memory/vault_fixture.h"
@@ -186,8 +187,9 @@ TEST_F(VaultTest, TheCoordinatorHearsWhyAWorkerDoesNotStayUp) {
   vault_->Allow(::getpid(), -1);
   const auto client = NewClient(-1);
   const auto trouble_of = [&](Rank rank) {
-    const auto word = client->WordOf(rank, kLong);
-    return word.ok() ? word->trouble : "no answer";
+    return client->NewsOf(rank, kLong)
+        .value_or(WorkerNews{.trouble = "no answer"})
+        .trouble;
   };
   EXPECT_EQ(trouble_of(1), "");
   vault_->SetTrouble(1, "it dies");
@@ -202,37 +204,75 @@ TEST_F(VaultTest, TheCoordinatorHearsWhyAWorkerDoesNotStayUp) {
 TEST_F(VaultTest, TheCoordinatorHearsWhetherAWorkerIsThere) {
   vault_->Allow(::getpid(), -1);
   const auto client = NewClient(-1);
-  EXPECT_EQ(client->WordOf(1, kLong)->incarnation, Incarnation{});
+  EXPECT_EQ(client->NewsOf(1, kLong)->incarnation, Incarnation{});
   Event go;
   Child worker([&] { return go.Wait() ? 0 : 1; });
   vault_->Allow(worker.pid(), 1, 7);
-  EXPECT_EQ(client->WordOf(1, kLong)->incarnation, Incarnation{7});
+  EXPECT_EQ(client->NewsOf(1, kLong)->incarnation, Incarnation{7});
   vault_->Disallow(worker.pid());
-  EXPECT_EQ(client->WordOf(1, kLong)->incarnation, Incarnation{});
+  EXPECT_EQ(client->NewsOf(1, kLong)->incarnation, Incarnation{});
   go.Set();
   EXPECT_EQ(worker.Join(), 0);
+}
+
+TEST_F(VaultTest, TheCoordinatorHearsHowFarAWorkerHasLoaded) {
+  vault_->Allow(::getpid(), -1);
+  Event go;
+  Child worker([&] {
+    auto client = VaultClient::Connect(directory_.path(), 1, kLong);
+    if (!client.ok() || !(*client)->Progress(300, 400).ok()) return 1;
+    return go.Wait() ? 0 : 2;
+  });
+  vault_->Allow(worker.pid(), 1);
+  ASSERT_TRUE(reports_.Next().has_value());
+  const auto client = NewClient(-1);
+  const auto news = client->NewsOf(1, kLong);
+  ASSERT_THAT(news, IsOk());
+  EXPECT_EQ(news->done_bytes, 300u);
+  EXPECT_EQ(news->total_bytes, 400u);
+  EXPECT_EQ(client->NewsOf(0, kLong)->total_bytes, 0u);
+  // What comes after it begins anew.
+  vault_->Disallow(worker.pid());
+  go.Set();
+  EXPECT_EQ(worker.Join(), 0);
+  EXPECT_EQ(client->NewsOf(1, kLong)->total_bytes, 0u);
+}
+
+TEST_F(VaultTest, AProcessSaysThatItsFailureIsLasting) {
+  for (const absl::Status& why :
+       {Lasting(absl::InternalError("no such layer")),
+        LastingIfOfInput(absl::NotFoundError("no such file")),
+        LastingIfOfInput(absl::InternalError("no memory"))}) {
+    vault_->Allow(::getpid(), 0);
+    ASSERT_THAT(NewClient()->Failed(why), IsOk());
+    EXPECT_EQ(vault_->Disallow(::getpid()).lasting,
+              why.message() != "no memory");
+  }
 }
 
 TEST_F(VaultTest, AWorkerDoesNotHearOfAnothersTrouble) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
-  EXPECT_THAT(client->WordOf(1, kLong),
+  EXPECT_THAT(client->NewsOf(1, kLong),
               StatusIs(absl::StatusCode::kUnavailable));
 }
 
 TEST_F(VaultTest, DisallowEndsAProcessAndGivesItsLastWords) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
-  ASSERT_THAT(client->Failed("no\nsuch\x1b[31m file"), IsOk());
+  ASSERT_THAT(client->Failed(absl::NotFoundError("no\nsuch\x1b[31m file")),
+              IsOk());
   // Read already or still in the socket: the answer is the same.
-  EXPECT_EQ(vault_->Disallow(::getpid()), "no\\nsuch\\x1b[31m file");
+  const LastWords words = vault_->Disallow(::getpid());
+  EXPECT_EQ(words.text, "no\\nsuch\\x1b[31m file");
+  EXPECT_FALSE(words.lasting);
   const auto report = reports_.Next();
   ASSERT_TRUE(report.has_value());
   EXPECT_EQ(report->type, Type::kFailed);
   EXPECT_EQ(report->text, "no\\nsuch\\x1b[31m file");
   EXPECT_THAT(client->Withdraw(RegionKind::kKv, kLong),
               StatusIs(absl::StatusCode::kUnavailable));
-  EXPECT_EQ(vault_->Disallow(::getpid()), "");
+  EXPECT_EQ(vault_->Disallow(::getpid()).text, "");
 }
 
 TEST_F(VaultTest, DepositsUnreadWhenAProcessIsDisallowedAreVoid) {
@@ -251,7 +291,7 @@ TEST_F(VaultTest, DepositsUnreadWhenAProcessIsDisallowedAreVoid) {
   const pid_t pid = child.pid();
   EXPECT_EQ(child.Join(), 0);
   vault_->Allow(pid, 0);
-  EXPECT_EQ(vault_->Disallow(pid), "out of luck");
+  EXPECT_EQ(vault_->Disallow(pid).text, "out of luck");
   vault_->Forget(0);
   EXPECT_EQ(vault_->NumKept(0), 0);
 }
@@ -369,7 +409,8 @@ TEST_F(VaultTest, ReportsArriveInOrderWithWhatTheySay) {
   ASSERT_THAT(client->Progress(0, 100), IsOk());
   ASSERT_THAT(client->Progress(100, 100), IsOk());
   ASSERT_THAT(client->Ready(8000, 8001), IsOk());
-  ASSERT_THAT(client->Failed(std::string(1000, 'y')), IsOk());
+  ASSERT_THAT(client->Failed(absl::InternalError(std::string(1000, 'y'))),
+              IsOk());
   const auto first = reports_.Next();
   ASSERT_TRUE(first.has_value());
   EXPECT_EQ(first->type, Type::kProgress);
