@@ -225,9 +225,26 @@ absl::Status CheckArchitecture(const Keys& keys, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status ReadExperts(const Keys& keys, ModelConfig& config) {
+// Under the name that Qwen3MoeConfig writes since transformers 5, or under the
+// older one (its attribute_map makes them one).
+absl::Status ReadNumExperts(const Keys& keys, ModelConfig& config) {
+  if (keys.Find("num_local_experts") == nullptr) {
+    ASSIGN_OR_RETURN(config.num_experts,
+                     keys.Integer("num_experts", 0, kMaxExperts));
+    return absl::OkStatus();
+  }
   ASSIGN_OR_RETURN(config.num_experts,
-                   keys.Integer("num_experts", 0, kMaxExperts));
+                   keys.Integer("num_local_experts", 0, kMaxExperts));
+  ASSIGN_OR_RETURN(const int other, keys.Integer("num_experts", 0, kMaxExperts,
+                                                 config.num_experts));
+  if (other == config.num_experts) return absl::OkStatus();
+  return keys.Error("num_experts",
+                    absl::StrCat(other, " is not what num_local_experts says, ",
+                                 config.num_experts));
+}
+
+absl::Status ReadExperts(const Keys& keys, ModelConfig& config) {
+  RETURN_IF_ERROR(ReadNumExperts(keys, config));
   if (config.num_experts == 0) return absl::OkStatus();
   ASSIGN_OR_RETURN(
       config.experts_per_token,

@@ -8,8 +8,12 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <filesystem>
+#include <optional>
+#include <system_error>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
@@ -22,6 +26,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little);
 
 constexpr int64_t kPageBytes = 4096;
+constexpr int kMaxShards = 10000;  // of a folder without an index
 // Of a conversion or of a block with bytes to leave out.
 constexpr int64_t kBufferBytes = 1 << 20;
 
@@ -102,6 +107,64 @@ absl::StatusOr<std::pair<UniqueFd, int64_t>> OpenFile(const std::string& path) {
   return std::pair(std::move(fd), static_cast<int64_t>(info.st_size));
 }
 
+// "model-00001-of-00003.safetensors" as {"model", 1, 3}.
+struct ShardName {
+  std::string prefix;
+  int number = 0;
+  int count = 0;
+};
+std::optional<ShardName> ParseShardName(std::string name) {
+  constexpr std::string_view kOf = "-of-", kEnding = ".safetensors";
+  if (!name.ends_with(kEnding)) return std::nullopt;
+  name.resize(name.size() - kEnding.size());
+  const size_t of = name.rfind(kOf);
+  if (of == name.npos) return std::nullopt;
+  const size_t dash = name.rfind('-', of - 1);
+  if (of == 0 || dash == name.npos) return std::nullopt;
+  ShardName shard{name.substr(0, dash)};
+  if (!absl::SimpleAtoi(name.substr(dash + 1, of - dash - 1), &shard.number) ||
+      !absl::SimpleAtoi(name.substr(of + kOf.size()), &shard.count) ||
+      shard.count < 1 || shard.count > kMaxShards) {
+    return std::nullopt;
+  }
+  return shard;
+}
+
+// The shards of a folder that has no index, in order: those whose names count
+// from 1 to all that there are. None if no file is named so.
+absl::StatusOr<std::vector<std::string>> CountedShards(
+    const std::string& model_dir) {
+  std::vector<std::string> names;
+  std::optional<ShardName> first;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(model_dir, error), end;
+       !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const auto shard = ParseShardName(name);
+    if (!shard.has_value()) continue;
+    if (!first.has_value()) {
+      first = shard;
+      names.resize(static_cast<size_t>(shard->count));
+    }
+    if (shard->prefix != first->prefix || shard->count != first->count ||
+        shard->number < 1 || shard->number > shard->count ||
+        !names[static_cast<size_t>(shard->number - 1)].empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(model_dir, ": ", name, " does not belong to the ",
+                       first->count, " shards of '", first->prefix,
+                       "', and there is no model.safetensors.index.json"));
+    }
+    names[static_cast<size_t>(shard->number - 1)] = name;
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (!names[i].empty()) continue;
+    return absl::NotFoundError(
+        absl::StrCat(model_dir, ": shard ", i + 1, " of ", names.size(),
+                     " is missing, and so is model.safetensors.index.json"));
+  }
+  return names;
+}
+
 }  // namespace
 
 struct Checkpoint::File {
@@ -119,8 +182,16 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(
   const std::string index = model_dir + "/model.safetensors.index.json";
   if (::access(index.c_str(), F_OK) == 0) {
     RETURN_IF_ERROR(checkpoint->AddShards(model_dir, index));
-  } else {
-    RETURN_IF_ERROR(checkpoint->AddFile(model_dir, "model.safetensors"));
+    return checkpoint;
+  }
+  std::vector<std::string> names;
+  const std::string single = model_dir + "/model.safetensors";
+  if (::access(single.c_str(), F_OK) != 0) {
+    ASSIGN_OR_RETURN(names, CountedShards(model_dir));
+  }
+  if (names.empty()) names.push_back("model.safetensors");
+  for (const std::string& name : names) {
+    RETURN_IF_ERROR(checkpoint->AddFile(model_dir, name));
   }
   return checkpoint;
 }

@@ -55,7 +55,8 @@ ParseSafetensorsIndex(std::string_view json, std::string_view file_name);
 // Checkpoint
 //
 // The tensors of a model folder: `model.safetensors.index.json` and its shards
-// when there is an index, `model.safetensors` otherwise. Opening reads headers
+// when there is an index, `model.safetensors` otherwise; without both, shards
+// whose names count (`model-00001-of-00003.safetensors`). Opening reads headers
 // alone. F32 and F16 are rounded to BF16 (nearest, ties to even).
 //
 // Bytes outside a slice asked for are read only where leaving them out would

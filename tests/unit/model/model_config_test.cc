@@ -193,6 +193,20 @@ TEST(ModelConfig, NoExpertsMakesEveryLayerDense) {
                                     HasSubstr("intermediate_size: missing")));
 }
 
+TEST(ModelConfig, BothNamesOfTheNumberOfExpertsAreRead) {
+  Json json = Base();
+  json["num_local_experts"] = json["num_experts"];
+  EXPECT_THAT(Parse(json), IsOk());
+  json.erase("num_experts");
+  const auto config = Parse(json);
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->num_experts, 16);
+  json["num_experts"] = 8;
+  EXPECT_THAT(Parse(json), StatusIs(absl::StatusCode::kInvalidArgument,
+                                    HasSubstr("num_experts: 8 is not what "
+                                              "num_local_experts says, 16")));
+}
+
 TEST(ModelConfig, AbsentKeysHaveTheFormatsDefaults) {
   Json json = Base();
   for (const char* key :

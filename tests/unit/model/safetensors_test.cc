@@ -234,6 +234,41 @@ TEST(Checkpoint, ShardsMustHoldWhatTheIndexSays) {
       StatusIs(StatusCode::kNotFound, HasSubstr("model-1.safetensors")));
 }
 
+TEST(Checkpoint, ShardsWithoutAnIndexAreReadIfTheirNamesCount) {
+  TempDir dir;
+  const auto write = [&dir](const std::string& file,
+                            const std::string& tensor) {
+    WriteFile(dir.File(file),
+              Safetensors({{tensor, {1}, {1}}}, TensorType::kF32));
+  };
+  write("model-00001-of-00003.safetensors", "a");
+  write("model-00003-of-00003.safetensors", "c");
+  write("other.safetensors", "x");
+  EXPECT_THAT(
+      Checkpoint::Open(dir.path()),
+      StatusIs(StatusCode::kNotFound, HasSubstr("shard 2 of 3 is missing")));
+  write("model-00002-of-00003.safetensors", "b");
+  const auto checkpoint = Checkpoint::Open(dir.path());
+  ASSERT_THAT(checkpoint, IsOk());
+  for (const char* name : {"a", "b", "c"}) {
+    EXPECT_NE((*checkpoint)->Find(name), nullptr) << name;
+  }
+  EXPECT_EQ((*checkpoint)->Find("x"), nullptr);
+  for (const char* stray :
+       {"model-00004-of-00003.safetensors", "model-00001-of-00002.safetensors",
+        "model-1-of-3.safetensors", "extra-00001-of-00003.safetensors"}) {
+    write(stray, "y");
+    EXPECT_THAT(Checkpoint::Open(dir.path()),
+                StatusIs(StatusCode::kInvalidArgument,
+                         HasSubstr("does not belong to the")))
+        << stray;
+    std::filesystem::remove(dir.File(stray));
+  }
+  // One file for all wins.
+  write("model.safetensors", "whole");
+  EXPECT_NE((*Checkpoint::Open(dir.path()))->Find("whole"), nullptr);
+}
+
 TEST(Checkpoint, EveryTypeIsRoundedToBf16Nearest) {
   // 1 + 2^-8 lies between two BF16 numbers and goes to the even one, 1; a
   // little more goes up. 2^-24 is the smallest F16 number.
