@@ -63,6 +63,7 @@ struct Config {
   // Beyond loopback without keys all the same.
   bool allow_unauthenticated = false;
   bool admin_allow_unauthenticated = false;
+  bool allow_request_templates = false;  // a chat may bring its template
   // Of both listeners (coordinator/api/http_server.h).
   int header_timeout_ms = 15'000;
   int body_timeout_ms = 60'000;

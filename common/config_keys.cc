@@ -361,6 +361,9 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(YesNo("http.allow_unauthenticated",
                        "Serve addresses beyond loopback without API keys.",
                        &Config::allow_unauthenticated));
+  keys.push_back(YesNo("http.allow_request_templates",
+                       "Let a chat bring its own template (chat_template).",
+                       &Config::allow_request_templates));
   keys.push_back(
       WholeNumber("http.max_connections",
                   "Connections at once, fewer if file descriptors are "

@@ -14,11 +14,15 @@ namespace moebius {
 class CheckpointCodec final : public TextCodec {
  public:
   // Reads tokenizer.json, tokenizer_config.json and chat_template.jinja of
-  // `model_dir`. A checkpoint without a template serves no chats.
+  // `model_dir`. A checkpoint without a template serves no chats but those that
+  // bring their own.
   static absl::StatusOr<std::unique_ptr<CheckpointCodec>> Load(
       const std::string& model_dir);
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
+
+  // The token that the tokenizer's configuration names as the end of a text.
+  std::optional<int32_t> eos_id() const;
 
   absl::StatusOr<std::vector<int32_t>> Encode(
       std::string_view text) const override;
@@ -28,12 +32,24 @@ class CheckpointCodec final : public TextCodec {
 
  private:
   CheckpointCodec(std::unique_ptr<Tokenizer> tokenizer,
+                  ChatTemplate::SpecialTokens special_tokens,
                   std::optional<ChatTemplate> chat_template)
       : tokenizer_(std::move(tokenizer)),
+        special_tokens_(std::move(special_tokens)),
         chat_template_(std::move(chat_template)) {}
 
   std::unique_ptr<Tokenizer> tokenizer_;
+  ChatTemplate::SpecialTokens special_tokens_;
   std::optional<ChatTemplate> chat_template_;
 };
+
+// The prompt that `chat_template` makes of a request's conversation.
+absl::StatusOr<std::string> RenderChatInput(const ChatTemplate& chat_template,
+                                            const ChatInput& input);
+
+// Names the tokens whose ids a model of `vocab_size` tokens does not have, a
+// few of them if there are many. Empty if there are none. They are of use to
+// nobody: a text that gives one cannot be served.
+std::string TokensBeyond(const Tokenizer& tokenizer, int vocab_size);
 
 }  // namespace moebius

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/cat.h"
+#include "coordinator/api/python_json.h"
 #include "coordinator/api/request_fields.h"
 
 namespace moebius {
@@ -26,13 +27,12 @@ const Json* Member(const Json& object, const char* key) {
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
 
-// The text of the parts, joined.
-Parsed<std::string> JoinParts(const Json& parts, const std::string& place) {
+std::optional<ApiError> CheckParts(const Json& parts,
+                                   const std::string& place) {
   if (parts.size() > kMaxContentParts) {
     return Wrong(place, Cat("a list of at most ", kMaxContentParts, " parts"),
                  nullptr);
   }
-  std::string joined;
   for (size_t i = 0; i < parts.size(); ++i) {
     const Json& part = parts[i];
     const Json* text = nullptr;
@@ -40,18 +40,14 @@ Parsed<std::string> JoinParts(const Json& parts, const std::string& place) {
       const Json* type = Member(part, "type");
       if (type != nullptr && *type == "text") text = Member(part, "text");
     }
-    const auto* bytes =
-        text != nullptr ? text->get_ptr<const std::string*>() : nullptr;
-    if (bytes == nullptr) {
+    if (text == nullptr || !text->is_string()) {
       return Wrong(Cat(place, "[", i, "]"),
                    "{\"type\": \"text\", \"text\": a string}; no other kind "
                    "of content is supported",
                    nullptr);
     }
-    if (i > 0) joined += '\n';
-    joined += *bytes;
   }
-  return joined;
+  return std::nullopt;
 }
 
 std::optional<ApiError> NormalizeContent(Json& message,
@@ -60,7 +56,7 @@ std::optional<ApiError> NormalizeContent(Json& message,
   const std::string name = place + ".content";
   if (content == nullptr) {
     if (message["role"] == "assistant") {
-      message["content"] = "";
+      message["content"] = Json::array();
       return std::nullopt;
     }
     return Wrong(name, "a string or a list of text parts", nullptr);
@@ -69,17 +65,41 @@ std::optional<ApiError> NormalizeContent(Json& message,
   if (!content->is_array()) {
     return Wrong(name, "a string or a list of text parts", content);
   }
-  auto joined = JoinParts(*content, name);
-  if (!joined.ok()) return joined.error();
-  message["content"] = std::move(*joined);
-  return std::nullopt;
+  return CheckParts(*content, name);
+}
+
+// Clients send a thought under either name, and templates look for either.
+void NormalizeReasoning(Json& message) {
+  const Json* reasoning = Member(message, "reasoning");
+  const Json* content = Member(message, "reasoning_content");
+  if (message["role"] != "assistant") return;
+  if (reasoning != nullptr && content == nullptr) {
+    const Json copy = *reasoning;  // adding a key moves the others
+    message["reasoning_content"] = copy;
+  } else if (content != nullptr && reasoning == nullptr) {
+    const Json copy = *content;
+    message["reasoning"] = copy;
+  }
+}
+
+// What a model made up must not end its conversation: arguments that spell no
+// object are an empty one (as in vLLM, chat_utils.py, _postprocess_messages).
+void NormalizeArguments(Json& arguments) {
+  std::optional<Json> spelled;
+  if (const auto* text = arguments.get_ptr<const std::string*>()) {
+    spelled = ParsePythonJson(*text);
+  } else {
+    spelled = std::move(arguments);
+  }
+  arguments =
+      spelled && spelled->is_object() ? std::move(*spelled) : Json::object();
 }
 
 std::optional<ApiError> NormalizeToolCalls(Json& message,
                                            const std::string& place) {
   const auto it = message.find("tool_calls");
   if (it == message.end()) return std::nullopt;
-  if (it->is_null()) {
+  if (it->is_null() || (it->is_array() && it->empty())) {
     message.erase(it);
     return std::nullopt;
   }
@@ -98,16 +118,7 @@ std::optional<ApiError> NormalizeToolCalls(Json& message,
       return Wrong(call_place + ".function", "an object with a `name`",
                    nullptr);
     }
-    Json& arguments = call["function"]["arguments"];
-    if (const auto* text = arguments.get_ptr<const std::string*>()) {
-      auto parsed = ParseJson(*text);
-      if (parsed.ok() && parsed->is_object()) arguments = std::move(*parsed);
-    } else if (arguments.is_null()) {
-      arguments = Json::object();
-    } else if (!arguments.is_object()) {
-      return Wrong(call_place + ".function.arguments",
-                   "a string that holds a JSON object", &arguments);
-    }
+    NormalizeArguments(call["function"]["arguments"]);
   }
   return std::nullopt;
 }
@@ -143,6 +154,7 @@ Parsed<Json> NormalizeMessages(const Json& messages) {
     if (auto error = NormalizeRole(out[i], place)) return *error;
     if (auto error = NormalizeContent(out[i], place)) return *error;
     if (auto error = NormalizeToolCalls(out[i], place)) return *error;
+    NormalizeReasoning(out[i]);
   }
   return out;
 }

@@ -173,7 +173,11 @@ Parsed<std::vector<int32_t>> EncodeText(std::string_view text,
 Parsed<std::vector<int32_t>> EncodeChat(const ChatInput& input,
                                         const TextCodec& codec) {
   auto text = codec.RenderChat(input);
-  if (!text.ok()) return CodecError(text.status(), "messages");
+  if (!text.ok()) {
+    return CodecError(text.status(), input.chat_template.has_value()
+                                         ? "chat_template"
+                                         : "messages");
+  }
   return EncodeText(*text, "messages", codec);
 }
 

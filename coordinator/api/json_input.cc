@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "common/cat.h"
 #include "coordinator/api/json_text.h"
+#include "coordinator/text/json_integer.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {
@@ -24,8 +25,11 @@ class Builder : public nlohmann::json_sax<Json> {
   bool boolean(bool value) override { return Add(value); }
   bool number_integer(number_integer_t value) override { return Add(value); }
   bool number_unsigned(number_unsigned_t value) override { return Add(value); }
-  bool number_float(number_float_t value, const string_t&) override {
+  bool number_float(number_float_t value, const string_t& spelled) override {
     if (!std::isfinite(value)) return Fail("a number is out of range");
+    if (spelled.find_first_of(".eE") == spelled.npos) {
+      return Add(LongInteger(spelled));
+    }
     return Add(value);
   }
   bool string(string_t& value) override { return Add(std::move(value)); }

@@ -8,7 +8,9 @@
 
 namespace moebius {
 
-// Objects keep the order of their keys: chat templates print tools as sent.
+// Objects keep the order of their keys: chat templates print tools as sent. An
+// integer beyond 64 bits is a LongInteger() (json_integer.h), for the same
+// reason; no field of a request is one.
 using Json = nlohmann::ordered_json;
 
 inline constexpr int kMaxJsonDepth = 64;

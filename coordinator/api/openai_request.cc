@@ -286,7 +286,41 @@ void ReadTools(FieldReader& fields, Json* out) {
   if (tools != nullptr && !none && !tools->empty()) *out = *tools;
 }
 
-void ReadChatInput(FieldReader& fields, ChatInput* out) {
+// How the prompt ends.
+void ReadPromptEnd(FieldReader& fields, ChatInput* out) {
+  fields.Bool("continue_final_message", &out->continue_final_message);
+  if (out->continue_final_message) out->add_generation_prompt = false;
+  fields.Bool("add_generation_prompt", &out->add_generation_prompt);
+  if (out->continue_final_message && out->add_generation_prompt) {
+    fields.Fail("add_generation_prompt",
+                "false or left out if `continue_final_message` is true");
+  }
+}
+
+void ReadTemplate(FieldReader& fields, const ApiLimits& limits,
+                  ChatInput* out) {
+  if (const Json* source = fields.Find("chat_template")) {
+    if (!limits.allow_request_templates) {
+      return fields.Fail("chat_template",
+                         "left out; a server takes templates of requests only "
+                         "with http.allow_request_templates");
+    }
+    const auto* text = source->get_ptr<const std::string*>();
+    if (text == nullptr) {
+      return fields.Fail("chat_template", "a string", source);
+    }
+    out->chat_template = *text;
+  }
+  if (const Json* kwargs = fields.Find("chat_template_kwargs")) {
+    if (!kwargs->is_object()) {
+      return fields.Fail("chat_template_kwargs", "an object", kwargs);
+    }
+    out->template_kwargs = *kwargs;
+  }
+}
+
+void ReadChatInput(FieldReader& fields, const ApiLimits& limits,
+                   ChatInput* out) {
   if (fields.error()) return;
   const Json* messages = fields.Find("messages");
   if (messages == nullptr) {
@@ -296,13 +330,8 @@ void ReadChatInput(FieldReader& fields, ChatInput* out) {
   if (!normalized.ok()) return fields.FailWith(normalized.error());
   out->messages = std::move(*normalized);
   ReadTools(fields, &out->tools);
-  fields.Bool("add_generation_prompt", &out->add_generation_prompt);
-  if (const Json* kwargs = fields.Find("chat_template_kwargs")) {
-    if (!kwargs->is_object()) {
-      return fields.Fail("chat_template_kwargs", "an object", kwargs);
-    }
-    out->template_kwargs = *kwargs;
-  }
+  ReadPromptEnd(fields, out);
+  ReadTemplate(fields, limits, out);
 }
 
 void ReadChatLogprobs(FieldReader& fields, ChatRequest* out) {
@@ -349,7 +378,7 @@ Parsed<ChatRequest> ParseChat(std::string_view body, const ApiLimits& limits) {
   FieldReader fields(*object);
   ChatRequest out;
   ReadGeneration(fields, limits, &out.generation);
-  ReadChatInput(fields, &out.input);
+  ReadChatInput(fields, limits, &out.input);
   ReadChatLogprobs(fields, &out);
   if (out.generation.max_tokens == 0) {
     fields.Fail(out.generation.max_tokens_field, "at least 1");
@@ -368,7 +397,7 @@ Parsed<TokenizeRequest> ParseTokenize(std::string_view body,
   fields.Bool("return_token_strs", &out.return_token_strs);
   if (fields.Find("messages") != nullptr) {
     ChatInput chat;
-    ReadChatInput(fields, &chat);
+    ReadChatInput(fields, limits, &chat);
     out.input = std::move(chat);
   } else if (const Json* prompt = fields.Find("prompt")) {
     if (const auto* text = prompt->get_ptr<const std::string*>()) {

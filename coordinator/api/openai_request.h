@@ -43,6 +43,7 @@ struct ApiLimits {
   int vocab_size = 0;
   GenerationDefaults defaults;
   int max_queue = 1024;  // generations that may wait
+  bool allow_request_templates = false;  // the field `chat_template`
 };
 
 // A value, or the error to answer with.

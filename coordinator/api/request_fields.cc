@@ -36,6 +36,8 @@ std::string Describe(const Json& value) {
         return "a long string";
       }
       break;
+    case Json::value_t::binary:
+      return "an integer beyond 64 bits";
     default:
       break;
   }

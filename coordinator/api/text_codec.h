@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,13 +13,14 @@
 
 namespace moebius {
 
-// A conversation as a chat template sees it: message contents are strings or
-// null, arguments of tool calls are values rather than text.
+// A conversation, as NormalizeMessages() gives it.
 struct ChatInput {
   Json messages = Json::array();
   Json tools;  // array, or null
   bool add_generation_prompt = true;
+  bool continue_final_message = false;  // see ChatTemplateInput
   Json template_kwargs = Json::object();
+  std::optional<std::string> chat_template;  // in place of the model's
 };
 
 // TextCodec
@@ -41,7 +43,8 @@ class TextCodec {
   virtual std::string TokenBytes(int32_t token) const = 0;
 
   // The prompt of a conversation. Errors: kInvalidArgument with what the
-  // template raised, kFailedPrecondition if the model has no template.
+  // template raised or why the request's own is none, kFailedPrecondition if
+  // the model has no template.
   virtual absl::StatusOr<std::string> RenderChat(
       const ChatInput& input) const = 0;
 };

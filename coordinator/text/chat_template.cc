@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "common/status_macros.h"
+#include "coordinator/text/template_characters.h"
 #include "coordinator/text/template_json.h"
 #include "coordinator/text/template_parser.h"
 #include "coordinator/text/template_strings.h"
@@ -66,12 +67,20 @@ absl::StatusOr<ChatTemplate::SpecialTokens> SpecialTokensOf(
   return tokens;
 }
 
-absl::StatusOr<std::string> SourceOf(const Json& config) {
+// The sources of the named templates that are taken; null where there is none.
+struct Sources {
+  const std::string* plain = nullptr;
+  const std::string* tool_use = nullptr;
+};
+
+absl::StatusOr<Sources> SourcesOf(const Json& config) {
+  Sources sources;
   const auto at = config.find("chat_template");
   if (at == config.end() || at->is_null()) {
     return absl::NotFoundError("the checkpoint has no chat template");
   }
-  if (at->is_string()) return *at->get_ptr<const std::string*>();
+  sources.plain = at->get_ptr<const std::string*>();
+  if (sources.plain != nullptr) return sources;
   if (!at->is_array()) {
     return absl::InvalidArgumentError(
         "'chat_template' must be a string or a list");
@@ -88,9 +97,68 @@ absl::StatusOr<std::string> SourceOf(const Json& config) {
       return absl::InvalidArgumentError(
           "an entry of 'chat_template' lacks 'name' or 'template'");
     }
-    if (*name == "default") return *source;
+    if (*name == "default") sources.plain = source;
+    if (*name == "tool_use") sources.tool_use = source;
   }
-  return absl::NotFoundError("'chat_template' has no entry named 'default'");
+  if (sources.plain != nullptr || sources.tool_use != nullptr) return sources;
+  return absl::NotFoundError(
+      "'chat_template' has no entry named 'default' or 'tool_use'");
+}
+
+// An empty object if there is no such file.
+absl::StatusOr<Json> ReadConfig(const std::filesystem::path& path) {
+  auto text = ReadFile(path, kMaxConfigBytes);
+  if (absl::IsNotFound(text.status())) return Json::object();
+  RETURN_IF_ERROR(text.status());
+  Json config = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (config.is_discarded()) {
+    return absl::InvalidArgumentError(
+        jinja::StrCat(path.string(), ": malformed JSON"));
+  }
+  return config;
+}
+
+// What marks the end of the final message in a rendering. A template that
+// strips white space strips that of the mark; then it would strip the
+// message's too.
+constexpr std::string_view kEndMark = "MOEBIUS-CONTINUES-HERE ";
+constexpr std::string_view kBareEndMark =
+    kEndMark.substr(0, kEndMark.size() - 1);
+
+std::string_view Stripped(std::string_view text) {
+  return jinja::Strip(text, std::nullopt, jinja::Side::kBoth);
+}
+
+// The text that ends the final message, or null.
+std::string* FinalText(Json& messages) {
+  if (!messages.is_array() || messages.empty()) return nullptr;
+  const auto content = messages.back().find("content");
+  if (content == messages.back().end()) return nullptr;
+  if (content->is_string()) return content->get_ptr<std::string*>();
+  if (!content->is_array() || content->empty()) return nullptr;
+  const auto text = content->back().find("text");
+  return text == content->back().end() ? nullptr
+                                       : text->get_ptr<std::string*>();
+}
+
+// Cuts a rendering behind `text`, the final message that was marked.
+absl::StatusOr<std::string> CutAtEndMark(std::string rendered,
+                                         std::string_view text) {
+  const size_t at = rendered.rfind(kBareEndMark);
+  if (at == rendered.npos ||
+      jinja::FindFirst(rendered, Stripped(text)) == rendered.npos) {
+    return absl::InvalidArgumentError(
+        "the final message cannot be continued: the chat template does not "
+        "show it as it is");
+  }
+  const bool strips =
+      std::string_view(rendered).substr(at, kEndMark.size()) != kEndMark;
+  rendered.resize(at);
+  if (strips) {
+    rendered.resize(
+        jinja::Strip(rendered, std::nullopt, jinja::Side::kRight).size());
+  }
+  return rendered;
 }
 
 bool IsReserved(std::string_view name) {
@@ -100,13 +168,21 @@ bool IsReserved(std::string_view name) {
 
 }  // namespace
 
-absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source,
-                                                 SpecialTokens tokens) {
+absl::StatusOr<ChatTemplate::Variant> ChatTemplate::ParseVariant(
+    std::string_view source) {
   auto parsed = jinja::ParseTemplate(source);
   if (!parsed.ok()) return Prefixed("chat template, ", parsed.status());
-  return ChatTemplate(
-      std::make_shared<const jinja::Template>(*std::move(parsed)),
-      std::move(tokens));
+  const ContentForm form = DetectContentForm(*parsed);
+  return Variant{std::make_shared<const jinja::Template>(*std::move(parsed)),
+                 form};
+}
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Parse(std::string_view source,
+                                                 SpecialTokens tokens) {
+  ChatTemplate out;
+  ASSIGN_OR_RETURN(out.plain_, ParseVariant(source));
+  out.tokens_ = std::move(tokens);
+  return out;
 }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::FromConfig(
@@ -114,22 +190,26 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromConfig(
   if (!tokenizer_config.is_object()) {
     return absl::InvalidArgumentError("the configuration must be an object");
   }
-  ASSIGN_OR_RETURN(SpecialTokens tokens, SpecialTokensOf(tokenizer_config));
-  if (jinja_file != nullptr) return Parse(*jinja_file, std::move(tokens));
-  ASSIGN_OR_RETURN(std::string source, SourceOf(tokenizer_config));
-  return Parse(source, std::move(tokens));
+  ChatTemplate out;
+  ASSIGN_OR_RETURN(out.tokens_, SpecialTokensOf(tokenizer_config));
+  Sources sources{.plain = jinja_file};
+  if (jinja_file == nullptr) {
+    ASSIGN_OR_RETURN(sources, SourcesOf(tokenizer_config));
+  }
+  if (sources.plain != nullptr) {
+    ASSIGN_OR_RETURN(out.plain_, ParseVariant(*sources.plain));
+  }
+  if (sources.tool_use != nullptr) {
+    ASSIGN_OR_RETURN(out.tool_use_, ParseVariant(*sources.tool_use));
+  }
+  return out;
 }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(
     const std::filesystem::path& checkpoint) {
   const auto config_path = checkpoint / "tokenizer_config.json";
   const auto jinja_path = checkpoint / "chat_template.jinja";
-  ASSIGN_OR_RETURN(std::string text, ReadFile(config_path, kMaxConfigBytes));
-  const Json config = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (config.is_discarded()) {
-    return absl::InvalidArgumentError(
-        jinja::StrCat(config_path.string(), ": malformed JSON"));
-  }
+  ASSIGN_OR_RETURN(const Json config, ReadConfig(config_path));
   std::optional<std::string> jinja_file;
   std::error_code error;
   if (std::filesystem::exists(jinja_path, error)) {
@@ -143,14 +223,54 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(
   return Prefixed(jinja::StrCat(path.string(), ": "), loaded.status());
 }
 
+absl::StatusOr<ChatTemplate::SpecialTokens> ChatTemplate::LoadSpecialTokens(
+    const std::filesystem::path& checkpoint) {
+  const auto path = checkpoint / "tokenizer_config.json";
+  ASSIGN_OR_RETURN(const Json config, ReadConfig(path));
+  auto tokens = SpecialTokensOf(config);
+  if (tokens.ok()) return tokens;
+  return Prefixed(jinja::StrCat(path.string(), ": "), tokens.status());
+}
+
+const ChatTemplate::Variant& ChatTemplate::VariantFor(const Json& tools) const {
+  const bool has_tools = tools.is_array() && !tools.empty();
+  return has_tools && tool_use_.parsed != nullptr ? tool_use_ : plain_;
+}
+
+ContentForm ChatTemplate::content_form(const Json& tools) const {
+  return VariantFor(tools).form;
+}
+
 absl::StatusOr<std::string> ChatTemplate::Render(
     const ChatTemplateInput& input) const {
+  if (!input.continue_final_message) {
+    return RenderMessages(input, input.messages);
+  }
+  Json messages = input.messages;
+  std::string* final_text = FinalText(messages);
+  if (final_text == nullptr) {
+    return absl::InvalidArgumentError(
+        "the final message has no text that could be continued");
+  }
+  const std::string text = *final_text;
+  *final_text += kEndMark;
+  ASSIGN_OR_RETURN(std::string rendered, RenderMessages(input, messages));
+  return CutAtEndMark(std::move(rendered), text);
+}
+
+absl::StatusOr<std::string> ChatTemplate::RenderMessages(
+    const ChatTemplateInput& input, const Json& messages) const {
+  const jinja::Template* parsed = VariantFor(input.tools).parsed.get();
+  if (parsed == nullptr) {
+    return absl::InvalidArgumentError(
+        "this checkpoint's chat template is for conversations with tools");
+  }
   jinja::Runtime runtime(input.now, input.zone);
   jinja::Context context;
   // Only what the template mentions is worth converting.
   const auto add = [&](std::string_view name,
                        const Json& json) -> absl::Status {
-    if (!parsed_->Find(name).has_value()) return absl::OkStatus();
+    if (!parsed->Find(name).has_value()) return absl::OkStatus();
     auto value = jinja::FromJson(runtime.budget, json);
     if (!value.ok()) return Prefixed("chat template: ", value.status());
     context.emplace_back(name, *std::move(value));
@@ -169,10 +289,12 @@ absl::StatusOr<std::string> ChatTemplate::Render(
     }
     RETURN_IF_ERROR(add(it.key(), it.value()));
   }
-  RETURN_IF_ERROR(add("messages", input.messages));
+  RETURN_IF_ERROR(add("messages", messages));
   RETURN_IF_ERROR(add("tools", input.tools));
-  RETURN_IF_ERROR(add("add_generation_prompt", input.add_generation_prompt));
-  auto text = jinja::RenderTemplate(*parsed_, context, runtime);
+  RETURN_IF_ERROR(
+      add("add_generation_prompt",
+          input.add_generation_prompt && !input.continue_final_message));
+  auto text = jinja::RenderTemplate(*parsed, context, runtime);
   if (!text.ok() && !runtime.raised) {
     return Prefixed("chat template, ", text.status());
   }

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "coordinator/text/content_form.h"
 #include "coordinator/text/template_evaluator.h"
 #include "nlohmann/json.hpp"
 
@@ -24,6 +25,9 @@ struct ChatTemplateInput {
   nlohmann::ordered_json tools;
   // Whether the assistant's turn is to be opened at the end.
   bool add_generation_prompt = true;
+  // Ends the prompt with the text of the final message instead: the model goes
+  // on with it. Nothing is opened then.
+  bool continue_final_message = false;
   // More variables (chat_template_kwargs, such as enable_thinking): an object
   // or null. They win over special tokens.
   nlohmann::ordered_json extra;
@@ -56,8 +60,9 @@ class ChatTemplate {
                                             SpecialTokens tokens);
 
   // From the contents of tokenizer_config.json: "chat_template" is a string,
-  // or a list of {"name", "template"} of which the one named "default" is
-  // taken. Special tokens are strings or objects with "content".
+  // or a list of {"name", "template"} of which "tool_use" is taken for
+  // conversations with tools and "default" for others (for all, if there is no
+  // "tool_use"). Special tokens are strings or objects with "content".
   // `jinja_file`, the contents of chat_template.jinja, wins if not null.
   // Errors: kNotFound if there is no template; kInvalidArgument if something
   // has the wrong type or the template does not parse.
@@ -65,22 +70,38 @@ class ChatTemplate {
       const nlohmann::ordered_json& tokenizer_config,
       const std::string* jinja_file);
 
-  // Reads tokenizer_config.json and, if there is one, chat_template.jinja of
-  // a checkpoint. Errors as above, naming the file.
+  // Reads tokenizer_config.json and chat_template.jinja of a checkpoint, as far
+  // as they are there. Errors as above, naming the file.
   static absl::StatusOr<ChatTemplate> Load(
       const std::filesystem::path& checkpoint);
 
+  // The special tokens alone; none without a tokenizer_config.json.
+  static absl::StatusOr<SpecialTokens> LoadSpecialTokens(
+      const std::filesystem::path& checkpoint);
+
+  // The form of contents that Render() should be given with these tools.
+  ContentForm content_form(const nlohmann::ordered_json& tools) const;
+
   // The prompt. Errors: kInvalidArgument: the template's own words if it
   // refuses the conversation (raise_exception), else "chat template, line N:
-  // reason". An exceeded bound is the latter too.
+  // reason". An exceeded bound is the latter too, and so is a final message
+  // that cannot be continued, since the template does not show it.
   absl::StatusOr<std::string> Render(const ChatTemplateInput& input) const;
 
  private:
-  ChatTemplate(std::shared_ptr<const jinja::Template> parsed,
-               SpecialTokens tokens)
-      : parsed_(std::move(parsed)), tokens_(std::move(tokens)) {}
+  struct Variant {
+    std::shared_ptr<const jinja::Template> parsed;  // null: there is none
+    ContentForm form = ContentForm::kText;
+  };
 
-  std::shared_ptr<const jinja::Template> parsed_;
+  static absl::StatusOr<Variant> ParseVariant(std::string_view source);
+
+  const Variant& VariantFor(const nlohmann::ordered_json& tools) const;
+  absl::StatusOr<std::string> RenderMessages(
+      const ChatTemplateInput& input,
+      const nlohmann::ordered_json& messages) const;
+
+  Variant plain_, tool_use_;
   SpecialTokens tokens_;
 };
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/status_macros.h"
+#include "coordinator/text/json_integer.h"
 #include "coordinator/text/template_strings.h"
 #include "coordinator/text/utf8.h"
 
@@ -18,6 +19,19 @@ absl::StatusOr<Value> TextFromJson(Budget& budget, const std::string& bytes) {
     return absl::InvalidArgumentError("a string in the input is not UTF-8");
   }
   return NewString(budget, bytes);
+}
+
+absl::StatusOr<Value> IntegerFromDigits(Budget& budget,
+                                        std::string_view digits) {
+  RETURN_IF_ERROR(budget.ChargeBytes(digits.size()));
+  const bool negative = digits.starts_with('-');
+  const std::string_view magnitude = digits.substr(negative ? 1 : 0);
+  if (magnitude.size() > kMaxIntDigits) {
+    return Value(std::make_shared<const LongInt>(LongInt{std::string(digits)}));
+  }
+  Int value = 0;
+  for (const char digit : magnitude) value = value * 10 + (digit - '0');
+  return Value::Integer(negative ? -value : value);
 }
 
 absl::StatusOr<Value> Convert(Budget& budget, const Json& json, int depth) {
@@ -59,6 +73,7 @@ absl::StatusOr<Value> Convert(Budget& budget, const Json& json, int depth) {
       return NewDict(budget, std::move(entries));
     }
     case Json::value_t::binary:
+      return IntegerFromDigits(budget, LongIntegerDigits(json));
     case Json::value_t::discarded:
       break;
   }
@@ -78,6 +93,9 @@ class Writer {
       out_.append(*flag ? "true" : "false");
     } else if (auto integer = value.If<Int>()) {
       out_.append(IntToText(*integer));
+    } else if (auto digits = value.long_int()) {
+      RETURN_IF_ERROR(budget_.ChargeBytes(digits->digits.size()));
+      out_.append(digits->digits);
     } else if (auto number = value.If<double>()) {
       WriteFloat(*number);
     } else if (auto text = value.text()) {

@@ -35,7 +35,7 @@ constexpr KindTest kKindTests[] = {
     {"escaped", [](const Value&) { return false; }},
     {"false", [](const Value& v) { return v.If<bool>() && !*v.If<bool>(); }},
     {"float", [](const Value& v) { return v.If<double>() != nullptr; }},
-    {"integer", [](const Value& v) { return v.If<Int>() != nullptr; }},
+    {"integer", [](const Value& v) { return v.If<Int>() || v.long_int(); }},
     {"iterable",
      [](const Value& v) {
        return v.text() || v.sequence() || v.dict() || v.is_undefined() ||
@@ -45,7 +45,7 @@ constexpr KindTest kKindTests[] = {
     {"none", [](const Value& v) { return v.is_none(); }},
     {"number",
      [](const Value& v) {
-       return v.If<bool>() || v.If<Int>() || v.If<double>();
+       return v.If<bool>() || v.If<Int>() || v.long_int() || v.If<double>();
      }},
     {"sequence",
      [](const Value& v) {

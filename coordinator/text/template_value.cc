@@ -89,6 +89,9 @@ class Printer {
     } else if (auto space = value.If<Namespace*>()) {
       return Entries((*space)->attributes, "<Namespace {", "}>", depth);
     } else {
+      if (auto digits = value.long_int()) {
+        RETURN_IF_ERROR(budget_.ChargeBytes(digits->digits.size()));
+      }
       Plain(value);
     }
     return absl::OkStatus();
@@ -149,6 +152,8 @@ class Printer {
       out_->append(*flag ? "True" : "False");
     } else if (auto integer = value.If<Int>()) {
       out_->append(IntToText(*integer));
+    } else if (auto digits = value.long_int()) {
+      out_->append(digits->digits);
     } else if (auto number = value.If<double>()) {
       out_->append(FloatToText(*number));
     } else {
@@ -279,7 +284,7 @@ std::string_view TypeName(const Value& value) {
   if (value.is_undefined()) return "Undefined";
   if (value.is_none()) return "NoneType";
   if (value.If<bool>()) return "bool";
-  if (value.If<Int>()) return "int";
+  if (value.If<Int>() || value.long_int()) return "int";
   if (value.If<double>()) return "float";
   if (value.text()) return "str";
   if (value.dict()) return "dict";
@@ -369,6 +374,10 @@ absl::StatusOr<bool> Equal(Budget& budget, const Value& a, const Value& b) {
     return EqualSequences(budget, *sequence, *b.sequence());
   }
   if (auto dict = a.dict()) return EqualDicts(budget, *dict, *b.dict());
+  if (auto digits = a.long_int()) {
+    RETURN_IF_ERROR(budget.ChargeBytes(digits->digits.size()));
+    return digits->digits == b.long_int()->digits;
+  }
   if (auto method = a.method()) return method == b.method();
   if (auto space = a.If<Namespace*>()) return *space == *b.If<Namespace*>();
   if (auto loop = a.If<Loop*>()) return *loop == *b.If<Loop*>();

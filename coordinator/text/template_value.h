@@ -25,11 +25,15 @@ namespace moebius::jinja {
 // carries unsigned 64-bit numbers, which must survive.)
 using Int = __int128;
 
+// What an Int holds whatever the digits are.
+inline constexpr size_t kMaxIntDigits = 37;
+
 class Value;
 struct Text;
 struct Sequence;
 struct Dict;
 struct BoundMethod;
+struct LongInt;
 struct Namespace;  // template_runtime.h
 struct Loop;       // template_runtime.h
 struct Macro;      // template_evaluator.h
@@ -59,12 +63,11 @@ enum class GlobalFunction {
 // between renderings.
 class Value {
  public:
-  using Rep =
-      std::variant<Undefined, None, bool, Int, double,
-                   std::shared_ptr<const Text>, std::shared_ptr<const Sequence>,
-                   std::shared_ptr<const Dict>,
-                   std::shared_ptr<const BoundMethod>, Namespace*, Loop*,
-                   const Macro*, GlobalFunction>;
+  using Rep = std::variant<
+      Undefined, None, bool, Int, double, std::shared_ptr<const Text>,
+      std::shared_ptr<const Sequence>, std::shared_ptr<const Dict>,
+      std::shared_ptr<const BoundMethod>, std::shared_ptr<const LongInt>,
+      Namespace*, Loop*, const Macro*, GlobalFunction>;
 
   Value() : rep_(None{}) {}
   explicit Value(Rep rep) : rep_(std::move(rep)) {}
@@ -85,6 +88,7 @@ class Value {
   const Sequence* sequence() const { return Pointee<Sequence>(); }
   const Dict* dict() const { return Pointee<Dict>(); }
   const BoundMethod* method() const { return Pointee<BoundMethod>(); }
+  const LongInt* long_int() const { return Pointee<LongInt>(); }
   bool is_undefined() const { return If<Undefined>() != nullptr; }
   bool is_none() const { return If<None>() != nullptr; }
   bool is_callable() const;
@@ -148,6 +152,12 @@ struct BoundMethod {
   Value receiver;
   std::string name;
   int depth;
+};
+
+// An integer of the input that no Int holds: it prints as it is spelled and is
+// an integer to tests, but takes part in no arithmetic.
+struct LongInt {
+  std::string digits;
 };
 
 // Makers. Each takes what it costs from the budget. Errors:

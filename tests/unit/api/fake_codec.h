@@ -49,7 +49,9 @@ class FakeCodec final : public TextCodec {
       out += "kwargs:" + input.template_kwargs.dump() + ";";
     }
     for (const Json& message : input.messages) {
-      const std::string content = message["content"].get<std::string>();
+      const std::string content = message["content"].is_string()
+                                      ? message["content"].get<std::string>()
+                                      : message["content"].dump();
       if (content == "raise") {
         return absl::InvalidArgumentError("roles must alternate");
       }

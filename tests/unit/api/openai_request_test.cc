@@ -182,9 +182,6 @@ TEST(OpenAiRequest, BadFieldsOfChatsAreNamed) {
        "messages[0].tool_calls[0]", "an object"},
       {R"({"messages":[{"role":"assistant","tool_calls":[{"function":{}}]}]})",
        "messages[0].tool_calls[0].function", "`name`"},
-      {R"({"messages":[{"role":"assistant","tool_calls":[{"function":
-          {"name":"f","arguments":[1]}}]}]})",
-       "messages[0].tool_calls[0].function.arguments", "JSON object"},
   };
   for (const auto& c : kCases) {
     const auto parsed = ParseChat(c.body, Limits());
@@ -201,6 +198,11 @@ TEST(OpenAiRequest, BadFieldsOfChatsAreNamed) {
       {R"("tool_choice":"required")", "tool_choice", "\"auto\" or \"none\""},
       {R"("tool_choice":{"type":"function"})", "tool_choice", "\"auto\""},
       {R"("add_generation_prompt":1)", "add_generation_prompt", "true"},
+      {R"("continue_final_message":"yes")", "continue_final_message", "true"},
+      {R"("continue_final_message":true,"add_generation_prompt":true)",
+       "add_generation_prompt", "false or left out"},
+      {R"("chat_template":"x")", "chat_template",
+       "http.allow_request_templates"},
       {R"("chat_template_kwargs":[])", "chat_template_kwargs", "an object"},
   };
   for (const BadCase& c : kMembers) {
@@ -346,14 +348,55 @@ TEST(OpenAiRequest, MessagesTakeTheFormThatTemplatesExpect) {
   ASSERT_TRUE(parsed.ok()) << parsed.error().message;
   EXPECT_EQ(
       parsed->input.messages.dump(),
-      R"([{"role":"system","content":"be brief"},{"role":"user","content":"a\nb"},)"
-      R"({"role":"assistant","content":"","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{"z":1,"a":2}}},)"
-      R"({"function":{"name":"g","arguments":"not json"}},{"function":{"name":"h","arguments":{}}}]},)"
+      R"([{"role":"system","content":"be brief"},{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},)"
+      R"({"role":"assistant","content":[],"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{"z":1,"a":2}}},)"
+      R"({"function":{"name":"g","arguments":{}}},{"function":{"name":"h","arguments":{}}}]},)"
       R"({"role":"tool","tool_call_id":"1","content":"42"}])");
   EXPECT_EQ(parsed->input.tools.dump(),
             R"([{"type":"function","function":{"name":"f"}}])");
   EXPECT_EQ(parsed->input.template_kwargs.dump(),
             R"({"enable_thinking":false})");
+}
+
+TEST(OpenAiRequest, APromptEndsInOneOfThreeWays) {
+  const auto input = [](const std::string& members) {
+    const auto chat = ParseChat(Chat(members), Limits());
+    EXPECT_TRUE(chat.ok()) << members;
+    const auto tokenized = ParseTokenize(Chat(members), Limits());
+    EXPECT_TRUE(tokenized.ok()) << members;
+    const auto& other = std::get<ChatInput>(tokenized->input);
+    EXPECT_EQ(other.add_generation_prompt, chat->input.add_generation_prompt);
+    EXPECT_EQ(other.continue_final_message, chat->input.continue_final_message);
+    return std::pair(chat->input.add_generation_prompt,
+                     chat->input.continue_final_message);
+  };
+  EXPECT_THAT(input(""), Pair(true, false));
+  EXPECT_THAT(input(R"("add_generation_prompt":false)"), Pair(false, false));
+  EXPECT_THAT(input(R"("continue_final_message":true)"), Pair(false, true));
+  EXPECT_THAT(input(R"("continue_final_message":true,
+                       "add_generation_prompt":false)"),
+              Pair(false, true));
+  EXPECT_EQ(ParseTokenize(Chat(R"("continue_final_message":true,
+                                  "add_generation_prompt":true)"),
+                          Limits())
+                .error()
+                .param,
+            "add_generation_prompt");
+}
+
+TEST(OpenAiRequest, ATemplateIsTakenWhereItIsAllowed) {
+  ApiLimits limits = Limits();
+  limits.allow_request_templates = true;
+  EXPECT_EQ(
+      ParseChat(Chat(R"("chat_template":"x")"), limits)->input.chat_template,
+      "x");
+  EXPECT_EQ(ParseChat(Chat(R"("chat_template":7)"), limits).error().param,
+            "chat_template");
+  for (const auto& l : {limits, Limits()}) {
+    EXPECT_EQ(
+        ParseChat(Chat(R"("chat_template":null)"), l)->input.chat_template,
+        std::nullopt);
+  }
 }
 
 TEST(OpenAiRequest, ToolsThatMayNotBeCalledAreLeftOut) {

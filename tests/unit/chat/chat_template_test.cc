@@ -144,6 +144,37 @@ TEST(ChatTemplateConfig, TheDefaultOfANamedListIsTaken) {
   EXPECT_EQ(*loaded->Render(Input()), "plain");
 }
 
+TEST(ChatTemplateConfig, ToolUseOfANamedListIsTakenWhereThereAreTools) {
+  auto input = Input();
+  auto loaded = ChatTemplate::FromConfig(Json::parse(R"({"chat_template": [
+      {"name": "default", "template": "plain"},
+      {"name": "rag", "template": "{{"},
+      {"name": "tool_use", "template":
+          "{% for p in messages[0].content %}{{ p }}{% endfor %}"}]})"),
+                                         nullptr);
+  ASSERT_THAT(loaded, IsOk());
+  EXPECT_EQ(loaded->content_form(nullptr), ContentForm::kText);
+  input.tools = Json::array();
+  EXPECT_EQ(*loaded->Render(input), "plain");
+  input.tools = Json::parse(R"([{"type": "function"}])");
+  EXPECT_EQ(*loaded->Render(input), "Hi");
+  EXPECT_EQ(loaded->content_form(input.tools), ContentForm::kPartsForAll);
+  // Without a "default" there is nothing for the others.
+  loaded = ChatTemplate::FromConfig(Json::parse(R"({"chat_template": [
+      {"name": "tool_use", "template": "tools"}]})"),
+                                    nullptr);
+  ASSERT_THAT(loaded, IsOk());
+  EXPECT_EQ(*loaded->Render(input), "tools");
+  EXPECT_THAT(loaded->Render(Input()), StatusIs(kInvalid, HasSubstr("tools")));
+}
+
+TEST_F(Checkpoint, JinjaFileAloneIsRead) {
+  Write("chat_template.jinja", "from file{{ bos_token is defined }}");
+  auto loaded = ChatTemplate::Load(dir_);
+  ASSERT_THAT(loaded, IsOk());
+  EXPECT_EQ(*loaded->Render(Input()), "from fileFalse");
+}
+
 TEST(ChatTemplateConfig, SpecialTokensAreVariablesIfTheyAreSet) {
   auto loaded = ChatTemplate::FromConfig(Json::parse(R"({
       "bos_token": null, "eos_token": "</s>",

@@ -237,7 +237,8 @@ layout:
 http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
        write_interval_us: 22, api_keys_file: /k, allow_unauthenticated: true,
        max_connections: 23, header_timeout_ms: 24, body_timeout_ms: 25,
-       write_timeout_ms: 26, stream_buffer_bytes: 27KiB}
+       write_timeout_ms: 26, stream_buffer_bytes: 27KiB,
+       allow_request_templates: true}
 admin: {host: localhost, port: 21, api_key_file: /a,
         allow_unauthenticated: true}
 log: {level: "debug"}
@@ -279,6 +280,7 @@ log: {level: "debug"}
   EXPECT_EQ(config->body_timeout_ms, 25);
   EXPECT_EQ(config->write_timeout_ms, 26);
   EXPECT_EQ(config->stream_buffer_bytes, 27 << 10);
+  EXPECT_TRUE(config->allow_request_templates);
   EXPECT_EQ(config->admin.host, "127.0.0.1");
   EXPECT_EQ(config->admin.port, 21);
   EXPECT_EQ(config->admin_key_file, "/a");
@@ -307,7 +309,7 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
 
 TEST(ConfigYaml, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 53u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 54u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {
