@@ -327,6 +327,8 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model_path));
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
                    LoadGenerationDefaults(config.model_path));
+  for (const std::string& warning : defaults.warnings) LogWarn(warning);
+  AddEnd(codec->eos_id(), &defaults);
   ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
   ASSIGN_OR_RETURN(const UniqueFd lock, LockGroup(options.dir));
   ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
@@ -338,6 +340,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   engine_options.unix_ms = UnixMs;
   const int max_model_len = engine_options.max_model_len;
   const int vocab_size = engine_options.model.vocab_size;
+  if (const std::string names = TokensBeyond(codec->tokenizer(), vocab_size);
+      !names.empty()) {
+    LogWarn(config.model_path, "/tokenizer.json has tokens beyond the ",
+            vocab_size,
+            " of config.json; a text that gives one is refused: ", names);
+  }
 
   // Outputs reach the calls through this pointer; it is set before any request
   // can be submitted, since requests come from the API itself.
@@ -367,8 +375,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   IoThreads threads(config.http_threads, "http");
   IoThreads admin_threads(1, "admin");
   OpenAiApiOptions api_options;
-  api_options.limits = {ServedModelName(config), max_model_len, vocab_size,
-                        std::move(defaults), config.max_queue};
+  api_options.limits = {ServedModelName(config),
+                        max_model_len,
+                        vocab_size,
+                        std::move(defaults),
+                        config.max_queue,
+                        config.allow_request_templates};
   api_options.model_root = config.model_path;
   api_options.version = kVersion;
   api_options.keys = std::move(api_keys);

@@ -1,5 +1,6 @@
 #include "coordinator/api/generation_defaults.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -9,6 +10,7 @@
 #include "common/cat.h"
 #include "common/status_macros.h"
 #include "coordinator/api/json_input.h"
+#include "coordinator/api/python_json.h"
 
 namespace moebius {
 namespace {
@@ -16,63 +18,76 @@ namespace {
 constexpr uintmax_t kMaxFileBytes = 1 << 20;
 constexpr int kMaxId = std::numeric_limits<int32_t>::max();
 
-absl::Status Bad(std::string_view file, std::string_view key,
-                 std::string_view allowed) {
-  return absl::InvalidArgumentError(
-      Cat(file, ": \"", key, "\" must be ", allowed));
-}
+// The keys of a file. What cannot be is noted as a warning and left out.
+class Keys {
+ public:
+  Keys(const Json& object, std::string_view file,
+       std::vector<std::string>* warnings)
+      : object_(object), file_(file), warnings_(warnings) {}
 
-absl::Status ReadNumber(const Json& object, std::string_view file,
-                        const char* key, double low, double high,
-                        std::string_view allowed, std::optional<float>* out) {
-  const auto it = object.find(key);
-  if (it == object.end() || it->is_null()) return absl::OkStatus();
-  if (!it->is_number()) return Bad(file, key, allowed);
-  const double value = it->get<double>();
-  if (!(value >= low && value <= high)) return Bad(file, key, allowed);
-  *out = static_cast<float>(value);
-  return absl::OkStatus();
-}
-
-absl::Status ReadInteger(const Json& object, std::string_view file,
-                         const char* key, int64_t low,
-                         std::optional<int>* out) {
-  const auto it = object.find(key);
-  if (it == object.end() || it->is_null()) return absl::OkStatus();
-  const std::string allowed = Cat("an integer of at least ", low);
-  if (!it->is_number_integer()) return Bad(file, key, allowed);
-  if (it->is_number_unsigned() && it->get<uint64_t>() > uint64_t{kMaxId}) {
-    return Bad(file, key, Cat("an integer up to ", kMaxId));
+  void Number(const char* key, double low, double high,
+              std::string_view allowed, std::optional<float>* out) {
+    const Json* value = Find(key);
+    if (value == nullptr) return;
+    const double number = value->is_number()
+                              ? value->get<double>()
+                              : std::numeric_limits<double>::quiet_NaN();
+    if (!(number >= low && number <= high)) return Warn(key, allowed);
+    *out = static_cast<float>(number);
   }
-  const int64_t value = it->get<int64_t>();
-  if (value < low) return Bad(file, key, allowed);
-  *out = static_cast<int>(value);
-  return absl::OkStatus();
-}
 
-absl::Status ReadIds(const Json& object, std::string_view file, const char* key,
-                     std::vector<int32_t>* out) {
-  const auto it = object.find(key);
-  if (it == object.end() || it->is_null()) return absl::OkStatus();
-  const Json list = it->is_array() ? *it : Json::array({*it});
-  std::vector<int32_t> ids;
-  for (const Json& id : list) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > uint64_t{kMaxId} ||
-        ids.size() == kMaxEosIds) {
-      return Bad(file, key,
-                 Cat("a token id or a list of at most ", kMaxEosIds));
+  void Integer(const char* key, int64_t low, std::optional<int>* out) {
+    const Json* value = Find(key);
+    if (value == nullptr) return;
+    if (!value->is_number_integer() || *value < low || *value > kMaxId) {
+      return Warn(key, Cat("an integer from ", low, " to ", kMaxId));
     }
-    ids.push_back(id.get<int32_t>());
+    *out = value->get<int>();
   }
-  *out = std::move(ids);
-  return absl::OkStatus();
-}
 
-absl::StatusOr<Json> ParseObject(std::string_view json, std::string_view file) {
+  // Of a list, those that are token ids.
+  void Ids(const char* key, std::vector<int32_t>* out) {
+    const Json* value = Find(key);
+    if (value == nullptr) return;
+    const Json list = value->is_array() ? *value : Json::array({*value});
+    bool all = true;
+    for (const Json& id : list) {
+      if (id.is_number_integer() && id >= 0 && id <= kMaxId &&
+          out->size() < kMaxEosIds) {
+        out->push_back(id.get<int32_t>());
+      } else {
+        all = false;
+      }
+    }
+    if (!all) Warn(key, Cat("a token id or a list of at most ", kMaxEosIds));
+  }
+
+ private:
+  const Json* Find(const char* key) const {
+    const auto it = object_.find(key);
+    return it == object_.end() || it->is_null() ? nullptr : &*it;
+  }
+
+  void Warn(const char* key, std::string_view allowed) {
+    warnings_->push_back(
+        Cat(file_, ": \"", key, "\" must be ", allowed, "; passed over"));
+  }
+
+  const Json& object_;
+  std::string_view file_;
+  std::vector<std::string>* warnings_;
+};
+
+// Python, which writes these files, reads more than JSON.
+absl::StatusOr<Json> ParseObject(std::string_view json, std::string_view file,
+                                 std::vector<std::string>* warnings) {
   auto parsed = ParseJson(json);
   if (!parsed.ok()) {
-    return absl::InvalidArgumentError(
-        Cat(file, ": ", parsed.status().message()));
+    const std::string why = Cat(file, ": ", parsed.status().message());
+    auto python = ParsePythonJson(json);
+    if (!python.has_value()) return absl::InvalidArgumentError(why);
+    warnings->push_back(Cat(why, "; read as Python does"));
+    parsed = *std::move(python);
   }
   if (!parsed->is_object()) {
     return absl::InvalidArgumentError(Cat(file, ": must be a JSON object"));
@@ -107,22 +122,20 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
 
 absl::StatusOr<GenerationDefaults> ParseGenerationConfig(
     std::string_view json, std::string_view file_name) {
-  ASSIGN_OR_RETURN(const Json object, ParseObject(json, file_name));
   GenerationDefaults out;
+  ASSIGN_OR_RETURN(const Json object,
+                   ParseObject(json, file_name, &out.warnings));
+  Keys keys(object, file_name, &out.warnings);
   const float tiny = std::numeric_limits<float>::min();
-  RETURN_IF_ERROR(ReadNumber(object, file_name, "temperature", 0, 100,
-                             "a number from 0 to 100", &out.temperature));
-  RETURN_IF_ERROR(ReadNumber(object, file_name, "top_p", tiny, 1,
-                             "a number above 0, up to 1", &out.top_p));
-  RETURN_IF_ERROR(ReadNumber(object, file_name, "min_p", 0, 1,
-                             "a number from 0 to 1", &out.min_p));
-  RETURN_IF_ERROR(ReadNumber(object, file_name, "repetition_penalty", tiny, 100,
-                             "a number above 0, up to 100",
-                             &out.repetition_penalty));
-  RETURN_IF_ERROR(ReadInteger(object, file_name, "top_k", -1, &out.top_k));
-  RETURN_IF_ERROR(
-      ReadInteger(object, file_name, "max_new_tokens", 1, &out.max_new_tokens));
-  RETURN_IF_ERROR(ReadIds(object, file_name, "eos_token_id", &out.eos_ids));
+  keys.Number("temperature", 0, 100, "a number from 0 to 100",
+              &out.temperature);
+  keys.Number("top_p", tiny, 1, "a number above 0, up to 1", &out.top_p);
+  keys.Number("min_p", 0, 1, "a number from 0 to 1", &out.min_p);
+  keys.Number("repetition_penalty", tiny, 100, "a number above 0, up to 100",
+              &out.repetition_penalty);
+  keys.Integer("top_k", -1, &out.top_k);
+  keys.Integer("max_new_tokens", 1, &out.max_new_tokens);
+  keys.Ids("eos_token_id", &out.eos_ids);
   if (out.top_k && *out.top_k < 0) out.top_k = 0;
   return out;
 }
@@ -140,10 +153,20 @@ absl::StatusOr<GenerationDefaults> LoadGenerationDefaults(
   if (out.eos_ids.empty()) {
     const std::string config_path = Cat(model_dir, "/config.json");
     ASSIGN_OR_RETURN(const std::string config, ReadSmallFile(config_path));
-    ASSIGN_OR_RETURN(const Json object, ParseObject(config, config_path));
-    RETURN_IF_ERROR(ReadIds(object, config_path, "eos_token_id", &out.eos_ids));
+    ASSIGN_OR_RETURN(const Json object,
+                     ParseObject(config, config_path, &out.warnings));
+    Keys(object, config_path, &out.warnings).Ids("eos_token_id", &out.eos_ids);
   }
   return out;
+}
+
+void AddEnd(std::optional<int32_t> id, GenerationDefaults* defaults) {
+  std::vector<int32_t>& ids = defaults->eos_ids;
+  if (!id.has_value() || ids.size() >= kMaxEosIds ||
+      std::find(ids.begin(), ids.end(), *id) != ids.end()) {
+    return;
+  }
+  ids.push_back(*id);
 }
 
 }  // namespace moebius

@@ -19,11 +19,15 @@ struct GenerationDefaults {
   std::optional<float> repetition_penalty;
   std::optional<int> max_new_tokens;
   std::vector<int32_t> eos_ids;
+  // What of the files was passed over. At most one a key, and one a file.
+  std::vector<std::string> warnings;
 };
 
 inline constexpr int kMaxEosIds = 64;
 
-// Errors name `file_name`, the key and what is allowed.
+// A value that cannot be is passed over with a warning, which names
+// `file_name`, the key and what is allowed: these are but defaults, and others
+// serve checkpoints that have such. Errors: no JSON object.
 absl::StatusOr<GenerationDefaults> ParseGenerationConfig(
     std::string_view json, std::string_view file_name);
 
@@ -31,5 +35,8 @@ absl::StatusOr<GenerationDefaults> ParseGenerationConfig(
 // does not name come from DIR/config.json.
 absl::StatusOr<GenerationDefaults> LoadGenerationDefaults(
     const std::string& model_dir);
+
+// Adds an end token if it is one and is not there yet.
+void AddEnd(std::optional<int32_t> id, GenerationDefaults* defaults);
 
 }  // namespace moebius

@@ -42,7 +42,7 @@ struct ApiLimits {
   int max_model_len = 0;
   int vocab_size = 0;
   GenerationDefaults defaults;
-  int max_queue = 1024;  // generations that may wait
+  int max_queue = 1024;                  // generations that may wait
   bool allow_request_templates = false;  // the field `chat_template`
 };
 

@@ -57,7 +57,8 @@ class Reader {
         if (!String(&key) || !Take(':')) return false;
         const auto [at, is_new] = places.try_emplace(key, members.size());
         if (is_new) members.emplace_back(std::move(key), nullptr);
-        Json& value = (members.begin() + static_cast<ptrdiff_t>(at->second))->second;
+        Json& value =
+            (members.begin() + static_cast<ptrdiff_t>(at->second))->second;
         if (!Value(depth + 1, &value)) return false;
       } while (Take(','));
       if (!Take('}')) return false;

@@ -23,16 +23,14 @@ constexpr int kMaxPasses = 16;
 
 // Filters that give some of the items of a list, or all.
 constexpr std::string_view kListFilters[] = {
-    "list", "reverse", "select",   "selectattr", "reject", "rejectattr",
-    "sort", "unique",  "default",  "d",          "safe"};
+    "list", "reverse", "select",  "selectattr", "reject", "rejectattr",
+    "sort", "unique",  "default", "d",          "safe"};
 // Filters that look into the items.
-constexpr std::string_view kItemFilters[] = {"map", "selectattr",
-                                             "rejectattr"};
+constexpr std::string_view kItemFilters[] = {"map", "selectattr", "rejectattr"};
 
 template <size_t n>
 bool Contains(const std::string_view (&names)[n], std::string_view name) {
-  return std::find(std::begin(names), std::end(names), name) !=
-         std::end(names);
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
 // The string that an expression spells out, or null.
@@ -307,8 +305,8 @@ void ApplyContentForm(ContentForm form, Json* messages) {
     const bool is_tool = role != message.end() && *role == "tool";
     const bool parts = form == ContentForm::kPartsForAll ||
                        (form == ContentForm::kParts && !is_tool);
-    *content = parts ? AsParts(std::move(*content))
-                     : AsText(std::move(*content));
+    *content =
+        parts ? AsParts(std::move(*content)) : AsText(std::move(*content));
   }
 }
 

@@ -243,27 +243,73 @@ TEST(GenerationRequest, EndsReadAsInVllm) {
             FinishReason::kLength);
 }
 
-TEST(GenerationDefaults, WrongValuesNameFileAndKey) {
+TEST(GenerationDefaults, WhatIsNoObjectIsRefused) {
+  for (const auto& [json, reason] :
+       {std::pair("[]", "f.json: must be a JSON object"),
+        std::pair("{", "f.json: not valid JSON"),
+        std::pair("version https://git-lfs", "f.json: not valid JSON")}) {
+    EXPECT_THAT(
+        ParseGenerationConfig(json, "f.json"),
+        StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(reason)));
+  }
+}
+
+TEST(GenerationDefaults, AWrongValueIsPassedOverWithAWarning) {
   const struct {
     const char* json;
-    const char* reason;
+    const char* warning;
   } kCases[] = {
-      {"[]", "f.json: must be a JSON object"},
-      {"{", "f.json: not valid JSON"},
-      {R"({"temperature":"x"})", "f.json: \"temperature\" must be a number"},
-      {R"({"temperature":-1})", "\"temperature\""},
-      {R"({"top_p":0})", "\"top_p\" must be a number above 0"},
-      {R"({"top_k":1.5})", "\"top_k\" must be an integer"},
-      {R"({"top_k":99999999999})", "\"top_k\""},
-      {R"({"max_new_tokens":0})", "\"max_new_tokens\""},
-      {R"({"eos_token_id":"a"})", "\"eos_token_id\" must be a token id"},
-      {R"({"eos_token_id":[1,-1]})", "\"eos_token_id\""},
+      {R"("temperature":"x")", "f.json: \"temperature\" must be a number"},
+      {R"("temperature":-1)", "\"temperature\""},
+      {R"("temperature":NaN)", "read as Python does"},
+      {R"("top_p":0.0)", "\"top_p\" must be a number above 0"},
+      {R"("min_p":2)", "\"min_p\" must be a number from 0 to 1"},
+      {R"("repetition_penalty":0)", "\"repetition_penalty\""},
+      {R"("top_k":1.5)", "\"top_k\" must be an integer"},
+      {R"("top_k":99999999999)", "\"top_k\""},
+      {R"("top_k":99999999999999999999999)", "\"top_k\""},
+      {R"("max_new_tokens":0)", "\"max_new_tokens\""},
+      {R"("eos_token_id":"a")", "\"eos_token_id\" must be a token id"},
+      {R"("eos_token_id":-1)", "\"eos_token_id\" must be a token id"},
   };
   for (const auto& c : kCases) {
-    EXPECT_THAT(
-        ParseGenerationConfig(c.json, "f.json"),
-        StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.reason)));
+    const auto parsed = ParseGenerationConfig(
+        std::string("{") + c.json + R"(,"max_length":20})", "f.json");
+    ASSERT_THAT(parsed, IsOk()) << c.json;
+    ASSERT_GE(parsed->warnings.size(), 1u) << c.json;
+    EXPECT_THAT(parsed->warnings[0], HasSubstr(c.warning));
+    EXPECT_EQ(parsed->temperature, std::nullopt);
+    EXPECT_EQ(parsed->top_p, std::nullopt);
+    EXPECT_EQ(parsed->min_p, std::nullopt);
+    EXPECT_EQ(parsed->repetition_penalty, std::nullopt);
+    EXPECT_EQ(parsed->top_k, std::nullopt);
+    EXPECT_EQ(parsed->max_new_tokens, std::nullopt);
+    EXPECT_THAT(parsed->eos_ids, testing::IsEmpty());
   }
+}
+
+TEST(GenerationDefaults, OfAKeyGivenTwiceTheLastCountsWithAWarning) {
+  const auto parsed = ParseGenerationConfig(
+      R"({"top_k":5,"eos_token_id":[1,-1,2],"top_k":7})", "f.json");
+  ASSERT_THAT(parsed, IsOk());
+  EXPECT_EQ(parsed->top_k, 7);
+  EXPECT_THAT(parsed->eos_ids, ElementsAre(1, 2));
+  EXPECT_THAT(parsed->warnings,
+              ElementsAre(HasSubstr("the key \"top_k\" is given twice"),
+                          HasSubstr("\"eos_token_id\"")));
+}
+
+TEST(GenerationDefaults, TheTokenizersEndIsAddedOnce) {
+  GenerationDefaults defaults;
+  AddEnd(std::nullopt, &defaults);
+  EXPECT_THAT(defaults.eos_ids, testing::IsEmpty());
+  AddEnd(7, &defaults);
+  AddEnd(7, &defaults);
+  EXPECT_THAT(defaults.eos_ids, ElementsAre(7));
+  defaults.eos_ids = {1, 2};
+  AddEnd(2, &defaults);
+  AddEnd(3, &defaults);
+  EXPECT_THAT(defaults.eos_ids, ElementsAre(1, 2, 3));
 }
 
 TEST(GenerationDefaults, OneEndTokenOrSeveral) {
@@ -276,6 +322,7 @@ TEST(GenerationDefaults, OneEndTokenOrSeveral) {
       "f");
   ASSERT_THAT(full, IsOk());
   EXPECT_THAT(full->eos_ids, ElementsAre(5, 6));
+  EXPECT_THAT(full->warnings, testing::IsEmpty());
   EXPECT_EQ(full->temperature, 0.7f);
   EXPECT_EQ(full->top_k, 0);
   EXPECT_EQ(full->top_p, 0.8f);
@@ -290,6 +337,7 @@ TEST(GenerationDefaults, TheCheckpointsFilesAreRead) {
   ASSERT_THAT(defaults, IsOk());
   EXPECT_THAT(defaults->eos_ids, ElementsAre(4095, 4093));
   EXPECT_EQ(defaults->top_k, 20);
+  EXPECT_THAT(defaults->warnings, testing::IsEmpty());
   EXPECT_THAT(LoadGenerationDefaults("/no/such/folder"),
               StatusIs(absl::StatusCode::kNotFound));
 }

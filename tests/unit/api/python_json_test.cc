@@ -15,12 +15,45 @@ std::string Nested(int depth) {
 }
 
 TEST(PythonJson, WhatPythonRefusesIsNone) {
-  for (const std::string text :
-       {"", " ", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}",
-        "{a:1}", "{'a':1}", "[1,]", "[1 2]", "[,]", "1 x", "01", "-", "+1",
-        ".5", "1.", "1e", "1.e5", "0x1", "nan", "inf", "NaN5", "tru", "True",
-        "\"a", "\"\\x\"", "\"\\u12g4\"", "\"\\u12\"", "\"\n\"", "\"\\",
-        "\xEF\xBB\xBF{}", "\"\xFF\"", "// c\n1", "{\"a\":1} {}", "]", "}"}) {
+  for (const std::string text : {"",
+                                 " ",
+                                 "{",
+                                 "{\"a\"",
+                                 "{\"a\":",
+                                 "{\"a\":1",
+                                 "{\"a\":1,",
+                                 "{\"a\":1,}",
+                                 "{a:1}",
+                                 "{'a':1}",
+                                 "[1,]",
+                                 "[1 2]",
+                                 "[,]",
+                                 "1 x",
+                                 "01",
+                                 "-",
+                                 "+1",
+                                 ".5",
+                                 "1.",
+                                 "1e",
+                                 "1.e5",
+                                 "0x1",
+                                 "nan",
+                                 "inf",
+                                 "NaN5",
+                                 "tru",
+                                 "True",
+                                 "\"a",
+                                 "\"\\x\"",
+                                 "\"\\u12g4\"",
+                                 "\"\\u12\"",
+                                 "\"\n\"",
+                                 "\"\\",
+                                 "\xEF\xBB\xBF{}",
+                                 "\"\xFF\"",
+                                 "// c\n1",
+                                 "{\"a\":1} {}",
+                                 "]",
+                                 "}"}) {
     EXPECT_FALSE(ParsePythonJson(text).has_value()) << text;
   }
   EXPECT_FALSE(ParsePythonJson(Nested(kMaxPythonJsonDepth + 2)).has_value());

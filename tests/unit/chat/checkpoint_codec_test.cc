@@ -52,9 +52,9 @@ class ChatPrompt : public testing::Test {
     std::ofstream(dir_ / name, std::ios::binary) << text;
   }
   void UseFamily(const std::string& name) {
-    Write("chat_template.jinja",
-          ReadText(SourceDir() / "tests/unit/chat/families" /
-                   (name + ".jinja")));
+    Write(
+        "chat_template.jinja",
+        ReadText(SourceDir() / "tests/unit/chat/families" / (name + ".jinja")));
   }
 
   // The prompt, or the error's words behind "400 PARAM: ".
@@ -186,8 +186,8 @@ TEST_F(ChatPrompt, AFinalMessageIsContinued) {
         "{{ 'open' if add_generation_prompt }}");
   EXPECT_EQ(PromptOf(body), "<q><One,");
   // A part of many, no text at all, and another role.
-  body["messages"][1]["content"] = Json::parse(
-      R"([{"type":"text","text":"a"},{"type":"text","text":"b"}])");
+  body["messages"][1]["content"] =
+      Json::parse(R"([{"type":"text","text":"a"},{"type":"text","text":"b"}])");
   EXPECT_EQ(PromptOf(body), "<q><a\nb");
   body["messages"][1]["content"] = "";
   EXPECT_EQ(PromptOf(body), "<q><");
@@ -196,7 +196,8 @@ TEST_F(ChatPrompt, AFinalMessageIsContinued) {
 }
 
 TEST_F(ChatPrompt, AFinalMessageThatIsNotShownCannotBeContinued) {
-  Write("chat_template.jinja", "{{ messages[0].content }}{{ messages | length }}");
+  Write("chat_template.jinja",
+        "{{ messages[0].content }}{{ messages | length }}");
   Json body = {{"messages", {Turn("user", "q"), Turn("assistant", "One")}},
                {"continue_final_message", true}};
   EXPECT_THAT(PromptOf(body), HasSubstr("400 messages: the final message"));
@@ -215,12 +216,14 @@ TEST_F(ChatPrompt, ContentHasTheFormThatTheTemplateWants) {
     const char* source;
     const char* prompt;
   } kCases[] = {
-      {"{% for m in messages %}<{{ m.content }}>{% endfor %}", "<a><><b\nc><d>"},
+      {"{% for m in messages %}<{{ m.content }}>{% endfor %}",
+       "<a><><b\nc><d>"},
       // Parts, whatever the way to them.
       {"{% for m in messages %}<{% for p in m['content'] %}{{ p.text }},"
        "{% endfor %}>{% endfor %}",
        "<a,><><b,c,><d,>"},
-      {"{% set turns = messages[1:] %}{% for m in turns %}{% set c = m.content %}"
+      {"{% set turns = messages[1:] %}{% for m in turns %}{% set c = m.content "
+       "%}"
        "<{% for p in c if p.type == 'text' %}{{ p.text }},{% endfor %}>"
        "{% endfor %}",
        "<><b,c,><d,>"},
@@ -283,7 +286,8 @@ TEST_F(ChatPrompt, ARequestMayBringItsTemplate) {
 
 TEST_F(ChatPrompt, TheTokenizersEndIsKnown) {
   EXPECT_EQ((*CheckpointCodec::Load(dir_))->eos_id(), 4095);
-  Write("tokenizer_config.json", R"({"eos_token": {"content": "<|im_start|>"}})");
+  Write("tokenizer_config.json",
+        R"({"eos_token": {"content": "<|im_start|>"}})");
   EXPECT_EQ((*CheckpointCodec::Load(dir_))->eos_id(), 4094);
   Write("tokenizer_config.json", R"({"eos_token": "<no such token>"})");
   EXPECT_EQ((*CheckpointCodec::Load(dir_))->eos_id(), std::nullopt);
