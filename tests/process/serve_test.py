@@ -275,6 +275,72 @@ class CheckpointTest(unittest.TestCase):
                     "be opened: No such file or directory")
 
 
+class OthersCheckpointTest(unittest.TestCase):
+    """The small checkpoint as other programs would have written it."""
+
+    def setUp(self):
+        self.dir = make_runtime_dir()
+        self.addCleanup(remove_runtime_dir, self.dir)
+        for name in os.listdir(MODEL):
+            os.symlink(os.path.join(MODEL, name), os.path.join(self.dir, name))
+
+    def change(self, name, change):
+        with open(os.path.join(MODEL, name)) as file:
+            content = json.load(file)
+        change(content)
+        self.write(name, json.dumps(content))
+
+    def write(self, name, text):
+        path = os.path.join(self.dir, name)
+        os.remove(path)
+        with open(path, "w") as file:
+            file.write(text)
+
+    def test_it_is_served_with_warnings_and_ends_where_its_tokenizer_says(self):
+        def config(content):
+            content["num_local_experts"] = content.pop("num_experts")
+            content.pop("eos_token_id", None)
+
+        def tokenizer(content):
+            content["added_tokens"].append({
+                **content["added_tokens"][0], "id": 4096,
+                "content": "<tool_call>"})
+
+        self.change("config.json", config)
+        self.change("tokenizer.json", tokenizer)
+        self.change("tokenizer_config.json",
+                    lambda content: content.update(eos_token=","))
+        self.write("generation_config.json",
+                   '{"top_p": 0.0, "eos_token_id": -1, "top_k": 5, '
+                   '"top_k": 20}')
+        os.rename(os.path.join(self.dir, "model.safetensors"),
+                  os.path.join(self.dir, "model-00001-of-00001.safetensors"))
+        with Group(["--set", "model.served_name=verse-moe"],
+                   model=self.dir) as group:
+            choice = group.complete({"prompt": "And it came to pass",
+                                     "max_tokens": 64,
+                                     "temperature": 0})["choices"][0]
+            self.assertEqual(choice["finish_reason"], "stop")
+            self.assertNotIn(",", choice["text"])
+            messages = [{"role": "user", "content": "Say it."},
+                        {"role": "assistant", "content": "And it came"}]
+            continued = {"messages": messages, "continue_final_message": True}
+            asked = group.post("/tokenize", continued).json()["tokens"]
+            text = group.post("/detokenize",
+                              {"tokens": asked}).json()["prompt"]
+            self.assertTrue(text.endswith("assistant\nAnd it came"), text)
+            answer = group.post("/v1/chat/completions",
+                                {**continued, "add_generation_prompt": True})
+            self.assertEqual(answer.status, 400)
+            self.assertEqual(answer.json()["error"]["param"],
+                             "add_generation_prompt")
+            said = group.said()
+            for warning in ['4096 "<tool_call>"', '"top_p" must be',
+                            '"eos_token_id" must be',
+                            'the key "top_k" is given twice']:
+                self.assertEqual(said.count(warning), 1, warning + said)
+
+
 class CommandsTest(unittest.TestCase):
     def test_status_and_layout(self):
         with Group() as group:

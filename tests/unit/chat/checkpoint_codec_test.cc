@@ -252,6 +252,23 @@ TEST_F(ChatPrompt, ContentHasTheFormThatTheTemplateWants) {
   }
 }
 
+TEST_F(ChatPrompt, OfTheFamiliesThoseThatReadPartsGetParts) {
+  int count = 0;
+  for (const auto& entry :
+       fs::directory_iterator(SourceDir() / "tests/unit/chat/families")) {
+    const auto parsed = ChatTemplate::Parse(ReadText(entry.path()), {});
+    ASSERT_THAT(parsed, IsOk()) << entry.path();
+    const std::string name = entry.path().stem().string();
+    const bool reads_parts =
+        name == "list_content_style" || name == "renaming_style";
+    EXPECT_EQ(parsed->content_form(nullptr),
+              reads_parts ? ContentForm::kParts : ContentForm::kText)
+        << name;
+    ++count;
+  }
+  EXPECT_GE(count, 17);
+}
+
 TEST_F(ChatPrompt, AThoughtReachesTemplatesUnderBothNames) {
   Write("chat_template.jinja",
         "{% for m in messages %}<{{ m.reasoning }},{{ m.reasoning_content }}>"
