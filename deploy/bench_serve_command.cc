@@ -38,6 +38,7 @@ struct ServeBenchArgs {
   int output_tokens = 128;
   double temperature = 0;  // greedy, as in bench throughput
   bool stop_at_eos = false;
+  bool ignore_eos = true;  // its contrary, for who likes to say it
   int64_t seed = 1;
   double timeout_s = kDefaultBenchSeconds;
   std::string json_file;
@@ -319,11 +320,13 @@ void AddBenchServeCommand(CLI::App& bench, Action& action) {
                    "Temperature of the requests; 0 is greedy [default 0]")
       ->option_text("T")
       ->check(CLI::Range(0.0, 2.0));
-  command->add_flag(
-      "--ignore-eos,!--stop-at-eos",
-      [args](int64_t on) { args->stop_at_eos = on < 0; },
-      "Generate all tokens, or end where the model ends [default "
-      "--ignore-eos]");
+  CLI::Option* stop = command->add_flag(
+      "--stop-at-eos", args->stop_at_eos,
+      "End where the model ends; otherwise all tokens are generated.");
+  command
+      ->add_flag("--ignore-eos", args->ignore_eos,
+                 "Generate all tokens: the default.")
+      ->excludes(stop);
   command
       ->add_option("--seed", args->seed,
                    "Seed of prompts and arrivals [default 1]")

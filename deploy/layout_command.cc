@@ -67,7 +67,10 @@ void AddLayoutCommand(CLI::App& app, Action& action) {
   command->footer(
       "Requests in flight go on. Answers when the switch has ended. The exit "
       "code is 1 when it was refused.");
-  command->add_option("layout", args->layout, "ep, tp or auto")
+  command
+      ->add_option("layout", args->layout,
+                   "expert parallel, tensor parallel, or by load")
+      ->option_text("ep|tp|auto")
       ->required()
       ->check(OneOf({"ep", "tp", "auto"}));
   command

@@ -46,6 +46,12 @@ class WrappedHelp : public CLI::Formatter {
   std::string make_option_desc(const CLI::Option* option) const override {
     return Wrapped(CLI::Formatter::make_option_desc(option));
   }
+  std::string make_description(const CLI::App* command) const override {
+    return WrapLines(CLI::Formatter::make_description(command));
+  }
+  std::string make_footer(const CLI::App* command) const override {
+    return WrapLines(CLI::Formatter::make_footer(command));
+  }
   std::string make_subcommand(const CLI::App* command) const override {
     std::stringstream out;
     CLI::detail::format_help(out, command->get_name(),
@@ -55,14 +61,27 @@ class WrappedHelp : public CLI::Formatter {
 
  private:
   static constexpr size_t kNameColumns = 30;
-  static constexpr size_t kTextColumns = 80 - kNameColumns;
+  static constexpr size_t kAllColumns = 80;
+  static constexpr size_t kTextColumns = kAllColumns - kNameColumns;
 
-  static std::string Wrapped(const std::string& text) {
+  // Line by line: what is short enough stays as it is, with its indentation.
+  static std::string WrapLines(const std::string& text) {
+    std::istringstream lines(text);
+    std::string wrapped;
+    for (std::string line; std::getline(lines, line);) {
+      wrapped += line.size() <= kAllColumns ? line : Wrapped(line, kAllColumns);
+      wrapped += '\n';
+    }
+    return wrapped;
+  }
+
+  static std::string Wrapped(const std::string& text,
+                             size_t columns = kTextColumns) {
     std::istringstream words(text);
     std::string wrapped;
     size_t column = 0;
     for (std::string word; words >> word;) {
-      if (column > 0 && column + 1 + word.size() > kTextColumns) {
+      if (column > 0 && column + 1 + word.size() > columns) {
         wrapped += '\n';
         column = 0;
       } else if (column > 0) {
