@@ -31,6 +31,9 @@ struct Sampling {
   suppressed @11 :List(Int32);
   biasTokens @12 :List(Int32);
   biasValues @13 :List(Float32);
+  allowed @14 :List(Int32);
+  badWordSizes @15 :List(UInt16);  # of each word
+  badWordTokens @16 :List(Int32);  # of all words, one after the other
 }
 
 struct Admission {
@@ -199,6 +202,7 @@ struct StepResult {
   promptToken @9 :List(Int32);
   promptLogprob @10 :List(Float32);
   promptRankings @11 :List(Ranking);
+  promptRank @12 :List(UInt32);
 }
 
 struct Prepared {

@@ -26,7 +26,7 @@
 
 namespace moebius {
 
-inline constexpr uint32_t kWireVersion = 3;
+inline constexpr uint32_t kWireVersion = 4;
 inline constexpr size_t kMaxMessageBytes = size_t{64} << 20;
 
 struct Envelope {
@@ -249,6 +249,7 @@ struct PromptLogprob {
   int32_t token = 0;
   float logprob = 0.0f;
   std::vector<TokenLogprob> top;
+  uint32_t rank = 0;  // 1 + number of tokens that are likelier; 0: unknown
   friend bool operator==(const PromptLogprob&, const PromptLogprob&) = default;
 };
 

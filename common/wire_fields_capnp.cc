@@ -28,6 +28,35 @@ absl::Status Read(wire::MoveWave::Reader in, std::vector<PageMove>& out) {
   return absl::OkStatus();
 }
 
+absl::Status ReadBadWords(wire::Sampling::Reader in,
+                          std::vector<std::vector<int32_t>>& out) {
+  const auto sizes = in.getBadWordSizes();
+  const auto tokens = in.getBadWordTokens();
+  if (sizes.size() > kMaxBadWords || tokens.size() > kMaxBadWordIds) {
+    return Malformed("bad words");
+  }
+  unsigned at = 0;
+  for (const unsigned size : sizes) {
+    if (size == 0 || size > tokens.size() - at) return Malformed("a bad word");
+    std::vector<int32_t>& word = out.emplace_back();
+    for (const unsigned end = at + size; at < end; ++at) {
+      word.push_back(tokens[at]);
+    }
+  }
+  return at == tokens.size() ? absl::OkStatus() : Malformed("bad words");
+}
+
+void BuildBadWords(wire::Sampling::Builder out,
+                   const std::vector<std::vector<int32_t>>& in) {
+  std::vector<int32_t> tokens;
+  for (const auto& word : in) {
+    tokens.insert(tokens.end(), word.begin(), word.end());
+  }
+  FillColumn(out.initBadWordSizes(in.size()), in,
+             [](const auto& word) { return word.size(); });
+  FillList(out.initBadWordTokens(tokens.size()), tokens);
+}
+
 }  // namespace
 
 absl::StatusOr<Layout> ReadLayout(unsigned tp_size) {
@@ -60,7 +89,9 @@ absl::Status Read(wire::Sampling::Reader in, SamplingParams& out) {
   for (unsigned i = 0; i < tokens.size(); ++i) {
     out.logit_bias.emplace_back(tokens[i], values[i]);
   }
-  return absl::OkStatus();
+  if (in.getAllowed().size() > kMaxAllowedIds) return Malformed("allowed ids");
+  out.allowed_ids = ReadList<int32_t>(in.getAllowed());
+  return ReadBadWords(in, out.bad_words);
 }
 
 absl::Status Read(wire::KvTable::Reader in, KvTable& out) {
@@ -121,6 +152,8 @@ void Build(wire::Sampling::Builder out, const SamplingParams& in) {
              [](const auto& bias) { return bias.first; });
   FillColumn(out.initBiasValues(in.logit_bias.size()), in.logit_bias,
              [](const auto& bias) { return bias.second; });
+  FillList(out.initAllowed(in.allowed_ids.size()), in.allowed_ids);
+  BuildBadWords(out, in.bad_words);
 }
 
 void Build(wire::KvTable::Builder out, const KvTable& in) {

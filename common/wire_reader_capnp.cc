@@ -198,6 +198,13 @@ absl::Status Read(wire::StepResult::Reader in, StepResult& out) {
   RETURN_IF_ERROR(ReadEntries(in.getPromptSlot(), in.getPromptPosition(),
                               in.getPromptToken(), in.getPromptLogprob(),
                               out.prompt_logprobs));
+  const auto ranks = in.getPromptRank();
+  if (ranks.size() != out.prompt_logprobs.size()) {
+    return Malformed("ranks of prompt tokens");
+  }
+  for (unsigned i = 0; i < ranks.size(); ++i) {
+    out.prompt_logprobs[i].rank = ranks[i];
+  }
   return ReadRankings(in.getPromptRankings(), out.prompt_logprobs,
                       TopOf<PromptLogprob>);
 }

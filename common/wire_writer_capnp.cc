@@ -154,6 +154,7 @@ void Build(wire::StepResult::Builder out, const StepResult& in) {
   FillColumn(out.initPromptToken(p), prompt, [](auto& s) { return s.token; });
   FillColumn(out.initPromptLogprob(p), prompt,
              [](auto& s) { return s.logprob; });
+  FillColumn(out.initPromptRank(p), prompt, [](auto& s) { return s.rank; });
   BuildRankings(prompt, TopOf<PromptLogprob>,
                 [&](unsigned count) { return out.initPromptRankings(count); });
 }

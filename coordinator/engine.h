@@ -17,7 +17,7 @@
 
 namespace moebius {
 
-// When a generation ends.
+// When a generation ends, and what of its end is shown.
 struct StopCriteria {
   int max_tokens = 16;  // at least 1
   int min_tokens = 0;
@@ -26,6 +26,7 @@ struct StopCriteria {
   std::vector<int32_t> stop_token_ids;
   std::vector<std::string> stop;  // at most 16 of 256 bytes
   bool include_stop_str_in_output = false;
+  bool skip_special_tokens = true;  // in the text
   friend bool operator==(const StopCriteria&, const StopCriteria&) = default;
 };
 
@@ -37,7 +38,8 @@ inline constexpr int kRecentSeconds = 16;
 // One generation: one choice of one prompt. A request with n choices is n of
 // them (with seeds seed, seed+1, ...).
 struct Generation {
-  std::vector<int32_t> prompt;  // 1 .. max_model_len - 1 tokens
+  // 1 .. max_model_len - 1 tokens; with max_tokens 1 also as many as that.
+  std::vector<int32_t> prompt;
   SamplingParams sampling;
   StopCriteria stop;
   friend bool operator==(const Generation&, const Generation&) = default;

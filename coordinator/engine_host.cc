@@ -90,7 +90,9 @@ absl::StatusOr<std::vector<RequestId>> EngineHost::Submit(
     if (draining_) return absl::UnavailableError("shutting down");
     for (const Generation& generation : generations) {
       const size_t length = generation.prompt.size();
-      if (length < 1 || length >= static_cast<size_t>(options_.max_model_len)) {
+      const size_t context = static_cast<size_t>(options_.max_model_len);
+      const bool scored = length == context && generation.stop.max_tokens == 1;
+      if (length < 1 || (length >= context && !scored)) {
         return absl::InvalidArgumentError(absl::StrCat(
             "a prompt of ", length, " tokens; the context holds 1 to ",
             options_.max_model_len - 1, " and at least one token of answer"));

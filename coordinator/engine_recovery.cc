@@ -30,7 +30,8 @@ constexpr std::chrono::milliseconds kTroublePeriod(1000);
 constexpr size_t kMaxRestoredNumbers = 1 << 20;
 
 size_t NumbersOf(const Restore::Sequence& sequence) {
-  size_t count = sequence.admission.tokens.size();
+  size_t count = sequence.admission.tokens.size() +
+                 ListedNumbers(sequence.admission.sampling);
   for (const RankTable& table : sequence.table.tables) {
     count += table.pages.size();
   }

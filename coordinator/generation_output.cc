@@ -25,12 +25,16 @@ size_t OverlapWithEnd(std::string_view text, std::string_view word) {
 
 GenerationOutput::GenerationOutput(const Tokenizer* tokenizer,
                                    StopCriteria stop)
-    : stop_(std::move(stop)), detokenizer_(tokenizer, /*skip_special=*/true) {}
+    : stop_(std::move(stop)),
+      detokenizer_(tokenizer, stop_.skip_special_tokens) {}
 
 bool GenerationOutput::EndsWith(int32_t token, Output& output) {
   if (num_tokens_ < stop_.min_tokens) return false;
   if (!stop_.ignore_eos && Contains(stop_.eos_ids, token)) {
     output.finish = FinishReason::kStop;
+    if (stop_.include_stop_str_in_output) {
+      pending_ += detokenizer_.Append(token);
+    }
     return true;
   }
   if (Contains(stop_.stop_token_ids, token)) {

@@ -16,11 +16,11 @@ namespace moebius {
 // GenerationOutput
 //
 // Rules, as in vLLM: an end-of-sequence or stop token ends the generation and
-// its text is not shown (a stop token's is with include_stop_str_in_output); a
-// stop string ends it and the text is cut before it (after it with
-// include_stop_str_in_output); none of them does before min_tokens. Text that
-// may still become part of a stop string is held back. max_tokens ends it with
-// kLength.
+// its text is not shown (unless include_stop_str_in_output, nor then if special
+// tokens are skipped and it is one); a stop string ends it and the text is cut
+// before it (after it with include_stop_str_in_output); none of them does
+// before min_tokens. Text that may still become part of a stop string is held
+// back. max_tokens ends it with kLength.
 class GenerationOutput {
  public:
   GenerationOutput(const Tokenizer* tokenizer, StopCriteria stop);

@@ -75,6 +75,14 @@ int Scheduler::queue_room() const {
   return std::max(0, options_.max_queue - static_cast<int>(waiting_.size()));
 }
 
+// Tokens that a request has at its end. A prompt that fills the context has one
+// more: nobody computes with it, but to draw it is to score the prompt.
+int64_t Scheduler::LimitOf(int64_t num_prompt, int max_tokens) const {
+  return std::max<int64_t>(
+      num_prompt + 1,
+      std::min<int64_t>(num_prompt + max_tokens, options_.max_model_len));
+}
+
 absl::Status Scheduler::CheckRequest(RequestId request, int64_t n,
                                      int max_tokens) const {
   if (n == 0) return absl::InvalidArgumentError("the prompt has no tokens");
@@ -82,13 +90,13 @@ absl::Status Scheduler::CheckRequest(RequestId request, int64_t n,
     return absl::InvalidArgumentError(
         absl::StrCat("max_tokens is ", max_tokens, "; at least 1 is needed"));
   }
-  if (n >= options_.max_model_len) {
+  const bool scored = n == options_.max_model_len && max_tokens == 1;
+  if (n >= options_.max_model_len && !scored) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the prompt has ", n, " tokens; the context holds ",
         options_.max_model_len, ", of which the answer needs at least 1"));
   }
-  const int64_t limit =
-      std::min<int64_t>(n + max_tokens, options_.max_model_len);
+  const int64_t limit = LimitOf(n, max_tokens);
   // The last token's KV is never needed. EP needs the most room of one rank,
   // and the layout may change while the request waits.
   const int64_t pages = int64_t{BlocksFor(static_cast<uint32_t>(limit - 1))} *
@@ -137,8 +145,8 @@ void Scheduler::AddWaiting(RequestId request, std::vector<int32_t> tokens,
   sequence.request = request;
   sequence.slot = kNone;
   sequence.num_prompt = static_cast<uint32_t>(num_prompt);
-  sequence.limit = static_cast<uint32_t>(std::min<int64_t>(
-      static_cast<int64_t>(num_prompt) + max_tokens, options_.max_model_len));
+  sequence.limit = static_cast<uint32_t>(
+      LimitOf(static_cast<int64_t>(num_prompt), max_tokens));
   sequence.in_flight = 0;
   sequence.stage = Stage::kWaiting;
   sequence.tokens = std::move(tokens);

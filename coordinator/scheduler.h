@@ -31,6 +31,9 @@ inline constexpr int kMaxRunning = 65536;
 inline constexpr int kMaxQueue = 1 << 20;
 inline constexpr int kMaxTokenBudget = 1 << 20;
 inline constexpr int kMaxModelLen = 1 << 24;
+// Admissions of one plan hold hardly more numbers in their sampling lists: it
+// must fit a message.
+inline constexpr size_t kMaxListedNumbers = size_t{1} << 21;
 
 struct SchedulerOptions {
   AttentionShape attention;
@@ -113,7 +116,8 @@ class Scheduler {
   Scheduler(Scheduler&&) = default;
   Scheduler& operator=(Scheduler&&) = default;
 
-  // Queues a request. `max_tokens` is cut to what the context leaves.
+  // Queues a request. `max_tokens` is cut to what the context leaves. A prompt
+  // that fills the context may have one token, behind it.
   // Errors, changing nothing:
   //   kResourceExhausted  the queue is full
   //   kInvalidArgument    an empty prompt, max_tokens below 1, a prompt longer
@@ -261,11 +265,13 @@ class Scheduler {
     std::array<uint32_t, kMaxRanks> cap{};  // prefill tokens left, by group
     // Blocks that admitted prompts still need, by group.
     std::array<uint32_t, kMaxRanks> promised{};
+    size_t listed = 0;  // numbers in the lists of admissions
   };
 
   explicit Scheduler(const SchedulerOptions& options);
 
   // scheduler.cc
+  int64_t LimitOf(int64_t num_prompt, int max_tokens) const;
   absl::Status CheckRequest(RequestId request, int64_t num_prompt,
                             int max_tokens) const;
   void AddWaiting(RequestId request, std::vector<int32_t> tokens,

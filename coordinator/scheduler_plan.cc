@@ -238,6 +238,7 @@ int Scheduler::ChooseGroup(const Draft& draft, uint32_t blocks) const {
 // to wait on; nobody overtakes it.
 bool Scheduler::AdmitFront(Draft& draft) {
   if (waiting_.empty() || free_slots_.empty()) return false;
+  if (draft.listed >= kMaxListedNumbers) return false;
   const uint32_t index = waiting_.front();
   Sequence& sequence = sequences_[index];
   if (sequence.in_flight > 0) return false;
@@ -255,6 +256,7 @@ bool Scheduler::AdmitFront(Draft& draft) {
   admission.num_prompt_tokens = sequence.num_prompt;
   admission.tokens = sequence.tokens;
   admission.sampling = sequence.sampling;
+  draft.listed += ListedNumbers(sequence.sampling);
   if (!sequence.prompt_logprobs_pending) {
     admission.sampling.num_prompt_logprobs = -1;
   }

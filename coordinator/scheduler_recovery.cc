@@ -103,9 +103,9 @@ absl::Status Scheduler::AddKnown(RequestId request, std::vector<int32_t> prompt,
   const size_t num_prompt = prompt.size();
   RETURN_IF_ERROR(
       CheckRequest(request, static_cast<int64_t>(num_prompt), max_tokens));
-  if (generated.size() >= static_cast<size_t>(max_tokens) ||
-      num_prompt + generated.size() >=
-          static_cast<size_t>(options_.max_model_len)) {
+  if (num_prompt + generated.size() >=
+      static_cast<size_t>(
+          LimitOf(static_cast<int64_t>(num_prompt), max_tokens))) {
     return absl::InvalidArgumentError(
         absl::StrCat("request ", request.value, " has all of its ",
                      generated.size(), " tokens already"));

@@ -30,15 +30,48 @@ struct HigherFirst {
 
 bool ChangesLogits(const SamplingParams& params, uint64_t token_index) {
   return NeedsHistory(params) || !params.logit_bias.empty() ||
+         !params.allowed_ids.empty() || !params.bad_words.empty() ||
          (!params.suppressed_ids.empty() && params.min_tokens > 0 &&
           token_index < static_cast<uint64_t>(params.min_tokens));
 }
 
+bool Inside(int32_t token, absl::Span<const float> logits) {
+  return token >= 0 && static_cast<size_t>(token) < logits.size();
+}
+
+// Leaves the logits of `allowed`, ascending, alone.
+void ForbidOthers(absl::Span<const int32_t> allowed, absl::Span<float> logits) {
+  auto begin = logits.begin();
+  for (const int32_t token : allowed) {
+    if (!Inside(token, logits)) continue;
+    const auto at = logits.begin() + token;
+    if (at < begin) continue;  // named twice
+    std::fill(begin, at, kMinusInfinity);
+    begin = at + 1;
+  }
+  std::fill(begin, logits.end(), kMinusInfinity);
+}
+
+void ForbidBadWords(const std::vector<std::vector<int32_t>>& words,
+                    absl::Span<const int32_t> output,
+                    absl::Span<float> logits) {
+  for (const std::vector<int32_t>& word : words) {
+    if (word.empty() || word.size() > output.size() + 1) continue;
+    const size_t before = word.size() - 1;
+    const bool begun =
+        std::equal(word.begin(), word.begin() + before, output.end() - before);
+    if (begun && Inside(word.back(), logits)) {
+      logits[word.back()] = kMinusInfinity;
+    }
+  }
+}
+
 void ChangeLogits(const SamplingParams& params, const TokenHistory* history,
-                  uint64_t token_index, absl::Span<float> logits) {
-  const auto inside = [&](int32_t token) {
-    return token >= 0 && static_cast<size_t>(token) < logits.size();
-  };
+                  uint64_t token_index, absl::Span<const int32_t> output,
+                  absl::Span<float> logits) {
+  const auto inside = [&](int32_t token) { return Inside(token, logits); };
+  if (!params.allowed_ids.empty()) ForbidOthers(params.allowed_ids, logits);
+  ForbidBadWords(params.bad_words, output, logits);
   if (params.min_tokens > 0 &&
       token_index < static_cast<uint64_t>(params.min_tokens)) {
     for (const int32_t token : params.suppressed_ids) {
@@ -215,8 +248,8 @@ Logprobs ComputeLogprobs(absl::Span<const float> logits, int32_t token,
 
 SampledValue Sampler::Sample(absl::Span<float> logits,
                              const SamplingParams& params,
-                             const TokenHistory* history,
-                             uint64_t token_index) {
+                             const TokenHistory* history, uint64_t token_index,
+                             absl::Span<const int32_t> output) {
   CHECK(!logits.empty());
   const bool changes = ChangesLogits(params, token_index);
   absl::Span<const float> raw = logits;
@@ -225,7 +258,7 @@ SampledValue Sampler::Sample(absl::Span<float> logits,
       raw_.assign(logits.begin(), logits.end());
       raw = raw_;
     }
-    ChangeLogits(params, history, token_index, logits);
+    ChangeLogits(params, history, token_index, output, logits);
   }
   SampledValue result;
   if (!(params.temperature >= kGreedyTemperature)) {

@@ -1,10 +1,13 @@
 // From logits to a token: penalties, truncation, the draw, log-probabilities.
 //
 // Order and meaning as in vLLM (V1 sampler): log-probabilities come from the
-// raw logits; then suppressed ids (min_tokens), logit_bias, repetition,
-// frequency and presence penalties; greedy stops here (highest logit, lowest id
-// on ties); else temperature, min-p, top-k, top-p, and the draw.
+// raw logits; then allowed ids, bad words, suppressed ids (min_tokens),
+// logit_bias, repetition, frequency and presence penalties; greedy stops here
+// (highest logit, lowest id on ties); else temperature, min-p, top-k, top-p,
+// and the draw.
 //
+//   bad words   the last token of one is out where the output so far, not the
+//               prompt, ends with the tokens before it
 //   repetition  logit > 0 ? logit / r : logit * r, for tokens of prompt or
 //               output
 //   frequency   logit -= f * times in output; presence: logit -= p if in output
@@ -102,10 +105,13 @@ class Sampler {
   //   logits   [vocabulary]; changed by penalties and the like
   //   history  of the sequence before this token; may be null when
   //            !NeedsHistory(params)
+  //   output   the tokens generated before it; without bad words of several
+  //            tokens nobody looks at them
   // Ids in params or history outside the vocabulary are ignored. Suppressed
   // ids apply while token_index < params.min_tokens.
   SampledValue Sample(absl::Span<float> logits, const SamplingParams& params,
-                      const TokenHistory* history, uint64_t token_index);
+                      const TokenHistory* history, uint64_t token_index,
+                      absl::Span<const int32_t> output = {});
 
  private:
   int32_t Draw(absl::Span<const float> logits, const SamplingParams& params,

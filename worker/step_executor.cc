@@ -24,14 +24,18 @@ class StepExecutor::Sink final : public LogitsSink {
       out.slot = wanted.slot;
       out.position = wanted.position;
       out.token = sequence.tokens[wanted.position];
-      Fill(ComputeLogprobs(logits, out.token,
-                           sequence.sampling.num_prompt_logprobs),
-           out);
+      const Logprobs logprobs = ComputeLogprobs(
+          logits, out.token, sequence.sampling.num_prompt_logprobs);
+      out.rank = static_cast<uint32_t>(logprobs.rank);
+      Fill(logprobs, out);
       return;
     }
-    SampledValue value = executor_->sampler_.Sample(
-        logits, sequence.sampling, &sequence.history,
-        wanted.position - sequence.num_prompt_tokens);
+    // All tokens before the one to be drawn are known, and none behind it.
+    SampledValue value =
+        executor_->sampler_.Sample(logits, sequence.sampling, &sequence.history,
+                                   wanted.position - sequence.num_prompt_tokens,
+                                   absl::MakeConstSpan(sequence.tokens)
+                                       .subspan(sequence.num_prompt_tokens));
     SampledToken& out = result_->sampled.emplace_back();
     out.slot = wanted.slot;
     out.position = wanted.position;

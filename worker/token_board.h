@@ -83,10 +83,18 @@ class TokenBoard {
     int32_t token = 0;
     float logprob = 0.0f;
     uint32_t num_top = 0;
+    uint32_t rank = 0;  // of a prompt's token
   };
   // A record and room for its ranking.
   static constexpr size_t kStrideBytes =
       sizeof(Record) + kMaxLogprobs * sizeof(TokenLogprob);
+
+  static uint32_t RankOf(const SampledToken&) { return 0; }
+  static uint32_t RankOf(const PromptLogprob& entry) { return entry.rank; }
+  static void SetRank(SampledToken&, uint32_t) {}
+  static void SetRank(PromptLogprob& entry, uint32_t rank) {
+    entry.rank = rank;
+  }
 
   template <typename Entry>
   void Write(const std::vector<Entry>& entries, size_t first) {
@@ -94,8 +102,12 @@ class TokenBoard {
     for (const Entry& entry : entries) {
       const size_t num_top = entry.top.size();
       CHECK(num_top <= static_cast<size_t>(kMaxLogprobs));
-      const Record record{entry.slot, entry.position, entry.token,
-                          entry.logprob, static_cast<uint32_t>(num_top)};
+      const Record record{entry.slot,
+                          entry.position,
+                          entry.token,
+                          entry.logprob,
+                          static_cast<uint32_t>(num_top),
+                          RankOf(entry)};
       std::memcpy(out, &record, sizeof(record));
       if (num_top > 0) {
         std::memcpy(out + sizeof(record), entry.top.data(),
@@ -115,6 +127,7 @@ class TokenBoard {
       if (record.num_top > static_cast<uint32_t>(kMaxLogprobs)) return false;
       Entry& entry = entries.emplace_back(Entry{
           record.slot, record.position, record.token, record.logprob, {}});
+      SetRank(entry, record.rank);
       entry.top.resize(record.num_top);
       if (record.num_top > 0) {
         std::memcpy(entry.top.data(), in + sizeof(record),

@@ -180,7 +180,10 @@ std::string GenerationCall::Logprobs(int index, bool with_prompt,
     for (const PromptLogprob& p : choice.prompt_logprobs) {
       if (p.position == 0 || p.position >= ids.size()) continue;
       scored[p.position].logprob = p.logprob;
-      scored[p.position].top = p.top;
+      // As many as `logprobs` asks for, where `prompt_logprobs` wants more.
+      const size_t shown =
+          std::min<size_t>(prepared_.logprobs.num_top, p.top.size());
+      scored[p.position].top = absl::MakeConstSpan(p.top).first(shown);
     }
   }
   for (const SampledToken& token : tokens) {
@@ -217,6 +220,12 @@ std::string GenerationCall::WholeBody() {
                                : std::move(choice.text);
     if (prepared_.logprobs.any) {
       body.logprobs = Logprobs(index, /*with_prompt=*/true, choice.scored);
+    }
+    // Chats show those of their one prompt once.
+    if (prepared_.prompt_logprobs && (!prepared_.chat || i == 0)) {
+      AppendPromptLogprobs(choice.prompt_logprobs, PromptOf(index).num_tokens,
+                           *prepared_.prompt_logprobs, codec_,
+                           &body.prompt_logprobs);
     }
     if (prepared_.return_token_ids) {
       body.with_token_ids = true;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "common/cat.h"
 #include "coordinator/api/json_text.h"
@@ -33,12 +34,15 @@ Parsed<int> ResolveMaxTokens(const GenerationFields& fields,
                                       "` has no tokens; at least "
                                       "one is needed"));
   }
+  // To score a prompt takes no room behind it.
+  const bool score_only = fields.max_tokens == 0;
   const int room = limits.max_model_len - num_prompt;
-  if (room < 1) {
+  if (room < (score_only ? 0 : 1)) {
     ApiError error = BadField(
-        prompt_param, Cat("the model's context holds ", limits.max_model_len,
-                          " tokens, but the prompt has ", num_prompt,
-                          "; it must leave room for at least one more"));
+        prompt_param,
+        Cat("the model's context holds ", limits.max_model_len,
+            " tokens, but the prompt has ", num_prompt,
+            score_only ? "" : "; it must leave room for at least one more"));
     error.code = "context_length_exceeded";
     return error;
   }
@@ -119,6 +123,66 @@ uint64_t SeedOf(const GenerationFields& fields, uint64_t drawn, int j,
              : drawn + so_far.generations.size();
 }
 
+// What one generation holds, see kMaxRequestNumbers.
+int64_t NumbersOf(const Generation& generation) {
+  const SamplingParams& sampling = generation.sampling;
+  size_t count = ListedNumbers(sampling) +
+                 generation.prompt.size() * (2 + sampling.num_prompt_logprobs) +
+                 generation.stop.stop_token_ids.size();
+  for (const std::string& text : generation.stop.stop) {
+    count += text.size() / sizeof(int32_t);
+  }
+  return static_cast<int64_t>(count);
+}
+
+// The words' tokens, at the beginning of a text and behind a space, as in vLLM:
+// the latter only where the space makes another token of the first and no more
+// of them.
+std::optional<ApiError> EncodeBadWords(const std::vector<std::string>& words,
+                                       const ApiLimits& limits,
+                                       const TextCodec& codec,
+                                       SamplingParams* out) {
+  constexpr std::string_view kParam = "bad_words";
+  size_t num_ids = 0;
+  for (const std::string& word : words) {
+    const std::string bare(absl::StripLeadingAsciiWhitespace(word));
+    if (bare.empty()) return BadField(kParam, "`bad_words` has a blank one");
+    auto plain = EncodeText(bare, kParam, codec);
+    if (!plain.ok()) return plain.error();
+    auto spaced = EncodeText(" " + bare, kParam, codec);
+    if (!spaced.ok()) return spaced.error();
+    const bool both = spaced->size() == plain->size() && !plain->empty() &&
+                      spaced->front() != plain->front();
+    for (auto* ids : {&*plain, &*spaced}) {
+      if (ids->empty() || (ids == &*spaced && !both)) continue;
+      if (auto error = CheckVocabulary(*ids, limits, kParam, codec)) {
+        return error;
+      }
+      num_ids += ids->size();
+      out->bad_words.push_back(std::move(*ids));
+    }
+  }
+  if (num_ids <= size_t{kMaxBadWordIds}) return std::nullopt;
+  return BadField(kParam, Cat("`bad_words` may have at most ", kMaxBadWordIds,
+                              " tokens, with and without a space before each; "
+                              "these have ",
+                              num_ids));
+}
+
+// Leaves the last tokens of a prompt, as many as the client wants.
+void Truncate(const GenerationFields& fields, const ApiLimits& limits,
+              const TextCodec& codec, std::vector<int32_t>* ids,
+              std::string* text) {
+  if (!fields.truncate_prompt_tokens) return;
+  int64_t kept = *fields.truncate_prompt_tokens;
+  if (kept < 0) {
+    kept = int64_t{limits.max_model_len} - fields.max_tokens.value_or(1);
+  }
+  if (kept < 1 || static_cast<int64_t>(ids->size()) <= kept) return;
+  ids->erase(ids->begin(), ids->end() - kept);
+  *text = RepairUtf8(codec.Decode(*ids));
+}
+
 // Adds one prompt and its n generations.
 std::optional<ApiError> AddPrompt(const GenerationFields& fields,
                                   const ApiLimits& limits,
@@ -126,6 +190,7 @@ std::optional<ApiError> AddPrompt(const GenerationFields& fields,
                                   std::vector<int32_t> ids, std::string text,
                                   std::string_view param, uint64_t drawn_seed,
                                   PreparedRequest* out) {
+  Truncate(fields, limits, codec, &ids, &text);
   if (auto error = CheckVocabulary(ids, limits, param, codec)) return error;
   auto max_tokens = ResolveMaxTokens(
       fields, limits, static_cast<int>(ids.size()), out->chat, param);
@@ -138,6 +203,15 @@ std::optional<ApiError> AddPrompt(const GenerationFields& fields,
   if (fields.stop.min_tokens > 0) {
     generation.sampling.min_tokens = fields.stop.min_tokens;
     generation.sampling.suppressed_ids = SuppressedIds(fields.stop, limits);
+  }
+  out->num_numbers += NumbersOf(generation) * fields.n;
+  if (out->num_numbers > kMaxRequestNumbers) {
+    return BadField(
+        fields.n > 1 ? "n" : param,
+        Cat("prompts, lists and log-probabilities of prompts are more than ",
+            kMaxRequestNumbers,
+            " numbers over all generations of the request; send it as several "
+            "requests"));
   }
   for (int j = 0; j < fields.n; ++j) {
     generation.sampling.seed = SeedOf(fields, drawn_seed, j, *out);
@@ -153,11 +227,23 @@ std::optional<ApiError> AddPrompt(const GenerationFields& fields,
   return std::nullopt;
 }
 
-void CopyFlags(const GenerationFields& fields, PreparedRequest* out) {
-  out->stream = fields.stream;
-  out->include_usage = fields.include_usage;
-  out->return_token_ids = fields.return_token_ids;
-  out->n = fields.n;
+// What does not depend on the prompts; fills in fields.sampling.bad_words.
+Parsed<PreparedRequest> Begin(size_t num_prompts, const ApiLimits& limits,
+                              const TextCodec& codec,
+                              GenerationFields& fields) {
+  if (auto error = CheckCount(num_prompts, fields.n, limits)) return *error;
+  if (auto error =
+          EncodeBadWords(fields.bad_words, limits, codec, &fields.sampling)) {
+    return *error;
+  }
+  PreparedRequest out;
+  out.stream = fields.stream;
+  out.include_usage = fields.include_usage;
+  out.return_token_ids = fields.return_token_ids;
+  out.prompt_logprobs = fields.prompt_logprobs;
+  out.score_only = fields.max_tokens == 0;
+  out.n = fields.n;
+  return out;
 }
 
 }  // namespace
@@ -187,14 +273,11 @@ Parsed<PreparedRequest> PrepareCompletion(std::string_view body,
                                           uint64_t drawn_seed) {
   auto request = ParseCompletion(body, limits);
   if (!request.ok()) return request.error();
-  if (auto error =
-          CheckCount(request->prompts.size(), request->generation.n, limits)) {
-    return *error;
-  }
-  PreparedRequest out;
-  CopyFlags(request->generation, &out);
+  GenerationFields& fields = request->generation;
+  auto begun = Begin(request->prompts.size(), limits, codec, fields);
+  if (!begun.ok()) return begun;
+  PreparedRequest& out = *begun;
   out.echo = request->echo;
-  out.score_only = request->generation.max_tokens == 0;
   if (request->logprobs) out.logprobs = {true, *request->logprobs};
   for (Prompt& prompt : request->prompts) {
     std::vector<int32_t> ids;
@@ -208,11 +291,11 @@ Parsed<PreparedRequest> PrepareCompletion(std::string_view body,
       ids = std::move(std::get<std::vector<int32_t>>(prompt));
       if (out.echo) text = RepairUtf8(codec.Decode(ids));
     }
-    auto error = AddPrompt(request->generation, limits, codec, std::move(ids),
+    auto error = AddPrompt(fields, limits, codec, std::move(ids),
                            std::move(text), "prompt", drawn_seed, &out);
     if (error) return *error;
   }
-  return out;
+  return begun;
 }
 
 Parsed<PreparedRequest> PrepareChat(std::string_view body,
@@ -221,17 +304,18 @@ Parsed<PreparedRequest> PrepareChat(std::string_view body,
                                     uint64_t drawn_seed) {
   auto request = ParseChat(body, limits);
   if (!request.ok()) return request.error();
-  if (auto error = CheckCount(1, request->generation.n, limits)) return *error;
+  GenerationFields& fields = request->generation;
+  auto begun = Begin(1, limits, codec, fields);
+  if (!begun.ok()) return begun;
   auto ids = EncodeChat(request->input, codec);
   if (!ids.ok()) return ids.error();
-  PreparedRequest out;
+  PreparedRequest& out = *begun;
   out.chat = true;
-  CopyFlags(request->generation, &out);
   out.logprobs = {request->logprobs, request->top_logprobs};
-  auto error = AddPrompt(request->generation, limits, codec, std::move(*ids),
-                         "", "messages", drawn_seed, &out);
+  auto error = AddPrompt(fields, limits, codec, std::move(*ids), "", "messages",
+                         drawn_seed, &out);
   if (error) return *error;
-  return out;
+  return begun;
 }
 
 FinishInfo ToFinishInfo(FinishReason reason, std::string_view stop_reason,

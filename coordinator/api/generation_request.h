@@ -14,6 +14,11 @@
 
 namespace moebius {
 
+// Numbers that a request may put into the memory of engine and journal: tokens
+// of prompts, entries of lists, log-probabilities of prompts, over all of its
+// generations.
+inline constexpr int64_t kMaxRequestNumbers = int64_t{1} << 23;
+
 struct PreparedPrompt {
   int num_tokens = 0;
   std::vector<int32_t> ids;  // if the answer shows them or their scores
@@ -32,9 +37,11 @@ struct PreparedRequest {
   // the engine generates one, which is dropped.
   bool score_only = false;
   LogprobsWanted logprobs;
+  std::optional<int> prompt_logprobs;  // so many likeliest tokens of each
   int n = 1;
   std::vector<PreparedPrompt> prompts;
   std::vector<Generation> generations;
+  int64_t num_numbers = 0;  // see kMaxRequestNumbers
 };
 
 // With a seed, choice j of every prompt has the seed plus j, so a list of
@@ -42,7 +49,8 @@ struct PreparedRequest {
 // `drawn_seed` plus i: equal prompts differ.
 //
 // Errors: beside those of the body itself, 400 for more generations than may
-// ever wait, and for text with a token that the model does not have.
+// ever wait, for text with a token that the model does not have, and for more
+// than kMaxRequestNumbers.
 Parsed<PreparedRequest> PrepareCompletion(std::string_view body,
                                           const ApiLimits& limits,
                                           const TextCodec& codec,

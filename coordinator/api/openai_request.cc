@@ -8,6 +8,7 @@
 #include "common/cat.h"
 #include "coordinator/api/chat_messages.h"
 #include "coordinator/api/request_fields.h"
+#include "coordinator/api/unsupported_fields.h"
 
 namespace moebius {
 namespace {
@@ -132,6 +133,12 @@ void ReadStreamOptions(FieldReader& fields, GenerationFields* out) {
   }
   FieldReader nested(*options, "stream_options.");
   nested.Bool("include_usage", &out->include_usage);
+  bool continuous = false;
+  nested.Bool("continuous_usage_stats", &continuous);
+  if (continuous) {
+    nested.Fail("continuous_usage_stats",
+                "left out or false; nothing else is served here");
+  }
   if (nested.error()) fields.FailWith(*nested.error());
 }
 
@@ -143,6 +150,13 @@ SamplingParams DefaultSampling(const GenerationDefaults& defaults) {
   sampling.min_p = defaults.min_p.value_or(0.0f);
   sampling.repetition_penalty = defaults.repetition_penalty.value_or(1.0f);
   return sampling;
+}
+
+void ReadAllowedIds(FieldReader& fields, const ApiLimits& limits,
+                    std::vector<int32_t>* out) {
+  fields.TokenIds("allowed_token_ids", kMaxAllowedIds, limits.vocab_size, out);
+  std::sort(out->begin(), out->end());
+  out->erase(std::unique(out->begin(), out->end()), out->end());
 }
 
 void ReadSampling(FieldReader& fields, const ApiLimits& limits,
@@ -160,24 +174,50 @@ void ReadSampling(FieldReader& fields, const ApiLimits& limits,
   fields.Number("frequency_penalty", {.low = -2, .high = 2},
                 &out->frequency_penalty);
   ReadLogitBias(fields, limits, &out->logit_bias);
+  ReadAllowedIds(fields, limits, &out->allowed_ids);
 }
 
-// Settings that would change the answer and that we do not have: better
-// refused than ignored.
-void RefuseUnsupported(FieldReader& fields) {
-  if (const Json* format = fields.Find("response_format")) {
-    const auto type =
-        format->is_object() ? format->find("type") : format->end();
-    if (type == format->end() || *type != "text") {
-      fields.Fail("response_format", "left out or {\"type\": \"text\"}");
+void ReadBadWords(FieldReader& fields, std::vector<std::string>* out) {
+  const Json* value = fields.Find("bad_words");
+  if (value == nullptr) return;
+  const std::string allowed =
+      Cat("a list of at most ", kMaxBadWordStrings, " strings, each of 1 to ",
+          kMaxBadWordBytes, " bytes");
+  if (!value->is_array() || value->size() > kMaxBadWordStrings) {
+    return fields.Fail("bad_words", allowed, value);
+  }
+  for (const Json& item : *value) {
+    const auto* text = item.get_ptr<const std::string*>();
+    if (text == nullptr || text->empty() || text->size() > kMaxBadWordBytes) {
+      return fields.Fail("bad_words", allowed, &item);
     }
-  }
-  if (const Json* suffix = fields.Find("suffix")) {
-    if (*suffix != "") fields.Fail("suffix", "left out or empty");
+    out->push_back(*text);
   }
 }
 
-void ReadGeneration(FieldReader& fields, const ApiLimits& limits,
+void ReadTruncation(FieldReader& fields, const ApiLimits& limits,
+                    std::optional<int>* out) {
+  std::optional<int64_t> tokens;
+  fields.Int("truncate_prompt_tokens", -1, limits.max_model_len, &tokens);
+  if (tokens == 0) {
+    return fields.Fail("truncate_prompt_tokens",
+                       Cat("-1 or from 1 to ", limits.max_model_len));
+  }
+  if (tokens) *out = static_cast<int>(*tokens);
+}
+
+void ReadPromptLogprobs(FieldReader& fields, GenerationFields* out) {
+  std::optional<int64_t> count;
+  fields.Int("prompt_logprobs", 0, kMaxLogprobs, &count);
+  if (!count) return;
+  if (out->stream) {
+    return fields.Fail("prompt_logprobs", "left out where `stream` is true");
+  }
+  out->prompt_logprobs = static_cast<int>(*count);
+  out->sampling.num_prompt_logprobs = *out->prompt_logprobs;
+}
+
+void ReadGeneration(FieldReader& fields, const ApiLimits& limits, bool chat,
                     GenerationFields* out) {
   CheckModel(fields, limits);
   ReadMaxTokens(fields, "max_completion_tokens", out);
@@ -208,7 +248,11 @@ void ReadGeneration(FieldReader& fields, const ApiLimits& limits,
   fields.Bool("return_token_ids", &out->return_token_ids);
   std::string user;
   fields.String("user", kMaxUserBytes, &user);
-  RefuseUnsupported(fields);
+  fields.Bool("skip_special_tokens", &out->stop.skip_special_tokens);
+  ReadBadWords(fields, &out->bad_words);
+  ReadTruncation(fields, limits, &out->truncate_prompt_tokens);
+  ReadPromptLogprobs(fields, out);
+  RefuseUnsupported(fields, chat);
 }
 
 // ---- prompts ----------------------------------------------------------------
@@ -354,7 +398,7 @@ Parsed<CompletionRequest> ParseCompletion(std::string_view body,
   if (!object.ok()) return object.error();
   FieldReader fields(*object);
   CompletionRequest out;
-  ReadGeneration(fields, limits, &out.generation);
+  ReadGeneration(fields, limits, /*chat=*/false, &out.generation);
   ReadPrompts(fields, limits.vocab_size, &out.prompts);
   fields.Bool("echo", &out.echo);
   std::optional<int64_t> logprobs;
@@ -362,7 +406,8 @@ Parsed<CompletionRequest> ParseCompletion(std::string_view body,
   if (logprobs) {
     out.logprobs = static_cast<int>(*logprobs);
     out.generation.sampling.num_logprobs = *out.logprobs;
-    if (out.echo) out.generation.sampling.num_prompt_logprobs = *out.logprobs;
+    int& of_prompt = out.generation.sampling.num_prompt_logprobs;
+    if (out.echo) of_prompt = std::max(of_prompt, *out.logprobs);
   }
   if (out.generation.max_tokens == 0 && !out.echo) {
     fields.Fail(out.generation.max_tokens_field,
@@ -377,7 +422,7 @@ Parsed<ChatRequest> ParseChat(std::string_view body, const ApiLimits& limits) {
   if (!object.ok()) return object.error();
   FieldReader fields(*object);
   ChatRequest out;
-  ReadGeneration(fields, limits, &out.generation);
+  ReadGeneration(fields, limits, /*chat=*/true, &out.generation);
   ReadChatInput(fields, limits, &out.input);
   ReadChatLogprobs(fields, &out);
   if (out.generation.max_tokens == 0) {

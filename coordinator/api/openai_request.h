@@ -2,8 +2,8 @@
 //
 // Every function gives a value or the error to answer with: 400 whose `param`
 // names the field at fault and whose message says what is allowed, or 404 for
-// a model that is not served. Unknown fields are ignored; null is the same as
-// a field left out.
+// a model that is not served. Fields that nobody has heard of are ignored,
+// those of unsupported_fields.h refused; null is the same as a field left out.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,8 @@ inline constexpr int kMaxPrompts = 256;
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMaxStopStringBytes = 256;
 inline constexpr int kMaxStopTokenIds = 256;
+inline constexpr int kMaxBadWordStrings = 64;
+inline constexpr int kMaxBadWordBytes = 256;
 inline constexpr int kMaxMessages = 4096;
 inline constexpr int kMaxContentParts = 4096;
 inline constexpr int kMaxTools = 512;
@@ -64,7 +66,8 @@ class Parsed {
 };
 
 // What completions and chat completions share. `sampling.seed`,
-// `sampling.suppressed_ids` and `stop.max_tokens` are still to be filled in.
+// `sampling.suppressed_ids`, `sampling.bad_words` and `stop.max_tokens` are
+// still to be filled in.
 struct GenerationFields {
   std::optional<int> max_tokens;
   std::string max_tokens_field;  // the name it was given under
@@ -75,6 +78,10 @@ struct GenerationFields {
   bool stream = false;
   bool include_usage = false;
   bool return_token_ids = false;
+  std::vector<std::string> bad_words;
+  std::optional<int> prompt_logprobs;
+  // Of the prompt only the last so many tokens count; -1: as many as fit.
+  std::optional<int> truncate_prompt_tokens;
 };
 
 using Prompt = std::variant<std::string, std::vector<int32_t>>;

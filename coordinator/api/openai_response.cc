@@ -1,5 +1,7 @@
 #include "coordinator/api/openai_response.h"
 
+#include <algorithm>
+
 #include "coordinator/api/json_text.h"
 #include "coordinator/text/utf8.h"
 
@@ -89,6 +91,38 @@ void AppendChatToken(int32_t token, float logprob, const TextCodec& codec,
   out->push_back(']');
 }
 
+// "ID":{"logprob":..,"rank":..,"decoded_token":".."} of vLLM's format.
+void AppendRankedToken(int32_t token, float logprob, uint32_t rank,
+                       const TextCodec& codec, std::string* out) {
+  out->push_back('"');
+  AppendInt(token, out);
+  out->append(R"(":{"logprob":)");
+  AppendFloat(logprob, out);
+  out->append(R"(,"rank":)");
+  if (rank == 0) {
+    out->append("null");
+  } else {
+    AppendInt(rank, out);
+  }
+  out->append(R"(,"decoded_token":)");
+  AppendJsonString(RepairUtf8(codec.TokenBytes(token)), out);
+  out->push_back('}');
+}
+
+void AppendPromptToken(const PromptLogprob& scored, int num_top,
+                       const TextCodec& codec, std::string* out) {
+  out->push_back('{');
+  AppendRankedToken(scored.token, scored.logprob, scored.rank, codec, out);
+  const int shown = std::min<int>(num_top, scored.top.size());
+  for (int i = 0; i < shown; ++i) {
+    const TokenLogprob& top = scored.top[i];
+    if (top.token == scored.token) continue;
+    out->push_back(',');
+    AppendRankedToken(top.token, top.logprob, i + 1, codec, out);
+  }
+  out->push_back('}');
+}
+
 // ,"finish_reason":..,"stop_reason":..
 void AppendFinish(const std::optional<FinishInfo>& finish, std::string* out) {
   if (!finish) {
@@ -134,6 +168,18 @@ void AppendBegin(const AnswerHead& head, std::string_view object,
   out->append(R"(,"model":)");
   AppendJsonString(head.model, out);
   out->append(R"(,"choices":[)");
+}
+
+// ,"prompt_token_ids":..,"prompt_logprobs":.., what of them is asked for.
+void AppendOfPrompt(const ChoiceBody& choice, std::string* out) {
+  if (choice.with_token_ids) {
+    out->append(R"(,"prompt_token_ids":)");
+    AppendIds(choice.prompt_token_ids, out);
+  }
+  if (!choice.prompt_logprobs.empty()) {
+    out->append(R"(,"prompt_logprobs":)");
+    out->append(choice.prompt_logprobs);
+  }
 }
 
 void AppendModel(std::string_view model, std::string_view root,
@@ -204,12 +250,30 @@ void AppendChatLogprobs(absl::Span<const ScoredToken> tokens, int num_top,
   out->append(R"(],"refusal":null})");
 }
 
+void AppendPromptLogprobs(absl::Span<const PromptLogprob> logprobs,
+                          int num_tokens, int num_top, const TextCodec& codec,
+                          std::string* out) {
+  out->append("[null");
+  size_t next = 0;
+  for (int position = 1; position < num_tokens; ++position) {
+    out->push_back(',');
+    const bool there = next < logprobs.size() &&
+                       static_cast<int>(logprobs[next].position) == position;
+    if (there) {
+      AppendPromptToken(logprobs[next++], num_top, codec, out);
+    } else {
+      out->append("null");
+    }
+  }
+  out->push_back(']');
+}
+
 ChunkWriter::ChunkWriter(const AnswerHead& head, bool include_usage)
     : chat_(head.chat) {
   begin_ = "data: ";
   AppendBegin(head, chat_ ? "chat.completion.chunk" : "text_completion",
               &begin_);
-  end_ = include_usage ? "],\"usage\":null}\n\n" : "]}\n\n";
+  end_ = include_usage ? ",\"usage\":null}\n\n" : "}\n\n";
 }
 
 void ChunkWriter::Append(const ChunkEvent& event, std::string* out) const {
@@ -235,7 +299,11 @@ void ChunkWriter::Append(const ChunkEvent& event, std::string* out) const {
     out->append(R"(,"token_ids":)");
     AppendIds(event.token_ids, out);
   }
-  out->push_back('}');
+  out->append("}]");
+  if (chat_ && event.first && event.with_token_ids) {
+    out->append(R"(,"prompt_token_ids":)");
+    AppendIds(event.prompt_token_ids, out);
+  }
   out->append(end_);
 }
 
@@ -269,9 +337,12 @@ std::string AnswerBody(const AnswerHead& head,
     }
     AppendLogprobsField(choice.logprobs, &out);
     AppendFinish(choice.finish, &out);
-    if (choice.with_token_ids) {
+    if (!head.chat) AppendOfPrompt(choice, &out);
+    if (head.chat && choice.with_token_ids) {
       out.append(R"(,"prompt_token_ids":)");
       AppendIds(choice.prompt_token_ids, &out);
+    }
+    if (choice.with_token_ids) {
       out.append(R"(,"token_ids":)");
       AppendIds(choice.token_ids, &out);
     }
@@ -279,6 +350,7 @@ std::string AnswerBody(const AnswerHead& head,
   }
   out.append(R"(],"usage":)");
   AppendUsageObject(usage, &out);
+  if (head.chat && !choices.empty()) AppendOfPrompt(choices[0], &out);
   out.push_back('}');
   return out;
 }

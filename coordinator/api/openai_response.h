@@ -53,6 +53,13 @@ void AppendCompletionLogprobs(absl::Span<const ScoredToken> tokens,
 void AppendChatLogprobs(absl::Span<const ScoredToken> tokens, int num_top,
                         const TextCodec& codec, std::string* out);
 
+// Log-probabilities of a prompt of `num_tokens`, as in vLLM: a list with null
+// for the first token, then for each an object of the token and of the
+// `num_top` likeliest: {"ID":{"logprob":..,"rank":..,"decoded_token":".."}}.
+void AppendPromptLogprobs(absl::Span<const PromptLogprob> logprobs,
+                          int num_tokens, int num_top, const TextCodec& codec,
+                          std::string* out);
+
 // How the end of a choice reads. The stop reason is null, the stop string or
 // the id of the stop token, as in vLLM; an end-of-sequence token is null. An
 // answer that the server's end has cut has the finish "length" and the stop
@@ -102,13 +109,16 @@ class ChunkWriter {
 struct ChoiceBody {
   int index = 0;
   std::string text;
-  std::string logprobs;  // serialised; empty: null
+  std::string logprobs;         // serialised; empty: null
+  std::string prompt_logprobs;  // serialised; empty: not asked for
   bool with_token_ids = false;
   std::vector<int32_t> token_ids;
   absl::Span<const int32_t> prompt_token_ids;
   FinishInfo finish;
 };
 
+// In chats, which have one prompt, what speaks of that also stands beside the
+// choices: its ids, and its log-probabilities there alone.
 std::string AnswerBody(const AnswerHead& head,
                        absl::Span<const ChoiceBody> choices,
                        const Usage& usage);

@@ -22,6 +22,7 @@ struct Stop {
   eosIds @4 :List(Int32);
   stopTokenIds @5 :List(Int32);
   stop @6 :List(Data);
+  showSpecial @7 :Bool;
 }
 
 struct Generation {
@@ -54,6 +55,7 @@ struct StepTokens {
   promptToken @9 :List(Int32);
   promptLogprob @10 :List(Float32);
   promptRankings @11 :List(Wire.Ranking);
+  promptRank @12 :List(UInt32);  # empty: unknown
 }
 
 struct Ended {

@@ -40,6 +40,7 @@ void Build(schema::Stop::Builder out, const StopCriteria& in) {
   out.setMinTokens(in.min_tokens);
   out.setIgnoreEos(in.ignore_eos);
   out.setIncludeStop(in.include_stop_str_in_output);
+  out.setShowSpecial(!in.skip_special_tokens);
   FillList(out.initEosIds(in.eos_ids.size()), in.eos_ids);
   FillList(out.initStopTokenIds(in.stop_token_ids.size()), in.stop_token_ids);
   auto stop = out.initStop(in.stop.size());
@@ -88,6 +89,7 @@ void BuildPromptRows(schema::StepTokens::Builder out,
              [](auto& r) { return r.row->token; });
   FillColumn(out.initPromptLogprob(n), rows,
              [](auto& r) { return r.row->logprob; });
+  FillColumn(out.initPromptRank(n), rows, [](auto& r) { return r.row->rank; });
   BuildRankings(
       rows, [](auto& r) -> auto& { return r.row->top; },
       [&](unsigned count) { return out.initPromptRankings(count); });
@@ -240,6 +242,7 @@ absl::Status Read(schema::Stop::Reader in, StopCriteria& out) {
   out.min_tokens = in.getMinTokens();
   out.ignore_eos = in.getIgnoreEos();
   out.include_stop_str_in_output = in.getIncludeStop();
+  out.skip_special_tokens = !in.getShowSpecial();
   out.eos_ids = ReadList<int32_t>(in.getEosIds());
   out.stop_token_ids = ReadList<int32_t>(in.getStopTokenIds());
   for (auto stop : in.getStop()) out.stop.push_back(AsString(stop));
@@ -281,8 +284,10 @@ absl::Status ReadPromptRows(schema::StepTokens::Reader in,
   const auto positions = in.getPromptPosition();
   const auto tokens = in.getPromptToken();
   const auto logprobs = in.getPromptLogprob();
+  const auto ranks = in.getPromptRank();
   const unsigned n = entries.size();
-  if (positions.size() != n || tokens.size() != n || logprobs.size() != n) {
+  if (positions.size() != n || tokens.size() != n || logprobs.size() != n ||
+      (ranks.size() != n && ranks.size() != 0)) {
     return Malformed("columns of prompt tokens differ in length");
   }
   std::vector<PromptLogprob> rows;
@@ -291,7 +296,12 @@ absl::Status ReadPromptRows(schema::StepTokens::Reader in,
     if (entries[i] >= out.size() || (i > 0 && entries[i] < entries[i - 1])) {
       return Malformed("prompt tokens of no entry");
     }
-    rows.push_back(PromptLogprob{0, positions[i], tokens[i], logprobs[i], {}});
+    rows.push_back(PromptLogprob{0,
+                                 positions[i],
+                                 tokens[i],
+                                 logprobs[i],
+                                 {},
+                                 ranks.size() == 0 ? 0 : ranks[i]});
   }
   RETURN_IF_ERROR(ReadRankings(
       in.getPromptRankings(), rows, [](auto& r) -> auto& { return r.top; }));

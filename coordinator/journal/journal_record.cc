@@ -35,6 +35,16 @@ absl::Status Check(const WorkerJoined& record) {
   return absl::OkStatus();
 }
 
+bool IsBounded(const std::vector<std::vector<int32_t>>& bad_words) {
+  size_t ids = 0;
+  for (const auto& word : bad_words) {
+    if (word.empty()) return false;
+    ids += word.size();
+  }
+  return bad_words.size() <= size_t{kMaxBadWords} &&
+         ids <= size_t{kMaxBadWordIds};
+}
+
 absl::Status Check(const Generation& generation) {
   const SamplingParams& sampling = generation.sampling;
   if (generation.prompt.empty() || generation.prompt.size() > kMaxPosition) {
@@ -42,7 +52,9 @@ absl::Status Check(const Generation& generation) {
   }
   if (std::max(sampling.num_logprobs, sampling.num_prompt_logprobs) >
           kMaxLogprobs ||
-      sampling.logit_bias.size() > size_t{kMaxLogitBias}) {
+      sampling.logit_bias.size() > size_t{kMaxLogitBias} ||
+      sampling.allowed_ids.size() > size_t{kMaxAllowedIds} ||
+      !IsBounded(sampling.bad_words)) {
     return Invalid("sampling parameters over their bounds");
   }
   return absl::OkStatus();

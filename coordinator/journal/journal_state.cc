@@ -43,7 +43,9 @@ uint64_t SizeOf(const std::vector<PromptLogprob>& rows) {
 
 uint64_t SizeOf(const JournalChoice& choice) {
   uint64_t size_bytes = sizeof(choice) + choice.finish->stop_reason.size();
-  size_bytes += choice.generation.prompt.size() * sizeof(int32_t);
+  size_bytes += (choice.generation.prompt.size() +
+                 ListedNumbers(choice.generation.sampling)) *
+                sizeof(int32_t);
   size_bytes += choice.tokens.size() * sizeof(int32_t);
   size_bytes += choice.logprobs.size() * sizeof(float);
   for (const auto& top : choice.top) size_bytes += SizeOf(top);

@@ -324,6 +324,68 @@ TEST(Logprobs, EqualTheReferenceAndCountTheRank) {
   }
 }
 
+TEST(Sampler, OnlyAllowedIdsAreDrawn) {
+  SamplingParams params;
+  params.allowed_ids = {-1, 1, 3, 4, 99};
+  params.logit_bias = {{0, 100.0f}};  // lifts nothing that is out
+  Sampler sampler;
+  std::map<int32_t, int> seen;
+  for (uint64_t i = 0; i < 1000; ++i) {
+    std::vector<float> logits = {9.0f, 1.0f, 9.0f, 1.0f, kNan, 9.0f};
+    ++seen[sampler.Sample(absl::MakeSpan(logits), params, nullptr, i).token];
+  }
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_NEAR(seen[1], 500, 80);
+  EXPECT_NEAR(seen[3], 500, 80);
+  params.temperature = 0.0f;
+  params.allowed_ids = {4, 5};
+  EXPECT_EQ(SampleToken({9.0f, 9.0f, 9.0f, 9.0f, 2.0f, 1.0f}, params, 0), 4);
+}
+
+TEST(Sampler, AMinimumOfTokensLeavesWhatIsAllowed) {
+  SamplingParams params;
+  params.temperature = 0.0f;
+  params.allowed_ids = {1, 2};
+  params.min_tokens = 1;
+  params.suppressed_ids = {2};
+  EXPECT_EQ(SampleToken({9.0f, 1.0f, 5.0f}, params, 0), 1);
+  EXPECT_EQ(SampleToken({9.0f, 1.0f, 5.0f}, params, 1), 2);
+}
+
+TEST(Sampler, ABadWordsLastTokenIsOutWhereTheOutputEndsWithTheOthers) {
+  const struct {
+    std::vector<std::vector<int32_t>> bad_words;
+    std::vector<int32_t> output;
+    int32_t token;
+  } kCases[] = {
+      {{}, {}, 3},
+      {{{3}}, {}, 2},
+      {{{3}, {2}}, {1, 1}, 1},
+      {{{0, 3}}, {}, 3},  // nothing generated: not even "0"
+      {{{0, 3}}, {0}, 2},
+      {{{0, 3}}, {0, 1}, 3},
+      {{{0, 3}}, {1, 0}, 2},
+      {{{0, 1, 3}}, {1}, 3},
+      {{{0, 1, 3}}, {2, 0, 1}, 2},
+      {{{0, 1, 3}}, {0, 2, 1}, 3},
+      {{{1, 3}, {0, 1, 2}}, {0, 1}, 1},
+      {{{99}, {-1}, {0, 400}}, {0}, 3},  // outside the vocabulary
+  };
+  Sampler sampler;
+  for (const auto& c : kCases) {
+    SamplingParams params;
+    params.temperature = 0.0f;
+    params.num_logprobs = 1;
+    params.bad_words = c.bad_words;
+    std::vector<float> logits = {0.0f, 1.0f, 2.0f, 3.0f};
+    const auto want = reference::LogSoftmax(logits);
+    const SampledValue got = sampler.Sample(absl::MakeSpan(logits), params,
+                                            nullptr, c.output.size(), c.output);
+    EXPECT_EQ(got.token, c.token);
+    EXPECT_THAT(got.logprobs.logprob, FloatNear(want[c.token], 1e-6));
+  }
+}
+
 TEST(Logprobs, ComeFromTheRawLogits) {
   SamplingParams params;
   params.temperature = 0.0f;

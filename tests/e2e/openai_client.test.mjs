@@ -349,7 +349,7 @@ test('bad values are BadRequestErrors that name the field', async () => {
   const cases = {
     temperature: { temperature: 3 },
     top_p: { top_p: 0 },
-    n: { n: 9 },
+    n: { n: 129 },
     logprobs: { logprobs: 21 },
     max_tokens: { max_tokens: -1 },
     stop: { stop: Array(17).fill('x') },
@@ -397,12 +397,30 @@ test('a body over four megabytes is a 413', async () => {
   await complete({});
 });
 
-test('more than the queue holds is a RateLimitError', async () => {
+test('more than the queue can ever hold is a BadRequestError', async () => {
   const error = await errorOf(
     complete({ prompt: Array(256).fill(prompt), n: 8 }),
   );
+  assert.ok(error instanceof OpenAI.BadRequestError);
+  assert.equal(error.param, 'n');
+  assert.match(error.message, /at most 1024 generations/);
+});
+
+test('more than the queue holds now is a RateLimitError', async () => {
+  const many = {
+    prompt: Array(8).fill(prompt),
+    n: 128,
+    max_tokens: 1000,
+    ignore_eos: true,
+    stream: true,
+  };
+  const stream = await complete(many);
+  const error = await errorOf(complete(many));
   assert.ok(error instanceof OpenAI.RateLimitError);
-  assert.ok(Number(error.headers.get('retry-after')) >= 1);
+  const seconds = Number(error.headers.get('retry-after'));
+  assert.ok(seconds >= 1 && seconds <= 60, `${seconds}`);
+  stream.controller.abort();
+  await statusWhere((s) => s.running + s.waiting === 0, 'not idle after');
   await complete({});
 });
 

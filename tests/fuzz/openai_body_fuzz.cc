@@ -34,8 +34,9 @@ void CheckGeneration(const Generation& g) {
   const ApiLimits& limits = Limits();
   CHECK(!g.prompt.empty());
   CHECK(g.stop.max_tokens >= 1);
-  CHECK(static_cast<int>(g.prompt.size()) + g.stop.max_tokens <=
-        limits.max_model_len);
+  const int length = static_cast<int>(g.prompt.size());
+  const bool scored = length == limits.max_model_len && g.stop.max_tokens == 1;
+  CHECK(scored || length + g.stop.max_tokens <= limits.max_model_len);
   for (int32_t id : g.prompt) CHECK(id >= 0 && id < limits.vocab_size);
   const SamplingParams& s = g.sampling;
   CHECK(s.temperature >= 0 && s.temperature <= 2);
@@ -48,6 +49,16 @@ void CheckGeneration(const Generation& g) {
   CHECK(s.num_logprobs >= -1 && s.num_logprobs <= kMaxLogprobs);
   CHECK(s.num_prompt_logprobs >= -1 && s.num_prompt_logprobs <= kMaxLogprobs);
   CHECK(s.logit_bias.size() <= kMaxLogitBias);
+  CHECK(s.allowed_ids.size() <= kMaxAllowedIds);
+  for (int32_t id : s.allowed_ids) CHECK(id >= 0 && id < limits.vocab_size);
+  CHECK(s.bad_words.size() <= kMaxBadWords);
+  size_t num_bad = 0;
+  for (const auto& word : s.bad_words) {
+    CHECK(!word.empty());
+    num_bad += word.size();
+    for (int32_t id : word) CHECK(id >= 0 && id < limits.vocab_size);
+  }
+  CHECK(num_bad <= kMaxBadWordIds);
   for (int32_t id : s.suppressed_ids) CHECK(id >= 0 && id < limits.vocab_size);
   for (const auto& [id, bias] : s.logit_bias) {
     CHECK(id >= 0 && id < limits.vocab_size);

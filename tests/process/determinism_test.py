@@ -14,7 +14,8 @@ STEPS_BETWEEN_SWITCHES = 10
 
 def make_requests():
     """32 different ones: greedy and sampled, penalties, truncation, biases,
-    several choices, stops, long and short prompts."""
+    tokens and words that may not come, several choices, stops, long and short
+    prompts."""
     draw = random.Random(5)
     requests = []
     for i in range(NUM_REQUESTS):
@@ -39,6 +40,14 @@ def make_requests():
             body["stop"] = [" the ", "and"]
         if i % 6 == 0:
             body["echo"] = True
+        if i % 8 == 1:
+            body["allowed_token_ids"] = draw.sample(range(4000), 200)
+        if i % 8 == 3:
+            body["bad_words"] = ["the", "of the", "unto", "LORD"]
+            body["prompt_logprobs"] = draw.choice([0, 3])
+        if i % 8 == 5:
+            body["truncate_prompt_tokens"] = 12
+            body["skip_special_tokens"] = False
         requests.append(body)
     return requests
 
@@ -128,6 +137,28 @@ class DeterminismTest(unittest.TestCase):
     def test_small_steps_and_several_threads(self):
         self.check(2, "ep", "--token-budget", "64",
                    "--max-running", "64", "--threads", "3")
+
+    def test_equal_prompts_without_a_seed_differ_and_repeat_under_a_key(self):
+        body = {"model": "verse-moe", "prompt": ["And it came to pass"] * 16,
+                "max_tokens": 16, "temperature": 1, "ignore_eos": True}
+
+        def texts(group, key, **more):
+            answer = group.request("POST", "/v1/completions",
+                                   dict(body, **more),
+                                   headers={"Idempotency-Key": key})
+            self.assertEqual(answer.status, 200, answer.body)
+            return [choice["text"] for choice in answer.json()["choices"]]
+
+        with Group(["--workers", "1"]) as group:
+            first = texts(group, "a")
+            self.assertEqual(len(set(first)), 16)
+            self.assertEqual(texts(group, "a"), first)
+            self.assertEqual(len(set(first + texts(group, "b"))), 32)
+            self.assertEqual(len(set(texts(group, "c", n=4))), 64)
+            # With a seed, choice j of every prompt is the same.
+            seeded = texts(group, "d", n=2, seed=7)
+            self.assertEqual(seeded, seeded[:2] * 16)
+            self.assertNotEqual(seeded[0], seeded[1])
 
     def test_switch_every_ten_steps(self):
         with Group(["--workers", "2", "--layout", "ep"]) as group:

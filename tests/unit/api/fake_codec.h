@@ -11,6 +11,7 @@ namespace moebius {
 
 inline constexpr int kFakeVocab = 300;
 inline constexpr int32_t kFakeEos = 256;
+inline constexpr int32_t kFakeSpacedZ = 280;  // " z"
 // A token of the tokenizer that the model does not have: the bell is one.
 inline constexpr int32_t kFakeBeyond = kFakeVocab + 7;
 
@@ -22,7 +23,15 @@ class FakeCodec final : public TextCodec {
       return absl::ResourceExhaustedError("that cannot be encoded");
     }
     std::vector<int32_t> ids;
-    for (unsigned char c : text) ids.push_back(c == 7 ? kFakeBeyond : c);
+    for (size_t i = 0; i < text.size(); ++i) {
+      const unsigned char c = text[i];
+      if (text.substr(i, 2) == " z") {
+        ids.push_back(kFakeSpacedZ);
+        ++i;
+      } else {
+        ids.push_back(c == 7 ? kFakeBeyond : c);
+      }
+    }
     return ids;
   }
 
@@ -36,6 +45,7 @@ class FakeCodec final : public TextCodec {
     if (token < 256) return std::string(1, static_cast<char>(token));
     if (token == kFakeEos) return "<|im_end|>";
     if (token == kFakeBeyond) return "<tool_call>";
+    if (token == kFakeSpacedZ) return " z";
     if (token == 257) return "\xc3\xa9";  // é
     return "";
   }

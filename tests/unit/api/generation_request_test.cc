@@ -136,6 +136,112 @@ TEST(GenerationRequest, AGroupOfRolloutsIsOneRequest) {
   EXPECT_EQ(Complete(R"({"prompt":"a","n":129})").error().param, "n");
 }
 
+TEST(GenerationRequest, BadWordsAreTokenizedWithAndWithoutASpace) {
+  const auto prepared =
+      Complete(R"({"prompt":"a","n":2,"bad_words":["Q"," x"]})");
+  ASSERT_TRUE(prepared.ok());
+  // A space is a token of its own here, so it is one token more: left out.
+  for (const auto& g : prepared->generations) {
+    EXPECT_THAT(g.sampling.bad_words,
+                ElementsAre(ElementsAre('Q'), ElementsAre('x')));
+  }
+  // "z" behind a space is another token here.
+  const auto chat = Chat(
+      R"({"messages":[{"role":"user","content":"x"}],"bad_words":["z","ab"]})");
+  ASSERT_TRUE(chat.ok());
+  EXPECT_THAT(chat->generations[0].sampling.bad_words,
+              ElementsAre(ElementsAre('z'), ElementsAre(kFakeSpacedZ),
+                          ElementsAre('a', 'b')));
+  std::string many = R"({"prompt":"a","bad_words":[")" + std::string(250, 'w');
+  for (int i = 0; i < 8; ++i) many += "\",\"" + std::string(250, 'w');
+  const struct {
+    std::string body;
+    const char* reason;
+  } kCases[] = {
+      {R"({"prompt":"a","bad_words":["\u0007"]})", "has the token 307"},
+      {R"({"prompt":"a","bad_words":["  "]})", "blank"},
+      {R"({"prompt":"a","bad_words":["unencodable"]})", "cannot be encoded"},
+      {many + "\"]}", "at most 2048 tokens"},
+  };
+  for (const auto& c : kCases) {
+    const auto refused = Complete(c.body);
+    ASSERT_FALSE(refused.ok()) << c.reason;
+    EXPECT_EQ(refused.error().param, "bad_words");
+    EXPECT_THAT(refused.error().message, HasSubstr(c.reason));
+  }
+}
+
+TEST(GenerationRequest, AllowedIdsAreSortedAndDistinct) {
+  const auto prepared =
+      Complete(R"({"prompt":"a","allowed_token_ids":[9,4,9,0]})");
+  ASSERT_TRUE(prepared.ok());
+  EXPECT_THAT(prepared->generations[0].sampling.allowed_ids,
+              ElementsAre(0, 4, 9));
+}
+
+TEST(GenerationRequest, ATruncatedPromptIsItsEnd) {
+  const auto prepared = Complete(
+      R"({"prompt":["abcdef","x"],"truncate_prompt_tokens":3,"echo":true})");
+  ASSERT_TRUE(prepared.ok());
+  EXPECT_THAT(prepared->generations[0].prompt, ElementsAre('d', 'e', 'f'));
+  EXPECT_EQ(prepared->prompts[0].text, "def");
+  EXPECT_EQ(prepared->prompts[0].num_tokens, 3);
+  EXPECT_EQ(prepared->prompts[1].text, "x");
+  // What is cut away is nobody's business.
+  EXPECT_TRUE(
+      Complete(R"({"prompt":"\u0007ab","truncate_prompt_tokens":2})").ok());
+  // -1: as much as fits with what is to be generated.
+  const std::string fill = R"({"prompt":")" + std::string(150, 'a') +
+                           R"(","truncate_prompt_tokens":-1)";
+  const auto fits = Complete(fill + R"(,"max_tokens":30})");
+  ASSERT_TRUE(fits.ok());
+  EXPECT_EQ(fits->generations[0].prompt.size(), 70u);
+  EXPECT_EQ(Complete(fill + "}")->generations[0].prompt.size(), 99u);
+  EXPECT_EQ(Complete(fill + R"(,"max_tokens":0,"echo":true})")
+                ->generations[0]
+                .prompt.size(),
+            100u);
+}
+
+TEST(GenerationRequest, PromptLogprobsAndEchoShareWhatIsComputed) {
+  const auto prepared = Complete(
+      R"({"prompt":"ab","prompt_logprobs":5,"echo":true,"logprobs":2})");
+  ASSERT_TRUE(prepared.ok());
+  EXPECT_EQ(prepared->prompt_logprobs, 5);
+  EXPECT_EQ(prepared->logprobs.num_top, 2);
+  EXPECT_EQ(prepared->generations[0].sampling.num_prompt_logprobs, 5);
+}
+
+TEST(GenerationRequest, WhatARequestHoldsInAllIsBounded) {
+  ApiLimits limits = Limits();
+  limits.max_model_len = 200'000;
+  const std::string prompt = R"({"prompt":")" + std::string(70'000, 'a') + "\"";
+  EXPECT_TRUE(Complete(prompt + R"(,"n":64})", limits).ok());
+  const auto choices = Complete(prompt + R"(,"n":128})", limits);
+  ASSERT_FALSE(choices.ok());
+  EXPECT_EQ(choices.error().http_status, 400);
+  EXPECT_EQ(choices.error().param, "n");
+  EXPECT_THAT(choices.error().message, HasSubstr("more than 8388608 numbers"));
+  EXPECT_EQ(Complete(prompt + R"(,"n":16,"prompt_logprobs":20})", limits)
+                .error()
+                .param,
+            "n");
+}
+
+TEST(GenerationRequest, APromptThatFillsTheContextCanBeScored) {
+  const std::string score = R"(","max_tokens":0,"echo":true,"logprobs":1})";
+  const auto full = Complete(R"({"prompt":")" + std::string(100, 'a') + score);
+  ASSERT_TRUE(full.ok()) << full.error().message;
+  EXPECT_TRUE(full->score_only);
+  EXPECT_EQ(full->generations[0].prompt.size(), 100u);
+  EXPECT_EQ(full->generations[0].stop.max_tokens, 1);
+  const auto longer =
+      Complete(R"({"prompt":")" + std::string(101, 'a') + score);
+  ASSERT_FALSE(longer.ok());
+  EXPECT_EQ(longer.error().message,
+            "the model's context holds 100 tokens, but the prompt has 101");
+}
+
 TEST(GenerationRequest, CompletionsGetSixteenTokensAndChatsTheRest) {
   auto completion = Complete(R"({"prompt":"abcd"})");
   ASSERT_TRUE(completion.ok());

@@ -234,8 +234,78 @@ Output PromptScores(RequestId id) {
   score.token = 'b';
   score.logprob = -0.5f;
   score.top = {{'c', -0.25f}};
+  score.rank = 7;
   output.prompt_logprobs.push_back(score);
   return output;
+}
+
+// As in vLLM: null first, then the token and the likeliest, by id.
+constexpr char kPromptLogprobs[] =
+    R"([null,{"98":{"logprob":-0.5,"rank":7,"decoded_token":"b"},)"
+    R"("99":{"logprob":-0.25,"rank":1,"decoded_token":"c"}}])";
+
+TEST_F(OpenAiApiTest, PromptLogprobsAreInTheChoicesOfCompletions) {
+  Start();
+  for (const int wanted : {0, 1}) {
+    TestClient client(port());
+    ASSERT_TRUE(
+        client.Send(HttpText("POST", "/v1/completions",
+                             R"({"prompt":"ab","n":2,"prompt_logprobs":)" +
+                                 std::to_string(wanted) + "}")));
+    const auto submitted = engine_.TakeSubmitted(2);
+    ASSERT_EQ(submitted.size(), 2u);
+    for (const auto& one : submitted) {
+      EXPECT_EQ(one.generation.sampling.num_prompt_logprobs, wanted);
+      engine_.Emit(PromptScores(one.id));
+      engine_.Emit(LastOutput(one.id, "x"));
+    }
+    const Json body = Parse(client.ReadResponse().body);
+    EXPECT_FALSE(body.contains("prompt_logprobs"));
+    for (const Json& choice : body["choices"]) {
+      Json expected = Parse(kPromptLogprobs);
+      if (wanted == 0) expected[1].erase("99");
+      EXPECT_EQ(choice["prompt_logprobs"], expected);
+      EXPECT_EQ(choice["logprobs"], nullptr);
+    }
+  }
+}
+
+TEST_F(OpenAiApiTest, WhatChatsSayOfTheirPromptStandsBesideTheChoices) {
+  Start();
+  const std::string text = "user:x;assistant:";
+  const Json prompt_ids = std::vector<int>(text.begin(), text.end());
+  const std::string body =
+      R"({"messages":[{"role":"user","content":"x"}],"n":2,)"
+      R"("return_token_ids":true)";
+  TestClient client(port());
+  ASSERT_TRUE(client.Send(HttpText("POST", "/v1/chat/completions",
+                                   body + R"(,"prompt_logprobs":1})")));
+  for (const auto& one : engine_.TakeSubmitted(2)) {
+    engine_.Emit(PromptScores(one.id));
+    engine_.Emit(LastOutput(one.id, "y"));
+  }
+  const Json whole = Parse(client.ReadResponse().body);
+  EXPECT_EQ(whole["prompt_token_ids"], prompt_ids);
+  EXPECT_EQ(whole["choices"][1]["prompt_token_ids"], prompt_ids);
+  EXPECT_EQ(whole["choices"][0]["token_ids"], Json::array({'x'}));
+  ASSERT_EQ(whole["prompt_logprobs"].size(), text.size());
+  EXPECT_EQ(whole["prompt_logprobs"][1], Parse(kPromptLogprobs)[1]);
+  EXPECT_FALSE(whole["choices"][0].contains("prompt_logprobs"));
+
+  TestClient streaming(port());
+  ASSERT_TRUE(streaming.Send(
+      HttpText("POST", "/v1/chat/completions", body + R"(,"stream":true})")));
+  const auto submitted = engine_.TakeSubmitted(2);
+  engine_.Emit(TextOutput(submitted[0].id, "y"));
+  engine_.Emit(LastOutput(submitted[0].id, "z"));
+  engine_.Emit(LastOutput(submitted[1].id, "z"));
+  streaming.ReadHead();
+  const Json first = Parse(*streaming.ReadEvent());
+  EXPECT_EQ(first["prompt_token_ids"], prompt_ids);
+  EXPECT_EQ(first["choices"][0]["prompt_token_ids"], prompt_ids);
+  const Json second = Parse(*streaming.ReadEvent());
+  EXPECT_FALSE(second.contains("prompt_token_ids"));
+  EXPECT_FALSE(second["choices"][0].contains("prompt_token_ids"));
 }
 
 TEST_F(OpenAiApiTest, EchoRepeatsAndScoresThePrompt) {

@@ -1,6 +1,7 @@
 // Every bad value is a 400 that names its field and says what is allowed.
 #include "coordinator/api/openai_request.h"
 
+#include <initializer_list>
 #include <limits>
 #include <string>
 
@@ -98,6 +99,18 @@ const BadCase kSharedBad[] = {
      "stream_options.include_usage", "true or false"},
     {R"("return_token_ids":0)", "return_token_ids", "true or false"},
     {R"("user":1)", "user", "a string"},
+    {R"("skip_special_tokens":0)", "skip_special_tokens", "true or false"},
+    {R"("allowed_token_ids":[300])", "allowed_token_ids", "from 0 to 299"},
+    {R"("bad_words":"x")", "bad_words", "a list of at most 64"},
+    {R"("bad_words":[""])", "bad_words", "1 to 256 bytes"},
+    {R"("bad_words":[1])", "bad_words", "strings"},
+    {R"("truncate_prompt_tokens":0)", "truncate_prompt_tokens", "-1 or from 1"},
+    {R"("truncate_prompt_tokens":-2)", "truncate_prompt_tokens", "from -1 to"},
+    {R"("prompt_logprobs":21)", "prompt_logprobs", "from 0 to 20"},
+    {R"("prompt_logprobs":-1)", "prompt_logprobs", "from 0 to 20"},
+    {R"("prompt_logprobs":1,"stream":true)", "prompt_logprobs", "left out"},
+    {R"("stream":true,"stream_options":{"continuous_usage_stats":true})",
+     "stream_options.continuous_usage_stats", "false"},
     {R"("response_format":{"type":"json_object"})", "response_format", "text"},
     {R"("response_format":"json")", "response_format", "text"},
 };
@@ -115,6 +128,102 @@ TEST(OpenAiRequest, BadSharedFieldsAreNamedInCompletionsAndChats) {
     EXPECT_EQ(chat.error().param, c.param) << c.member;
     EXPECT_THAT(chat.error().message, HasSubstr(c.allowed));
   }
+}
+
+// Values that would change the answer, and those that say nothing.
+constexpr struct {
+  const char* name;
+  std::initializer_list<const char*> refused;
+  std::initializer_list<const char*> neutral;
+} kUnsupported[] = {
+    {"guided_json",
+     {R"({"type":"object"})", "\"{}\"", "true"},
+     {"null", "false", "{}", "\"\""}},
+    {"guided_regex", {"\"a+\""}, {"null", "\"\""}},
+    {"guided_choice", {R"(["a","b"])"}, {"null", "[]"}},
+    {"guided_grammar", {"\"root ::= x\""}, {"null"}},
+    {"guided_json_object", {"true"}, {"false"}},
+    {"guided_decoding_backend", {"\"xgrammar\""}, {"null"}},
+    {"guided_whitespace_pattern", {"\"x\""}, {"null"}},
+    {"structured_outputs", {R"({"choice":["a"]})"}, {"null", "{}"}},
+    {"response_format",
+     {R"({"type":"json_schema"})", "1"},
+     {"null", R"({"type":"text"})"}},
+    {"regex", {"\"a\""}, {"null"}},
+    {"use_beam_search", {"true", "1"}, {"false", "null"}},
+    {"early_stopping", {"true"}, {"false"}},
+    {"length_penalty", {"0.5"}, {"1", "1.0", "null"}},
+    {"logits_processors", {R"(["x"])"}, {"[]"}},
+    {"vllm_xargs", {R"({"a":1})"}, {"{}"}},
+    {"thinking_token_budget", {"0", "100"}, {"-1", "null"}},
+    {"repetition_detection", {R"({"max_pattern_size":3})"}, {"null"}},
+    {"logprob_token_ids", {"[1]"}, {"[]"}},
+    {"return_tokens_as_token_ids", {"true"}, {"false"}},
+    {"truncation_side", {"\"right\""}, {"\"left\""}},
+    {"priority", {"1", "-1"}, {"0"}},
+    {"kv_transfer_params", {R"({"do_remote_decode":true})"}, {"null", "{}"}},
+    {"prediction", {R"({"type":"content","content":"x"})"}, {"null"}},
+};
+
+TEST(OpenAiRequest, FieldsThatAreNotThereAreRefusedUnlessTheySayNothing) {
+  for (const auto& c : kUnsupported) {
+    for (const char* value : c.refused) {
+      const std::string member = "\"" + std::string(c.name) + "\":" + value;
+      const auto completion = ParseCompletion(Completion(member), Limits());
+      ASSERT_FALSE(completion.ok()) << member;
+      EXPECT_EQ(completion.error().http_status, 400);
+      EXPECT_EQ(completion.error().param, c.name);
+      EXPECT_THAT(completion.error().message,
+                  HasSubstr("nothing else is served here"));
+      const auto chat = ParseChat(Chat(member), Limits());
+      ASSERT_FALSE(chat.ok()) << member;
+      EXPECT_EQ(chat.error().param, c.name);
+    }
+    for (const char* value : c.neutral) {
+      const std::string member = "\"" + std::string(c.name) + "\":" + value;
+      EXPECT_TRUE(ParseCompletion(Completion(member), Limits()).ok()) << member;
+      EXPECT_TRUE(ParseChat(Chat(member), Limits()).ok()) << member;
+    }
+  }
+}
+
+TEST(OpenAiRequest, FieldsOfChatsThatAreNotThereAreRefused) {
+  const struct {
+    const char* name;
+    const char* refused;
+    const char* neutral;
+  } kCases[] = {
+      {"functions", R"([{"name":"f"}])", "[]"},
+      {"function_call", R"({"name":"f"})", "\"none\""},
+      {"parallel_tool_calls", "false", "true"},
+      {"modalities", R"(["text","audio"])", R"(["text"])"},
+      {"audio", R"({"voice":"x"})", "null"},
+      {"web_search_options", "{}", "null"},
+      {"verbosity", "\"low\"", "\"medium\""},
+      {"reasoning_effort", "\"high\"", "null"},
+      {"include_reasoning", "false", "true"},
+      {"documents", R"([{"text":"x"}])", "[]"},
+      {"mm_processor_kwargs", R"({"a":1})", "{}"},
+      {"echo", "true", "false"},
+  };
+  for (const auto& c : kCases) {
+    const std::string key = "\"" + std::string(c.name) + "\":";
+    const auto chat = ParseChat(Chat(key + c.refused), Limits());
+    ASSERT_FALSE(chat.ok()) << c.name;
+    EXPECT_EQ(chat.error().param, c.name);
+    EXPECT_TRUE(ParseChat(Chat(key + c.neutral), Limits()).ok()) << c.name;
+  }
+}
+
+TEST(OpenAiRequest, FieldsThatDescribeTheCallerAreTaken) {
+  const char* members =
+      R"("user":"me","metadata":{"a":"b"},"store":true,"service_tier":"flex",
+         "safety_identifier":"x","prompt_cache_key":"k","cache_salt":"s",
+         "request_id":"r","session_id":"s","stream_interval":4,
+         "add_special_tokens":true,"spaces_between_special_tokens":false,
+         "unheard_of":[1])";
+  EXPECT_TRUE(ParseCompletion(Completion(members), Limits()).ok());
+  EXPECT_TRUE(ParseChat(Chat(members), Limits()).ok());
 }
 
 TEST(OpenAiRequest, BadFieldsOfCompletionsAreNamed) {

@@ -15,6 +15,8 @@ inline StepPlan SampleStepPlan() {
   sampling.num_logprobs = 5;
   sampling.suppressed_ids = {4095, 4093};
   sampling.logit_bias = {{7, 1.5f}, {9, -100.0f}};
+  sampling.allowed_ids = {5, 17};
+  sampling.bad_words = {{8}, {3, 4, 5}};
   StepPlan plan;
   plan.step = StepId{42};
   plan.layout = {TensorParallel(2), TensorParallel(2)};
@@ -68,8 +70,8 @@ inline std::vector<ReportMessage> SampleReports() {
   result.duration_us = 180;
   result.sampled = {{1, 4, 17, -0.5f, {{17, -0.5f}, {3, -1.25f}}},
                     {2, 17, 99, 0.0f, {}}};
-  result.prompt_logprobs = {{1, 1, 6, -2.0f, {{8, -0.1f}}},
-                            {1, 2, 7, -3.0f, {}}};
+  result.prompt_logprobs = {{1, 1, 6, -2.0f, {{8, -0.1f}}, 3},
+                            {1, 2, 7, -3.0f, {}, 70000}};
   return {{envelope, hello},
           {envelope,
            Halted{6,

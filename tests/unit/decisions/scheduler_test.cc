@@ -69,6 +69,36 @@ TEST(Scheduler, AddRefusesWithNumbersAndChangesNothing) {
   EXPECT_THAT(rig.Add(3, 3, 3), IsOk());
 }
 
+// The token behind it needs no KV.
+TEST(Scheduler, APromptThatFillsTheContextIsScoredAndNothingMore) {
+  Rig rig(Options(2, 32));  // 16 blocks of two heads: just the context
+  SamplingParams sampling;
+  sampling.num_prompt_logprobs = 0;
+  EXPECT_THAT(rig.Add(1, 256, 2, sampling),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(rig.Add(1, 257, 1, sampling),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  ASSERT_THAT(rig.Add(1, 256, 1, sampling), IsOk());
+  std::vector<NewToken> tokens;
+  for (int step = 0; step < 20 && tokens.empty(); ++step) {
+    rig.Issue();
+    tokens = rig.Deliver();
+  }
+  ASSERT_THAT(tokens, SizeIs(1));
+  EXPECT_EQ(tokens[0].token.position, 256u);
+  EXPECT_THAT(tokens[0].prompt_logprobs, SizeIs(255));
+  EXPECT_TRUE(tokens[0].reached_limit);
+  EXPECT_FALSE(rig.scheduler.NextStep().has_value());
+  EXPECT_TRUE(rig.scheduler.Finish(RequestId{1}));
+  // A later coordinator takes it up as it takes up all others.
+  EXPECT_THAT(rig.scheduler.AddKnown(RequestId{2}, std::vector<int32_t>(256, 7),
+                                     sampling, 1, {}),
+              IsOk());
+  EXPECT_THAT(rig.scheduler.AddKnown(RequestId{3}, std::vector<int32_t>(256, 7),
+                                     sampling, 1, {7}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
 TEST(Scheduler, FinishAndAbortIgnoreUnknownIds) {
   Rig rig(Options());
   EXPECT_FALSE(rig.scheduler.Finish(RequestId{9}));

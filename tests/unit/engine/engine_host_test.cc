@@ -55,11 +55,15 @@ TEST_F(EngineHostTest, EveryRequestGetsTheTokensOfAQuietRun) {
 
 TEST_F(EngineHostTest, PromptsThatCannotFitAreRefusedWithBothNumbers) {
   Start();
-  EXPECT_THAT(engine_->Submit({Request(1024, 1)}, ""),
+  EXPECT_THAT(engine_->Submit({Request(1024, 2)}, ""),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        testing::AllOf(HasSubstr("1024"), HasSubstr("1023"))));
+  EXPECT_THAT(engine_->Submit({Request(1025, 1)}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(engine_->Submit({Generation{}}, ""),
               StatusIs(absl::StatusCode::kInvalidArgument));
+  // One that fills the context can be scored.
+  EXPECT_EQ(listener_.AwaitEnd(Submit(Request(1024, 1))).tokens.size(), 1u);
 }
 
 TEST_F(EngineHostTest, MoreThanMayEverWaitIsRefusedForGoodAndNotForNow) {

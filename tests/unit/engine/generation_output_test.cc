@@ -73,6 +73,28 @@ TEST(GenerationOutput, EndOfTextStopsAndIsNotShown) {
   EXPECT_EQ(run.tokens, ids);
 }
 
+TEST(GenerationOutput, SpecialTokensAreShownOnlyToWhoWantsThem) {
+  std::vector<int32_t> ids = Ids("In the");
+  ids.push_back(kEndOfText);
+  const auto more = Ids(" heaven");
+  ids.insert(ids.end(), more.begin(), more.end());
+  StopCriteria stop = Limit(static_cast<int>(ids.size()));
+  stop.ignore_eos = true;
+  EXPECT_EQ(Feed(stop, ids).text, "In the heaven");
+  stop.skip_special_tokens = false;
+  EXPECT_EQ(Feed(stop, ids).text, TestTokenizer().Decode(ids, false));
+  EXPECT_THAT(Feed(stop, ids).text, testing::HasSubstr("<|"));
+  // The one that ends it is shown to nobody, unless asked for.
+  stop.ignore_eos = false;
+  EXPECT_EQ(Feed(stop, ids).text, "In the");
+  stop.include_stop_str_in_output = true;
+  const std::string with_end = Feed(stop, ids).text;
+  EXPECT_EQ(with_end,
+            "In the" + std::string(TestTokenizer().TokenBytes(kEndOfText)));
+  stop.skip_special_tokens = true;
+  EXPECT_EQ(Feed(stop, ids).text, "In the");
+}
+
 TEST(GenerationOutput, IgnoreEosGoesOn) {
   StopCriteria stop = Limit(100);
   stop.ignore_eos = true;

@@ -23,6 +23,8 @@ inline Generation SampleGeneration() {
   generation.sampling.num_prompt_logprobs = 1;
   generation.sampling.suppressed_ids = {4095};
   generation.sampling.logit_bias = {{7, 1.5f}};
+  generation.sampling.allowed_ids = {6, 7};
+  generation.sampling.bad_words = {{1}, {2, 3}};
   generation.stop.max_tokens = 40;
   generation.stop.min_tokens = 2;
   generation.stop.ignore_eos = true;
@@ -30,6 +32,7 @@ inline Generation SampleGeneration() {
   generation.stop.stop_token_ids = {99};
   generation.stop.stop = {"\n\n", std::string("nul\0 inside", 11)};
   generation.stop.include_stop_str_in_output = true;
+  generation.stop.skip_special_tokens = false;
   return generation;
 }
 
@@ -66,8 +69,8 @@ inline std::vector<journal::Record> SampleHistory() {
   first_step.tokens = {SampleToken(1, 4, 17), SampleToken(2, 4, 18)};
   first_step.tokens[0].token.logprob = -0.5f;
   first_step.tokens[0].token.top = {{17, -0.5f}, {3, -1.25f}};
-  first_step.tokens[0].prompt_logprobs = {{0, 1, 12, -2.0f, {{8, -0.1f}}},
-                                          {0, 2, 13, -3.0f, {}}};
+  first_step.tokens[0].prompt_logprobs = {{0, 1, 12, -2.0f, {{8, -0.1f}}, 5},
+                                          {0, 2, 13, -3.0f, {}, 1}};
   StepTokens second_step{StepId{8}, {}};
   second_step.tokens = {SampleToken(1, 5, 19), SampleToken(3, 2, 20)};
   return {

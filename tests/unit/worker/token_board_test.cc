@@ -46,7 +46,8 @@ TEST_F(TokenBoardTest, WhatIsShownIsReadBehindWhatIsThere) {
                    {2, 21, 301, 0.0f, {}}};
   std::vector<TokenLogprob> full;
   for (int i = 0; i < kMaxLogprobs; ++i) full.push_back({i, -1.0f * i});
-  shown.prompt_logprobs = {{3, 1, 9, -2.0f, full}, {3, 2, 8, -3.0f, {}}};
+  shown.prompt_logprobs = {{3, 1, 9, -2.0f, full, 5},
+                           {3, 2, 8, -3.0f, {}, 70000}};
   board_.Post(shown);
   StepResult read;
   read.sampled = {{0, 1, 2, 0.0f, {}}};
