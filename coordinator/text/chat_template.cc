@@ -118,6 +118,14 @@ absl::StatusOr<Json> ReadConfig(const std::filesystem::path& path) {
   return config;
 }
 
+// Nothing if there is no such file.
+absl::StatusOr<std::optional<std::string>> ReadTemplate(
+    const std::filesystem::path& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return std::nullopt;
+  return ReadFile(path, jinja::kMaxTemplateBytes);
+}
+
 // What marks the end of the final message in a rendering. A template that
 // strips white space strips that of the mark; then it would strip the
 // message's too.
@@ -209,18 +217,26 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(
     const std::filesystem::path& checkpoint) {
   const auto config_path = checkpoint / "tokenizer_config.json";
   const auto jinja_path = checkpoint / "chat_template.jinja";
+  const auto tool_use_path =
+      checkpoint / "additional_chat_templates" / "tool_use.jinja";
   ASSIGN_OR_RETURN(const Json config, ReadConfig(config_path));
-  std::optional<std::string> jinja_file;
-  std::error_code error;
-  if (std::filesystem::exists(jinja_path, error)) {
-    ASSIGN_OR_RETURN(jinja_file,
-                     ReadFile(jinja_path, jinja::kMaxTemplateBytes));
-  }
+  ASSIGN_OR_RETURN(const auto jinja_file, ReadTemplate(jinja_path));
+  ASSIGN_OR_RETURN(const auto tool_use_file, ReadTemplate(tool_use_path));
   auto loaded =
       FromConfig(config, jinja_file.has_value() ? &*jinja_file : nullptr);
-  if (loaded.ok()) return loaded;
-  const auto& path = jinja_file.has_value() ? jinja_path : config_path;
-  return Prefixed(jinja::StrCat(path.string(), ": "), loaded.status());
+  if (!loaded.ok()) {
+    const auto& path = jinja_file.has_value() ? jinja_path : config_path;
+    return Prefixed(jinja::StrCat(path.string(), ": "), loaded.status());
+  }
+  if (tool_use_file.has_value()) {
+    auto tool_use = ParseVariant(*tool_use_file);
+    if (!tool_use.ok()) {
+      return Prefixed(jinja::StrCat(tool_use_path.string(), ": "),
+                      tool_use.status());
+    }
+    loaded->tool_use_ = *std::move(tool_use);
+  }
+  return loaded;
 }
 
 absl::StatusOr<ChatTemplate::SpecialTokens> ChatTemplate::LoadSpecialTokens(

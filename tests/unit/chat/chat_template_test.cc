@@ -168,6 +168,21 @@ TEST(ChatTemplateConfig, ToolUseOfANamedListIsTakenWhereThereAreTools) {
   EXPECT_THAT(loaded->Render(Input()), StatusIs(kInvalid, HasSubstr("tools")));
 }
 
+TEST_F(Checkpoint, AFileOfItsOwnIsTakenWhereThereAreTools) {
+  Write("chat_template.jinja", "plain");
+  fs::create_directory(dir_ / "additional_chat_templates");
+  Write("additional_chat_templates/tool_use.jinja", "tools");
+  auto loaded = ChatTemplate::Load(dir_);
+  ASSERT_THAT(loaded, IsOk());
+  auto input = Input();
+  EXPECT_EQ(*loaded->Render(input), "plain");
+  input.tools = Json::parse(R"([{"type": "function"}])");
+  EXPECT_EQ(*loaded->Render(input), "tools");
+  Write("additional_chat_templates/tool_use.jinja", "{{");
+  EXPECT_THAT(ChatTemplate::Load(dir_),
+              StatusIs(kInvalid, HasSubstr("tool_use.jinja: ")));
+}
+
 TEST_F(Checkpoint, JinjaFileAloneIsRead) {
   Write("chat_template.jinja", "from file{{ bos_token is defined }}");
   auto loaded = ChatTemplate::Load(dir_);
