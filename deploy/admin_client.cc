@@ -20,7 +20,8 @@ std::string ErrorText(const HttpAnswer& answer, const Json& body) {
   std::string message = TextAt(ObjectAt(body, "error"), "message");
   if (message.empty()) message = TextAt(body, "reason");
   if (message.empty()) message = answer.body.substr(0, 200);
-  return Cat("the server answered ", answer.status, ": ", message);
+  return Cat("the server answered ", answer.status, message.empty() ? "" : ": ",
+             message);
 }
 
 }  // namespace

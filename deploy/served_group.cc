@@ -21,6 +21,7 @@
 #include "common/status_macros.h"
 #include "deploy/admin_client.h"
 #include "deploy/group.h"
+#include "deploy/listen_check.h"
 #include "nlohmann/json.hpp"
 
 namespace moebius {

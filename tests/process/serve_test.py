@@ -417,22 +417,22 @@ class CommandsTest(unittest.TestCase):
             at = ["--url", f"http://127.0.0.1:{group.port}"]
             admin = ["--admin", f"http://127.0.0.1:{group.admin_port}"]
             result = run_moebius(
-                "bench", "serve", *at, "--requests", "10000", "--timeout", "2",
-                "--prompt-tokens", "8", "--output-tokens", "8")
+                "bench", "serve", *at, "--requests", "1000", "--timeout", "6",
+                "--prompt-tokens", "8", "--output-tokens", "400")
             self.assertEqual(result.returncode, 0, result.stderr)
             self.assertRegex(
-                result.stdout, r"Cut short after 2 s \(--timeout\): [1-9]\d* of "
-                r"10000 requests\.")
+                result.stdout, r"Cut short after 6 s \(--timeout\): [1-9]\d* of "
+                r"1000 requests\.")
             for streams in ("2", "0"):
                 result = run_moebius(
                     "bench", "switch", *at, *admin, "--switches", "10000",
-                    "--timeout", "4", "--streams", streams)
+                    "--timeout", "8", "--streams", streams)
                 self.assertEqual(result.returncode, 0, result.stderr)
                 self.assertRegex(
                     result.stdout, r"[1-9]\d* switches of 2 workers under "
                     + streams)
                 self.assertRegex(
-                    result.stdout, r"Cut short after 4 s \(--timeout\): "
+                    result.stdout, r"Cut short after 8 s \(--timeout\): "
                     r"[1-9]\d* of 10000 switches\.")
 
     def test_benchmarks_that_are_interrupted_show_what_they_have(self):
