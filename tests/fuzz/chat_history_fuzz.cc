@@ -98,7 +98,8 @@ class Maker {
 
   // Bytes of the input as they are, within valid UTF-8.
   std::string Text() {
-    const size_t size = std::min<size_t>(Choose(64), rest_.size());
+    const size_t wanted = Choose(64);  // takes a byte
+    const size_t size = std::min(wanted, rest_.size());
     const std::string text = RepairUtf8(rest_.substr(0, size));
     rest_.remove_prefix(size);
     return text;
