@@ -13,6 +13,24 @@ namespace {
 
 constexpr int kMostTokens = 24;
 
+// Leaves a few tokens of the vocabulary, and of their pairs not all: what may
+// come depends on what was drawn before.
+void Forbid(Rng& rng, int vocab_size, SamplingParams& sampling) {
+  constexpr int kAllowed = 8;
+  const int step = vocab_size / kAllowed;
+  for (int i = 0; i < kAllowed; ++i) {
+    sampling.allowed_ids.push_back(i * step + rng.Int(0, step - 1));
+  }
+  const auto one_of = [&] {
+    return sampling.allowed_ids[static_cast<size_t>(rng.Int(0, kAllowed - 1))];
+  };
+  sampling.bad_words.push_back({one_of()});
+  for (int i = rng.Int(1, 24); i > 0; --i) {
+    sampling.bad_words.push_back({one_of(), one_of()});
+    if (rng.Chance(0.5)) sampling.bad_words.back().push_back(one_of());
+  }
+}
+
 Ask MakeAsk(Rng& rng, int vocab_size) {
   Ask ask;
   const int length = rng.Chance(0.3) ? rng.Int(17, 40) : rng.Int(1, 20);
@@ -33,6 +51,7 @@ Ask MakeAsk(Rng& rng, int vocab_size) {
     sampling.presence_penalty = static_cast<float>(rng.Uniform(0, 1));
     sampling.frequency_penalty = static_cast<float>(rng.Uniform(0, 1));
   }
+  if (rng.Chance(0.2)) Forbid(rng, vocab_size, sampling);
   // Log-probabilities tell apart what tokens alone would not.
   sampling.num_logprobs = rng.Chance(0.9) ? rng.Int(0, 3) : -1;
   if (rng.Chance(0.25)) sampling.num_prompt_logprobs = rng.Int(0, 2);
