@@ -391,7 +391,7 @@ TEST_F(OpenAiApiTest, ChatLogprobsComeWithTheirTokens) {
             R"([{"token":"é","logprob":-0.5,"bytes":[195,169]}]})");
 }
 
-TEST_F(OpenAiApiTest, AnEngineThatGivesUpEndsTheAnswerWithAbort) {
+TEST_F(OpenAiApiTest, AnEngineThatGivesUpCutsTheAnswerInAWordOfOpenAis) {
   Start();
   TestClient client(port());
   ASSERT_TRUE(
@@ -402,8 +402,9 @@ TEST_F(OpenAiApiTest, AnEngineThatGivesUpEndsTheAnswerWithAbort) {
   output.request = submitted[0].id;
   output.finish = FinishReason::kAbort;
   engine_.Emit(std::move(output));
-  EXPECT_EQ(Parse(client.ReadResponse().body)["choices"][0]["finish_reason"],
-            "abort");
+  const Json choice = Parse(client.ReadResponse().body)["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "length");
+  EXPECT_EQ(choice["stop_reason"], "abort");
 }
 
 TEST_F(OpenAiApiTest, OutputsMayComeBeforeSubmitReturns) {
