@@ -84,6 +84,10 @@ class Hub {
 
   // Makes a waiting or the next Receive return. Thread-safe.
   virtual void Wake() = 0;
+
+  // Binds again if somebody has removed the socket's file, without which no
+  // later life of a worker would find us. True: it was removed.
+  virtual absl::StatusOr<bool> Restore() { return false; }
 };
 
 // A worker's end. Not thread-safe.

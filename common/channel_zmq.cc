@@ -109,11 +109,20 @@ class ZmqHub final : public Hub {
         return ChannelDoor::JudgeProcess(question, who_is);
       });
     }
-    socket_.bind(Endpoint(dir));
-    // Nobody else gets as far as this in a private directory; in another one
-    // the filter has kept them out until now.
-    chmod(absl::StrCat(dir, "/", std::string(kControlSocketName)).c_str(),
-          0600);
+    BindFile(dir);
+    dir_ = dir;
+  }
+
+  absl::StatusOr<bool> Restore() override {
+    struct stat info;
+    if (dir_.empty() || lstat(FileIn(dir_).c_str(), &info) == 0) return false;
+    try {
+      // The old one goes with us: to unbind it would remove the new file.
+      BindFile(dir_);
+    } catch (const zmq::error_t& e) {
+      return ZmqError(absl::StrCat("binding ", Endpoint(dir_), " again"), e);
+    }
+    return true;
   }
 
   // Throws zmq::error_t.
@@ -131,6 +140,18 @@ class ZmqHub final : public Hub {
     socket_.set(zmq::sockopt::use_fd, listener.get());
     socket_.bind("tcp://127.0.0.1:0");  // is not looked at
     listener.release();
+  }
+
+  static std::string FileIn(const std::string& dir) {
+    return absl::StrCat(dir, "/", std::string(kControlSocketName));
+  }
+
+  // Throws zmq::error_t.
+  void BindFile(const std::string& dir) {
+    socket_.bind(Endpoint(dir));
+    // Nobody else gets as far as this in a private directory; in another one
+    // the filter has kept them out until now.
+    chmod(FileIn(dir).c_str(), 0600);
   }
 
   absl::Status Send(Rank rank, Incarnation incarnation,
@@ -222,6 +243,7 @@ class ZmqHub final : public Hub {
 
   zmq::context_t context_{1};
   std::unique_ptr<ChannelDoor> door_;  // its thread uses the context
+  std::string dir_;                    // of the socket's file; empty for TCP
   zmq::socket_t socket_;
   const int wake_fd_;
 };

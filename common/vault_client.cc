@@ -155,12 +155,13 @@ absl::Status VaultClient::Progress(uint64_t done_bytes, uint64_t total_bytes) {
   return sent;
 }
 
-absl::Status VaultClient::Ready(int port, int admin_port) {
+absl::Status VaultClient::Ready(int port, int admin_port, uint64_t checkpoint) {
   VaultMessage message;
   message.type = VaultMessageType::kReady;
   message.rank = rank_;
   message.port = port;
   message.admin_port = admin_port;
+  message.checkpoint = checkpoint;
   return Report(message, kReportTimeout);
 }
 

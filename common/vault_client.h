@@ -55,8 +55,9 @@ class VaultClient final : public MemoryVault {
   absl::Status Progress(uint64_t done_bytes, uint64_t total_bytes);
   static constexpr absl::Duration kProgressPeriod = absl::Milliseconds(50);
 
-  // Reports that we serve; ports of the coordinator's listeners, 0 for workers.
-  absl::Status Ready(int port = 0, int admin_port = 0);
+  // Reports that we serve. The coordinator: at which ports, and from which
+  // checkpoint, by its fingerprint, which later lives are given.
+  absl::Status Ready(int port = 0, int admin_port = 0, uint64_t checkpoint = 0);
 
   // The coordinator's: somebody else than the launcher told us to end. What
   // follows is the launcher's to say: it may have been told so as well.

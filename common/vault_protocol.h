@@ -52,7 +52,8 @@ enum class VaultMessageType : uint8_t {
                     // region, size_bytes of the memory), fd attached when `ok`;
                     // otherwise `text` says why not
   kProgress = 5,    // worker: done_bytes of size_bytes loaded (weights)
-  kReady = 6,     // worker: serving; coordinator: listening (port, admin_port)
+  kReady = 6,     // worker: serving; coordinator: listening (port, admin_port,
+                  // checkpoint)
   kFailed = 7,    // either: `text` says why, `lasting` whether another life
                   // would fail in the same way; the process ends next
   kReplace = 8,   // coordinator: worker `rank` of life `incarnation` makes no
@@ -80,8 +81,9 @@ struct VaultMessage {
   uint64_t incarnation = 0;  // kReplace; answer to kTrouble
   int32_t pid = 0;           // kWhoIs
   int32_t speaks_for = -1;   // its answer; -1: for no worker
+  uint64_t checkpoint = 0;   // kReady of the coordinator: its fingerprint
   uint8_t lasting = 0;       // kFailed
-  char text[463] = {};       // NUL-terminated
+  char text[455] = {};       // NUL-terminated
 };
 static_assert(sizeof(VaultMessage) == 512);
 

@@ -11,12 +11,10 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <random>
-#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -29,7 +27,7 @@
 #include "common/deadline.h"
 #include "common/descriptors.h"
 #include "common/fault_table.h"
-#include "common/fnv.h"
+#include "common/lasting_failure.h"
 #include "common/logging.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
@@ -40,6 +38,7 @@
 #include "coordinator/api/http_server.h"
 #include "coordinator/api/openai_api.h"
 #include "coordinator/checkpoint_codec.h"
+#include "coordinator/checkpoint_fingerprint.h"
 #include "coordinator/engine_host.h"
 #include "coordinator/faulty_hub.h"
 #include "coordinator/journal/disk_posix.h"
@@ -129,16 +128,6 @@ class EndOfService {
   UniqueFd signal_fd_, read_fd_, write_fd_;
 };
 
-absl::StatusOr<uint64_t> DigestOfFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) return absl::NotFoundError(path);
-  Fnv1a hash;
-  for (unsigned char c : text.str()) hash.Add(c);
-  return hash.hash();
-}
-
 // A group has one coordinator at a time. To bind takes the control socket from
 // whoever has it, so this comes first; held as long as the descriptor is.
 absl::StatusOr<UniqueFd> LockGroup(const std::string& dir) {
@@ -150,20 +139,55 @@ absl::StatusOr<UniqueFd> LockGroup(const std::string& dir) {
       absl::StrCat(dir, ": another coordinator serves this group"));
 }
 
+int64_t UnixMs() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
 // The journal in its folder, and a term above all that it knows.
 struct OpenedJournal {
   std::unique_ptr<PosixDisk> disk;
   std::unique_ptr<Journal> journal;
 };
-absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options) {
+
+// How much of it goes on.
+void LogTakenUp(const Journal::Opened& opened) {
+  size_t taken_up = 0, results = 0;
+  for (const auto& [first, request] : opened.journal->state().requests()) {
+    taken_up += request.num_unfinished;
+    results += request.choices.size() - request.num_unfinished;
+  }
+  const size_t given_up = opened.num_given_up;
+  if (taken_up + results == 0) return;
+  const std::string text = absl::StrCat(
+      "journal: ", taken_up, " unfinished answers are taken up, ", given_up,
+      " are not; ", results - given_up, " finished ones are kept");
+  if (!opened.other_checkpoint) return LogInfo(text);
+  LogWarn(text,
+          "; it was written with another checkpoint, which cannot continue "
+          "them");
+}
+
+// How a damaged one is mended.
+absl::Status WithAdvice(const std::string& dir, const absl::Status& status) {
+  if (!absl::IsDataLoss(status)) return status;
+  return Lasting(absl::DataLossError(
+      absl::StrCat("the journal is damaged; `moebius journal check ", dir,
+                   "` tells more, `moebius journal repair ", dir,
+                   "` keeps what is whole: ", status.message())));
+}
+
+absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options,
+                                          uint64_t checkpoint) {
   const Config& config = options.config;
   const std::string dir = config.journal_dir.empty() ? options.dir + "/journal"
                                                      : config.journal_dir;
   OpenedJournal opened;
   ASSIGN_OR_RETURN(opened.disk, PosixDisk::Open(dir));
   JournalOptions journal_options;
-  ASSIGN_OR_RETURN(journal_options.model_digest,
-                   DigestOfFile(config.model_path + "/config.json"));
+  journal_options.checkpoint = checkpoint;
+  journal_options.unix_ms = UnixMs();
   std::random_device random;
   journal_options.salt = uint64_t{random()} << 32 | random();
   journal_options.fsync = config.journal_fsync == "always"
@@ -171,13 +195,15 @@ absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options) {
                           : config.journal_fsync == "step" ? FsyncPolicy::kStep
                                                            : FsyncPolicy::kNone;
   journal_options.rotate_bytes = config.journal_rotate_bytes;
-  ASSIGN_OR_RETURN(Journal::Opened journal,
-                   Journal::Open(journal_options, *opened.disk));
+  auto found = Journal::Open(journal_options, *opened.disk);
+  if (!found.ok()) return WithAdvice(dir, found.status());
+  Journal::Opened& journal = *found;
   if (journal.cut_off.has_value()) {
     LogWarn("journal: ", journal.cut_off->size_bytes,
             " bytes that were not written whole are cut off ",
             journal.cut_off->file, " at byte ", journal.cut_off->offset);
   }
+  LogTakenUp(journal);
   opened.journal = std::move(journal.journal);
   const Term term{
       std::max(options.term.value, opened.journal->state().term().value + 1)};
@@ -186,12 +212,6 @@ absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options) {
     LogError("journal: ", status.ToString());
   }
   return opened;
-}
-
-int64_t UnixMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
 }
 
 // How long the launcher may take to tell who somebody is.
@@ -331,7 +351,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   AddEnd(codec->eos_id(), &defaults);
   ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
   ASSIGN_OR_RETURN(const UniqueFd lock, LockGroup(options.dir));
-  ASSIGN_OR_RETURN(const OpenedJournal opened, OpenJournal(options));
+  uint64_t checkpoint = options.checkpoint;
+  if (checkpoint == 0) {
+    ASSIGN_OR_RETURN(checkpoint, FingerprintCheckpoint(config));
+  }
+  ASSIGN_OR_RETURN(const OpenedJournal opened,
+                   OpenJournal(options, checkpoint));
   ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, *codec, vault));
@@ -438,7 +463,8 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     ready_or_over.WaitForNotification();
     // One that fails before it serves is not to be taken for one that does.
     if (!ready.load()) return;
-    if (absl::Status status = vault.Ready(server->port(), admin_server->port());
+    if (absl::Status status =
+            vault.Ready(server->port(), admin_server->port(), checkpoint);
         !status.ok()) {
       LogDebug(status.ToString());
     }

@@ -14,6 +14,8 @@ struct CoordinatorOptions {
   Config config;
   std::string dir;  // the group's private directory
   Term term{1};
+  // Fingerprint of the checkpoint that workers have loaded; 0: find out.
+  uint64_t checkpoint = 0;
   // For control.transport: tcp, from the launcher: the socket that workers
   // connect to, and our keys (channel_keys.h).
   int control_listener_fd = -1;

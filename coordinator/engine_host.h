@@ -182,6 +182,7 @@ class EngineHost final : public Engine {
   absl::Status Carry(const MembershipEffect& effect);
   absl::Status TickMembership(Clock::time_point now);
   absl::Status LookAfterIdleWorkers(Clock::time_point now);
+  void LookAfterSocket(Clock::time_point now);
   void Halt(const SendHalt& halt);
   void Load(const SendLoad& load);
   void SendHaltTo(RankSet ranks, uint64_t round);
@@ -216,6 +217,8 @@ class EngineHost final : public Engine {
   Clock::time_point load_again_;
   Clock::time_point last_greeting_;
   Clock::time_point last_look_;  // for what keeps the missing ones away
+  Clock::time_point last_socket_look_;
+  bool socket_was_ok_ = true;
   std::optional<Clock::time_point> halted_since_;  // running no more since
   Clock::time_point last_progress_;                // resumed, or a result came
   std::optional<Scheduler> scheduler_;  // once every worker has joined

@@ -82,6 +82,9 @@ absl::Status EngineHost::TickJournal(Clock::time_point now) {
     return absl::OkStatus();
   }
   last_journal_tick_ = now;
+  if (absl::Status removed = journal->CheckPresence(); !removed.ok()) {
+    LogError("journal: ", removed.ToString(), "; it is written anew");
+  }
   if (!journal->healthy() && journal->TryHeal().ok()) {
     LogInfo("the journal can be written again");
   }
@@ -109,6 +112,13 @@ void EngineHost::Replay(Attachment attachment) {
     if (choice == nullptr) {
       return attachment.callback(absl::NotFoundError(absl::StrCat(
           "the result of generation ", request.value, " is kept no longer")));
+    }
+    if (choice->finish.has_value() &&
+        choice->finish->stop_reason == kOtherCheckpoint &&
+        choice->finish->reason == FinishReason::kAbort) {
+      return attachment.callback(absl::AbortedError(
+          "this answer was begun with another checkpoint, and the one that is "
+          "served now cannot continue it; send the request anew"));
     }
     GenerationOutput generation(options_.tokenizer, choice->generation.stop);
     for (size_t i = 0; i < choice->tokens.size(); ++i) {

@@ -186,12 +186,26 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
       if (lost.contains(r)) RETURN_IF_ERROR(Apply(WorkerLost{r}));
     }
   }
+  LookAfterSocket(now);
   RETURN_IF_ERROR(LookAfterIdleWorkers(now));
   if (!together() && now - last_look_ > kTroublePeriod) {
     last_look_ = now;
     LookAtMissing(now);
   }
   return absl::OkStatus();
+}
+
+void EngineHost::LookAfterSocket(Clock::time_point now) {
+  if (now - last_socket_look_ <= kTroublePeriod) return;
+  last_socket_look_ = now;
+  const absl::StatusOr<bool> restored = hub_->Restore();
+  if (!restored.ok() && socket_was_ok_) {
+    LogError("the control socket was removed by somebody: ",
+             restored.status().ToString());
+  } else if (restored.ok() && *restored) {
+    LogWarn("the control socket was removed by somebody: it is made anew");
+  }
+  socket_was_ok_ = restored.ok();
 }
 
 // Nothing is sent to workers that have nothing to do, so nothing is missed when

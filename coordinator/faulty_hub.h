@@ -53,6 +53,7 @@ class FaultyHub final : public Hub {
                     std::string_view bytes) override;
   absl::StatusOr<std::vector<Message>> Receive(int timeout_ms) override;
   void Wake() override { hub_->Wake(); }
+  absl::StatusOr<bool> Restore() override { return hub_->Restore(); }
 
   size_t num_held() const { return held_.size(); }
 

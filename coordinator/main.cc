@@ -1,13 +1,36 @@
 // moebius-coordinator: the process that decides. Started by the launcher.
 #include <CLI/CLI.hpp>
 #include <csignal>
+#include <cstdio>
 #include <string>
+#include <string_view>
 
 #include "common/child_program.h"
 #include "common/exit_code.h"
 #include "coordinator/coordinator_process.h"
+#include "coordinator/journal_command.h"
+
+namespace {
+
+// `moebius journal ACTION DIR`, which executes us with the same words.
+int JournalMain(std::string_view action, const std::string& dir) {
+  const absl::StatusOr<int> exit_code =
+      action == "check" ? moebius::CheckJournalCommand(dir)
+      : action == "repair"
+          ? moebius::RepairJournalCommand(dir)
+          : absl::InvalidArgumentError("the journal is checked or repaired");
+  if (exit_code.ok()) return *exit_code;
+  std::fprintf(stderr, "moebius: %s\n",
+               std::string(exit_code.status().message()).c_str());
+  return 2;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 4 && std::string_view(argv[1]) == "journal") {
+    return JournalMain(argv[2], argv[3]);
+  }
   CLI::App app(
       "The coordinator of a Moebius group. `moebius serve` starts it; it is of "
       "no use alone.");
@@ -25,6 +48,8 @@ int main(int argc, char** argv) {
                  "descriptor of the socket that workers connect to");
   app.add_option("--control-keys", options.control_keys_fd,
                  "descriptor to read our keys of the control channel from");
+  app.add_option("--checkpoint", options.checkpoint,
+                 "fingerprint of the checkpoint that workers have loaded");
   int port = -1, admin_port = -1;
   app.add_option("--port", port, "in place of the configuration's http.port");
   app.add_option("--admin-port", admin_port,

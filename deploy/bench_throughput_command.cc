@@ -104,7 +104,7 @@ absl::Status Run(const ThroughputArgs& args) {
   // Only the benchmark switches.
   config.layout =
       args.layouts.front() == "tp" ? LayoutChoice::kTp : LayoutChoice::kEp;
-  ASSIGN_OR_RETURN(const PrivateDir dir,
+  ASSIGN_OR_RETURN(PrivateDir dir,
                    PrivateDir::Create(PrivateDir::DefaultBase()));
   RETURN_IF_ERROR(dir.WriteFile("spec.json", MakeSpec(args).dump()));
   const std::string result_path = Cat(dir.path(), "/result.json");

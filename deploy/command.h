@@ -23,6 +23,7 @@ void AddLayoutCommand(CLI::App& app, Action& action);
 void AddBenchCommand(CLI::App& app, Action& action);
 void AddChaosCommand(CLI::App& app, Action& action);
 void AddDemoCommand(CLI::App& app, Action& action);
+void AddJournalCommand(CLI::App& app, Action& action);
 
 // Says "moebius: <message>" on standard error; returns the exit code that
 // suits: kExitUsage for what the user said, kExitFailed otherwise.

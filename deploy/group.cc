@@ -2,8 +2,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -13,9 +11,8 @@
 #include <optional>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/api_keys.h"
 #include "common/cat.h"
@@ -31,6 +28,8 @@
 #include "deploy/listen_check.h"
 #include "deploy/machine_limits.h"
 #include "deploy/private_dir.h"
+#include "deploy/report_queue.h"
+#include "deploy/stop_signals.h"
 #include "deploy/supervision.h"
 #include "deploy/vault.h"
 #include "nlohmann/json.hpp"
@@ -42,90 +41,8 @@ constexpr char kConfigName[] = "config.yaml";
 // Of the launcher, and of workers, which inherit the limit. The coordinator
 // wants more and asks for it itself.
 constexpr int kDescriptors = 1024;
-
-// Signals as a descriptor; blocked as long as it lives. SIGUSR1 and SIGUSR2 are
-// taken and mean nothing: whoever rotates logs sends them.
-class StopSignals {
- public:
-  StopSignals() {
-    sigset_t set;
-    sigemptyset(&set);
-    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) {
-      sigaddset(&set, signal);
-    }
-    pthread_sigmask(SIG_BLOCK, &set, &old_);
-    fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-    CHECK(fd_.get() >= 0);
-  }
-  ~StopSignals() {
-    // What arrived while we ended must not end the process now.
-    while (Take().has_value()) {
-    }
-    pthread_sigmask(SIG_SETMASK, &old_, nullptr);
-  }
-  int fd() const { return fd_.get(); }
-  // What one that has arrived means.
-  enum class Meaning {
-    kNothing,
-    kStop,    // a second one: at once
-    kHangUp,  // of the terminal, not a process's SIGHUP: a stop, but only once
-  };
-  // The next one that has arrived, if any.
-  std::optional<Meaning> Take() {
-    signalfd_siginfo info;
-    if (read(fd_.get(), &info, sizeof info) != sizeof info) return std::nullopt;
-    switch (info.ssi_signo) {
-      case SIGTERM:
-      case SIGINT:
-        return Meaning::kStop;
-      case SIGHUP:
-        return info.ssi_code == SI_KERNEL ? Meaning::kHangUp
-                                          : Meaning::kNothing;
-      default:
-        return Meaning::kNothing;
-    }
-  }
-
- private:
-  sigset_t old_;
-  UniqueFd fd_;
-};
-
-// Reports of the vault's thread, for the main thread. Bounded by what the vault
-// lets through: progress of a rank replaces the one before.
-class ReportQueue {
- public:
-  ReportQueue() : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    CHECK(wake_.get() >= 0);
-  }
-  int fd() const { return wake_.get(); }
-
-  void Push(const VaultReport& report) {
-    {
-      absl::MutexLock lock(&mutex_);
-      latest_[{report.rank, report.type}] = report;
-    }
-    const uint64_t one = 1;
-    // Fails only when it is readable already.
-    [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof one);
-  }
-
-  std::vector<VaultReport> TakeAll() {
-    uint64_t count;
-    [[maybe_unused]] const ssize_t n = read(wake_.get(), &count, sizeof count);
-    std::vector<VaultReport> reports;
-    absl::MutexLock lock(&mutex_);
-    for (auto& [key, report] : latest_) reports.push_back(std::move(report));
-    latest_.clear();
-    return reports;
-  }
-
- private:
-  const UniqueFd wake_;
-  absl::Mutex mutex_;
-  std::map<std::pair<Rank, VaultMessageType>, VaultReport> latest_
-      ABSL_GUARDED_BY(mutex_);
-};
+// How often it is looked whether the private directory is all there.
+constexpr absl::Duration kDirectoryPeriod = absl::Seconds(2);
 
 struct Member {
   ChildProcess process;
@@ -156,6 +73,7 @@ class Group {
 
  private:
   absl::Status StartMember(ChildId child);
+  void LookAfterDirectory();
   void PollOnce();
   void TakeSignals();
   void ReadOutput(ChildId child, Member& member);
@@ -184,12 +102,17 @@ class Group {
   std::map<ChildId, Deadline> starts_;  // to be started then
   GroupState state_;
   Deadline deadline_;
+  Deadline directory_look_;
+  bool directory_ok_ = true;
   int port_ = 0, admin_port_ = 0;
+  uint64_t checkpoint_ = 0;
 };
 
 absl::Status Group::Start() {
-  ASSIGN_OR_RETURN(PrivateDir dir,
-                   PrivateDir::Create(PrivateDir::DefaultBase()));
+  ASSIGN_OR_RETURN(
+      PrivateDir dir,
+      PrivateDir::Create(options_.state_dir.empty() ? PrivateDir::DefaultBase()
+                                                    : options_.state_dir));
   dir_.emplace(std::move(dir));
   Config config = options_.config;
   if (config.control_tcp) {
@@ -209,6 +132,31 @@ absl::Status Group::Start() {
   return StartMember(kCoordinatorChild);
 }
 
+// What a new life of a child needs to be there. Cleaners of old files and the
+// end of a log-in take it away.
+void Group::LookAfterDirectory() {
+  directory_look_ = Deadline::After(kDirectoryPeriod);
+  absl::StatusOr<std::vector<std::string>> restored = dir_->Restore();
+  absl::StatusOr<bool> socket = false;
+  if (restored.ok()) socket = vault_->Restore();
+  if (socket.ok() && *socket) {
+    restored->push_back(std::string(kVaultSocketName));
+  }
+  const absl::Status status =
+      restored.ok() ? socket.status() : restored.status();
+  const bool was_ok = std::exchange(directory_ok_, status.ok());
+  if (!status.ok() && was_ok) {
+    console_.EndProgress();
+    console_.Err(Cat("moebius: whoever dies has no successor: ",
+                     StdView(status.message())));
+  } else if (status.ok() && !restored->empty()) {
+    console_.EndProgress();
+    console_.Err(Cat("moebius: made again what somebody has removed from ",
+                     dir_->path(), ": ", absl::StrJoin(*restored, ", "),
+                     "; --state-dir takes a place that nobody cleans"));
+  }
+}
+
 absl::Status Group::ArmFaults() {
   ASSIGN_OR_RETURN(faults_, FaultTable::Create(dir_->path()));
   for (absl::string_view text :
@@ -224,6 +172,7 @@ absl::Status Group::StartMember(ChildId child) {
   ASSIGN_OR_RETURN(
       const std::string program,
       FindProgram(is_worker ? "moebius-worker" : "moebius-coordinator"));
+  LookAfterDirectory();
   const uint64_t incarnation = ++lives_[child];
   std::vector<std::string> argv = {program, "--config",
                                    Cat(dir_->path(), "/", kConfigName), "--dir",
@@ -250,10 +199,11 @@ absl::Status Group::StartMember(ChildId child) {
     argv.push_back("--term");
     argv.push_back(Cat(incarnation));
     if (port_ != 0) {
-      // Where clients know it.
+      // Where clients know it, and with the checkpoint that workers have in
+      // memory, whatever its files are by now.
       for (const std::string& arg :
            {std::string("--port"), Cat(port_), std::string("--admin-port"),
-            Cat(admin_port_)}) {
+            Cat(admin_port_), std::string("--checkpoint"), Cat(checkpoint_)}) {
         argv.push_back(arg);
       }
     }
@@ -311,6 +261,7 @@ void Group::PollOnce() {
     OnExit(kCoordinatorChild);
   }
   TakeSignals();
+  if (directory_look_.expired()) LookAfterDirectory();
   if (deadline_.expired()) {
     deadline_ = Deadline();
     Handle(DeadlinePassed{});
@@ -331,11 +282,15 @@ void Group::TakeSignals() {
 
 // Until the next deadline, -1 when there is none.
 int Group::TimeoutMs() const {
-  int timeout_ms = deadline_.left_ms();
-  for (const auto& [child, deadline] : starts_) {
+  int timeout_ms = directory_look_.left_ms();
+  const auto until = [&timeout_ms](const Deadline& deadline) {
     const int left_ms = deadline.left_ms();
-    if (timeout_ms < 0 || left_ms < timeout_ms) timeout_ms = left_ms;
-  }
+    if (left_ms >= 0 && (timeout_ms < 0 || left_ms < timeout_ms)) {
+      timeout_ms = left_ms;
+    }
+  };
+  until(deadline_);
+  for (const auto& [child, deadline] : starts_) until(deadline);
   return timeout_ms;
 }
 
@@ -409,6 +364,7 @@ void Group::OnReport(const VaultReport& report) {
       if (report.rank == kCoordinatorChild) {
         port_ = report.port;
         admin_port_ = report.admin_port;
+        checkpoint_ = report.checkpoint;
       }
       Handle(ChildReady{report.rank});
       return;

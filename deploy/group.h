@@ -27,6 +27,8 @@ struct GroupOptions {
   // Where to write one line of JSON once the group serves, or -1:
   // {"pid":..,"directory":"..","host":"..","port":..,"admin_port":..}
   int ready_fd = -1;
+  // Where the private directory is made; "": PrivateDir::DefaultBase().
+  std::string state_dir;
 };
 
 // Runs the group until it has ended, and returns its exit code: 0 after a clean

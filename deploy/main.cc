@@ -113,6 +113,7 @@ int Main(int argc, char** argv) {
   AddBenchCommand(app, action);
   AddChaosCommand(app, action);
   AddDemoCommand(app, action);
+  AddJournalCommand(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <string_view>
@@ -27,6 +28,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "moebius-";
 constexpr char kLockName[] = "lock";
+constexpr std::string_view kAdvice =
+    "; `moebius serve --state-dir DIR` takes another place";
 // Room for "/" and the longest socket name in the directory.
 constexpr size_t kMaxSocketNameBytes = 32;
 constexpr size_t kNameBytes = 32;  // moebius-<pid>-<random>
@@ -85,7 +88,9 @@ PrivateDir::PrivateDir(std::string path, UniqueFd lock)
     : path_(std::move(path)), lock_(std::move(lock)) {}
 
 PrivateDir::PrivateDir(PrivateDir&& other) noexcept
-    : path_(std::exchange(other.path_, "")), lock_(std::move(other.lock_)) {}
+    : path_(std::exchange(other.path_, "")),
+      lock_(std::move(other.lock_)),
+      files_(std::move(other.files_)) {}
 
 PrivateDir::~PrivateDir() {
   if (path_.empty()) return;
@@ -94,10 +99,12 @@ PrivateDir::~PrivateDir() {
 }
 
 std::string PrivateDir::DefaultBase() {
-  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  if (runtime != nullptr && runtime[0] == '/' && FitsSockets(runtime) &&
-      access(runtime, W_OK | X_OK) == 0) {
-    return runtime;
+  for (const char* name : {"XDG_RUNTIME_DIR", "TMPDIR"}) {
+    const char* base = std::getenv(name);
+    if (base != nullptr && base[0] == '/' && FitsSockets(base) &&
+        access(base, W_OK | X_OK) == 0) {
+      return base;
+    }
   }
   return "/tmp";
 }
@@ -107,27 +114,65 @@ absl::StatusOr<PrivateDir> PrivateDir::Create(const std::string& base) {
     return absl::InvalidArgumentError(Cat(
         base, ": too long for the sockets below it; allowed are ",
         sizeof(sockaddr_un::sun_path) - kNameBytes - kMaxSocketNameBytes - 2,
-        " bytes"));
+        " bytes", kAdvice));
   }
   RemoveStaleDirs(base);
   ASSIGN_OR_RETURN(const std::string name, RandomName());
   const std::string path = Cat(base, "/", name);
   if (mkdir(path.c_str(), 0700) != 0) {
-    return absl::ErrnoToStatus(errno, Cat("cannot make the directory ", path));
+    const int error = errno;
+    return absl::ErrnoToStatus(error, Cat("cannot make the directory ", path,
+                                          ": ", strerror(error), kAdvice));
   }
-  UniqueFd lock(open(Cat(path, "/", kLockName).c_str(),
+  PrivateDir dir(path, UniqueFd());  // removes it on error
+  RETURN_IF_ERROR(dir.TakeLock());
+  return dir;
+}
+
+absl::Status PrivateDir::TakeLock() {
+  UniqueFd lock(open(Cat(path_, "/", kLockName).c_str(),
                      O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!lock || flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    const absl::Status status =
-        absl::ErrnoToStatus(errno, Cat("cannot lock ", path));
-    PrivateDir(path, UniqueFd());  // removes it
-    return status;
+    return absl::ErrnoToStatus(errno, Cat("cannot lock ", path_));
   }
-  return PrivateDir(path, std::move(lock));
+  lock_ = std::move(lock);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> PrivateDir::Restore() {
+  std::vector<std::string> restored;
+  struct stat info;
+  if (lstat(path_.c_str(), &info) != 0) {
+    if (mkdir(path_.c_str(), 0700) != 0) {
+      const int error = errno;
+      return absl::ErrnoToStatus(
+          error,
+          Cat(path_, " was removed by somebody and cannot be made again: ",
+              strerror(error), kAdvice));
+    }
+    restored.push_back(path_);
+  }
+  if (lstat(Cat(path_, "/", kLockName).c_str(), &info) != 0) {
+    RETURN_IF_ERROR(TakeLock());
+    restored.push_back(kLockName);
+  }
+  for (const auto& [name, text] : files_) {
+    if (lstat(Cat(path_, "/", name).c_str(), &info) == 0) continue;
+    RETURN_IF_ERROR(Put(name, text));
+    restored.push_back(name);
+  }
+  return restored;
 }
 
 absl::Status PrivateDir::WriteFile(const std::string& name,
-                                   const std::string& text) const {
+                                   const std::string& text) {
+  RETURN_IF_ERROR(Put(name, text));
+  files_[name] = text;
+  return absl::OkStatus();
+}
+
+absl::Status PrivateDir::Put(const std::string& name,
+                             const std::string& text) const {
   const std::string path = Cat(path_, "/", name);
   UniqueFd file(open(path.c_str(),
                      O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,

@@ -2,7 +2,9 @@
 #include <fcntl.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "common/cat.h"
@@ -17,6 +19,7 @@ namespace {
 struct ServeArgs {
   ConfigFlags flags;
   int ready_fd = -1;
+  std::string state_dir;
   bool help_config = false;
 };
 
@@ -34,6 +37,9 @@ int Serve(const ServeArgs& args) {
   GroupOptions options;
   options.config = *config;
   options.ready_fd = args.ready_fd;
+  if (!args.state_dir.empty()) {
+    options.state_dir = std::filesystem::absolute(args.state_dir).string();
+  }
   Console console = Console::Standard();
   const absl::StatusOr<int> exit_code = RunGroup(options, console);
   if (!exit_code.ok()) return ReportError(exit_code.status());
@@ -61,6 +67,12 @@ void AddServeCommand(CLI::App& app, Action& action) {
                    "Writes one line of JSON (pid, directory, ports) to this "
                    "descriptor once the group serves, and closes it.")
       ->option_text("FD");
+  command
+      ->add_option("--state-dir", args->state_dir,
+                   "Where the group's private directory is made (sockets, and "
+                   "the journal unless journal.dir is set): a place that "
+                   "nobody cleans. Without it: XDG_RUNTIME_DIR, TMPDIR, /tmp.")
+      ->option_text("DIR");
   command->add_flag("--help-config", args->help_config,
                     "Lists every key of the configuration and exits.");
   command->callback(

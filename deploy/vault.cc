@@ -114,6 +114,17 @@ Vault::~Vault() {
   if (!path_.empty()) ::unlink(path_.c_str());
 }
 
+absl::StatusOr<bool> Vault::Restore() {
+  struct stat info;
+  if (::lstat(path_.c_str(), &info) == 0) return false;
+  ASSIGN_OR_RETURN(UniqueFd listener, ListenUnix(path_, kMaxConnections));
+  absl::MutexLock lock(&mutex_);
+  AcceptAll();  // who has found the old one
+  RETURN_IF_ERROR(Watch(listener.get(), kListenerId));
+  listener_ = std::move(listener);
+  return true;
+}
+
 void Vault::Wake() {
   const uint64_t one = 1;
   // Fails only when the counter is full, and then the thread is awake.
@@ -419,6 +430,7 @@ absl::Status Vault::HandleReport(const Connection& connection,
       }
       report.port = message.port;
       report.admin_port = message.admin_port;
+      report.checkpoint = message.checkpoint;
       break;
     case VaultMessageType::kReplace:
       if (*connection.rank != -1 || message.rank < 0) {

@@ -36,6 +36,7 @@ struct VaultReport {
   uint64_t total_bytes = 0;  // kProgress
   int port = 0;              // kReady of the coordinator
   int admin_port = 0;        // kReady of the coordinator
+  uint64_t checkpoint = 0;   // kReady of the coordinator
   uint64_t incarnation = 0;  // kReplace: which life
   std::string text;          // kFailed
 };
@@ -101,6 +102,10 @@ class Vault {
   // Closes the descriptors kept for `rank`, so that a new life of it may
   // deposit. REQUIRES (death certificate): its process was killed and reaped.
   void Forget(Rank rank);
+
+  // Listens again if somebody has removed the socket's file, without which no
+  // later life of a child would find us. True: it was removed.
+  absl::StatusOr<bool> Restore();
 
   // Why worker `rank` does not stay up, for the coordinator to tell; "": it
   // does. Cut to what a message holds.
@@ -181,8 +186,8 @@ class Vault {
 
   const Callback on_report_;
   const VaultOptions options_;
-  std::string path_;  // of the socket, once it exists
-  UniqueFd listener_;
+  std::string path_;   // of the socket, once it exists
+  UniqueFd listener_;  // replaced under the mutex
   UniqueFd epoll_;
   UniqueFd wake_;  // eventfd
 

@@ -70,6 +70,10 @@ ApiError EngineError(const absl::Status& status) {
       break;
     case absl::StatusCode::kInvalidArgument:
       break;
+    case absl::StatusCode::kAborted:
+      error.http_status = 409;
+      error.code = "checkpoint_changed";
+      break;
     default:
       error.http_status = 500;
       error.type = "server_error";

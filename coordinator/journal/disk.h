@@ -26,6 +26,10 @@ class DiskFile {
   // what was appended since the last success, and never will be: the system
   // may have dropped it, and then says yes to the next Sync.
   virtual absl::Status Sync() = 0;
+
+  // False when somebody has removed the file: what is written to it goes with
+  // us.
+  virtual bool Present() const { return true; }
 };
 
 // Disk

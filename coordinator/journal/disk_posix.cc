@@ -17,8 +17,6 @@
 namespace moebius {
 namespace {
 
-constexpr char kLockName[] = "lock";
-
 // Calls `call` until no signal interrupts it.
 template <typename Call>
 auto Retry(Call call) {
@@ -59,6 +57,11 @@ class PosixFile final : public DiskFile {
     return absl::OkStatus();
   }
 
+  bool Present() const override {
+    struct stat info;
+    return fstat(fd_.get(), &info) != 0 || info.st_nlink > 0;
+  }
+
  private:
   const UniqueFd fd_;
   const std::string path_;
@@ -85,6 +88,11 @@ PosixDisk::PosixDisk(std::string path, UniqueFd directory)
 
 absl::StatusOr<std::unique_ptr<PosixDisk>> PosixDisk::Open(
     const std::string& path) {
+  ASSIGN_OR_RETURN(UniqueFd directory, OpenDirectory(path));
+  return std::unique_ptr<PosixDisk>(new PosixDisk(path, std::move(directory)));
+}
+
+absl::StatusOr<UniqueFd> PosixDisk::OpenDirectory(const std::string& path) {
   const bool made = mkdir(path.c_str(), 0700) == 0;
   if (!made && errno != EEXIST) return ErrnoOf("make the directory", path);
   // Whoever made it may not have come so far; and may read the parent.
@@ -102,7 +110,17 @@ absl::StatusOr<std::unique_ptr<PosixDisk>> PosixDisk::Open(
             ": must be this user's, and of mode 0700, as it keeps what "
             "clients send"));
   }
-  return std::unique_ptr<PosixDisk>(new PosixDisk(path, std::move(directory)));
+  return directory;
+}
+
+absl::Status PosixDisk::RestoreDirectory() {
+  struct stat here, ours;
+  if (stat(path_.c_str(), &here) == 0 && fstat(directory_.get(), &ours) == 0 &&
+      here.st_dev == ours.st_dev && here.st_ino == ours.st_ino) {
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(directory_, OpenDirectory(path_));
+  return locked_ ? Lock() : absl::OkStatus();
 }
 
 std::string PosixDisk::Describe(const std::string& name) const {
@@ -114,17 +132,12 @@ absl::Status PosixDisk::Error(const char* what, const std::string& name) const {
 }
 
 absl::Status PosixDisk::Lock() {
-  UniqueFd lock(Retry([&] {
-    return openat(directory_.get(), kLockName,
-                  O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  }));
-  if (!lock) return Error("open", kLockName);
-  if (Retry([&] { return flock(lock.get(), LOCK_EX | LOCK_NB); }) != 0) {
-    if (errno != EWOULDBLOCK) return Error("lock", kLockName);
+  if (Retry([&] { return flock(directory_.get(), LOCK_EX | LOCK_NB); }) != 0) {
+    if (errno != EWOULDBLOCK) return Error("lock", "");
     return absl::FailedPreconditionError(
         Cat(path_, ": another process has this journal open"));
   }
-  lock_ = std::move(lock);
+  locked_ = true;
   return absl::OkStatus();
 }
 
@@ -188,6 +201,7 @@ absl::StatusOr<std::string> PosixDisk::Read(const std::string& name,
 
 absl::StatusOr<std::unique_ptr<DiskFile>> PosixDisk::Create(
     const std::string& name) {
+  RETURN_IF_ERROR(RestoreDirectory());
   UniqueFd fd(Retry([&] {
     return openat(
         directory_.get(), name.c_str(),

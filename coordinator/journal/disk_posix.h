@@ -10,8 +10,9 @@ namespace moebius {
 
 // PosixDisk
 //
-// Files have mode 0600. The lock is a flock on `lock` in the directory: it ends
-// with the process, whatever that dies of.
+// Files have mode 0600. The lock is a flock on the directory: it ends with the
+// process, whatever that dies of, and nobody can remove it. A directory that
+// somebody removes is made again when the next file is.
 class PosixDisk final : public Disk {
  public:
   static constexpr size_t kMaxNames = 100000;
@@ -35,11 +36,13 @@ class PosixDisk final : public Disk {
 
  private:
   PosixDisk(std::string path, UniqueFd directory);
+  static absl::StatusOr<UniqueFd> OpenDirectory(const std::string& path);
+  absl::Status RestoreDirectory();
   absl::Status Error(const char* what, const std::string& name) const;
 
   const std::string path_;
-  const UniqueFd directory_;
-  UniqueFd lock_;
+  UniqueFd directory_;
+  bool locked_ = false;
 };
 
 }  // namespace moebius

@@ -3,50 +3,19 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/strip.h"
 #include "common/status_macros.h"
 #include "coordinator/journal/journal_codec.h"
 #include "coordinator/journal/journal_frame.h"
+#include "coordinator/journal/journal_names.h"
 
 namespace moebius {
 namespace {
 
-constexpr char kPrefix[] = "journal-";
-constexpr char kSuffix[] = ".log";
-constexpr char kTemporarySuffix[] = ".tmp";
 // Memory that a frame's buffer keeps from one commit to the next.
 constexpr size_t kMaxKeptBytes = size_t{1} << 20;
 // With which a segment can still grow to twice its snapshot.
 constexpr uint64_t kMaxSnapshotBytes = Journal::kMaxSegmentBytes / 4;
-
-std::string NameOf(uint64_t segment) {
-  return absl::StrFormat("%s%06d%s", kPrefix, segment, kSuffix);
-}
-std::string TemporaryNameOf(uint64_t segment) {
-  return absl::StrFormat("%s%06d%s", kPrefix, segment, kTemporarySuffix);
-}
-
-// The number in a segment's name; none for other names.
-std::optional<uint64_t> SegmentOf(absl::string_view name) {
-  uint64_t number = 0;
-  absl::string_view digits = name;
-  if (!absl::ConsumePrefix(&digits, kPrefix) ||
-      !absl::ConsumeSuffix(&digits, kSuffix) ||
-      !absl::SimpleAtoi(digits, &number) || number == 0 ||
-      NameOf(number) != name) {
-    return std::nullopt;
-  }
-  return number;
-}
-
-bool IsTemporary(absl::string_view name) {
-  return absl::StartsWith(name, kPrefix) &&
-         absl::EndsWith(name, kTemporarySuffix);
-}
 
 // Adds a record to the last of `frames`, or to a new one if that is full or
 // every record is to have its own.
@@ -73,14 +42,14 @@ absl::StatusOr<Journal::Opened> Journal::Open(const JournalOptions& options,
                                               Disk& disk) {
   Opened opened;
   opened.journal = std::unique_ptr<Journal>(new Journal(options, disk));
-  ASSIGN_OR_RETURN(opened.cut_off, opened.journal->Recover());
+  RETURN_IF_ERROR(opened.journal->Recover(opened));
   if (absl::Status begun = opened.journal->BeginSegment(); !begun.ok()) {
     opened.journal->Fail(std::move(begun)).IgnoreError();
   }
   return opened;
 }
 
-absl::StatusOr<std::optional<Journal::CutOff>> Journal::Recover() {
+absl::Status Journal::Recover(Opened& opened) {
   RETURN_IF_ERROR(disk_.Lock());
   ASSIGN_OR_RETURN(const std::vector<std::string> names, disk_.List());
   for (const std::string& name : names) {
@@ -88,39 +57,50 @@ absl::StatusOr<std::optional<Journal::CutOff>> Journal::Recover() {
       old_segments_.push_back(*segment);
     }
   }
-  std::optional<CutOff> cut_off;
   if (!old_segments_.empty()) {
     std::sort(old_segments_.begin(), old_segments_.end());
     number_ = old_segments_.back();
     old_segments_.pop_back();
-    const std::string name = NameOf(number_);
+    const std::string name = SegmentName(number_);
     ASSIGN_OR_RETURN(const std::string bytes,
                      disk_.Read(name, kMaxSegmentBytes));
-    if (absl::Status status = Replay(name, bytes, cut_off); !status.ok()) {
+    if (absl::Status status = Replay(name, bytes, opened); !status.ok()) {
       return absl::Status(status.code(), absl::StrCat(disk_.Describe(name),
                                                       ": ", status.message()));
     }
   }
   for (const std::string& name : names) {
     // Of an attempt that was cut short. If it stays it only takes room.
-    if (IsTemporary(name)) disk_.Remove(name).IgnoreError();
+    if (IsTemporarySegment(name)) disk_.Remove(name).IgnoreError();
   }
-  return cut_off;
+  return opened.other_checkpoint ? GiveUpUnfinished(opened) : absl::OkStatus();
+}
+
+// Before a segment says that all of this is the present checkpoint's.
+absl::Status Journal::GiveUpUnfinished(Opened& opened) {
+  std::vector<RequestId> unfinished;
+  for (const auto& [first, request] : state_.requests()) {
+    for (size_t i = 0; i < request.choices.size(); ++i) {
+      if (request.choices[i].finish.has_value()) continue;
+      unfinished.push_back(RequestId{first.value + i});
+    }
+  }
+  for (RequestId id : unfinished) {
+    RETURN_IF_ERROR(state_.Apply(journal::Ended{
+        id, FinishReason::kAbort, kOtherCheckpoint, options_.unix_ms}));
+  }
+  opened.num_given_up = unfinished.size();
+  return absl::OkStatus();
 }
 
 absl::Status Journal::Replay(const std::string& name,
-                             absl::Span<const char> bytes,
-                             std::optional<CutOff>& cut_off) {
+                             absl::Span<const char> bytes, Opened& opened) {
   ASSIGN_OR_RETURN(const SegmentContents contents, ReadSegment(bytes));
   if (contents.header.segment != number_) {
     return absl::DataLossError(absl::StrCat("at offset 16: this is segment ",
                                             contents.header.segment));
   }
-  if (contents.header.model_digest != options_.model_digest) {
-    return absl::FailedPreconditionError(
-        "the journal is of another model; give this one a directory of its "
-        "own, or remove that journal and with it what it has accepted");
-  }
+  opened.other_checkpoint = contents.header.checkpoint != options_.checkpoint;
   next_sequence_ = contents.header.first_sequence + contents.frames.size();
   for (const Frame& frame : contents.frames) {
     auto records = journal::DecodeRecords(frame.payload);
@@ -137,8 +117,8 @@ absl::Status Journal::Replay(const std::string& name,
     }
   }
   if (contents.torn.has_value()) {
-    cut_off = CutOff{disk_.Describe(name), contents.torn->offset,
-                     contents.torn->size_bytes};
+    opened.cut_off = CutOff{disk_.Describe(name), contents.torn->offset,
+                            contents.torn->size_bytes};
   }
   return absl::OkStatus();
 }
@@ -232,6 +212,12 @@ std::string Journal::trouble() const {
   return std::string((healthy() ? compaction_failure_ : failure_).message());
 }
 
+absl::Status Journal::CheckPresence() {
+  if (!healthy() || file_->Present()) return absl::OkStatus();
+  return Fail(absl::NotFoundError(absl::StrCat(
+      disk_.Describe(SegmentName(number_)), " was removed by somebody")));
+}
+
 absl::Status Journal::TryHeal() {
   if (healthy()) return absl::OkStatus();
   failure_ = BeginSegment();
@@ -285,7 +271,7 @@ absl::StatusOr<Journal::Segment> Journal::WriteSegment(const std::string& name,
   ASSIGN_OR_RETURN(segment.file, disk_.Create(name));
   RETURN_IF_ERROR(segment.file->Append(
       EncodeHeader({number, next_sequence_, segment.size_bytes,
-                    options_.model_digest, options_.salt})));
+                    options_.checkpoint, options_.salt})));
   for (const std::string& frame : frames) {
     RETURN_IF_ERROR(segment.file->Append(frame));
   }
@@ -301,18 +287,18 @@ absl::Status Journal::BeginSegment() {
     RemoveOldSegments();
   }
   if (old_segments_.size() > kMaxOldSegments) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(old_segments_.size(), " old segments cannot be removed, ",
-                     disk_.Describe(NameOf(old_segments_[0])), " among them"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        old_segments_.size(), " old segments cannot be removed, ",
+        disk_.Describe(SegmentName(old_segments_[0])), " among them"));
   }
   const uint64_t number = number_ + 1;
-  const std::string temporary = TemporaryNameOf(number);
+  const std::string temporary = TemporarySegmentName(number);
   auto segment = WriteSegment(temporary, number);
   absl::Status status = segment.status();
   if (status.ok()) {
     // From here on the next opening may read the new one.
     file_.reset();
-    status = disk_.Rename(temporary, NameOf(number));
+    status = disk_.Rename(temporary, SegmentName(number));
     if (status.ok()) status = disk_.SyncNames();
   }
   if (!status.ok()) {
@@ -337,7 +323,7 @@ absl::Status Journal::BeginSegment() {
 
 void Journal::RemoveOldSegments() {
   std::erase_if(old_segments_, [this](uint64_t number) {
-    const absl::Status removed = disk_.Remove(NameOf(number));
+    const absl::Status removed = disk_.Remove(SegmentName(number));
     return removed.ok() || absl::IsNotFound(removed);
   });
 }

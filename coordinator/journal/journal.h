@@ -16,6 +16,10 @@
 
 namespace moebius {
 
+// Stop reason, with FinishReason::kAbort, of what ended because another
+// checkpoint had begun it.
+inline constexpr char kOtherCheckpoint[] = "other_checkpoint";
+
 // When commits are synced. Whatever it says, they survive the end of the
 // process, and segments are synced before they take the place of others.
 //   kNone    never: a loss of power takes the last ones, and can leave holes
@@ -25,8 +29,11 @@ namespace moebius {
 enum class FsyncPolicy { kNone, kStep, kAlways };
 
 struct JournalOptions {
-  // Of the model that the tokens are of. A journal of another is refused.
-  uint64_t model_digest = 0;
+  // Fingerprint of the checkpoint that tokens are drawn from from now on. What
+  // was begun with another one does not go on.
+  uint64_t checkpoint = 0;
+  // Now: when requests end that do not go on.
+  int64_t unix_ms = 0;
   // Drawn at random for each life of the coordinator: see journal_frame.h.
   uint64_t salt = 0;
   FsyncPolicy fsync = FsyncPolicy::kStep;
@@ -95,13 +102,18 @@ class Journal {
   struct Opened {
     std::unique_ptr<Journal> journal;  // state() is what was recovered
     std::optional<CutOff> cut_off;
+    // Another checkpoint wrote it: so many choices were unfinished, and have
+    // ended with kAbort and the stop reason kOtherCheckpoint. Their tokens
+    // would be continued by another model. Results of those that had ended are
+    // kept.
+    bool other_checkpoint = false;
+    size_t num_given_up = 0;
   };
 
   // Takes the directory, reads the newest segment and begins the next one. If
   // that cannot be written the journal opens all the same, and is not healthy.
   // `disk` outlives the journal. Errors, changing nothing:
-  //   kFailedPrecondition  another process has it; another model or version
-  //                        wrote it
+  //   kFailedPrecondition  another process has it; another version wrote it
   //   kDataLoss            corruption; names file and offset
   //   others               the disk's
   static absl::StatusOr<Opened> Open(const JournalOptions& options, Disk& disk);
@@ -118,6 +130,10 @@ class Journal {
   // OK: everything appended is on disk, as safe as the policy makes it. An
   // error: it may be or not; healthy() is false.
   absl::Status Commit();
+
+  // Looks whether somebody has removed the segment. Then it is not healthy, as
+  // after a commit that failed, and that is the error.
+  absl::Status CheckPresence();
 
   bool healthy() const { return failure_.ok(); }
   // What is wrong, for people. Also when compaction fails, with which the
@@ -144,9 +160,10 @@ class Journal {
     std::unique_ptr<DiskFile> file;
   };
 
-  absl::StatusOr<std::optional<CutOff>> Recover();
+  absl::Status Recover(Opened& opened);
+  absl::Status GiveUpUnfinished(Opened& opened);
   absl::Status Replay(const std::string& name, absl::Span<const char> bytes,
-                      std::optional<CutOff>& cut_off);
+                      Opened& opened);
   absl::Status EncodeInPieces(const journal::Record& record);
   absl::Status WriteFrames();
   void ClearFrames();

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
@@ -106,7 +107,7 @@ std::string EncodeHeader(const SegmentHeader& header) {
   Store(header.segment, 16, bytes);
   Store(header.first_sequence, 24, bytes);
   Store(header.snapshot_end, 32, bytes);
-  Store(header.model_digest, 40, bytes);
+  Store(header.checkpoint, 40, bytes);
   Store(header.salt, 48, bytes);
   Store(Checksum(bytes, 12), 12, bytes);
   return bytes;
@@ -122,41 +123,62 @@ void SealFrame(uint64_t sequence, uint64_t salt, std::string& frame) {
 }
 
 absl::StatusOr<SegmentContents> ReadSegment(absl::Span<const char> bytes) {
-  SegmentContents contents;
+  ASSIGN_OR_RETURN(SegmentPart part, ReadWhatIsWhole(bytes));
+  if (!part.damage.ok()) return part.damage;
+  return std::move(part.contents);
+}
+
+absl::StatusOr<SegmentPart> ReadWhatIsWhole(absl::Span<const char> bytes) {
+  SegmentPart part;
+  SegmentContents& contents = part.contents;
   ASSIGN_OR_RETURN(contents.header, ReadHeader(bytes));
+  const auto damaged = [&part](uint64_t offset, absl::Status damage) {
+    part.damage = std::move(damage);
+    part.damage_offset = offset;
+    return std::move(part);
+  };
   const auto& [segment, first_sequence, snapshot_end, digest, salt] =
       contents.header;
-  if (snapshot_end > bytes.size()) {
-    return Corrupt(bytes.size(),
-                   absl::StrCat("the file ends inside its snapshot, which has ",
-                                snapshot_end, " bytes"));
-  }
+  const bool cut_snapshot = snapshot_end > bytes.size();
   uint64_t offset = kSegmentHeaderBytes;
   uint64_t expected = first_sequence;
   while (offset < bytes.size()) {
     const auto frame = FrameAt(bytes, offset, salt);
     if (!frame.has_value()) {
-      if (offset < snapshot_end) return Corrupt(offset, "a bad snapshot");
+      if (cut_snapshot) break;
+      if (offset < snapshot_end) {
+        return damaged(offset, Corrupt(offset, "a bad snapshot"));
+      }
       if (auto next = NextGoodFrame(bytes, offset, expected, salt)) {
-        return Corrupt(offset,
-                       absl::StrCat("a bad frame before a good one at offset ",
-                                    next->offset));
+        return damaged(offset,
+                       Corrupt(offset, absl::StrCat("a bad frame before a good "
+                                                    "one at offset ",
+                                                    next->offset)));
       }
       contents.torn = TornTail{offset, bytes.size() - offset};
       break;
     }
     if (frame->sequence != expected) {
-      return Corrupt(offset, absl::StrCat("frame ", frame->sequence,
-                                          " in place of ", expected));
+      return damaged(offset,
+                     Corrupt(offset, absl::StrCat("frame ", frame->sequence,
+                                                  " in place of ", expected)));
+    }
+    const uint64_t end = offset + kFrameHeaderBytes + frame->payload.size();
+    if (end > snapshot_end && offset < snapshot_end) {
+      return damaged(offset,
+                     Corrupt(offset, "a frame across the end of the snapshot"));
     }
     contents.frames.push_back(*frame);
-    offset += kFrameHeaderBytes + frame->payload.size();
-    if (offset > snapshot_end && frame->offset < snapshot_end) {
-      return Corrupt(frame->offset, "a frame across the end of the snapshot");
-    }
+    offset = end;
     ++expected;
   }
-  return contents;
+  if (cut_snapshot) {
+    return damaged(
+        offset, Corrupt(bytes.size(), absl::StrCat("the file ends inside its "
+                                                   "snapshot, which has ",
+                                                   snapshot_end, " bytes")));
+  }
+  return part;
 }
 
 }  // namespace moebius

@@ -12,7 +12,7 @@
 //             [16, 24)  number of the segment, from 1
 //             [24, 32)  sequence number of its first frame
 //             [32, 40)  where its snapshot ends: an offset in the file
-//             [40, 48)  digest of the model
+//             [40, 48)  fingerprint of the checkpoint
 //             [48, 56)  salt
 //   frame     [0, 4)    bytes of the payload: a multiple of 8, at least 8
 //             [4, 8)    CRC-32C of [0, 4) and of all that follows
@@ -43,6 +43,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "coordinator/journal/journal_record.h"
@@ -59,7 +60,7 @@ struct SegmentHeader {
   uint64_t segment = 0;
   uint64_t first_sequence = 0;
   uint64_t snapshot_end = kSegmentHeaderBytes;
-  uint64_t model_digest = 0;
+  uint64_t checkpoint = 0;
   uint64_t salt = 0;
   friend bool operator==(const SegmentHeader&, const SegmentHeader&) = default;
 };
@@ -95,5 +96,14 @@ struct SegmentContents {
 //                        before a good one, a gap in the sequence numbers
 //   kFailedPrecondition  another version wrote it
 absl::StatusOr<SegmentContents> ReadSegment(absl::Span<const char> bytes);
+
+// A segment as far as it is whole.
+struct SegmentPart {
+  SegmentContents contents;  // up to the damage
+  absl::Status damage;       // as ReadSegment() says it; OK: there is none
+  uint64_t damage_offset = 0;
+};
+// Errors: those of the header, without which nothing can be read.
+absl::StatusOr<SegmentPart> ReadWhatIsWhole(absl::Span<const char> bytes);
 
 }  // namespace moebius

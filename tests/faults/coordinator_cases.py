@@ -76,9 +76,10 @@ def killed_at(trial, point, most):
 
 
 def killed_in_stream(trial, layout, worker=False, lose_memory=False,
-                     prompts=False):
+                     prompts=False, by=signal.SIGKILL):
     """From outside, anywhere; and a worker with it, if wanted, with its memory
-    or without. `prompts`: in long ones."""
+    or without. `prompts`: in long ones. `by`: SIGTERM is not heeded, but has the
+    launcher replace it."""
     bench, rank = trial.bench, trial.rank
     bench.bring_to(layout)
     before = bench.status()
@@ -93,7 +94,7 @@ def killed_in_stream(trial, layout, worker=False, lose_memory=False,
         load.await_events(trial.random.randrange(5 * NUM_STREAMS))
     if worker:
         os.kill(before["workers"][rank]["pid"], signal.SIGKILL)
-    os.kill(before["pid"], signal.SIGKILL)
+    os.kill(before["pid"], by)
     bench.await_coordinator(before["term"] + 1)
     if worker:
         bench.await_life(rank, life + 1)
@@ -312,6 +313,8 @@ def coordinators(kill_seconds):
     for layout in ("ep", "tp"):
         yield Case(f"coordinator killed in mid-stream {layout}", ALL,
                    killed_in_stream, layout=layout)
+        yield Case(f"coordinator told to end by somebody else {layout}", ALL,
+                   killed_in_stream, layout=layout, by=signal.SIGTERM)
         yield Case(f"coordinator and worker killed {layout}", ALL,
                    killed_in_stream, layout=layout, worker=True)
     yield Case("coordinator killed in prefill", ALL, killed_in_stream,

@@ -4,13 +4,14 @@ their key get what is missing, each token once, with the tokens of a quiet run.
 
 import http.client
 import os
+import shutil
 import signal
 import tempfile
 import threading
 import time
 import unittest
 
-from group import Group
+from group import MODEL, Group, run_moebius
 from resumed_stream import ResumedStream
 
 NUM_STREAMS = 12
@@ -169,6 +170,80 @@ class CoordinatorDeathTest(unittest.TestCase):
                 self.assertEqual(client.run(), quiet)
                 self.assertEqual(client.ids,
                                  [str(n + 1) for n in range(TOKENS)])
+
+    def test_another_checkpoint_does_not_continue_what_the_first_began(self):
+        with tempfile.TemporaryDirectory() as folder:
+            journal = ["--set", f"journal.dir={folder}/journal",
+                       "--set", "journal.keep_results_ms=600000"]
+            group = Group(journal)
+            finished = Client(group, 2, "finished")
+            quiet = finished.run()
+            client = Client(group, 3, "loud")
+            running = threading.Thread(target=client.once)
+            running.start()
+            while len(client.tokens) < 50:
+                threading.Event().wait(0.005)
+            group.kill()
+            running.join()
+            self.assertLess(len(client.tokens), TOKENS)
+            # The same but for the sign of one weight.
+            other = os.path.join(folder, "verse-moe")
+            shutil.copytree(MODEL, other)
+            weights = os.path.join(other, "model.safetensors")
+            with open(weights, "r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                byte = file.read(1)[0]
+                file.seek(-1, os.SEEK_END)
+                file.write(bytes([byte ^ 0x80]))
+            with Group(journal, model=other) as group:
+                group.wait_line("0 unfinished answers are taken up, 1 are not; "
+                                "1 finished ones are kept")
+                group.wait_line("written with another checkpoint")
+                for one, status in ((finished, 200), (client, 409)):
+                    one.group = group
+                    answer = group.request(
+                        "POST", "/v1/completions", one.body,
+                        headers={"Content-Type": "application/json",
+                                 "Idempotency-Key": one.key})
+                    self.assertEqual(answer.status, status, answer.body)
+                error = answer.json()["error"]
+                self.assertEqual(error["code"], "checkpoint_changed")
+                self.assertIn("another checkpoint", error["message"])
+                again = Client(group, 2, "finished")
+                self.assertEqual(again.run(), quiet)
+
+    def test_a_damaged_journal_is_repaired_by_hand(self):
+        with tempfile.TemporaryDirectory() as folder:
+            place = os.path.join(folder, "journal")
+            journal = ["--set", f"journal.dir={place}",
+                       "--set", "journal.keep_results_ms=600000"]
+            with Group(journal) as group:
+                first = Client(group, 2, "first").run()
+                refused = run_moebius("journal", "repair", place)
+                self.assertNotEqual(refused.returncode, 0)
+                self.assertIn("another process has this journal open",
+                              refused.stderr)
+                Client(group, 3, "second").run()
+            [name] = [n for n in os.listdir(place) if n.endswith(".log")]
+            sound = run_moebius("journal", "check", place)
+            self.assertEqual(sound.returncode, 0, sound.stderr)
+            self.assertIn("2 requests, 0 of them unfinished, 600 tokens",
+                          sound.stdout)
+            with open(os.path.join(place, name), "r+b") as file:
+                file.seek(-10_000, os.SEEK_END)
+                file.write(b"damage")
+            damaged = run_moebius("journal", "check", place)
+            self.assertEqual(damaged.returncode, 1)
+            self.assertIn("DAMAGED", damaged.stdout)
+            with Group(journal, wait=False) as group:
+                self.assertEqual(group.wait_end(), 1)
+                group.wait_line(f"`moebius journal repair {place}` keeps what "
+                                "is whole", group.err)
+            repaired = run_moebius("journal", "repair", place)
+            self.assertEqual(repaired.returncode, 0, repaired.stderr)
+            self.assertIn(name + ".damaged", os.listdir(place))
+            with Group(journal) as group:
+                self.assertEqual(Client(group, 2, "first").run(), first)
 
     def test_a_full_disk_stops_acceptance_and_nothing_else(self):
         with tempfile.TemporaryDirectory() as folder:

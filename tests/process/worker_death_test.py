@@ -3,6 +3,7 @@ stream goes on, with the tokens of a quiet run, and nothing is computed again.
 """
 
 import os
+import shutil
 import signal
 import statistics
 import threading
@@ -193,6 +194,40 @@ class WorkerDeathTest(unittest.TestCase):
                 why = ready.json().get("reason", "")
             self.assertEqual(ready.status, 503)
             group.request("DELETE", "/admin/faults", admin=True)
+
+    def test_recovery_does_not_need_what_cleaners_take(self):
+        """Everything in the private directory goes, as with a log-out; then a
+        worker dies, and the coordinator."""
+        for whole in (False, True):
+            with self.subTest(whole), Group(["--layout", "ep"]) as group:
+                quiet = group.complete(body(3))["choices"][0]["token_ids"]
+                if whole:
+                    shutil.rmtree(group.directory)
+                else:
+                    for name in os.listdir(group.directory):
+                        if name != "journal":
+                            os.unlink(os.path.join(group.directory, name))
+                group.wait_line("made again what somebody has removed")
+                group.wait_line("the control socket was removed by somebody: "
+                                "it is made anew")
+                state = worker(group, 1)
+                os.kill(state["pid"], signal.SIGKILL)
+                await_life(group, 1, state["incarnation"] + 1)
+                after = group.complete(body(3))["choices"][0]["token_ids"]
+                self.assertEqual(after, quiet)
+                if whole:
+                    group.wait_line("the journal can be written again")
+                os.kill(group.coordinator_pid(), signal.SIGKILL)
+                group.wait_line("coordinator was killed by signal 9")
+                while True:
+                    try:
+                        if group.get("/ready").status == 200:
+                            break
+                    except OSError:
+                        pass
+                    threading.Event().wait(0.05)
+                after = group.complete(body(3))["choices"][0]["token_ids"]
+                self.assertEqual(after, quiet)
 
     def test_killed_around_switches(self):
         with Group(["--layout", "ep", "--workers", "4"]) as group:

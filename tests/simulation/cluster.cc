@@ -134,7 +134,7 @@ void Cluster::LosePower() {
 
 absl::Status Cluster::OpenJournal() {
   JournalOptions options;
-  options.model_digest = 1;
+  options.checkpoint = 1;
   options.salt = fault_rng_.Next();
   options.rotate_bytes = options_.rotate_bytes;
   if (mutant_ != nullptr && mutant_->NeverSyncs()) {

@@ -91,6 +91,22 @@ TEST_F(ChannelTest, SendingToAWorkerThatIsNotThereIsAnError) {
               StatusIs(absl::StatusCode::kUnavailable));
 }
 
+TEST_F(ChannelTest, ASocketFileThatSomebodyRemovesIsMadeAgain) {
+  const auto before = Connect(0, Incarnation{1});
+  EXPECT_FALSE(*hub_->Restore());
+  ASSERT_TRUE(std::filesystem::remove(dir_ + "/control.sock"));
+  EXPECT_TRUE(*hub_->Restore());
+  EXPECT_FALSE(*hub_->Restore());
+  // Who was connected still is, and others find it.
+  ASSERT_THAT(before->Send("still here"), IsOk());
+  EXPECT_EQ(Next().bytes, "still here");
+  const auto after = Connect(1, Incarnation{1});
+  ASSERT_THAT(after->Send("new here"), IsOk());
+  EXPECT_EQ(Next().bytes, "new here");
+  std::filesystem::remove_all(dir_);
+  EXPECT_FALSE(hub_->Restore().ok());
+}
+
 TEST_F(ChannelTest, MessagesArriveInOrderBothWays) {
   const auto link = Connect(1, Incarnation{3});
   for (int i = 0; i < 100; ++i) {

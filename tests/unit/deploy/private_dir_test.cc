@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <utime.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -145,6 +146,56 @@ TEST_F(PrivateDirTest, RuntimeDirectoryIsUsedWhereItFits) {
   unsetenv("XDG_RUNTIME_DIR");
   EXPECT_EQ(PrivateDir::DefaultBase(), "/tmp");
   if (before) setenv("XDG_RUNTIME_DIR", before->c_str(), 1);
+}
+
+TEST_F(PrivateDirTest, TheDirectoryForTemporaryFilesComesNext) {
+  const auto value = [](const char* name) {
+    const char* text = std::getenv(name);
+    return text == nullptr ? std::nullopt : std::optional<std::string>(text);
+  };
+  const auto runtime = value("XDG_RUNTIME_DIR"), temporary = value("TMPDIR");
+  unsetenv("XDG_RUNTIME_DIR");
+  setenv("TMPDIR", base_.c_str(), 1);
+  EXPECT_EQ(PrivateDir::DefaultBase(), base_);
+  setenv("TMPDIR", (base_ + "/no").c_str(), 1);
+  EXPECT_EQ(PrivateDir::DefaultBase(), "/tmp");
+  unsetenv("TMPDIR");
+  if (runtime) setenv("XDG_RUNTIME_DIR", runtime->c_str(), 1);
+  if (temporary) setenv("TMPDIR", temporary->c_str(), 1);
+}
+
+TEST_F(PrivateDirTest, ErrorsSayHowToTakeAnotherPlace) {
+  for (const std::string& base :
+       {base_ + "/no", base_ + std::string(80, 'x')}) {
+    const absl::StatusOr<PrivateDir> dir = PrivateDir::Create(base);
+    ASSERT_FALSE(dir.ok());
+    EXPECT_THAT(std::string(dir.status().message()),
+                HasSubstr("`moebius serve --state-dir DIR` takes another "));
+  }
+}
+
+TEST_F(PrivateDirTest, WhatSomebodyHasRemovedIsMadeAgain) {
+  absl::StatusOr<PrivateDir> dir = PrivateDir::Create(base_);
+  ASSERT_THAT(dir, IsOk());
+  ASSERT_THAT(dir->WriteFile("config.yaml", "text"), IsOk());
+  EXPECT_THAT(*dir->Restore(), ::testing::IsEmpty());
+  fs::remove(dir->path() + "/lock");
+  EXPECT_THAT(*dir->Restore(), ::testing::ElementsAre("lock"));
+  fs::remove_all(dir->path());
+  EXPECT_THAT(*dir->Restore(),
+              ::testing::ElementsAre(dir->path(), "lock", "config.yaml"));
+  EXPECT_EQ(fs::status(dir->path()).permissions(), fs::perms::owner_all);
+  std::string text;
+  std::ifstream(dir->path() + "/config.yaml") >> text;
+  EXPECT_EQ(text, "text");
+  // Nobody takes it for a dead launcher's.
+  fs::last_write_time(dir->path(),
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
+  EXPECT_EQ(RemoveStaleDirs(base_), 0);
+  // Without its parent there is no place for it.
+  fs::remove_all(base_);
+  EXPECT_THAT(std::string(dir->Restore().status().message()),
+              HasSubstr("was removed by somebody"));
 }
 
 }  // namespace

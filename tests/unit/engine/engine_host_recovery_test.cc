@@ -26,7 +26,7 @@ TEST_F(EngineHostTest, AWorkerThatFailsIsReplacedAndNoTokenChanges) {
 }
 
 TEST_F(EngineHostTest, AGroupBeginsAnewOnlyOnceThatIsWritten) {
-  auto opened = Journal::Open({.model_digest = 1, .salt = 1}, disk_);
+  auto opened = Journal::Open({.checkpoint = 1, .salt = 1}, disk_);
   ASSERT_THAT(opened, IsOk());
   journal_ = std::move(opened->journal);
   ASSERT_THAT(journal_->Append(journal::TermBegun{Term{1}}), IsOk());

@@ -348,7 +348,7 @@ class FakeHub final : public Hub {
   }
 
   void Obey(const Command& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (const auto* restore = std::get_if<Restore>(&command)) {
+    if (const auto* restore = std::get_if<moebius::Restore>(&command)) {
       restored_.insert(restored_.end(), restore->sequences.begin(),
                        restore->sequences.end());
       return;
@@ -431,7 +431,7 @@ class FakeHub final : public Hub {
   RankSet resumed_ ABSL_GUARDED_BY(mutex_);  // lives that take part
   RankSet halted_ ABSL_GUARDED_BY(mutex_);
   RankSet deaf_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Restore::Sequence> restored_ ABSL_GUARDED_BY(mutex_);
+  std::vector<moebius::Restore::Sequence> restored_ ABSL_GUARDED_BY(mutex_);
   Epoch begun_ ABSL_GUARDED_BY(mutex_);  // a switch that a death interrupted
   int num_tails_ ABSL_GUARDED_BY(mutex_) = 0;
   struct {

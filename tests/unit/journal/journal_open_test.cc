@@ -30,18 +30,69 @@ TEST(JournalOpen, ASecondOneOnTheDirectoryIsRefused) {
               StatusIs(StatusCode::kFailedPrecondition, HasSubstr("locked")));
 }
 
-TEST(JournalOpen, AnotherModelsIsRefusedAndLeftAlone) {
+// Without its last record, which forgets the results.
+std::string WithResults(const Written& written) {
+  return written.bytes.substr(0, written.ends[written.ends.size() - 2]);
+}
+
+TEST(JournalOpen, WhatAnotherCheckpointHasBegunEndsAndResultsAreKept) {
   const Written written = WriteSamples();
   SimulatedDisk disk(1);
-  disk.Put(written.name, written.bytes);
+  disk.Put(written.name, WithResults(written));
   JournalOptions options = Options();
-  options.model_digest = 1;
-  EXPECT_THAT(Journal::Open(options, disk),
-              StatusIs(StatusCode::kFailedPrecondition,
-                       HasSubstr("journal-000001.log: the journal is of "
-                                 "another model")));
-  EXPECT_THAT(disk.names(), ElementsAre(written.name));
-  EXPECT_EQ(disk.contents(written.name), written.bytes);
+  options.checkpoint = 1;
+  options.unix_ms = 1700000009000;
+  auto opened = Journal::Open(options, disk);
+  ASSERT_THAT(opened, IsOk());
+  EXPECT_TRUE(opened->other_checkpoint);
+  EXPECT_EQ(opened->num_given_up, 1u);
+  const JournalState& before = written.states[written.states.size() - 2];
+  const JournalState& state = opened->journal->state();
+  EXPECT_EQ(*state.Find(RequestId{1}), *before.Find(RequestId{1}));
+  EXPECT_EQ(*state.Find(RequestId{2}), *before.Find(RequestId{2}));
+  ASSERT_FALSE(before.Find(RequestId{3})->finish.has_value());
+  EXPECT_EQ(state.Find(RequestId{3})->tokens,
+            before.Find(RequestId{3})->tokens);
+  EXPECT_EQ(state.Find(RequestId{3})->finish,
+            (JournalChoice::Finish{FinishReason::kAbort, kOtherCheckpoint,
+                                   1700000009000}));
+  // They do not come back with the next life, which has the same checkpoint.
+  const JournalState given_up = state;
+  opened->journal.reset();
+  disk.Restart(/*power_lost=*/false);
+  auto again = Journal::Open(options, disk);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_FALSE(again->other_checkpoint);
+  EXPECT_EQ(again->num_given_up, 0u);
+  EXPECT_EQ(again->journal->state(), given_up);
+}
+
+TEST(JournalOpen, TheSameCheckpointGoesOn) {
+  const Written written = WriteSamples();
+  SimulatedDisk disk(1);
+  auto opened = OpenBytes(disk, WithResults(written));
+  ASSERT_THAT(opened, IsOk());
+  EXPECT_FALSE(opened->other_checkpoint);
+  EXPECT_EQ(opened->journal->state(),
+            written.states[written.states.size() - 2]);
+}
+
+// Nothing says yet that what is on the disk is the new checkpoint's.
+TEST(JournalOpen, OnAFullDiskAnotherCheckpointGivesUpEachTime) {
+  const Written written = WriteSamples();
+  SimulatedDisk disk(1);
+  disk.Put(written.name, WithResults(written));
+  disk.set_capacity_bytes(1);
+  JournalOptions options = Options();
+  options.checkpoint = 1;
+  for (int life = 0; life < 2; ++life) {
+    auto opened = Journal::Open(options, disk);
+    ASSERT_THAT(opened, IsOk());
+    EXPECT_FALSE(opened->journal->healthy());
+    EXPECT_EQ(opened->num_given_up, 1u);
+    opened->journal.reset();
+    disk.Restart(/*power_lost=*/false);
+  }
 }
 
 TEST(JournalOpen, ASegmentUnderAnothersNameIsCorruption) {
@@ -215,6 +266,42 @@ TEST(JournalOpen, LivesOnAFileSystem) {
     ASSERT_THAT(journal->Commit(), IsOk());
     state = journal->state();
   }
+  std::filesystem::remove_all(base);
+}
+
+TEST(JournalOpen, OneThatSomebodyRemovesIsWrittenAnew) {
+  std::string base = testing::TempDir() + "/journalXXXXXX";
+  ASSERT_NE(mkdtemp(base.data()), nullptr);
+  JournalState state;
+  {
+    auto disk = PosixDisk::Open(base + "/journal");
+    ASSERT_THAT(disk, IsOk());
+    auto journal = MustOpen(**disk);
+    AppendSamples(*journal);
+    ASSERT_THAT(journal->Commit(), IsOk());
+    EXPECT_THAT(journal->CheckPresence(), IsOk());
+    std::filesystem::remove_all(base);  // and its parent with it
+    EXPECT_THAT(journal->CheckPresence(),
+                StatusIs(StatusCode::kNotFound,
+                         HasSubstr("journal-000001.log was removed")));
+    EXPECT_FALSE(journal->healthy());
+    EXPECT_THAT(journal->TryHeal(), StatusIs(StatusCode::kNotFound));
+    ASSERT_TRUE(std::filesystem::create_directory(base));
+    EXPECT_THAT(journal->TryHeal(), IsOk());
+    ASSERT_THAT(
+        journal->Append(journal::TermBegun{journal->state().term().next()}),
+        IsOk());
+    ASSERT_THAT(journal->Commit(), IsOk());
+    state = journal->state();
+    // It is its journal again, not the next one's.
+    auto other = PosixDisk::Open(base + "/journal");
+    ASSERT_THAT(other, IsOk());
+    EXPECT_THAT(Journal::Open(Options(), **other),
+                StatusIs(StatusCode::kFailedPrecondition));
+  }
+  auto disk = PosixDisk::Open(base + "/journal");
+  ASSERT_THAT(disk, IsOk());
+  EXPECT_EQ(MustOpen(**disk)->state(), state);
   std::filesystem::remove_all(base);
 }
 

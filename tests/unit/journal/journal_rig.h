@@ -19,7 +19,7 @@ inline constexpr uint64_t kModel = 0xfeed;
 
 inline JournalOptions Options(FsyncPolicy fsync = FsyncPolicy::kStep) {
   JournalOptions options;
-  options.model_digest = kModel;
+  options.checkpoint = kModel;
   options.salt = 0x5ca1ab1e0ddba11;
   options.fsync = fsync;
   return options;

@@ -250,6 +250,23 @@ TEST_F(VaultTest, AProcessSaysThatItsFailureIsLasting) {
   }
 }
 
+TEST_F(VaultTest, ASocketThatSomebodyRemovesIsMadeAgain) {
+  vault_->Allow(::getpid(), 0);
+  const auto before = NewClient();
+  EXPECT_FALSE(*vault_->Restore());
+  ASSERT_EQ(
+      ::unlink(
+          (directory_.path() + "/" + std::string(kVaultSocketName)).c_str()),
+      0);
+  EXPECT_TRUE(*vault_->Restore());
+  EXPECT_FALSE(*vault_->Restore());
+  // Who was connected still is, and others find it.
+  EXPECT_THAT(before->Ready(), IsOk());
+  EXPECT_TRUE(reports_.Next().has_value());
+  EXPECT_THAT(NewClient()->Ready(), IsOk());
+  EXPECT_TRUE(reports_.Next().has_value());
+}
+
 TEST_F(VaultTest, AWorkerDoesNotHearOfAnothersTrouble) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
