@@ -64,11 +64,17 @@ struct Config {
   bool allow_unauthenticated = false;
   bool admin_allow_unauthenticated = false;
   bool allow_request_templates = false;  // a chat may bring its template
+  // Without keys, further names under which clients may reach a listener, and
+  // pages that may read the public one's answers (coordinator/api/admission.h).
+  std::string allowed_hosts;
+  std::string admin_allowed_hosts;
+  std::string allowed_origins;
   // Of both listeners (coordinator/api/http_server.h).
   int header_timeout_ms = 15'000;
   int body_timeout_ms = 60'000;
   int write_timeout_ms = 30'000;
   int64_t stream_buffer_bytes = int64_t{1} << 20;
+  int64_t max_body_bytes = int64_t{4} << 20;
   int max_connections = 8192;    // of the public listener
   int write_interval_us = 2000;  // tokens go to the streams at most this often
   int drain_timeout_ms = 30000;

@@ -2,10 +2,12 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "common/cat.h"
@@ -177,6 +179,52 @@ ConfigKey Host(std::string_view name, std::string_view help,
         return true;
       },
       [=](const Config& config) { return (config.*address).host; }};
+}
+
+// Of the Host header, without a port.
+constexpr std::string_view kHostsAllowed =
+    "host names and addresses separated by spaces, without ports, or '*'";
+constexpr size_t kMaxWordsBytes = 4096;
+
+bool IsHostWord(std::string_view word) {
+  if (word == "*") return true;
+  const bool bracketed = word.starts_with('[') && word.ends_with(']');
+  if (bracketed) word = word.substr(1, word.size() - 2);
+  unsigned char bytes[16];
+  if (inet_pton(AF_INET6, std::string(word).c_str(), bytes) == 1) return true;
+  if (bracketed || word.empty()) return false;
+  return std::all_of(word.begin(), word.end(), [](unsigned char c) {
+    return absl::ascii_isalnum(c) || c == '-' || c == '.' || c == '_';
+  });
+}
+
+bool IsOriginWord(std::string_view word) {
+  if (word == "*") return true;
+  const size_t scheme = word.find("://");
+  if (scheme == word.npos || scheme == 0) return false;
+  return word.find_first_of("/?#@*", scheme + 3) == word.npos &&
+         word.size() > scheme + 3 &&
+         std::all_of(word.begin(), word.end(),
+                     [](unsigned char c) { return absl::ascii_isgraph(c); });
+}
+
+ConfigKey Words(std::string_view name, std::string_view help,
+                std::string_view allowed, std::string Config::*field,
+                bool (*is_word)(std::string_view)) {
+  return ConfigKey{name,
+                   help,
+                   std::string(allowed),
+                   true,
+                   [=](Config& config, std::string_view text) {
+                     if (text.size() > kMaxWordsBytes) return false;
+                     for (absl::string_view one : absl::StrSplit(
+                              AbslView(text), ' ', absl::SkipEmpty())) {
+                       if (!is_word(StdView(one))) return false;
+                     }
+                     config.*field = std::string(text);
+                     return true;
+                   },
+                   [=](const Config& config) { return config.*field; }};
 }
 
 ConfigKey Faults(std::string_view name, std::string_view help,
@@ -364,6 +412,17 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(YesNo("http.allow_request_templates",
                        "Let a chat bring its own template (chat_template).",
                        &Config::allow_request_templates));
+  keys.push_back(Words(
+      "http.allowed_hosts",
+      "Names, beside those of loopback and http.host, under which clients may "
+      "reach the API without keys (Host, and the host of a page's Origin); "
+      "others get a 403. '*' allows all.",
+      kHostsAllowed, &Config::allowed_hosts, IsHostWord));
+  keys.push_back(Words(
+      "http.allowed_origins",
+      "Web pages that may use the API from browsers (CORS). '*' allows all.",
+      "origins separated by spaces, each SCHEME://HOST[:PORT], or '*'",
+      &Config::allowed_origins, IsOriginWord));
   keys.push_back(
       WholeNumber("http.max_connections",
                   "Connections at once, fewer if file descriptors are "
@@ -373,7 +432,7 @@ std::vector<ConfigKey> MakeKeys() {
   keys.push_back(WholeNumber(
       "http.header_timeout_ms",
       "How long the headers of a request may take to arrive; beyond it the "
-      "answer is 408. This and the next three hold for the admin listener too.",
+      "answer is 408. This and the next four hold for the admin listener too.",
       &Config::header_timeout_ms, 10, kDayMs));
   keys.push_back(WholeNumber("http.body_timeout_ms",
                              "How long a request's body may take to arrive; "
@@ -388,6 +447,10 @@ std::vector<ConfigKey> MakeKeys() {
                        "what the kernel holds; beyond it it is cut off.",
                        &Config::stream_buffer_bytes, 4 << 10,
                        int64_t{1} << 30));
+  keys.push_back(Bytes("http.max_body_bytes",
+                       "The largest body of a request; beyond it the answer is "
+                       "413.",
+                       &Config::max_body_bytes, 1 << 10, int64_t{256} << 20));
   keys.push_back(WholeNumber("http.drain_timeout_ms",
                              "How long a drain waits for requests in flight.",
                              &Config::drain_timeout_ms, 0, kDayMs));
@@ -403,6 +466,9 @@ std::vector<ConfigKey> MakeKeys() {
            "File of the keys that clients of the admin listener must show, as "
            "http.api_keys_file. Without one anybody is served.",
            "the path of a file", &Config::admin_key_file, 4096, true));
+  keys.push_back(Words(
+      "admin.allowed_hosts", "As http.allowed_hosts, for the admin listener.",
+      kHostsAllowed, &Config::admin_allowed_hosts, IsHostWord));
   keys.push_back(YesNo("admin.allow_unauthenticated",
                        "Let addresses beyond loopback switch, drain and watch "
                        "the group without a key.",

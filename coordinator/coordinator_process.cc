@@ -300,6 +300,7 @@ HttpServerOptions ServerOptions(const Config& config,
   options.header_timeout_ms = config.header_timeout_ms;
   options.body_timeout_ms = config.body_timeout_ms;
   options.write_timeout_ms = config.write_timeout_ms;
+  options.max_body_bytes = static_cast<size_t>(config.max_body_bytes);
   options.max_stream_buffer_bytes =
       static_cast<size_t>(config.stream_buffer_bytes);
   return options;
@@ -408,6 +409,9 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         config.allow_request_templates};
   api_options.model_root = config.model_path;
   api_options.version = kVersion;
+  api_options.admission =
+      MakeAdmissionRules(api_keys.has_value(), config.listen.host,
+                         config.allowed_hosts, config.allowed_origins);
   api_options.keys = std::move(api_keys);
   api_options.calls = {std::chrono::milliseconds(config.resume_window_ms),
                        std::chrono::microseconds(config.write_interval_us)};
@@ -439,6 +443,9 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     return server->num_connections();
   };
   admin_options.faults = faults.get();
+  admin_options.admission =
+      MakeAdmissionRules(admin_keys.has_value(), config.admin.host,
+                         config.admin_allowed_hosts, "");
   admin_options.keys = std::move(admin_keys);
   AdminApi admin(engine, metrics, std::move(admin_options));
   // Whatever ends us, sockets and their threads end before the APIs do.

@@ -15,6 +15,10 @@
 namespace moebius {
 namespace {
 
+constexpr std::string_view kServed =
+    "POST /admin/layout, POST /admin/drain, GET /status, GET /metrics, GET "
+    "/progress, GET /health, GET /ready and GET /version; models are on the "
+    "public listener";
 constexpr std::string_view kMetricsType = "text/plain; version=0.0.4";
 
 ApiError SwitchError(const absl::Status& status) {
@@ -88,7 +92,8 @@ ServerInfo AdminApi::Info() const {
 }
 
 std::optional<HttpResponse> AdminApi::Refuse(const HttpRequest& head) {
-  return RefuseWithoutKey(options_.keys, head);
+  auto refusal = RefuseAtTheDoor(options_.admission, head);
+  return refusal ? refusal : RefuseWithoutKey(options_.keys, head);
 }
 
 void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
@@ -100,7 +105,7 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const bool post = path == "/admin/layout" || path == "/admin/drain" ||
                     path == "/admin/undrain";
   if (!post && !IsGet(path)) {
-    return exchange->Respond(ErrorResponse(UnknownPath(request)));
+    return exchange->Respond(ErrorResponse(UnknownPath(request, kServed)));
   }
   const std::string_view allowed = post ? "POST" : "GET";
   if (!IsMethod(request, allowed)) {

@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "common/api_keys.h"
 #include "common/fault_table.h"
+#include "coordinator/api/admission.h"
 #include "coordinator/api/http_message.h"
 #include "coordinator/engine.h"
 #include "coordinator/status/front_metrics.h"
@@ -26,6 +27,7 @@ struct AdminApiOptions {
   FaultTable* faults = nullptr;          // null: no faults can be injected
   // One of these must be shown; nothing: anybody is served.
   std::optional<ApiKeys> keys;
+  AdmissionRules admission;
 };
 
 // AdminApi

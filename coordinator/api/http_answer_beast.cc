@@ -11,6 +11,9 @@ namespace {
 
 namespace http = boost::beast::http;
 
+// An answer of this status has no body, and says no length (RFC 9110, 8.6).
+constexpr int kNoContent = 204;
+
 std::string_view ReasonPhrase(int status) {
   const auto reason = http::obsolete_reason(http::int_to_status(status));
   return {reason.data(), reason.size()};
@@ -22,9 +25,10 @@ void AppendAnswerHead(const HttpResponse& answer, const AnswerFrame& frame,
                       std::string* out) {
   *out += Cat("HTTP/1.1 ", answer.status, " ", ReasonPhrase(answer.status),
               "\r\nContent-Type: ", answer.content_type,
-              "\r\nDate: ", frame.date, "\r\n");
+              "\r\nDate: ", frame.date, "\r\n", frame.lines);
   switch (frame.body) {
     case AnswerFrame::Body::kLength:
+      if (answer.status == kNoContent) break;
       *out += Cat("Content-Length: ", answer.body.size(), "\r\n");
       break;
     case AnswerFrame::Body::kChunks:

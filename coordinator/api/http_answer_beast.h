@@ -20,6 +20,9 @@ struct AnswerFrame {
   // How the client finds the body's end: by Content-Length, by the last chunk
   // (not with HTTP/1.0), or by the end of the connection (no keep_alive).
   enum class Body { kLength, kChunks, kRest } body = Body::kLength;
+  // Whole header lines, with their ends, that come with each answer to a
+  // request.
+  std::string_view lines;
 };
 
 // Status line, headers and the empty line.

@@ -46,6 +46,15 @@ constexpr std::chrono::milliseconds kFirstByteTime{1000};
 constexpr size_t kKeptBufferBytes = 64 << 10;
 // Of what a client said, in a log line.
 constexpr size_t kMaxShownBytes = 200;
+constexpr int kMaxEmptyLines = 16;
+
+constexpr std::string_view kBareLineFeed =
+    "malformed HTTP request: a line ends with LF alone";
+
+std::string_view Text(const boost::beast::flat_buffer& buffer) {
+  const auto bytes = buffer.data();
+  return {static_cast<const char*>(bytes.data()), bytes.size()};
+}
 
 HttpRequest HeadOf(const http::request<http::string_body>& message) {
   HttpRequest request;
@@ -241,7 +250,21 @@ void HttpConnection::ProcessInput() {
 }
 
 void HttpConnection::ParseSome(bool* need_more) {
-  if (!parser_) BeginRequest();
+  if (!parser_) {
+    if (!SkipEmptyLines()) {
+      return Reject(400, "malformed HTTP request: only empty lines",
+                    "malformed_http");
+    }
+    if (in_.size() == 0) return;
+    if (in_.size() == 1 && Text(in_) == "\r") {
+      *need_more = true;
+      return;
+    }
+    BeginRequest();
+  }
+  if (!header_done_ && HasBareLineFeed(Text(in_), &scanned_bytes_)) {
+    return Reject(400, kBareLineFeed, "malformed_http");
+  }
   error_code error;
   const size_t used = parser_->put(in_.data(), error);
   in_.consume(used);
@@ -258,10 +281,31 @@ void HttpConnection::ParseSome(bool* need_more) {
   }
   if (parser_->is_done()) return Dispatch();
   if (used == 0) *need_more = true;
+  // With a header done, what the parser leaves begins a line of a chunk.
+  if (size_t none = 0;
+      header_done_ && *need_more && HasBareLineFeed(Text(in_), &none)) {
+    return Reject(400, kBareLineFeed, "malformed_http");
+  }
   CheckIncomplete();
 }
 
+bool HttpConnection::SkipEmptyLines() {
+  while (Text(in_).starts_with("\r\n")) {
+    if (++num_empty_lines_ > kMaxEmptyLines) return false;
+    in_.consume(2);
+  }
+  return true;
+}
+
+void HttpConnection::SetRequestId(std::string id) {
+  answer_lines_ = Cat("X-Request-Id: ", id, "\r\n");
+  request_id_ = std::move(id);
+}
+
 void HttpConnection::BeginRequest() {
+  num_empty_lines_ = 0;
+  scanned_bytes_ = 0;
+  request_id_.clear();
   parser_.emplace();
   // The header alone at first: it decides whether there is to be a body.
   parser_->eager(false);
@@ -281,9 +325,16 @@ void HttpConnection::OnHeaderDone() {
   head_ = HeadOf(message);
   head_only_ = message.method() == http::verb::head;
   http_1_0_ = message.version() < 11;
-  if (const std::string_view doubt = DoubtfulFraming(head_, http_1_0_);
-      !doubt.empty()) {
-    return Reject(400, Cat("malformed HTTP request: ", doubt),
+  const std::string_view id = ClientRequestId(head_);
+  SetRequestId(id.empty() ? host_->NewRequestId() : std::string(id));
+  head_.id = request_id_;
+  for (const auto& [name, value] : host_->handler().HeadersFor(head_)) {
+    answer_lines_ += Cat(name, ": ", value, "\r\n");
+  }
+  for (const std::string_view trouble :
+       {DoubtfulFraming(head_, http_1_0_), HostTrouble(head_, http_1_0_)}) {
+    if (trouble.empty()) continue;
+    return Reject(400, Cat("malformed HTTP request: ", trouble),
                   "malformed_http");
   }
   if (const auto refusal = host_->handler().Refuse(head_)) {
@@ -347,7 +398,7 @@ void HttpConnection::Dispatch() {
   } catch (const std::exception& e) {
     LogError("http: the handler of ",
              Printable(exchange->request().path, kMaxShownBytes),
-             " failed: ", e.what());
+             " failed: ", e.what(), ", request ", request_id_);
     ApiError error;
     error.http_status = 500;
     error.type = "server_error";
@@ -368,12 +419,13 @@ void HttpConnection::Reject(int status, std::string_view message,
 
 // Answers a request that never became one, and ends the connection.
 void HttpConnection::RejectWith(const HttpResponse& response) {
+  if (request_id_.empty()) SetRequestId(host_->NewRequestId());
   parser_.reset();
-  head_ = HttpRequest();
   in_.clear();
   ReleaseCharge();
   keep_alive_ = false;
   AppendWhole(response);
+  head_ = HttpRequest();
   close_when_flushed_ = true;
   Flush();
 }
@@ -382,8 +434,23 @@ void HttpConnection::RejectWith(const HttpResponse& response) {
 
 void HttpConnection::AppendHead(const HttpResponse& response,
                                 AnswerFrame::Body body) {
-  AppendAnswerHead(response, {host_->date(), http_1_0_, keep_alive_, body},
+  LogAnswer(response.status);
+  AppendAnswerHead(response,
+                   {host_->date(), http_1_0_, keep_alive_, body, answer_lines_},
                    &out_);
+}
+
+void HttpConnection::LogAnswer(int status) {
+  const HttpRequest& request =
+      current_ != nullptr ? current_->request() : head_;
+  constexpr int kOurFailure = 500;
+  const LogLevel level =
+      status == kOurFailure ? LogLevel::kWarn : LogLevel::kDebug;
+  if (!IsLogged(level)) return;
+  WriteLog(level, Cat("http: ", status, " to ",
+                      Printable(request.method, kMaxShownBytes), " ",
+                      Printable(request.path, kMaxShownBytes), ", request ",
+                      request_id_));
 }
 
 // An answer that is complete.
@@ -409,7 +476,8 @@ void HttpConnection::StartStream(const HttpResponse& head) {
 void HttpConnection::Write(std::string_view data) {
   if (data.empty() || head_only_) return;
   if (unsent() > host_->options().max_stream_buffer_bytes) {
-    LogInfo("http: a client reads too slowly and is cut off");
+    LogInfo("http: a client reads too slowly and is cut off, request ",
+            request_id_);
     return Close();
   }
   if (chunked_) {
@@ -427,6 +495,7 @@ void HttpConnection::FinishStream() {
 void HttpConnection::FinishExchange() {
   current_->MarkDone();
   current_.reset();
+  request_id_.clear();
   if (!keep_alive_) close_when_flushed_ = true;
   Wait(Waiting::kIdle);
   Flush();
@@ -519,7 +588,8 @@ void HttpConnection::CheckDeadline(Clock::time_point now) {
   if (write_waiting_ &&
       now - last_write_progress_ >
           std::chrono::milliseconds(host_->options().write_timeout_ms)) {
-    LogInfo("http: a client takes nothing and is cut off");
+    LogInfo("http: a client takes nothing and is cut off, request ",
+            request_id_);
     return Close();
   }
   if (now < deadline_) return;

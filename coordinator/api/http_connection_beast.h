@@ -35,6 +35,8 @@ class HttpConnectionHost {
   virtual bool draining() const = 0;
   // The value of a Date header for now.
   virtual std::string_view date() = 0;
+  // A new id for a request that brings none.
+  virtual std::string NewRequestId() = 0;
   virtual void OnConnectionClosed(HttpConnection* connection) = 0;
   // A connection holds `delta` more bytes of an incomplete request (or fewer).
   // False when all of them hold too much.
@@ -101,7 +103,11 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   void ProcessInput();
   void ParseSome(bool* need_more);
+  // Those before a request line (RFC 9112, 2.2). False: there are too many.
+  bool SkipEmptyLines();
   void BeginRequest();
+  // Names the request, in logs and in every answer to it.
+  void SetRequestId(std::string id);
   // What is left when OnHeaderDone() has refused a request: no parser.
   void OnHeaderDone();
   // Bounds on what an incomplete request may hold; refuses it beyond them.
@@ -111,6 +117,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Reject(int status, std::string_view message, std::string_view code);
   void RejectWith(const HttpResponse& response);
 
+  // One line for the log, with the request's id.
+  void LogAnswer(int status);
   void AppendHead(const HttpResponse& response, AnswerFrame::Body body);
   void AppendWhole(const HttpResponse& response);
   void FinishExchange();
@@ -126,7 +134,12 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::beast::flat_buffer in_;
   std::optional<Parser> parser_;
   bool header_done_ = false;
-  HttpRequest head_;  // once the header is done; without the body
+  HttpRequest head_;         // once the header is done; without the body
+  int num_empty_lines_ = 0;  // before the request
+  size_t scanned_bytes_ =
+      0;                    // of in_, for line ends, before the header is done
+  std::string request_id_;  // from the header on until the next request
+  std::string answer_lines_;  // header lines of all answers to it
   size_t charged_bytes_ = 0;
   bool processing_ = false;  // inside ProcessInput
   size_t lingered_bytes_ = 0;

@@ -1,5 +1,8 @@
 #include "coordinator/api/http_head.h"
 
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "common/cat.h"
 
@@ -35,6 +38,7 @@ void SplitTarget(std::string_view target, HttpRequest* request) {
   const size_t scheme = target.find("://");
   if (!target.empty() && target[0] != '/' && scheme != target.npos) {
     const size_t slash = target.find('/', scheme + 3);
+    request->authority = target.substr(scheme + 3, slash - (scheme + 3));
     target = slash == target.npos ? "/" : target.substr(slash);
   }
   const size_t question = target.find('?');
@@ -43,6 +47,9 @@ void SplitTarget(std::string_view target, HttpRequest* request) {
     target = target.substr(0, question);
   }
   request->path = PercentDecode(target);
+  if (request->path.size() > 1 && request->path.ends_with('/')) {
+    request->path.pop_back();
+  }
 }
 
 std::string_view DoubtfulFraming(const HttpRequest& head, bool http_1_0) {
@@ -60,6 +67,45 @@ std::string_view DoubtfulFraming(const HttpRequest& head, bool http_1_0) {
   if (length) return "both Content-Length and Transfer-Encoding";
   if (http_1_0) return "HTTP/1.0 has no Transfer-Encoding";
   return "";
+}
+
+std::string_view HostTrouble(const HttpRequest& head, bool http_1_0) {
+  const std::string* host = nullptr;
+  for (const auto& [name, value] : head.headers) {
+    if (name != "host") continue;
+    if (host != nullptr) return "more than one Host";
+    host = &value;
+  }
+  if (host == nullptr) return http_1_0 ? "" : "no Host";
+  // Of RFC 3986's authority without a user, coarsely.
+  constexpr std::string_view kAllowed = "-._~%!$&'()*+,;=:[]";
+  const bool is_host = std::all_of(host->begin(), host->end(), [&](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+           kAllowed.find(c) != kAllowed.npos;
+  });
+  return is_host ? "" : "a Host that is none";
+}
+
+bool HasBareLineFeed(std::string_view bytes, size_t* scanned) {
+  constexpr std::string_view kEnd = "\r\n\r\n";
+  const size_t begin = *scanned;
+  // The end may have been cut.
+  const size_t from = begin - std::min(begin, kEnd.size() - 1);
+  const size_t end = std::min(bytes.find(kEnd, from), bytes.size());
+  *scanned = std::max(begin, end);
+  for (size_t at = begin; at < end; ++at) {
+    if (bytes[at] == '\n' && (at == 0 || bytes[at - 1] != '\r')) return true;
+  }
+  return false;
+}
+
+std::string_view ClientRequestId(const HttpRequest& head) {
+  const std::string* id = head.Header("x-request-id");
+  if (id == nullptr || id->size() > kMaxRequestIdBytes) return "";
+  for (unsigned char c : *id) {
+    if (!absl::ascii_isgraph(c)) return "";
+  }
+  return *id;
 }
 
 }  // namespace moebius

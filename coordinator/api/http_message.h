@@ -16,6 +16,10 @@ struct HttpRequest {
   std::string method;  // "GET"
   std::string path;    // percent-decoded, without the query
   std::string query;   // as sent, without '?'
+  // HOST[:PORT] of a target that is a whole URL; it stands above Host.
+  std::string authority;
+  // By which logs and answers name it: the client's X-Request-Id, or our own.
+  std::string id;
   // Names in lower case, in the order sent.
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
@@ -98,6 +102,12 @@ class HttpHandler {
   }
 
   virtual void Handle(std::shared_ptr<HttpExchange> exchange) = 0;
+
+  // Headers that every answer to `head` has, refusals too.
+  virtual std::vector<std::pair<std::string, std::string>> HeadersFor(
+      [[maybe_unused]] const HttpRequest& head) {
+    return {};
+  }
 };
 
 }  // namespace moebius

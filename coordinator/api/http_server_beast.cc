@@ -19,6 +19,7 @@
 #include "coordinator/api/api_error.h"
 #include "coordinator/api/http_connection_beast.h"
 #include "coordinator/api/http_server.h"
+#include "coordinator/api/random_ids.h"
 
 namespace moebius {
 namespace {
@@ -92,6 +93,8 @@ class HttpThreadHost final
     }
     return date_;
   }
+
+  std::string NewRequestId() override { return request_ids_.Next(); }
 
   void OnConnectionClosed(HttpConnection* connection) override {
     connections_.erase(connection);
@@ -199,6 +202,7 @@ class HttpThreadHost final
   bool sweeping_ = false;
   bool draining_ = false;
   bool stopped_ = false;
+  RandomIds request_ids_;
   time_t date_time_ = 0;
   std::string date_;
 };

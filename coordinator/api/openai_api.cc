@@ -4,10 +4,8 @@
 
 #include <chrono>
 #include <exception>
-#include <random>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "common/cat.h"
 #include "common/logging.h"
 #include "coordinator/api/access.h"
@@ -28,6 +26,10 @@ constexpr std::string_view kChat = "/v1/chat/completions";
 constexpr std::string_view kModels = "/v1/models";
 constexpr std::string_view kTokenize = "/tokenize";
 constexpr std::string_view kDetokenize = "/detokenize";
+constexpr std::string_view kServed =
+    "POST /v1/completions, POST /v1/chat/completions, GET /v1/models, POST "
+    "/tokenize, POST /detokenize, GET /health, GET /ready and GET /version; "
+    "control, status and metrics are on the admin listener";
 
 bool IsPostPath(std::string_view path) {
   return path == kCompletions || path == kChat || path == kTokenize ||
@@ -45,19 +47,6 @@ std::string RouteOf(std::string_view path) {
   return known ? std::string(path) : "other";
 }
 
-uint64_t RandomBase() {
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
-
-// SplitMix64 (Steele, Lea, Flood 2014): a bijection that scrambles a counter.
-uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
-
 }  // namespace
 
 OpenAiApi::OpenAiApi(Engine& engine, const TextCodec& codec, IoThreads& threads,
@@ -67,7 +56,6 @@ OpenAiApi::OpenAiApi(Engine& engine, const TextCodec& codec, IoThreads& threads,
       metrics_(metrics),
       options_(std::move(options)),
       created_(time(nullptr)),
-      random_base_(RandomBase()),
       calls_(engine, codec, threads, metrics, options_.calls),
       preparation_(1, "http-prepare") {}
 
@@ -85,9 +73,17 @@ void OpenAiApi::Fail(HttpExchange& exchange, const std::string& route,
 }
 
 std::optional<HttpResponse> OpenAiApi::Refuse(const HttpRequest& head) {
-  auto refusal = RefuseWithoutKey(options_.keys, head);
+  auto refusal = RefuseAtTheDoor(options_.admission, head);
+  if (!refusal && !IsPreflight(options_.admission, head)) {
+    refusal = RefuseWithoutKey(options_.keys, head);
+  }
   if (refusal) metrics_.CountRequest(RouteOf(head.path), refusal->status);
   return refusal;
+}
+
+std::vector<std::pair<std::string, std::string>> OpenAiApi::HeadersFor(
+    const HttpRequest& head) {
+  return CorsHeaders(options_.admission, head);
 }
 
 void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
@@ -97,7 +93,11 @@ void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const bool model = IsModelsPath(path);
   const bool get = model || IsProbe(path) || path == "/version";
   const std::string route = RouteOf(path);
-  if (!post && !get) return Fail(*exchange, route, UnknownPath(request));
+  if (IsPreflight(options_.admission, request)) {
+    return Answer(*exchange, route, PreflightResponse(request));
+  }
+  if (!post && !get)
+    return Fail(*exchange, route, UnknownPath(request, kServed));
   const std::string_view allowed = post ? "POST" : "GET";
   if (!IsMethod(request, allowed)) {
     return Answer(*exchange, route, WrongMethod(request, allowed));
@@ -215,8 +215,9 @@ void OpenAiApi::PrepareText(std::shared_ptr<HttpExchange> exchange, Kind kind,
 
 Parsed<PreparedRequest> OpenAiApi::Prepare(Kind kind, const std::string& body) {
   return kind == Kind::kChat
-             ? PrepareChat(body, options_.limits, codec_, DrawSeed())
-             : PrepareCompletion(body, options_.limits, codec_, DrawSeed());
+             ? PrepareChat(body, options_.limits, codec_, ids_.NextNumber())
+             : PrepareCompletion(body, options_.limits, codec_,
+                                 ids_.NextNumber());
 }
 
 Parsed<HttpResponse> OpenAiApi::Text(Kind kind, const std::string& body) const {
@@ -240,19 +241,12 @@ Parsed<HttpResponse> OpenAiApi::Text(Kind kind, const std::string& body) const {
 }
 
 AnswerHead OpenAiApi::NewHead(bool chat) {
-  const uint64_t n = num_drawn_.fetch_add(1, std::memory_order_relaxed);
   AnswerHead head;
   head.chat = chat;
-  head.id = absl::StrFormat("%s-%016x%016x", chat ? "chatcmpl" : "cmpl",
-                            Mix(random_base_ + n), Mix(~random_base_ + n));
+  head.id = Cat(chat ? "chatcmpl-" : "cmpl-", ids_.Next());
   head.model = options_.limits.model;
   head.created = time(nullptr);
   return head;
-}
-
-uint64_t OpenAiApi::DrawSeed() {
-  const uint64_t n = num_drawn_.fetch_add(1, std::memory_order_relaxed);
-  return Mix(random_base_ ^ Mix(n));
 }
 
 void OpenAiApi::Submit(std::shared_ptr<HttpExchange> exchange,

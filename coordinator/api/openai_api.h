@@ -6,12 +6,16 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "common/api_keys.h"
+#include "coordinator/api/admission.h"
 #include "coordinator/api/call_table.h"
 #include "coordinator/api/http_message.h"
 #include "coordinator/api/io_threads.h"
 #include "coordinator/api/openai_request.h"
+#include "coordinator/api/random_ids.h"
 #include "coordinator/api/request_origin.h"
 #include "coordinator/api/text_codec.h"
 #include "coordinator/engine.h"
@@ -25,6 +29,7 @@ struct OpenAiApiOptions {
   std::string version;
   // One of these must be shown; nothing: anybody is served.
   std::optional<ApiKeys> keys;
+  AdmissionRules admission;
   // Large bodies waiting for the thread that prepares them; 429 beyond.
   int max_preparing = 256;
   size_t max_preparing_bytes = size_t{128} << 20;
@@ -35,6 +40,8 @@ struct OpenAiApiOptions {
 //
 //   POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize
 //   GET  /v1/models, /v1/models/{model}, /health, /ready, /version
+//   OPTIONS of anything, as browsers ask before a page of an allowed origin
+//   does
 //
 // Requests whose body is large are parsed and tokenized on a thread of their
 // own, so that they hold no stream up.
@@ -50,6 +57,8 @@ class OpenAiApi final : public HttpHandler {
   CallTable& calls() { return calls_; }
 
   std::optional<HttpResponse> Refuse(const HttpRequest& head) override;
+  std::vector<std::pair<std::string, std::string>> HeadersFor(
+      const HttpRequest& head) override;
   void Handle(std::shared_ptr<HttpExchange> exchange) override;
 
  private:
@@ -78,15 +87,13 @@ class OpenAiApi final : public HttpHandler {
               Parsed<PreparedRequest> prepared, RequestOrigin origin);
 
   AnswerHead NewHead(bool chat);
-  uint64_t DrawSeed();
 
   Engine& engine_;
   const TextCodec& codec_;
   FrontMetrics& metrics_;
   const OpenAiApiOptions options_;
   const int64_t created_;
-  const uint64_t random_base_;
-  std::atomic<uint64_t> num_drawn_{0};
+  RandomIds ids_;
   std::atomic<int> num_preparing_{0};
   std::atomic<size_t> preparing_bytes_{0};
   CallTable calls_;

@@ -52,11 +52,12 @@ bool IsMethod(const HttpRequest& request, std::string_view method) {
          (method == "GET" && request.method == "HEAD");
 }
 
-ApiError UnknownPath(const HttpRequest& request) {
+ApiError UnknownPath(const HttpRequest& request, std::string_view served) {
   ApiError error;
   error.http_status = 404;
   error.code = "unknown_path";
-  error.message = Cat("nothing is served at ", RepairUtf8(request.path));
+  error.message = Cat("nothing is served at ", RepairUtf8(request.path),
+                      "; there are ", served);
   return error;
 }
 

@@ -25,7 +25,8 @@ HttpResponse VersionResponse(std::string_view version);
 // True for `method`, and for HEAD where GET is meant.
 bool IsMethod(const HttpRequest& request, std::string_view method);
 
-ApiError UnknownPath(const HttpRequest& request);  // 404
+// 404; `served` are the routes that there are.
+ApiError UnknownPath(const HttpRequest& request, std::string_view served);
 HttpResponse WrongMethod(const HttpRequest& request,
                          std::string_view allowed);  // 405 with Allow
 

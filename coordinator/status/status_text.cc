@@ -20,6 +20,7 @@ Json ToJson(const SwitchReport& report) {
           {"from", std::string(LayoutName(report.from))},
           {"to", std::string(LayoutName(report.to))},
           {"done", report.done},
+          {"changed", report.done},
           {"reason", report.reason},
           {"boundary", report.boundary.value},
           {"weight_bytes", report.weight_bytes},

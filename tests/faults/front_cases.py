@@ -124,7 +124,7 @@ def client_reads_slowly(trial, num_bytes=5):
 
     def read():
         slow_one.sendall(
-            (f"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+            (f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
              f"Content-Type: application/json\r\n"
              f"Content-Length: {len(text)}\r\n\r\n{text}").encode())
         while not stop.wait(1) and slow_one.recv(1):

@@ -106,7 +106,7 @@ def statuses_in(text):
 def post(path, body, headers=b""):
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    return (b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n" %
+    return (b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%s\r\n" %
             (path.encode(), len(body), headers)) + body
 
 
@@ -450,7 +450,7 @@ class BombTest(HostileFront):
 
 
 class SmugglingTest(HostileFront):
-    HIDDEN = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    HIDDEN = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     def test_shapes(self):
         """One answer, an error, and no more: what is hidden is not served."""
@@ -485,11 +485,11 @@ class SmugglingTest(HostileFront):
         }
         for name, head in heads.items():
             with self.subTest(name):
-                self.check(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n" +
+                self.check(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" +
                            head + b"\r\n" + self.HIDDEN)
 
     def test_chunks(self):
-        head = (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+        head = (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
                 b"Transfer-Encoding: chunked\r\n\r\n")
         for chunk in (b"zz\r\n", b"-1\r\n", b"+1\r\nx\r\n", b"0x1\r\nx\r\n",
                       b" 1\r\nx\r\n", b"1\nx\n", b"1\r\nxx\r\n",

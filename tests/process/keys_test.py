@@ -88,6 +88,39 @@ class KeysTest(KeyFiles):
             metrics = group.get("/metrics", admin=True).body.decode()
             self.assertIn('route="/v1/models",status="401"', metrics)
 
+    def test_without_keys_a_foreign_page_is_not_served(self):
+        page = {"Origin": "https://x.example", "Content-Type": "text/plain"}
+        allowed = {"Host": "chat.example", "Origin": "https://chat.example",
+                   "Content-Type": "application/json"}
+        with Group(["--workers", "1", "--set",
+                    "admin.allowed_hosts=chat.example"]) as group:
+            for headers in ({**page, "Host": "x.example"}, page,
+                            {"Host": "x.example"}):
+                for method, path, admin in (
+                        ("POST", "/admin/drain?wait=false", True),
+                        ("GET", "/status", True), ("GET", "/v1/models", False),
+                        ("POST", "/v1/completions", False)):
+                    answer = group.request(method, path, "{}", admin, headers)
+                    self.assertEqual(answer.status, 403, (path, headers))
+            # Each listener has names of its own.
+            answer = group.request("POST", "/admin/layout", {"layout": "ep"},
+                                   True, allowed)
+            self.assertEqual(answer.status, 200, answer.body)
+            self.assertIs(answer.json()["changed"], False)
+            answer = group.request("GET", "/v1/models", headers=allowed)
+            self.assertEqual(answer.status, 403)
+            # Whoever is no page need not say what it is.
+            answer = group.request(
+                "POST", "/v1/completions", '{"prompt": "x", "max_tokens": 1}',
+                headers={"Content-Type": "text/plain"})
+            self.assertEqual(answer.status, 200, answer.body)
+            answer = group.request(
+                "POST", "/v1/completions", '{"prompt": "x", "max_tokens": 1}',
+                headers={"Content-Type": "text/plain",
+                         "Origin": "http://localhost:3000"})
+            self.assertEqual(answer.status, 415, answer.body)
+            self.assertTrue(group.status()["ready"])
+
     def test_commands_show_keys_of_files_and_of_the_environment(self):
         with self.group() as group:
             admin = ["--admin", f"http://127.0.0.1:{group.admin_port}"]

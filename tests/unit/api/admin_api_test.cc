@@ -159,10 +159,41 @@ TEST_F(AdminApiTest, ASwitchIsAnsweredWithItsFiguresWhenItHasEnded) {
   const TestResponse response = client.ReadResponse();
   EXPECT_EQ(response.status, 200);
   EXPECT_EQ(response.body,
-            R"({"epoch":3,"from":"ep","to":"tp","done":true,"reason":"",)"
+            R"({"epoch":3,"from":"ep","to":"tp","done":true,"changed":true,)"
+            R"("reason":"",)"
             R"("boundary":77,"weight_bytes":1000,"kv_bytes":24,)"
             R"("prepare_ms":0.5,"pause_ms":4.25,"switch_ms":3.0,)"
             R"("weight_ms":2.0,"kv_ms":1.0})");
+}
+
+TEST_F(AdminApiTest, ALayoutThatHoldsAlreadyIsNoChange) {
+  TestClient client(server_->port());
+  ASSERT_TRUE(
+      client.Send(HttpText("POST", "/admin/layout", R"({"layout":"tp"})")));
+  SwitchReport nothing;
+  nothing.from = nothing.to = TensorParallel(2);
+  engine_.TakeLayout().second(nothing);
+  const TestResponse response = client.ReadResponse();
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(Parse(response.body)["changed"], false);
+  EXPECT_EQ(Parse(response.body)["to"], "tp");
+}
+
+TEST_F(AdminApiTest, AForeignPageCannotDrainTheGroup) {
+  TestClient page(server_->port());
+  const TestResponse answer = page.Exchange(
+      "POST /admin/drain?wait=false HTTP/1.1\r\nHost: x.example\r\nOrigin: "
+      "https://x.example\r\nContent-Type: text/plain\r\nContent-Length: "
+      "0\r\n\r\n");
+  EXPECT_EQ(answer.status, 403);
+  EXPECT_EQ(Parse(answer.body)["error"]["code"], "foreign_host");
+  TestClient local(server_->port());
+  EXPECT_EQ(local
+                .Exchange(HttpText("POST", "/admin/drain?wait=false", "",
+                                   "Origin: https://x.example\r\n"))
+                .status,
+            403);
+  EXPECT_EQ(engine_.num_drains(), 0u);
 }
 
 TEST_F(AdminApiTest, AClientThatLeavesDuringASwitchHarmsNothing) {

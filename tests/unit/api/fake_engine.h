@@ -174,6 +174,11 @@ class FakeEngine final : public Engine {
     return out;
   }
 
+  size_t num_drains() const {
+    std::lock_guard lock(mutex_);
+    return drains_.size();
+  }
+
   void Emit(std::vector<Output> outputs) { listener_(std::move(outputs)); }
   void Emit(Output output) {
     std::vector<Output> outputs;

@@ -14,7 +14,8 @@ constexpr std::string_view kDate = "Thu, 01 Jan 1970 00:00:00 GMT";
 std::string Head(const HttpResponse& answer, bool http_1_0, bool keep_alive,
                  AnswerFrame::Body body) {
   std::string out = "before ";
-  AppendAnswerHead(answer, {kDate, http_1_0, keep_alive, body}, &out);
+  AppendAnswerHead(answer, {kDate, http_1_0, keep_alive, body, "X-One: 1\r\n"},
+                   &out);
   return out;
 }
 
@@ -27,6 +28,7 @@ TEST(HttpAnswer, HeadOfAWholeAnswer) {
             "before HTTP/1.1 429 Too Many Requests\r\n"
             "Content-Type: application/json\r\n"
             "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
+            "X-One: 1\r\n"
             "Content-Length: 7\r\n"
             "Retry-After: 3\r\n"
             "X-Two: a b\r\n"
@@ -39,7 +41,8 @@ TEST(HttpAnswer, HowTheEndIsFoundAndWhetherTheConnectionGoesOn) {
   const std::string start =
       "before HTTP/1.1 200 OK\r\n"
       "Content-Type: text/event-stream\r\n"
-      "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+      "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
+      "X-One: 1\r\n";
   EXPECT_EQ(Head(answer, false, true, AnswerFrame::Body::kChunks),
             start + "Transfer-Encoding: chunked\r\n\r\n");
   EXPECT_EQ(Head(answer, false, false, AnswerFrame::Body::kChunks),
@@ -48,6 +51,14 @@ TEST(HttpAnswer, HowTheEndIsFoundAndWhetherTheConnectionGoesOn) {
             start + "Connection: close\r\n\r\n");
   EXPECT_EQ(Head(answer, true, true, AnswerFrame::Body::kLength),
             start + "Content-Length: 0\r\nConnection: keep-alive\r\n\r\n");
+}
+
+TEST(HttpAnswer, NoContentHasNoLength) {
+  HttpResponse answer;
+  answer.status = 204;
+  EXPECT_EQ(
+      Head(answer, false, true, AnswerFrame::Body::kLength).find("Length"),
+      std::string::npos);
 }
 
 TEST(HttpAnswer, Chunks) {

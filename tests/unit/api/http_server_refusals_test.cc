@@ -71,44 +71,59 @@ TEST_F(HttpServerTest, MalformedRequestsAreRefusedAndTheConnectionEnds) {
       {"GET\r\n\r\n", 400},
       {"GET /echo HTTP/3.7\r\n\r\n", 505},
       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505},
-      {"GET /echo HTTP/1.1\r\nbad header\r\n\r\n", 400},
-      {"GET /echo HTTP/1.1\r\n: x\r\n\r\n", 400},
-      {std::string("GET /e\0cho HTTP/1.1\r\n\r\n", 24), 400},
+      {"GET /echo HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\nHost: x\r\n: x\r\n\r\n", 400},
+      {std::string("GET /e\0cho HTTP/1.1\r\nHost: x\r\n\r\n", 33), 400},
       {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: "
+       "2\r\n\r\n",
        400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: 5\r\n"
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
        400},
-      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+       "chunked\r\n\r\nzz\r\n",
        400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: 1, 2\r\n\r\n", 400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: +1\r\n\r\nx", 400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: 0x1\r\n\r\nx", 400},
-      {"POST /echo HTTP/1.1\r\nContent-Length: \r\n\r\n", 400},
-      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: "
+       "99999999999999999999\r\n\r\n",
+       400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 2\r\n\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\nx", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0x1\r\n\r\nx", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: \r\n\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
        "Content-Length: 5\r\n\r\n0\r\n\r\n",
        400},
-      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
        "-1\r\nx\r\n",
        400},
-      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
        "fffffffffffffffff\r\nx\r\n",
        400},
-      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
        "1\nx\r\n0\r\n\r\n",
        400},
-      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
        "1\r\nxx\r\n0\r\n\r\n",
        400},
-      {std::string("GET /echo HTTP/1.1\r\nX: a\0b\r\n\r\n", 31), 400},
-      {std::string("GET /echo HTTP/1.1\r\nX\0: ab\r\n\r\n", 31), 400},
-      {"GET /echo HTTP/1.1\r\nX: a\rb\r\n\r\n", 400},
-      {"GET /echo HTTP/1.1\r\nContent-Length : 0\r\n\r\n", 400},
-      {"GET /echo HTTP/1.1\nHost: x\n\n\r\n\r\n", 505},
+      {std::string("GET /echo HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n", 40),
+       400},
+      {std::string("GET /echo HTTP/1.1\r\nHost: x\r\nX\0: ab\r\n\r\n", 40),
+       400},
+      {"GET /echo HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\nHost: x\r\nContent-Length : 0\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\nHost: x\n\n", 400},
+      {"GET /echo HTTP/1.1\nHost: x\n\n\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\nHost: x\nX: a\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\nHost: x\r\n\n", 400},
+      {"\nGET /echo HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\nHost: a b\r\n\r\n", 400},
+      {"GET /echo HTTP/1.1\r\nHost: a/b\r\n\r\n", 400},
+      {"GET /echo HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n", 400},
   };
   for (const auto& c : kCases) {
     TestClient client(port());
@@ -120,10 +135,39 @@ TEST_F(HttpServerTest, MalformedRequestsAreRefusedAndTheConnectionEnds) {
   EXPECT_EQ(TestClient(port()).Exchange(HttpText("GET", "/echo")).status, 200);
 }
 
+TEST_F(HttpServerTest, EmptyLinesBeforeARequestAreSkippedUpToABound) {
+  Start();
+  TestClient client(port());
+  EXPECT_EQ(client.Exchange("\r\n\r\n" + HttpText("GET", "/echo")).status, 200);
+  // Behind a body whose sender ends it with one, cut anywhere.
+  ASSERT_TRUE(client.Send(HttpText("POST", "/echo", "x") + "\r"));
+  EXPECT_EQ(client.ReadResponse().body, "POST /echo? x");
+  ASSERT_TRUE(client.Send("\n"));
+  EXPECT_EQ(client.Exchange(HttpText("GET", "/echo")).status, 200);
+  std::string many;
+  for (int i = 0; i < 17; ++i) many += "\r\n";
+  EXPECT_EQ(client.Exchange(many).status, 400);
+  EXPECT_TRUE(client.AtEnd());
+}
+
+TEST_F(HttpServerTest, AChunksLineThatEndsWithLineFeedAloneIsRefused) {
+  Start();
+  for (const char* begin : {"1\n", "1\r\nx\r\n0\n", "0\r\nX: a\n"}) {
+    TestClient client(port());
+    EXPECT_EQ(client
+                  .Exchange("POST /echo HTTP/1.1\r\nHost: x\r\n"
+                            "Transfer-Encoding: chunked\r\n\r\n" +
+                            std::string(begin))
+                  .status,
+              400)
+        << begin;
+  }
+}
+
 // A coding that we passed over would leave the body to be read as requests.
 TEST_F(HttpServerTest, AnotherCodingThanChunkedIsRefused) {
   Start();
-  const std::string hidden = "GET /echo?hidden HTTP/1.1\r\n\r\n";
+  const std::string hidden = "GET /echo?hidden HTTP/1.1\r\nHost: x\r\n\r\n";
   for (const std::string& headers : {
            std::string("Transfer-Encoding: gzip\r\n"),
            std::string("Transfer-Encoding: identity\r\n"),
@@ -142,8 +186,8 @@ TEST_F(HttpServerTest, AnotherCodingThanChunkedIsRefused) {
            std::string("Content-Length: 5\r\nTransfer-Encoding: gzip\r\n"),
        }) {
     TestClient client(port());
-    const TestResponse response =
-        client.Exchange("POST /echo HTTP/1.1\r\n" + headers + "\r\n" + hidden);
+    const TestResponse response = client.Exchange(
+        "POST /echo HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n" + hidden);
     EXPECT_EQ(response.status, 400) << headers;
     EXPECT_TRUE(client.AtEnd()) << headers;
   }
@@ -153,18 +197,19 @@ TEST_F(HttpServerTest, AnotherCodingThanChunkedIsRefused) {
                 .status,
             400);
   TestClient client(port());
-  EXPECT_EQ(client
-                .Exchange("POST /echo HTTP/1.1\r\nTransfer-Encoding: "
-                          "Chunked\r\n\r\n2;a=b\r\nhi\r\n0\r\n\r\n")
-                .body,
-            "POST /echo? hi");
+  EXPECT_EQ(
+      client
+          .Exchange("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+                    "Chunked\r\n\r\n2;a=b\r\nhi\r\n0\r\n\r\n")
+          .body,
+      "POST /echo? hi");
 }
 
 // Beast takes them of any length.
 TEST_F(HttpServerTest, ChunkExtensionsAndTrailersAreBounded) {
   Start();
   const std::string head =
-      "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+      "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
   for (const char* begin : {"1;x=", "0\r\nX: "}) {
     TestClient client(port());
     ASSERT_TRUE(client.Send(head + begin));
@@ -178,9 +223,9 @@ TEST_F(HttpServerTest, ChunkExtensionsAndTrailersAreBounded) {
 TEST_F(HttpServerTest, TrailersAreNotHeaders) {
   Start();
   TestClient client(port());
-  ASSERT_TRUE(
-      client.Send("POST /wait HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
-                  "X-A: head\r\n\r\n0\r\nX-B: trailer\r\n\r\n"));
+  ASSERT_TRUE(client.Send(
+      "POST /wait HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+      "X-A: head\r\n\r\n0\r\nX-B: trailer\r\n\r\n"));
   const auto exchange = handler_.TakeExchange();
   ASSERT_NE(exchange, nullptr);
   EXPECT_NE(exchange->request().Header("x-a"), nullptr);
@@ -191,7 +236,7 @@ TEST_F(HttpServerTest, IncompleteBodiesAreBoundedOverAllConnections) {
   options_.max_incomplete_bytes = 1 << 20;
   Start();
   const std::string head =
-      "POST /echo HTTP/1.1\r\nContent-Length: 4000000\r\n\r\n";
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n";
   TestClient holder(port());
   ASSERT_TRUE(holder.Send(head + std::string(900 << 10, 'x')));
   // Small ones do not count, whatever is held.
@@ -221,11 +266,12 @@ TEST_F(HttpServerTest, RefusedRequestsAreAnsweredBeforeTheirBodies) {
   Start();
   TestClient asking(port());
   // No "100 Continue" comes: the body need not be sent.
-  EXPECT_EQ(asking
-                .Exchange("POST /refused HTTP/1.1\r\nContent-Length: 3\r\n"
-                          "Expect: 100-continue\r\n\r\n")
-                .status,
-            401);
+  EXPECT_EQ(
+      asking
+          .Exchange("POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
+                    "Expect: 100-continue\r\n\r\n")
+          .status,
+      401);
   EXPECT_TRUE(asking.AtEnd());
   // A client that sends it nevertheless gets to see the answer.
   TestClient sending(port());
@@ -252,17 +298,18 @@ TEST_F(HttpServerTest, BodiesOverTheLimitAreA413) {
   options_.max_body_bytes = 1000;
   Start();
   TestClient declared(port());
-  const TestResponse early =
-      declared.Exchange("POST /echo HTTP/1.1\r\nContent-Length: 1001\r\n\r\n");
+  const TestResponse early = declared.Exchange(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n");
   EXPECT_EQ(early.status, 413);
   EXPECT_THAT(early.body, HasSubstr("larger than 1000 bytes"));
   TestClient chunked(port());
-  EXPECT_EQ(chunked
-                .Exchange("POST /echo HTTP/1.1\r\nTransfer-Encoding: "
-                          "chunked\r\n\r\n3e9\r\n" +
-                          std::string(1001, 'x') + "\r\n0\r\n\r\n")
-                .status,
-            413);
+  EXPECT_EQ(
+      chunked
+          .Exchange("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+                    "chunked\r\n\r\n3e9\r\n" +
+                    std::string(1001, 'x') + "\r\n0\r\n\r\n")
+          .status,
+      413);
   EXPECT_EQ(TestClient(port())
                 .Exchange(HttpText("POST", "/echo", std::string(1000, 'x')))
                 .status,
@@ -302,7 +349,8 @@ TEST_F(HttpServerTest, SlowRequestsTimeOut) {
   Start();
   TestClient header(port()), body(port()), silent(port());
   EXPECT_TRUE(header.Send("GET /echo HT"));
-  EXPECT_TRUE(body.Send("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"));
+  EXPECT_TRUE(body.Send(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"));
   EXPECT_EQ(header.ReadResponse().status, 408);
   EXPECT_EQ(body.ReadResponse().status, 408);
   EXPECT_TRUE(silent.AtEnd());

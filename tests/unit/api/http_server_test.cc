@@ -85,9 +85,9 @@ TEST_F(HttpServerTest, Http10ClosesAfterTheAnswer) {
 TEST_F(HttpServerTest, ABodyIsAskedForWith100Continue) {
   Start();
   TestClient client(port());
-  ASSERT_TRUE(
-      client.Send("POST /echo HTTP/1.1\r\nContent-Length: 3\r\nExpect: "
-                  "100-continue\r\n\r\n"));
+  ASSERT_TRUE(client.Send(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: "
+      "100-continue\r\n\r\n"));
   EXPECT_EQ(client.ReadHead().status, 100);
   EXPECT_EQ(client.Exchange("abc").body, "POST /echo? abc");
 }

@@ -38,6 +38,7 @@ class OpenAiApiTest : public testing::Test {
     options.calls.resume_window = resume_window_;
     options.max_preparing_bytes = max_preparing_bytes_;
     options.keys = keys_;
+    options.admission = admission_;
     api_ = std::make_unique<OpenAiApi>(engine_, *codec_, *threads_, metrics_,
                                        options);
     engine_.set_listener([this](std::vector<Output> outputs) {
@@ -62,6 +63,7 @@ class OpenAiApiTest : public testing::Test {
   std::chrono::milliseconds resume_window_{60'000};
   size_t max_preparing_bytes_ = size_t{128} << 20;
   std::optional<ApiKeys> keys_;
+  AdmissionRules admission_;
   std::unique_ptr<TextCodec> codec_ = std::make_unique<FakeCodec>();
   FrontMetrics metrics_;
   std::unique_ptr<IoThreads> threads_;

@@ -26,7 +26,7 @@ inline std::string HttpText(std::string_view method, std::string_view path,
                             std::string_view body = "",
                             std::string_view more_headers = "") {
   std::string text(method);
-  text.append(" ").append(path).append(" HTTP/1.1\r\nHost: test\r\n");
+  text.append(" ").append(path).append(" HTTP/1.1\r\nHost: localhost\r\n");
   if (method == "POST") {
     text.append("Content-Type: application/json\r\nContent-Length: ")
         .append(std::to_string(body.size()))

@@ -169,6 +169,22 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"NegativeBytes",
               "workers:\n  kv_bytes: -1\n",
               {"key 'workers.kv_bytes'"}},
+        Wrong{"HostWithPort",
+              "http:\n  allowed_hosts: a.example b.example:80\n",
+              {"key 'http.allowed_hosts': allowed is host names and addresses "
+               "separated by spaces"}},
+        Wrong{"HostWithScheme",
+              "admin:\n  allowed_hosts: https://a.example\n",
+              {"key 'admin.allowed_hosts'"}},
+        Wrong{"OriginWithoutScheme",
+              "http:\n  allowed_origins: a.example\n",
+              {"key 'http.allowed_origins': allowed is origins"}},
+        Wrong{"OriginWithPath",
+              "http:\n  allowed_origins: https://a.example/\n",
+              {"key 'http.allowed_origins'"}},
+        Wrong{"BodyBeyondAllBodies",
+              "http:\n  max_body_bytes: 257MiB\n",
+              {"key 'http.max_body_bytes'", "to 256MiB"}},
         Wrong{"EmptyPath",
               "model:\n  path: \"\"\n",
               {"key 'model.path': allowed is the path of a folder"}},
@@ -237,10 +253,12 @@ layout:
 http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
        write_interval_us: 22, api_keys_file: /k, allow_unauthenticated: true,
        max_connections: 23, header_timeout_ms: 24, body_timeout_ms: 25,
-       write_timeout_ms: 26, stream_buffer_bytes: 27KiB,
+       write_timeout_ms: 26, stream_buffer_bytes: 27KiB, max_body_bytes: 28KiB,
+       allowed_hosts: "a.example [::2]",
+       allowed_origins: "https://a.example http://b:80",
        allow_request_templates: true}
 admin: {host: localhost, port: 21, api_key_file: /a,
-        allow_unauthenticated: true}
+        allow_unauthenticated: true, allowed_hosts: "*"}
 log: {level: "debug"}
 )",
                                                         "f");
@@ -281,6 +299,10 @@ log: {level: "debug"}
   EXPECT_EQ(config->write_timeout_ms, 26);
   EXPECT_EQ(config->stream_buffer_bytes, 27 << 10);
   EXPECT_TRUE(config->allow_request_templates);
+  EXPECT_EQ(config->max_body_bytes, 28 << 10);
+  EXPECT_EQ(config->allowed_hosts, "a.example [::2]");
+  EXPECT_EQ(config->allowed_origins, "https://a.example http://b:80");
+  EXPECT_EQ(config->admin_allowed_hosts, "*");
   EXPECT_EQ(config->admin.host, "127.0.0.1");
   EXPECT_EQ(config->admin.port, 21);
   EXPECT_EQ(config->admin_key_file, "/a");
@@ -309,7 +331,7 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
 
 TEST(ConfigYaml, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 54u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 58u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {
