@@ -77,6 +77,7 @@ struct Config {
   int64_t max_body_bytes = int64_t{4} << 20;
   int max_connections = 8192;    // of the public listener
   int write_interval_us = 2000;  // tokens go to the streams at most this often
+  int waiting_comment_ms = 15000;  // to streams that nothing else goes to
   int drain_timeout_ms = 30000;
 
   // journal

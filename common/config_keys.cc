@@ -451,6 +451,12 @@ std::vector<ConfigKey> MakeKeys() {
                        "The largest body of a request; beyond it the answer is "
                        "413.",
                        &Config::max_body_bytes, 1 << 10, int64_t{256} << 20));
+  keys.push_back(WholeNumber(
+      "http.waiting_comment_ms",
+      "A stream that nothing was sent on for this long, one in the queue first "
+      "of all, gets a comment (': waiting'), so that proxies keep it. 0: none, "
+      "for clients that know no comments.",
+      &Config::waiting_comment_ms, 0, kDayMs));
   keys.push_back(WholeNumber("http.drain_timeout_ms",
                              "How long a drain waits for requests in flight.",
                              &Config::drain_timeout_ms, 0, kDayMs));

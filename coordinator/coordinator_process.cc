@@ -414,7 +414,8 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                          config.allowed_hosts, config.allowed_origins);
   api_options.keys = std::move(api_keys);
   api_options.calls = {std::chrono::milliseconds(config.resume_window_ms),
-                       std::chrono::microseconds(config.write_interval_us)};
+                       std::chrono::microseconds(config.write_interval_us),
+                       std::chrono::milliseconds(config.waiting_comment_ms)};
   OpenAiApi api(engine, *codec, threads, metrics, std::move(api_options));
   calls = &api.calls();
   for (const auto& [first, request] : opened.journal->state().requests()) {

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/cat.h"
+#include "absl/container/flat_hash_set.h"
+#include "common/logging.h"
+#include "coordinator/api/event_id.h"
 #include "coordinator/api/retry_after.h"
 #include "coordinator/api/write_interval.h"
 
@@ -17,6 +19,15 @@ int64_t ThreadCpuNs() {
   timespec t;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
   return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
+}
+
+// Why the answer to a request that is known cannot be given.
+ApiError AttachError(const absl::Status& status, bool resumes) {
+  if (status.code() != absl::StatusCode::kNotFound) return EngineError(status);
+  if (resumes) return NotResumable();
+  // Its results were dropped a moment ago: sent again, it is a new request.
+  return EngineError(absl::UnavailableError(
+      "the answer to this request is not kept any more; send it again"));
 }
 
 }  // namespace
@@ -39,24 +50,26 @@ std::optional<ApiError> CallTable::Submit(
                            std::move(generation.sampling), generation.stop});
   }
   const size_t count = generations.size();
-  ApiError error;
-  if (!origin.last_event.empty() && origin.last_event.size() != count) {
-    error.param = "Last-Event-ID";
-    error.message = Cat("Last-Event-ID speaks of ", origin.last_event.size(),
-                        " choices; the request has ", count);
-    return error;
-  }
+  // A whole answer has no events.
+  if (!prepared.stream) origin.last_event.reset();
   std::shared_ptr<GenerationCall> call;
   {
     std::lock_guard lock(calls_mutex_);
     auto known = origin.key.empty() ? known_.end() : known_.find(origin.key);
     const bool again = known != known_.end() && !known->second.aborted;
     if (again && known->second.context.fingerprint != origin.fingerprint) {
+      ApiError error;
       error.http_status = 409;
       error.param = "Idempotency-Key";
       error.code = "idempotency_key_reused";
       error.message = "this Idempotency-Key belongs to another request";
       return error;
+    }
+    if (origin.last_event.has_value()) {
+      std::optional<std::string_view> answer_id;
+      if (again) answer_id = known->second.context.answer_id;
+      auto refusal = RefuseResume(*origin.last_event, answer_id, count);
+      if (refusal) return refusal;
     }
     if (again) {
       head.id = known->second.context.answer_id;
@@ -72,7 +85,8 @@ std::optional<ApiError> CallTable::Submit(
     call = std::make_shared<GenerationCall>(exchange, std::move(prepared),
                                             std::move(head), codec_, metrics_,
                                             origin.arrived);
-    call->SkipTo(std::move(origin.last_event));
+    if (!origin.key.empty()) call->WriteEventIds();
+    if (origin.last_event) call->SkipTo(std::move(origin.last_event->counts));
     if (again) {
       AttachTo(known->second, call);
     } else {
@@ -83,7 +97,10 @@ std::optional<ApiError> CallTable::Submit(
         calls_[(*submitted)[i].value].push_back(
             Entry{call, static_cast<int>(i)});
       }
+      StartSweeping();
       const RequestId first = submitted->front();
+      LogDebug("request ", first.value, ", ", count, " choices, is ",
+               context.answer_id, ", request ", exchange->request().id);
       call->SetIds(std::move(*submitted));
       if (known != known_.end()) key_of_.erase(known->second.first.value);
       key_of_[first.value] = context.key;
@@ -212,6 +229,43 @@ void CallTable::ExpireOrphans() {
   for (RequestId id : ids) engine_.Abort(id);
 }
 
+void CallTable::StartSweeping() {
+  if (sweeping_ || options_.waiting_comment.count() == 0) return;
+  // A stream is found out late by one sweep at most.
+  constexpr int kSweepsPerComment = 8;
+  sweeping_ =
+      threads_.PostAfter(0,
+                         std::chrono::duration_cast<std::chrono::microseconds>(
+                             options_.waiting_comment) /
+                             kSweepsPerComment,
+                         [this] { SweepSilent(); });
+}
+
+void CallTable::SweepSilent() {
+  using Calls = absl::flat_hash_set<std::shared_ptr<GenerationCall>>;
+  std::vector<std::shared_ptr<Calls>> by_thread(threads_.size());
+  {
+    std::lock_guard lock(calls_mutex_);
+    sweeping_ = false;
+    if (calls_.empty()) return;
+    for (auto& calls : by_thread) calls = std::make_shared<Calls>();
+    for (const auto& [id, entries] : calls_) {
+      for (const Entry& entry : entries) {
+        by_thread[entry.call->exchange().thread()]->insert(entry.call);
+      }
+    }
+    StartSweeping();
+  }
+  for (int i = 0; i < threads_.size(); ++i) {
+    threads_.Post(i, [this, calls = std::move(by_thread[i])] {
+      const auto now = Clock::now();
+      for (const auto& call : *calls) {
+        call->SayWaiting(now, options_.waiting_comment);
+      }
+    });
+  }
+}
+
 void CallTable::OnOutputs(std::vector<Output> outputs) {
   Batch batch;
   batch.outputs = std::move(outputs);
@@ -264,6 +318,7 @@ void CallTable::TakeIn(Batch& batch,
   for (size_t i = 0; i < ids.size(); ++i) {
     if (finished[i]) continue;
     calls_[ids[i].value].push_back(Entry{call, static_cast<int>(i)});
+    StartSweeping();
     // The head of a stream need not wait for the next token.
     Output accepted;
     accepted.request = ids[i];
@@ -322,7 +377,7 @@ void CallTable::Deliver(int thread, std::vector<Delivery> deliveries) {
   for (Delivery& delivery : deliveries) {
     GenerationCall& call = *delivery.entry.call;
     if (!delivery.failure.ok()) {
-      call.Fail(EngineError(delivery.failure));
+      call.Fail(AttachError(delivery.failure, call.resumes()));
       continue;
     }
     call.OnOutput(delivery.entry.choice, delivery.output, now);

@@ -35,6 +35,8 @@ struct CallTableOptions {
   // steps in one write; less often where writing takes much of a core, see
   // write_interval.h. 0: at once.
   std::chrono::microseconds write_interval{0};
+  // A stream that nothing was sent on for this long gets a comment. 0: none.
+  std::chrono::milliseconds waiting_comment{0};
 };
 
 // CallTable
@@ -46,6 +48,8 @@ struct CallTableOptions {
 // (or, as its key, the id of the earlier answer) gets the answer of that, from
 // the beginning or from behind its Last-Event-ID on, whether it is still being
 // generated or not, at the same time as others or after a coordinator's death.
+// A Last-Event-ID of an answer that is not here is a 404, never the tail of
+// another one.
 // A request that came with a key outlives its connection for a time; any other
 // is aborted at once when its client goes away.
 //
@@ -116,6 +120,9 @@ class CallTable {
   ApiError Refusal(const absl::Status& status) const;
   void AbortCall(GenerationCall& call);
   void ExpireOrphans();
+  // Comments on silent streams, now and then as long as there are calls.
+  void StartSweeping() ABSL_EXCLUSIVE_LOCKS_REQUIRED(calls_mutex_);
+  void SweepSilent();
   void Push(Batch batch);
 
   // On the first io thread.
@@ -145,6 +152,7 @@ class CallTable {
   std::mutex calls_mutex_;
   absl::flat_hash_map<uint64_t, std::vector<Entry>> calls_
       ABSL_GUARDED_BY(calls_mutex_);
+  bool sweeping_ ABSL_GUARDED_BY(calls_mutex_) = false;
   // By scoped key, and the key of each request by its first id.
   absl::flat_hash_map<std::string, Known> known_ ABSL_GUARDED_BY(calls_mutex_);
   absl::flat_hash_map<uint64_t, std::string> key_of_

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "coordinator/api/event_id.h"
 
 namespace moebius {
 namespace {
@@ -42,11 +42,14 @@ GenerationCall::GenerationCall(std::shared_ptr<HttpExchange> exchange,
   }
 }
 
-void GenerationCall::Start() {
+void GenerationCall::Start(Clock::time_point now) {
   if (!prepared_.stream || started_ || failed_) return;
   started_ = true;
+  last_write_ = now;
   exchange_->StartStream(StreamHead());
 }
+
+void GenerationCall::WriteEventIds() { tag_ = AnswerTag(head_.id); }
 
 void GenerationCall::Fail(const ApiError& error) {
   if (started_ || failed_) return;
@@ -75,7 +78,7 @@ void GenerationCall::OnOutput(int index, const Output& output,
   Choice& choice = choices_[index];
   if (choice.finished) return;
   if (!output.refused.ok()) return Fail(EngineError(output.refused));
-  Start();
+  Start(now);
   if (output.accepted) return;
   choice.prompt_logprobs.insert(choice.prompt_logprobs.end(),
                                 output.prompt_logprobs.begin(),
@@ -139,11 +142,11 @@ void GenerationCall::AppendEvent(int index, const Output& output) {
   }
   if (prepared_.return_token_ids) {
     event.with_token_ids = true;
-    event_ids_.clear();
+    event_token_ids_.clear();
     for (const SampledToken& token : output.tokens) {
-      event_ids_.push_back(token.token);
+      event_token_ids_.push_back(token.token);
     }
-    event.token_ids = event_ids_;
+    event.token_ids = event_token_ids_;
     if (event.first) event.prompt_token_ids = PromptOf(index).ids;
   }
   if (choice.finished) event.finish = choice.finish;
@@ -153,11 +156,11 @@ void GenerationCall::AppendEvent(int index, const Output& output) {
 }
 
 void GenerationCall::AppendId() {
+  if (!tag_.has_value()) return;
+  counts_.clear();
+  for (const Choice& choice : choices_) counts_.push_back(choice.num_tokens);
   events_ += "id: ";
-  for (size_t i = 0; i < choices_.size(); ++i) {
-    if (i > 0) events_ += '-';
-    absl::StrAppend(&events_, choices_[i].num_tokens);
-  }
+  AppendEventId(*tag_, counts_, &events_);
   events_ += '\n';
 }
 
@@ -238,6 +241,20 @@ std::string GenerationCall::WholeBody() {
   return AnswerBody(head_, bodies, TotalUsage());
 }
 
+// A line that begins with a colon is a comment. Behind each the next one is
+// begun, and ended in front of what comes: vLLM's benchmark client drops line
+// ends at the end of each piece that it reads, and would take the next event
+// for more of the comment.
+void GenerationCall::SayWaiting(Clock::time_point now,
+                                Clock::duration interval) {
+  if (!started_ || failed_ || num_unfinished_ == 0 || gone.load()) return;
+  if (now - last_write_ < interval) return;
+  exchange_->Write(comment_open_ ? " waiting\n\n:" : ": waiting\n\n:");
+  exchange_->Flush();
+  comment_open_ = true;
+  last_write_ = now;
+}
+
 void GenerationCall::Flush(Clock::time_point now) {
   if (failed_) return;
   const bool done = num_unfinished_ == 0;
@@ -247,7 +264,12 @@ void GenerationCall::Flush(Clock::time_point now) {
       writer_.AppendUsage(TotalUsage(), &events_);
     }
     if (done) ChunkWriter::AppendDone(&events_);
-    if (!events_.empty()) exchange_->Write(events_);
+    if (!events_.empty()) {
+      if (comment_open_) events_.insert(0, " on\n\n");
+      comment_open_ = false;
+      exchange_->Write(events_);
+      last_write_ = now;
+    }
     events_.clear();
     if (done) {
       exchange_->FinishStream();

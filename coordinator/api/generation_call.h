@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,9 +23,10 @@ namespace moebius {
 // Takes the engine's outputs and writes the answer: events as they come, or one
 // body at the end. The head of a stream goes out once the request is accepted.
 //
-// Each event has an id that says how many tokens of each choice the client has
-// with it: "17", or "17-16" of two choices. A client that comes back with it
-// gets what follows.
+// With WriteEventIds() each event has an id (event_id.h) that says how many
+// tokens of each choice the client has with it. A client that comes back with
+// it gets what follows. Others get none: many clients of benchmarks take an
+// event for one line, which begins with "data: ".
 //
 // Threading: the exchange's thread only.
 class GenerationCall {
@@ -41,8 +43,11 @@ class GenerationCall {
   // ids[i] is of choice i.
   void SetIds(std::vector<RequestId> ids) { ids_ = std::move(ids); }
   const std::vector<RequestId>& ids() const { return ids_; }
+  // Before the first output:
+  void WriteEventIds();
   // The client has so many tokens of each choice.
   void SkipTo(std::vector<int64_t> counts) { skip_ = std::move(counts); }
+  bool resumes() const { return !skip_.empty(); }
   // There is nothing to answer with.
   void Fail(const ApiError& error);
 
@@ -50,6 +55,9 @@ class GenerationCall {
   void OnOutput(int choice, const Output& output, Clock::time_point now);
   // Sends, and completes the answer if every choice is finished.
   void Flush(Clock::time_point now);
+  // Sends a comment if this is a stream on which nothing was sent for
+  // `interval`.
+  void SayWaiting(Clock::time_point now, Clock::duration interval);
 
   // Ids of the choices that are not finished yet.
   std::vector<RequestId> UnfinishedIds() const;
@@ -78,7 +86,7 @@ class GenerationCall {
     FinishInfo finish;
   };
 
-  void Start();
+  void Start(Clock::time_point now);
   // Whether the client has this already.
   bool Seen(int index, const Output& output) const;
   void AppendId();
@@ -106,12 +114,16 @@ class GenerationCall {
   std::vector<StopCriteria> stops_;  // [choice]
   std::vector<RequestId> ids_;       // [choice]
   std::vector<Choice> choices_;
-  std::vector<int64_t> skip_;  // [choice]; empty: nothing
-  bool started_ = false;       // the head of a stream is out
+  std::vector<int64_t> skip_;    // [choice]; empty: nothing
+  std::optional<uint32_t> tag_;  // of the answer in ids of events, if any
+  bool started_ = false;         // the head of a stream is out
+  Clock::time_point last_write_;
+  bool comment_open_ = false;  // its line has not ended
   bool failed_ = false;
   int num_unfinished_;
-  std::string events_;              // to be written at Flush
-  std::vector<int32_t> event_ids_;  // scratch
+  std::string events_;                    // to be written at Flush
+  std::vector<int32_t> event_token_ids_;  // scratch
+  std::vector<int64_t> counts_;           // scratch
 };
 
 }  // namespace moebius

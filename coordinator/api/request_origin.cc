@@ -1,7 +1,5 @@
 #include "coordinator/api/request_origin.h"
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_split.h"
 #include "common/cat.h"
 #include "coordinator/api/call_context.h"
 
@@ -27,17 +25,12 @@ Parsed<RequestOrigin> OriginOf(const HttpRequest& request,
   }
   origin.fingerprint = FingerprintOf(request.path, body);
   const std::string* last = request.Header("last-event-id");
-  if (last == nullptr || last->empty()) return origin;
-  for (absl::string_view count : absl::StrSplit(*last, '-')) {
-    int64_t value = -1;
-    if (count.size() > 10 || !absl::SimpleAtoi(count, &value) || value < 0) {
-      ApiError error;
-      error.param = "Last-Event-ID";
-      error.message =
-          "Last-Event-ID is to be the id of an event of the same request";
-      return error;
-    }
-    origin.last_event.push_back(value);
+  if (key == nullptr || last == nullptr || last->empty()) return origin;
+  origin.last_event = ParseEventId(*last);
+  if (!origin.last_event.has_value()) {
+    return BadField("Last-Event-ID",
+                    "Last-Event-ID is to be the id of an event of the same "
+                    "request");
   }
   return origin;
 }

@@ -4,10 +4,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
+#include "coordinator/api/event_id.h"
 #include "coordinator/api/http_message.h"
 #include "coordinator/api/openai_request.h"
 
@@ -16,13 +17,15 @@ namespace moebius {
 struct RequestOrigin {
   std::string key;           // scoped, see ScopedKey; empty: none was given
   uint64_t fingerprint = 0;  // of route and body
-  // Tokens of each choice that the client has; empty: it wants all of them.
-  std::vector<int64_t> last_event;
+  // Of the last event that the client has; nothing: it wants all of them. Never
+  // without a key: nothing else can be resumed.
+  std::optional<EventId> last_event;
   std::chrono::steady_clock::time_point arrived;
 };
 
-// Reads Idempotency-Key, Authorization and Last-Event-ID. An error names the
-// header.
+// Reads Idempotency-Key, Authorization and, with the former, Last-Event-ID:
+// clients send the last id that they have seen by themselves, be it of another
+// server. An error names the header.
 Parsed<RequestOrigin> OriginOf(const HttpRequest& request,
                                std::string_view body,
                                std::chrono::steady_clock::time_point arrived);

@@ -245,6 +245,29 @@ class CoordinatorDeathTest(unittest.TestCase):
             with Group(journal) as group:
                 self.assertEqual(Client(group, 2, "first").run(), first)
 
+    def test_a_group_that_begins_anew_does_not_go_on_with_another_answer(self):
+        body = {"prompt": "And it came to pass", "max_tokens": 8,
+                "temperature": 1, "ignore_eos": True, "return_token_ids": True}
+        with Group(["--workers", "1"]) as group:
+            first = ResumedStream(group, body, "k")
+            first.once(max_events=2)
+            self.assertIsNotNone(first.last_id)
+        with Group(["--workers", "1"]) as group:
+            def resume():
+                answer = group.request(
+                    "POST", "/v1/completions", first.body,
+                    headers={"Content-Type": "application/json",
+                             "Idempotency-Key": "k",
+                             "Last-Event-ID": first.last_id})
+                self.assertEqual(answer.status, 404, answer.body)
+                self.assertEqual(answer.json()["error"]["code"],
+                                 "answer_not_resumable")
+
+            resume()  # nobody knows the key
+            anew = ResumedStream(group, body, "k")
+            self.assertEqual(len(anew.run()), 8)
+            resume()  # it is of another answer
+
     def test_a_full_disk_stops_acceptance_and_nothing_else(self):
         with tempfile.TemporaryDirectory() as folder:
             config = os.path.join(folder, "config.yaml")

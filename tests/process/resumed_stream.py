@@ -21,7 +21,8 @@ class ResumedStream:
         self.group, self.key, self.on_event = group, key, on_event
         self.body = json.dumps({"model": "verse-moe", "stream": True, **body})
         self.last_id = None
-        self.tokens, self.ids = [], []
+        self.tokens = []
+        self.ids = []  # of the events, without the answer's part
         self.breaks = self.refusals = 0
         self.resumes = 0  # breaks behind some event
         self.longest_gap_s = 0
@@ -78,8 +79,13 @@ class ResumedStream:
         if event["choices"]:
             self.tokens += event["choices"][0].get("token_ids") or []
         if event_id is not None:
+            answer, _, counts = event_id.partition(".")
+            if self.last_id and self.last_id.partition(".")[0] != answer:
+                raise AssertionError(
+                    f"{self.key}: {event_id} behind {self.last_id} is of "
+                    f"another answer")
             self.last_id = event_id
-            self.ids.append(event_id)
+            self.ids.append(counts)
         if self.on_event is not None:
             self.on_event(gap_s)
 

@@ -3,6 +3,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "common/cat.h"
+#include "coordinator/api/event_id.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/api/openai_api_fixture.h"
@@ -13,6 +17,13 @@ namespace {
 std::string WithKey(const std::string& body, const std::string& headers) {
   std::string text = HttpText("POST", "/v1/completions", body);
   return text.insert(text.find("\r\n") + 2, headers);
+}
+
+// Of an event with which the client has `tokens` of the one choice.
+std::string IdOf(const Json& answer_id, int64_t tokens) {
+  std::string id;
+  AppendEventId(AnswerTag(answer_id.get<std::string>()), {tokens}, &id);
+  return id;
 }
 
 constexpr char kStreamed[] = R"({"prompt":"a","stream":true,"max_tokens":9})";
@@ -27,7 +38,8 @@ TEST_F(OpenAiApiTest, AClientThatComesBackGetsWhatItHasNotSeen) {
   EXPECT_EQ(client.ReadHead().status, 200);
   engine_.Emit(TextOutput(id, "one "));
   const Json first = Parse(*client.ReadEvent());
-  EXPECT_EQ(client.last_id(), "1");
+  const std::string first_id = client.last_id();
+  EXPECT_EQ(first_id, IdOf(first["id"], 1));
 
   // A second connection of the same key, from the beginning; it is no second
   // generation.
@@ -43,8 +55,9 @@ TEST_F(OpenAiApiTest, AClientThatComesBackGetsWhatItHasNotSeen) {
 
   // A third that has the first token already.
   TestClient third(port());
-  ASSERT_TRUE(third.Send(
-      WithKey(kStreamed, "Idempotency-Key: k1\r\nLast-Event-ID: 1\r\n")));
+  ASSERT_TRUE(third.Send(WithKey(
+      kStreamed,
+      Cat("Idempotency-Key: k1\r\nLast-Event-ID: ", first_id, "\r\n"))));
   auto [same, attach_third] = engine_.TakeAttached();
   attach_third(std::vector<Output>{TextOutput(id, "one ")});
   EXPECT_EQ(third.ReadHead().status, 200);
@@ -52,7 +65,7 @@ TEST_F(OpenAiApiTest, AClientThatComesBackGetsWhatItHasNotSeen) {
   engine_.Emit(LastOutput(id, "two"));
   for (TestClient* one : {&client, &other, &third}) {
     EXPECT_EQ(Parse(*one->ReadEvent())["choices"][0]["text"], "two");
-    EXPECT_EQ(one->last_id(), "2");
+    EXPECT_EQ(one->last_id(), IdOf(first["id"], 2));
     EXPECT_EQ(one->ReadEvent(), "[DONE]");
   }
   EXPECT_EQ(engine_.num_submitted(), 0u);
@@ -79,15 +92,90 @@ TEST_F(OpenAiApiTest, BadKeysAndEventIdsAre400s) {
   for (const std::string& headers :
        {std::string("Idempotency-Key: \r\n"),
         "Idempotency-Key: " + std::string(kMaxKeyBytes + 1, 'k') + "\r\n",
-        std::string("Last-Event-ID: x\r\n"),
-        std::string("Last-Event-ID: -1\r\n"),
-        std::string("Last-Event-ID: 1-2\r\n"),
-        std::string("Last-Event-ID: 99999999999\r\n")}) {
+        std::string("Idempotency-Key: k1\r\nLast-Event-ID: x\r\n"),
+        std::string("Idempotency-Key: k1\r\nLast-Event-ID: -1\r\n"),
+        std::string("Idempotency-Key: k1\r\nLast-Event-ID: 99999999999\r\n")}) {
     EXPECT_EQ(TestClient(port()).Exchange(WithKey(kStreamed, headers)).status,
               400)
         << headers;
   }
   EXPECT_EQ(engine_.num_submitted(), 0u);
+}
+
+TEST_F(OpenAiApiTest, WithoutAKeyAStreamHasNoIdsAndNoLastEvent) {
+  Start();
+  TestClient client(port());
+  ASSERT_TRUE(client.Send(WithKey(kStreamed, "Last-Event-ID: 1\r\n")));
+  const auto submitted = engine_.TakeSubmitted(1);
+  ASSERT_EQ(submitted.size(), 1u);
+  engine_.Emit(TextOutput(submitted[0].id, "one "));
+  engine_.Emit(LastOutput(submitted[0].id, "two"));
+  const TestResponse answer = client.ReadResponse();
+  EXPECT_EQ(answer.status, 200);
+  // The stream begins at its beginning, and every event is one line of data.
+  int events = 0;
+  for (absl::string_view event :
+       absl::StrSplit(answer.body, "\n\n", absl::SkipEmpty())) {
+    EXPECT_TRUE(absl::StartsWith(event, "data: ")) << event;
+    EXPECT_EQ(event.find('\n'), event.npos) << event;
+    ++events;
+  }
+  EXPECT_EQ(events, 3) << answer.body;
+  EXPECT_THAT(answer.body, testing::HasSubstr(R"("text":"one ")"));
+}
+
+TEST_F(OpenAiApiTest, TheRestOfAnAnswerThatIsNotHereIsA404) {
+  Start();
+  const auto resume = [&](const std::string& id) {
+    return TestClient(port()).Exchange(WithKey(
+        kStreamed, Cat("Idempotency-Key: k1\r\nLast-Event-ID: ", id, "\r\n")));
+  };
+  const auto expect_404 = [&](const TestResponse& answer) {
+    EXPECT_EQ(answer.status, 404);
+    EXPECT_EQ(Parse(answer.body)["error"]["code"], "answer_not_resumable");
+  };
+  expect_404(resume("0000002a.1"));  // never known
+  expect_404(resume("17"));
+  EXPECT_EQ(engine_.num_submitted(), 0u);
+  // The same key again, from the beginning: another answer, whose rest is not
+  // that of the first.
+  TestClient anew(port());
+  ASSERT_TRUE(anew.Send(WithKey(kStreamed, "Idempotency-Key: k1\r\n")));
+  const auto submitted = engine_.TakeSubmitted(1);
+  ASSERT_EQ(submitted.size(), 1u);
+  engine_.Emit(TextOutput(submitted[0].id, "one "));
+  EXPECT_EQ(anew.ReadHead().status, 200);
+  EXPECT_TRUE(anew.ReadEvent().has_value());
+  expect_404(resume("0000002a.1"));
+  // Forgotten.
+  const std::string id = anew.last_id();
+  api_->calls().OnForgotten({submitted[0].id});
+  expect_404(resume(id));
+  EXPECT_EQ(engine_.num_submitted(), 0u);
+}
+
+TEST_F(OpenAiApiTest, AnAnswerThatIsDroppedMeanwhileIsA404OrToBeSentAgain) {
+  Start();
+  TestClient first(port());
+  ASSERT_TRUE(first.Send(WithKey(kStreamed, "Idempotency-Key: k1\r\n")));
+  const auto submitted = engine_.TakeSubmitted(1);
+  ASSERT_EQ(submitted.size(), 1u);
+  engine_.Emit(TextOutput(submitted[0].id, "one "));
+  EXPECT_EQ(first.ReadHead().status, 200);
+  EXPECT_TRUE(first.ReadEvent().has_value());
+  TestClient rest(port()), whole(port());
+  ASSERT_TRUE(rest.Send(WithKey(
+      kStreamed,
+      Cat("Idempotency-Key: k1\r\nLast-Event-ID: ", first.last_id(), "\r\n"))));
+  engine_.TakeAttached().second(absl::NotFoundError("gone"));
+  const TestResponse of_rest = rest.ReadResponse();
+  EXPECT_EQ(of_rest.status, 404);
+  EXPECT_EQ(Parse(of_rest.body)["error"]["code"], "answer_not_resumable");
+  ASSERT_TRUE(whole.Send(WithKey(kStreamed, "Idempotency-Key: k1\r\n")));
+  engine_.TakeAttached().second(absl::NotFoundError("gone"));
+  const TestResponse of_whole = whole.ReadResponse();
+  EXPECT_EQ(of_whole.status, 503);
+  EXPECT_TRUE(of_whole.headers.contains("retry-after"));
 }
 
 TEST_F(OpenAiApiTest, OnlyAKeyKeepsARequestWithoutItsClient) {
@@ -157,8 +245,6 @@ TEST_F(OpenAiApiTest, WhatTheJournalCannotTakeIsA503) {
   const TestResponse head = client.ReadHead();
   EXPECT_EQ(head.status, 503);
 }
-
-// prompt "ab": the first token has no score.
 
 }  // namespace
 }  // namespace moebius

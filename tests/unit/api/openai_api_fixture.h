@@ -39,6 +39,7 @@ class OpenAiApiTest : public testing::Test {
     options.max_preparing_bytes = max_preparing_bytes_;
     options.keys = keys_;
     options.admission = admission_;
+    options.calls.waiting_comment = waiting_comment_;
     api_ = std::make_unique<OpenAiApi>(engine_, *codec_, *threads_, metrics_,
                                        options);
     engine_.set_listener([this](std::vector<Output> outputs) {
@@ -64,6 +65,7 @@ class OpenAiApiTest : public testing::Test {
   size_t max_preparing_bytes_ = size_t{128} << 20;
   std::optional<ApiKeys> keys_;
   AdmissionRules admission_;
+  std::chrono::milliseconds waiting_comment_{0};
   std::unique_ptr<TextCodec> codec_ = std::make_unique<FakeCodec>();
   FrontMetrics metrics_;
   std::unique_ptr<IoThreads> threads_;

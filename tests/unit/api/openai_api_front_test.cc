@@ -1,5 +1,6 @@
-// What holds for every route: who may come in, what answers carry, and what
-// wrong paths are told.
+// What holds for every route: who may come in, what answers carry, what wrong
+// paths are told, and comments on silent streams.
+#include <chrono>
 #include <optional>
 #include <set>
 #include <string>
@@ -152,6 +153,49 @@ TEST_F(OpenAiApiTest, WrongPathsAreToldWhatThereIs) {
   EXPECT_EQ(Get("/v1/models/").body, Get("/v1/models").body);
   EXPECT_EQ(Get("/v1/models/verse/").body, Get("/v1/models/verse").body);
   EXPECT_EQ(Get("/health/").status, 200);
+}
+
+TEST_F(OpenAiApiTest, ASilentStreamGetsComments) {
+  waiting_comment_ = std::chrono::milliseconds(8);
+  Start();
+  TestClient client(port());
+  ASSERT_TRUE(client.Send(HttpText("POST", "/v1/completions", kStreamed)));
+  const auto submitted = engine_.TakeSubmitted(1);
+  ASSERT_EQ(submitted.size(), 1u);
+  EXPECT_EQ(client.ReadHead().status, 200);
+  // Each ends its line, and begins the next.
+  EXPECT_EQ(client.ReadChunk(), ": waiting\n\n:");
+  EXPECT_EQ(client.ReadChunk(), " waiting\n\n:");
+  engine_.Emit(TextOutput(submitted[0].id, "one "));
+  std::string chunk = *client.ReadChunk();
+  while (chunk == " waiting\n\n:") chunk = *client.ReadChunk();
+  EXPECT_TRUE(chunk.starts_with(" on\n\ndata: {")) << chunk;
+  EXPECT_THAT(chunk, HasSubstr(R"("text":"one ")"));
+  // Also one that has begun and stalls.
+  EXPECT_EQ(client.ReadChunk(), ": waiting\n\n:");
+  engine_.Emit(LastOutput(submitted[0].id, "two"));
+  chunk.clear();
+  while (const auto more = client.ReadChunk()) chunk += *more;
+  EXPECT_THAT(chunk, HasSubstr(" on\n\ndata: {"));
+  EXPECT_TRUE(chunk.ends_with("data: [DONE]\n\n")) << chunk;
+}
+
+TEST_F(OpenAiApiTest, WholeAnswersAndStreamsThatAreNotSilentGetNoComments) {
+  waiting_comment_ = std::chrono::milliseconds(1);
+  Start();
+  TestClient client(port());
+  ASSERT_TRUE(client.Send(
+      HttpText("POST", "/v1/completions", R"({"prompt":"a","max_tokens":9})")));
+  const auto submitted = engine_.TakeSubmitted(1);
+  ASSERT_EQ(submitted.size(), 1u);
+  // A stream that was silent for longer shows that some were due.
+  TestClient stream(port());
+  ASSERT_TRUE(stream.Send(HttpText("POST", "/v1/completions", kStreamed)));
+  EXPECT_EQ(stream.ReadHead().status, 200);
+  EXPECT_TRUE(stream.ReadChunk().has_value());
+  engine_.Emit(LastOutput(submitted[0].id, "one"));
+  const TestResponse answer = client.ReadResponse();
+  EXPECT_EQ(Parse(answer.body)["choices"][0]["text"], "one");
 }
 
 }  // namespace

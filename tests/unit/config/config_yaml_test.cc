@@ -254,7 +254,7 @@ http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
        write_interval_us: 22, api_keys_file: /k, allow_unauthenticated: true,
        max_connections: 23, header_timeout_ms: 24, body_timeout_ms: 25,
        write_timeout_ms: 26, stream_buffer_bytes: 27KiB, max_body_bytes: 28KiB,
-       allowed_hosts: "a.example [::2]",
+       waiting_comment_ms: 29, allowed_hosts: "a.example [::2]",
        allowed_origins: "https://a.example http://b:80",
        allow_request_templates: true}
 admin: {host: localhost, port: 21, api_key_file: /a,
@@ -300,6 +300,7 @@ log: {level: "debug"}
   EXPECT_EQ(config->stream_buffer_bytes, 27 << 10);
   EXPECT_TRUE(config->allow_request_templates);
   EXPECT_EQ(config->max_body_bytes, 28 << 10);
+  EXPECT_EQ(config->waiting_comment_ms, 29);
   EXPECT_EQ(config->allowed_hosts, "a.example [::2]");
   EXPECT_EQ(config->allowed_origins, "https://a.example http://b:80");
   EXPECT_EQ(config->admin_allowed_hosts, "*");
@@ -331,7 +332,7 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
 
 TEST(ConfigYaml, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 58u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 59u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {
