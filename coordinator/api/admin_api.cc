@@ -16,9 +16,9 @@ namespace moebius {
 namespace {
 
 constexpr std::string_view kServed =
-    "POST /admin/layout, POST /admin/drain, GET /status, GET /metrics, GET "
-    "/progress, GET /health, GET /ready and GET /version; models are on the "
-    "public listener";
+    "POST /admin/layout, POST /admin/drain, POST /admin/undrain, GET /status, "
+    "GET /metrics, GET /progress, GET /health, GET /ready and GET /version; "
+    "models are on the public listener";
 constexpr std::string_view kMetricsType = "text/plain; version=0.0.4";
 
 ApiError SwitchError(const absl::Status& status) {

@@ -63,7 +63,7 @@ def text_of(event, chat):
     return choice["delta"].get("content") if chat else choice["text"]
 
 
-# ---- readers: each takes the pieces or the lines of a body --------------------
+# ---- readers: each takes the pieces or the lines of a body ------------------
 
 
 class VllmReader:
@@ -154,7 +154,7 @@ class GenaiPerfReader:
                 result.token(text_of(json.loads(data), chat) or "")
 
 
-# ---- bodies -------------------------------------------------------------------
+# ---- bodies -----------------------------------------------------------------
 
 
 def vllm_body(args, prompt, chat):

@@ -1,6 +1,7 @@
 """The benchmark clients of the field, as strict as they are, as users run them:
 all requests of all of them succeed, with the right text."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from group import Group
 
 CLIENT = os.path.join(os.path.dirname(os.path.abspath(__file__)),
                       "bench_client.py")
-PROMPTS = 24
+PROMPTS = 16
 TOKENS = 12
 
 
@@ -27,19 +28,17 @@ def run_client(group, *arguments):
     return json.loads(result.stdout)
 
 
-def whole_texts(group, chat):
-    """What the server says without a stream."""
+def whole_texts(group, name, chat):
+    """What the server says to the same requests without a stream."""
+    args = argparse.Namespace(model="verse-moe", output_len=TOKENS)
     texts = []
     for i in range(PROMPTS):
-        body = {"model": "verse-moe", "max_tokens": TOKENS, "temperature": 0,
-                "ignore_eos": True}
-        if chat:
-            body["messages"] = [{"role": "user", "content": prompt_of(i)}]
-            answer = group.post("/v1/chat/completions", body).json()
-            texts.append(answer["choices"][0]["message"]["content"])
-        else:
-            answer = group.complete({**body, "prompt": prompt_of(i)})
-            texts.append(answer["choices"][0]["text"])
+        body = {**CLIENTS[name][1](args, prompt_of(i), chat), "stream": False}
+        body.pop("stream_options", None)
+        answer = group.post("/v1/chat/completions" if chat
+                            else "/v1/completions", body)
+        choice = answer.json()["choices"][0]
+        texts.append(choice["message"]["content"] if chat else choice["text"])
     return texts
 
 
@@ -100,7 +99,6 @@ class BenchClientTest(unittest.TestCase):
 
     def test_all_of_them(self):
         with Group() as group:
-            texts = {chat: whole_texts(group, chat) for chat in (False, True)}
             for name in CLIENTS:
                 for chat in (False, True):
                     if name == "llmperf" and not chat:
@@ -108,7 +106,7 @@ class BenchClientTest(unittest.TestCase):
                     with self.subTest(client=name, chat=chat):
                         result = run_client(group, name,
                                             *(["--chat"] if chat else []))
-                        self.check(result, texts[chat])
+                        self.check(result, whole_texts(group, name, chat))
                         self.assertGreater(result["mean_ttft_ms"], 0)
                         if name == "vllm":
                             self.assertEqual(result["output_tokens"],
@@ -119,7 +117,8 @@ class BenchClientTest(unittest.TestCase):
         queue = ["--set", "scheduler.max_running=1", "--set",
                  "http.waiting_comment_ms=8"]
         with Group(queue) as group:
-            self.check(run_client(group, "vllm"), whole_texts(group, False))
+            self.check(run_client(group, "vllm"),
+                       whole_texts(group, "vllm", False))
             stream = group.stream({"prompt": "x", "max_tokens": 2000,
                                    "ignore_eos": True})
             next(iter(stream))
@@ -131,7 +130,8 @@ class BenchClientTest(unittest.TestCase):
             waiting.close()
         with Group(["--set", "scheduler.max_running=1", "--set",
                     "http.waiting_comment_ms=0"]) as group:
-            self.check(run_client(group, "sglang"), whole_texts(group, False))
+            self.check(run_client(group, "sglang"),
+                       whole_texts(group, "sglang", False))
 
 
 if __name__ == "__main__":
