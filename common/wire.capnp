@@ -203,6 +203,10 @@ struct StepResult {
   promptLogprob @10 :List(Float32);
   promptRankings @11 :List(Ranking);
   promptRank @12 :List(UInt32);
+  refusedSlot @13 :List(UInt32);
+  refusedReason @14 :List(Text);  # beside refusedSlot
+  nonfiniteRows @15 :UInt32;
+  nonfiniteSlot @16 :UInt32;
 }
 
 struct Prepared {

@@ -253,14 +253,27 @@ struct PromptLogprob {
   friend bool operator==(const PromptLogprob&, const PromptLogprob&) = default;
 };
 
+// The sequence in that slot is one that no worker computes (sequence_check.h).
+struct RefusedSequence {
+  uint32_t slot = 0;
+  std::string reason;
+  friend bool operator==(const RefusedSequence&,
+                         const RefusedSequence&) = default;
+};
+
 // A step is done, on every rank: rank 0 reports for the group. `sampled` holds
 // one token for each item with `sample`, in any order; prompt_logprobs are
-// ascending by slot, then position.
+// ascending by slot, then position. Items of a refused sequence were passed
+// over: it has an entry in `refused` instead.
 struct StepResult {
   StepId step;
   uint32_t duration_us = 0;
   std::vector<SampledToken> sampled;
   std::vector<PromptLogprob> prompt_logprobs;
+  std::vector<RefusedSequence> refused;
+  // Rows of logits with a NaN or an infinity among them, and the slot of one.
+  uint32_t nonfinite_rows = 0;
+  uint32_t nonfinite_slot = 0;
 };
 
 struct Prepared {

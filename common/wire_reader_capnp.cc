@@ -188,6 +188,27 @@ std::vector<TokenLogprob>& TopOf(Entry& entry) {
   return entry.top;
 }
 
+absl::StatusOr<std::string> ReadReason(capnp::Text::Reader text) {
+  if (text.size() > kMaxReasonBytes) return Malformed("reason too long");
+  return std::string(text.begin(), text.size());
+}
+
+absl::Status ReadRefused(wire::StepResult::Reader in,
+                         std::vector<RefusedSequence>& out) {
+  const auto slots = in.getRefusedSlot();
+  const auto reasons = in.getRefusedReason();
+  if (reasons.size() != slots.size()) {
+    return Malformed("columns of refused sequences differ in length");
+  }
+  for (unsigned i = 0; i < slots.size(); ++i) {
+    if (slots[i] >= kMaxSlotNumber) return Malformed("refused sequence");
+    RefusedSequence& refused = out.emplace_back();
+    refused.slot = slots[i];
+    ASSIGN_OR_RETURN(refused.reason, ReadReason(reasons[i]));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Read(wire::StepResult::Reader in, StepResult& out) {
   out.step = StepId{in.getStep()};
   out.duration_us = in.getDurationUs();
@@ -205,13 +226,12 @@ absl::Status Read(wire::StepResult::Reader in, StepResult& out) {
   for (unsigned i = 0; i < ranks.size(); ++i) {
     out.prompt_logprobs[i].rank = ranks[i];
   }
-  return ReadRankings(in.getPromptRankings(), out.prompt_logprobs,
-                      TopOf<PromptLogprob>);
-}
-
-absl::StatusOr<std::string> ReadReason(capnp::Text::Reader text) {
-  if (text.size() > kMaxReasonBytes) return Malformed("reason too long");
-  return std::string(text.begin(), text.size());
+  RETURN_IF_ERROR(ReadRankings(in.getPromptRankings(), out.prompt_logprobs,
+                               TopOf<PromptLogprob>));
+  out.nonfinite_rows = in.getNonfiniteRows();
+  out.nonfinite_slot = in.getNonfiniteSlot();
+  if (out.nonfinite_slot >= kMaxSlotNumber) return Malformed("slot");
+  return ReadRefused(in, out.refused);
 }
 
 absl::Status Read(wire::Hello::Reader in, Hello& out) {

@@ -157,6 +157,15 @@ void Build(wire::StepResult::Builder out, const StepResult& in) {
   FillColumn(out.initPromptRank(p), prompt, [](auto& s) { return s.rank; });
   BuildRankings(prompt, TopOf<PromptLogprob>,
                 [&](unsigned count) { return out.initPromptRankings(count); });
+  const unsigned r = in.refused.size();
+  FillColumn(out.initRefusedSlot(r), in.refused,
+             [](auto& s) { return s.slot; });
+  auto reasons = out.initRefusedReason(r);
+  for (unsigned i = 0; i < r; ++i) {
+    reasons.set(i, in.refused[i].reason.substr(0, kMaxReasonBytes));
+  }
+  out.setNonfiniteRows(in.nonfinite_rows);
+  out.setNonfiniteSlot(in.nonfinite_slot);
 }
 
 std::string Finish(capnp::MallocMessageBuilder& builder) {

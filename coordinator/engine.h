@@ -45,7 +45,8 @@ struct Generation {
   friend bool operator==(const Generation&, const Generation&) = default;
 };
 
-enum class FinishReason { kStop, kLength, kAbort };
+// kError: the workers refuse to compute it; stop_reason says why.
+enum class FinishReason { kStop, kLength, kAbort, kError };
 
 // What a step added to one generation.
 struct Output {
@@ -60,7 +61,8 @@ struct Output {
   std::string text;
   std::vector<PromptLogprob> prompt_logprobs;  // once, before the first token
   std::optional<FinishReason> finish;          // last output of the generation
-  std::string stop_reason;  // the stop string or token id that ended it
+  std::string stop_reason;  // the stop string or token id, or error, that
+                            // ended it
 };
 
 // Hears every step's outputs, on the engine's thread. Must not block.
@@ -111,6 +113,11 @@ struct EngineStatus {
   double last_recovery_ms = 0;        // of the last one, from halt to resume
   uint64_t switches_total = 0, switches_refused_total = 0;
   std::optional<SwitchReport> last_switch;
+  // Rows of logits that held a NaN or an infinity, and where the last ones
+  // were.
+  uint64_t nonfinite_rows_total = 0;
+  uint64_t nonfinite_step = 0;
+  uint32_t nonfinite_slot = 0;
   double step_ms = 0;      // recent average
   double decision_us = 0;  // recent average: coordinator's time for a step
   double load = 0;         // smoothed requests in flight, what auto looks at

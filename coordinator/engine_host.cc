@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/fault_point.h"
 #include "common/logging.h"
+#include "common/sequence_check.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -89,6 +90,8 @@ absl::StatusOr<std::vector<RequestId>> EngineHost::Submit(
     }
     if (draining_) return absl::UnavailableError("shutting down");
     for (const Generation& generation : generations) {
+      RETURN_IF_ERROR(CheckSequence(generation.prompt, generation.sampling,
+                                    options_.model.vocab_size));
       const size_t length = generation.prompt.size();
       const size_t context = static_cast<size_t>(options_.max_model_len);
       const bool scored = length == context && generation.stop.max_tokens == 1;
@@ -380,11 +383,44 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
   Average(status_.step_ms, result.duration_us / 1000.0);
   RETURN_IF_ERROR(switches_->OnStepDone(result.step, begin));
   status_.last_step = result.step.value;
+  NoteNonfinite(result);
   ASSIGN_OR_RETURN(auto tokens, scheduler_->OnResult(
                                     result.step, absl::MakeSpan(&result, 1)));
   Deliver(result.step, std::move(tokens));
+  EndRefused(scheduler_->TakeRefused());
   unaccounted_us_ += MicrosOf(Now() - begin);
   return absl::OkStatus();
+}
+
+// What the workers do not compute ends with their reason, and nothing else
+// does.
+void EngineHost::EndRefused(std::vector<RefusedRequest> refused) {
+  for (RefusedRequest& one : refused) {
+    if (outputs_.erase(one.request) == 0) continue;
+    one.reason.resize(
+        std::min(one.reason.size(), journal::kMaxStopReasonBytes));
+    LogWarn("request ", one.request.value,
+            " is refused by the workers: ", one.reason);
+    scheduler_->Abort(one.request);
+    ++status_.requests_aborted;
+    NoteEnd(one.request, FinishReason::kError, one.reason);
+    Output& output = batch_.emplace_back();
+    output.request = one.request;
+    output.finish = FinishReason::kError;
+    output.stop_reason = std::move(one.reason);
+  }
+}
+
+void EngineHost::NoteNonfinite(const StepResult& result) {
+  if (result.nonfinite_rows == 0) return;
+  if (status_.nonfinite_rows_total == 0) {
+    LogError("step ", result.step.value, ": the logits of slot ",
+             result.nonfinite_slot,
+             " are not finite numbers; this is said once, /status counts on");
+  }
+  status_.nonfinite_rows_total += result.nonfinite_rows;
+  status_.nonfinite_step = result.step.value;
+  status_.nonfinite_slot = result.nonfinite_slot;
 }
 
 void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {

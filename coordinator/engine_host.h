@@ -147,6 +147,8 @@ class EngineHost final : public Engine {
   void TakeInbox();
   void Queue(RequestId request, Generation generation);
   void Deliver(StepId step, std::vector<NewToken> tokens);
+  void EndRefused(std::vector<RefusedRequest> refused);
+  void NoteNonfinite(const StepResult& result);
   absl::Status CommitAndDeliver();
   absl::Status IssueSteps();
   void TakeDrains(Inbox& inbox);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/fault_point.h"
 #include "common/logging.h"
+#include "common/sequence_check.h"
 #include "common/status_macros.h"
 #include "coordinator/engine_host.h"
 
@@ -137,6 +138,7 @@ void EngineHost::Replay(Attachment attachment) {
       Output& output = outputs.emplace_back();
       output.request = request;
       output.finish = choice->finish->reason;
+      output.stop_reason = choice->finish->stop_reason;
     }
   }
   attachment.callback(std::move(outputs));
@@ -225,17 +227,24 @@ absl::Status EngineHost::RecoverRequests() {
     }
     ++status_.requests_total;
     if (!shown.finish.has_value()) {
+      // Journals outlive what checked requests before.
+      const absl::Status good = CheckSequence(
+          generation.prompt, generation.sampling, options_.model.vocab_size);
       const absl::Status added =
-          scheduler_->AddKnown(request, generation.prompt, generation.sampling,
-                               generation.stop.max_tokens, choice->tokens);
+          !good.ok() ? good
+                     : scheduler_->AddKnown(
+                           request, generation.prompt, generation.sampling,
+                           generation.stop.max_tokens, choice->tokens);
       if (added.ok()) {
         outputs_.try_emplace(request, std::move(output));
         continue;
       }
       // The context's end, or another model's limits.
       LogWarn("request ", request.value, " does not go on: ", added.ToString());
-      shown.finish =
-          choice->tokens.empty() ? FinishReason::kAbort : FinishReason::kLength;
+      shown.finish = !good.ok()               ? FinishReason::kError
+                     : choice->tokens.empty() ? FinishReason::kAbort
+                                              : FinishReason::kLength;
+      if (!good.ok()) shown.stop_reason = std::string(good.message());
     }
     ended.push_back({request, std::move(shown)});
   }

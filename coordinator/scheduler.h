@@ -7,6 +7,8 @@
 #include <deque>
 #include <limits>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -57,6 +59,14 @@ struct NewToken {
   // This is the last token that max_tokens or the context allows: the request
   // does nothing more and waits for Finish.
   bool reached_limit = false;
+};
+
+// A request that the workers do not compute.
+struct RefusedRequest {
+  RequestId request;
+  std::string reason;
+  friend bool operator==(const RefusedRequest&,
+                         const RefusedRequest&) = default;
 };
 
 // A sequence whose KV outlived the coordinator that had computed it.
@@ -147,12 +157,19 @@ class Scheduler {
 
   // Takes in the results of `step`, whole or in parts, and hands out the tokens
   // in the order of the plan's items; they are moved out of `results`. Samples
-  // of requests that have ended since are dropped.
+  // of requests that have ended since are dropped. A sequence that the workers
+  // refuse has none: TakeRefused() tells of its request, which then waits for
+  // Abort.
   // Results come in the order of the steps. Errors, changing nothing:
   // kInvalidArgument for another step than the oldest outstanding, a missing,
   // double or unasked-for sample, or a gap in the prompt's logprobs.
   absl::StatusOr<std::vector<NewToken>> OnResult(
       StepId step, absl::Span<StepResult> results);
+
+  // The requests that results named as refused since the last call.
+  std::vector<RefusedRequest> TakeRefused() {
+    return std::exchange(refused_, {});
+  }
 
   // Ends a request that has all it wants (end of text, stop string, length),
   // or that nobody wants any more. Its pages and slot are free for the next
@@ -302,6 +319,12 @@ class Scheduler {
   void RollBackSlot(Slot& slot);
 
   // scheduler_results.cc
+  absl::Status MatchRefused(const StepRecord& record,
+                            absl::Span<const StepResult> results);
+  // Of the step whose results MatchRefused saw last.
+  bool IsRefused(uint32_t slot) const;
+  void TakeRefusals(const StepRecord& record,
+                    absl::Span<const StepResult> results);
   absl::Status MatchSamples(const StepRecord& record,
                             absl::Span<StepResult> results);
   absl::Status CheckPromptLogprobs(const StepRecord& record,
@@ -335,10 +358,12 @@ class Scheduler {
   // Scratch, kept to keep its memory.
   std::vector<uint32_t> prefills_;
   std::vector<Chunk> chunks_;
-  std::vector<uint32_t> expected_of_;  // [slot] 1 + index in samples
-  std::vector<SampledToken*> found_;   // [index in samples]
-  std::vector<uint32_t> prompt_of_;    // [slot] 1 + index in prompts
-  std::vector<uint32_t> prompt_have_;  // [index in prompts]
+  std::vector<uint32_t> expected_of_;    // [slot] 1 + index in samples
+  std::vector<SampledToken*> found_;     // [index in samples]
+  std::vector<uint32_t> prompt_of_;      // [slot] 1 + index in prompts
+  std::vector<uint32_t> prompt_have_;    // [index in prompts]
+  std::vector<uint32_t> refused_slots_;  // of one step, ascending
+  std::vector<RefusedRequest> refused_;
 
   uint64_t preemptions_ = 0;
   uint64_t dropped_tokens_ = 0;

@@ -34,9 +34,11 @@ absl::StatusOr<std::vector<NewToken>> Scheduler::OnResult(
                        " among those of step ", step.value));
     }
   }
+  RETURN_IF_ERROR(MatchRefused(record, results));
   RETURN_IF_ERROR(MatchSamples(record, results));
   RETURN_IF_ERROR(CheckPromptLogprobs(record, results));
 
+  TakeRefusals(record, results);
   TakePromptLogprobs(record, results);
   std::vector<NewToken> tokens;
   tokens.reserve(record.samples.size());
@@ -55,6 +57,7 @@ absl::StatusOr<std::vector<NewToken>> Scheduler::OnResult(
     const Expected& expected = record.samples[i];
     Sequence& sequence = sequences_[expected.sequence];
     if (sequence.life != expected.life) continue;  // it has ended since
+    if (found_[i] == nullptr) continue;            // it is refused
     CHECK(sequence.tokens.size() == expected.position);
     if (sequence.stage != Stage::kRunning) --sequence.in_flight;
     sequence.tokens.push_back(found_[i]->token);
@@ -74,7 +77,54 @@ absl::StatusOr<std::vector<NewToken>> Scheduler::OnResult(
   return tokens;
 }
 
-// Points found_[i] to the sample that answers record.samples[i].
+// Which slots of the step are refused: each has work in it.
+absl::Status Scheduler::MatchRefused(const StepRecord& record,
+                                     absl::Span<const StepResult> results) {
+  refused_slots_.clear();
+  for (const StepResult& result : results) {
+    for (const RefusedSequence& refused : result.refused) {
+      const auto is_it = [&](const Expected& expected) {
+        return expected.slot == refused.slot;
+      };
+      if (std::none_of(record.samples.begin(), record.samples.end(), is_it) &&
+          std::none_of(record.chunks.begin(), record.chunks.end(), is_it)) {
+        return BadResult(record.step, "a refusal without work", refused.slot,
+                         0);
+      }
+      refused_slots_.push_back(refused.slot);
+    }
+  }
+  std::sort(refused_slots_.begin(), refused_slots_.end());
+  return absl::OkStatus();
+}
+
+bool Scheduler::IsRefused(uint32_t slot) const {
+  return std::binary_search(refused_slots_.begin(), refused_slots_.end(), slot);
+}
+
+void Scheduler::TakeRefusals(const StepRecord& record,
+                             absl::Span<const StepResult> results) {
+  const auto sequence_in = [&](uint32_t slot) -> const Sequence* {
+    for (const auto* list : {&record.samples, &record.chunks}) {
+      for (const Expected& expected : *list) {
+        if (expected.slot != slot) continue;
+        const Sequence& sequence = sequences_[expected.sequence];
+        return sequence.life == expected.life ? &sequence : nullptr;
+      }
+    }
+    return nullptr;
+  };
+  for (const StepResult& result : results) {
+    for (const RefusedSequence& refused : result.refused) {
+      const Sequence* sequence = sequence_in(refused.slot);
+      if (sequence == nullptr) continue;  // it has ended since
+      refused_.push_back({sequence->request, refused.reason});
+    }
+  }
+}
+
+// Points found_[i] to the sample that answers record.samples[i], null if that
+// is refused.
 absl::Status Scheduler::MatchSamples(const StepRecord& record,
                                      absl::Span<StepResult> results) {
   const size_t count = record.samples.size();
@@ -104,7 +154,7 @@ absl::Status Scheduler::MatchSamples(const StepRecord& record,
   for (size_t i = 0; i < count; ++i) {
     const Expected& expected = record.samples[i];
     expected_of_[expected.slot] = 0;
-    if (status.ok() && found_[i] == nullptr) {
+    if (status.ok() && found_[i] == nullptr && !IsRefused(expected.slot)) {
       status =
           BadResult(record.step, "no token", expected.slot, expected.position);
     }
@@ -155,7 +205,7 @@ absl::Status Scheduler::CheckPromptLogprobs(
     // A chunk up to position p tells of the tokens up to p.
     const uint32_t due = std::min(expected.position, sequence.num_prompt - 1);
     if (status.ok() && sequence.life == expected.life &&
-        prompt_have_[i] < due) {
+        !IsRefused(expected.slot) && prompt_have_[i] < due) {
       status = BadResult(record.step, "no prompt logprob", expected.slot,
                          prompt_have_[i] + 1);
     }

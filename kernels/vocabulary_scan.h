@@ -30,6 +30,9 @@ double SumExp(absl::Span<const float> logits, float shift);
 // Sum of the weights that are at least `least`.
 double SumAtLeast(absl::Span<const float> weights, float least);
 
+// Whether no value is NaN or infinite.
+bool AllFinite(absl::Span<const float> values);
+
 // Number of values above `value`.
 int32_t CountAbove(absl::Span<const float> values, float value);
 

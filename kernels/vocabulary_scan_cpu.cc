@@ -78,6 +78,22 @@ float HighestValue(const float* values, size_t n) {
   return hn::GetLane(hn::MaxOfLanes(d, hn::Max(hn::Max(a, b), hn::Max(c, e))));
 }
 
+// A value times 0 is 0 where it is finite, and NaN elsewhere.
+bool IsFiniteAll(const float* values, size_t n) {
+  const Floats d;
+  const auto zero = hn::Zero(d);
+  auto a = zero, b = zero;
+  size_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    a = hn::Add(a, hn::Mul(hn::LoadU(d, values + i), zero));
+    b = hn::Add(b, hn::Mul(hn::LoadU(d, values + i + kLanes), zero));
+  }
+  for (; i < n; ++i) {
+    if (!std::isfinite(values[i])) return false;
+  }
+  return hn::AllTrue(d, hn::Eq(hn::Add(a, b), zero));
+}
+
 // First index that holds `value`; n when none.
 size_t FirstEqual(const float* values, size_t n, float value) {
   const Floats d;
@@ -199,6 +215,7 @@ namespace {
 
 HWY_EXPORT(HighestValue);
 HWY_EXPORT(FirstEqual);
+HWY_EXPORT(IsFiniteAll);
 HWY_EXPORT(ExpChunk);
 HWY_EXPORT(SumExpAll);
 HWY_EXPORT(SumAtLeastAll);
@@ -215,6 +232,10 @@ HighestLogit FindHighest(absl::Span<const float> logits) {
       HWY_DYNAMIC_DISPATCH(FirstEqual)(logits.data(), logits.size(), value);
   // Only NaN: none equals -infinity.
   return {index < logits.size() ? static_cast<int32_t>(index) : 0, value};
+}
+
+bool AllFinite(absl::Span<const float> values) {
+  return HWY_DYNAMIC_DISPATCH(IsFiniteAll)(values.data(), values.size());
 }
 
 double ExpWeights(absl::Span<const float> logits, float shift, float factor,

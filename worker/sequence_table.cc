@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "common/sequence_check.h"
 #include "common/status_macros.h"
 
 namespace moebius {
@@ -19,6 +20,7 @@ void Clear(Sequence& sequence) {
   sequence.num_kv = 0;
   sequence.pages.clear();
   sequence.computed = 0;
+  sequence.refused.clear();
 }
 
 }  // namespace
@@ -39,17 +41,16 @@ absl::Status SequenceTable::Admit(const Admission& admission) {
     return Disagree(admission.slot,
                     absl::StrCat("there are ", sequences_.size(), " slots"));
   }
-  for (int32_t token : admission.tokens) {
-    if (token < 0 || token >= vocab_size_) {
-      return Disagree(
-          admission.slot,
-          absl::StrCat("token ", token, " of a vocabulary of ", vocab_size_));
-    }
-  }
   Sequence& sequence = sequences_[admission.slot];
   Clear(sequence);
   sequence.live = true;
   sequence.request = admission.request;
+  const absl::Status good =
+      CheckSequence(admission.tokens, admission.sampling, vocab_size_);
+  if (!good.ok()) {
+    sequence.refused = std::string(good.message());
+    return absl::OkStatus();
+  }
   sequence.num_prompt_tokens = admission.num_prompt_tokens;
   sequence.sampling = admission.sampling;
   sequence.tokens = admission.tokens;
@@ -119,6 +120,7 @@ absl::Status SequenceTable::CheckItem(const WorkItem& item, int num_kv) const {
 
 void SequenceTable::NoteDone(const StepPlan& plan) {
   for (const WorkItem& item : plan.items) {
+    if (IsRefused(item.slot)) continue;
     sequences_[item.slot].computed = item.position + item.num_tokens;
   }
 }
@@ -135,7 +137,7 @@ std::vector<HeldSequence> SequenceTable::Held() const {
 }
 
 void SequenceTable::TruncateTo(uint32_t slot, uint32_t position) {
-  if (Find(slot) == nullptr) return;
+  if (Find(slot) == nullptr || IsRefused(slot)) return;
   Sequence& sequence = sequences_[slot];
   while (sequence.tokens.size() > position) {
     if (NeedsHistory(sequence.sampling)) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,6 +25,8 @@ struct Sequence {
   int num_kv = 0;               // KV heads held here; 0: no page yet
   std::vector<PageId> pages;    // [block][num_kv]
   uint32_t computed = 0;        // positions whose KV is there, on every rank
+  // Why no rank computes it; "": they do. It has no tokens then.
+  std::string refused;
 
   int num_blocks() const {
     return num_kv == 0 ? 0 : static_cast<int>(pages.size()) / num_kv;
@@ -35,6 +38,9 @@ struct Sequence {
 // Applies what plans say, in order. A plan that is applied again finds the
 // state it left and changes nothing: admissions replace, page rows rewrite,
 // tokens are cut back to where they were.
+// A sequence that a request has brought in a state that nobody can compute
+// (sequence_check.h) is taken in and marked as refused: whoever executes the
+// plan passes over its work, on every rank, as every rank sees the same.
 // Errors are kInvalidArgument and name the slot; they mean that coordinator and
 // worker disagree. Apply may have carried out a part of its plan then; the
 // other calls have changed nothing. Threading: thread-compatible.
@@ -57,11 +63,17 @@ class SequenceTable {
                                                              : nullptr;
   }
 
+  // Whether work in that slot is to be passed over.
+  bool IsRefused(uint32_t slot) const {
+    const Sequence* sequence = Find(slot);
+    return sequence != nullptr && !sequence->refused.empty();
+  }
+
   // Checks an item against the sequence: tokens known, pages there (when this
-  // rank holds `num_kv` heads of it).
+  // rank holds `num_kv` heads of it). REQUIRES: it is not refused.
   absl::Status CheckItem(const WorkItem& item, int num_kv) const;
 
-  // All of the plan's work is done, on every rank.
+  // All of the plan's work is done, on every rank, but for what was refused.
   void NoteDone(const StepPlan& plan);
 
   // What is here, by slot.

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/vocabulary_scan.h"
 
 namespace moebius {
 
@@ -17,6 +18,10 @@ class StepExecutor::Sink final : public LogitsSink {
 
   void OnLogits(size_t j, absl::Span<float> logits) override {
     const LogitRow& wanted = executor_->wanted_[j];
+    if (!AllFinite(logits)) {
+      ++result_->nonfinite_rows;
+      result_->nonfinite_slot = wanted.slot;
+    }
     const Sequence& sequence =
         *executor_->context_.sequences->Find(wanted.slot);
     if (!wanted.sample) {
@@ -84,7 +89,8 @@ absl::Status StepExecutor::AddItem(const WorkItem& item, int num_kv) {
   return absl::OkStatus();
 }
 
-absl::Status StepExecutor::BuildBatch(const StepPlan& plan) {
+absl::Status StepExecutor::BuildBatch(const StepPlan& plan,
+                                      StepResult& result) {
   tokens_.clear();
   positions_.clear();
   row_sequence_.clear();
@@ -100,6 +106,11 @@ absl::Status StepExecutor::BuildBatch(const StepPlan& plan) {
     if (item.owner >= context_.num_ranks) {
       return absl::InvalidArgumentError(
           absl::StrCat("slot ", item.slot, ": owner ", item.owner));
+    }
+    if (context_.sequences->IsRefused(item.slot)) {
+      result.refused.push_back(
+          {item.slot, context_.sequences->Find(item.slot)->refused});
+      continue;
     }
     // An earlier execution of this step may have drawn what comes after.
     if (item.sample) {
@@ -143,13 +154,23 @@ absl::Status StepExecutor::ShareTokens(StepResult& result) {
   return absl::OkStatus();
 }
 
+absl::Status StepExecutor::Compute(StepResult& result) {
+  for (const int rows : rows_of_rank_) {
+    if (rows == 0) continue;
+    Sink sink(this, &result);
+    return context_.forward->Run(batch_, sink);
+  }
+  // Everything was refused, on every rank. The token board needs a barrier
+  // between two steps all the same.
+  return context_.barrier->Wait();
+}
+
 absl::StatusOr<StepResult> StepExecutor::Execute(const StepPlan& plan) {
   RETURN_IF_ERROR(context_.sequences->Apply(plan));
-  RETURN_IF_ERROR(BuildBatch(plan));
   StepResult result;
   result.step = plan.step;
-  Sink sink(this, &result);
-  RETURN_IF_ERROR(context_.forward->Run(batch_, sink));
+  RETURN_IF_ERROR(BuildBatch(plan, result));
+  RETURN_IF_ERROR(Compute(result));
   RETURN_IF_ERROR(ShareTokens(result));
   return result;
 }

@@ -37,7 +37,7 @@ class StepExecutor {
  public:
   explicit StepExecutor(const StepContext& context);
 
-  // The result is the group's: what all ranks drew.
+  // The result is the group's: what all ranks drew, and what they refused.
   // REQUIRES: plan.layout is the layout that weights and pages are in.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan);
 
@@ -50,8 +50,10 @@ class StepExecutor {
   };
   class Sink;
 
-  absl::Status BuildBatch(const StepPlan& plan);
+  // Fills the batch with the work that is not refused; says what is.
+  absl::Status BuildBatch(const StepPlan& plan, StepResult& result);
   absl::Status AddItem(const WorkItem& item, int num_kv);
+  absl::Status Compute(StepResult& result);
   // Shows our tokens and log-probabilities, adds everyone's to `result`.
   absl::Status ShareTokens(StepResult& result);
 

@@ -22,7 +22,7 @@ namespace moebius {
 // every rank has passed another barrier after its Read(); the barriers inside
 // the next step see to that.
 //
-// Layout: two counts in a line of 64 bytes, then fixed records: samples, and
+// Layout: four numbers in a line of 64 bytes, then fixed records: samples, and
 // behind room for max_samples of them, prompt log-probabilities. Of a ranking
 // only as much as there is is written and read.
 // Threading: thread-compatible.
@@ -47,7 +47,8 @@ class TokenBoard {
   // Shows `result`. REQUIRES: it fits the capacity.
   void Post(const StepResult& result) {
     const Counts counts{static_cast<uint32_t>(result.sampled.size()),
-                        static_cast<uint32_t>(result.prompt_logprobs.size())};
+                        static_cast<uint32_t>(result.prompt_logprobs.size()),
+                        result.nonfinite_rows, result.nonfinite_slot};
     CHECK(counts.samples <= capacity_.max_samples);
     CHECK(counts.prompts <= capacity_.max_prompts);
     std::memcpy(own_, &counts, sizeof(counts));
@@ -68,6 +69,10 @@ class TokenBoard {
       return absl::DataLossError(
           absl::StrCat("the token board of rank ", rank, " is not one"));
     }
+    if (counts.nonfinite_rows > 0) {
+      result.nonfinite_rows += counts.nonfinite_rows;
+      result.nonfinite_slot = counts.nonfinite_slot;
+    }
     return absl::OkStatus();
   }
 
@@ -76,6 +81,8 @@ class TokenBoard {
   struct Counts {
     uint32_t samples = 0;
     uint32_t prompts = 0;
+    uint32_t nonfinite_rows = 0;
+    uint32_t nonfinite_slot = 0;
   };
   struct Record {
     uint32_t slot = 0;

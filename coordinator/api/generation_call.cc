@@ -78,6 +78,9 @@ void GenerationCall::OnOutput(int index, const Output& output,
   Choice& choice = choices_[index];
   if (choice.finished) return;
   if (!output.refused.ok()) return Fail(EngineError(output.refused));
+  if (output.finish == FinishReason::kError) {
+    return OnRefused(choice, output, now);
+  }
   Start(now);
   if (output.accepted) return;
   choice.prompt_logprobs.insert(choice.prompt_logprobs.end(),
@@ -110,6 +113,19 @@ void GenerationCall::OnOutput(int index, const Output& output,
   }
   if (output.tokens.empty() && output.text.empty() && !output.finish) return;
   AppendEvent(index, output);
+}
+
+// What the workers do not compute: in a stream, whose head is gone, an event
+// with the error takes the place of the choice's end.
+void GenerationCall::OnRefused(Choice& choice, const Output& output,
+                               Clock::time_point now) {
+  const ApiError error =
+      EngineError(absl::InvalidArgumentError(output.stop_reason));
+  if (!prepared_.stream) return Fail(error);
+  Start(now);
+  choice.finished = true;
+  --num_unfinished_;
+  absl::StrAppend(&events_, "data: ", ErrorBody(error), "\n\n");
 }
 
 void GenerationCall::CountLatency(Choice& choice, size_t num_tokens,

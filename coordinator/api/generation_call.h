@@ -96,6 +96,7 @@ class GenerationCall {
   // and `with_prompt`) and of `tokens`.
   std::string Logprobs(int index, bool with_prompt,
                        const std::vector<SampledToken>& tokens);
+  void OnRefused(Choice& choice, const Output& output, Clock::time_point now);
   void CountLatency(Choice& choice, size_t num_tokens, Clock::time_point now);
   std::string WholeBody();
   const PreparedPrompt& PromptOf(int index) const {

@@ -17,6 +17,7 @@ std::string_view FinishName(FinishReason reason) {
       return "stop";
     case FinishReason::kLength:
     case FinishReason::kAbort:
+    case FinishReason::kError:  // an error is said in place of an end
       return "length";
   }
   return "stop";

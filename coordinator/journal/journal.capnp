@@ -60,7 +60,7 @@ struct StepTokens {
 
 struct Ended {
   request @0 :UInt64;
-  finish @1 :UInt8;  # 0 stop, 1 length, 2 abort
+  finish @1 :UInt8;  # 0 stop, 1 length, 2 abort, 3 error
   stopReason @2 :Data;
   unixMs @3 :Int64;
 }

@@ -173,6 +173,8 @@ uint8_t NumberOf(FinishReason finish) {
       return 1;
     case FinishReason::kAbort:
       return 2;
+    case FinishReason::kError:
+      return 3;
   }
   return 2;
 }
@@ -352,7 +354,8 @@ absl::StatusOr<Record> Read(schema::StepTokens::Reader in) {
 
 absl::StatusOr<Record> Read(schema::Ended::Reader in) {
   static constexpr FinishReason kReasons[] = {
-      FinishReason::kStop, FinishReason::kLength, FinishReason::kAbort};
+      FinishReason::kStop, FinishReason::kLength, FinishReason::kAbort,
+      FinishReason::kError};
   if (in.getFinish() >= std::size(kReasons) ||
       in.getStopReason().size() > kMaxStopReasonBytes) {
     return Malformed("end of a generation");

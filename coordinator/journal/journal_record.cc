@@ -114,6 +114,7 @@ absl::Status Check(const Ended& record) {
     case FinishReason::kStop:
     case FinishReason::kLength:
     case FinishReason::kAbort:
+    case FinishReason::kError:
       return absl::OkStatus();
   }
   return Invalid("finish reason ", static_cast<int>(record.finish));

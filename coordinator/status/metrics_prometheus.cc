@@ -114,6 +114,9 @@ void AddLayout(const EngineStatus& status, Families& out) {
 
 void AddSteps(const EngineStatus& status, Families& out) {
   out.Counter("moebius_steps_total", "Steps executed.", status.last_step);
+  out.Counter("moebius_nonfinite_logits_total",
+              "Rows of logits with a NaN or an infinity among them.",
+              status.nonfinite_rows_total);
   out.Gauge("moebius_step_seconds", "Recent average duration of a step.",
             status.step_ms / 1e3);
   out.Gauge("moebius_decision_seconds",

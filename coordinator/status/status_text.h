@@ -28,6 +28,7 @@ struct ServerInfo {
 //    "layout_choice","switch_state","last_step","running","waiting","requests":{"total","finished","aborted"},
 //    "tokens":{"prompt","generated"},"preemptions",
 //    "switches":{"total","refused","last":null or as SwitchReportJson},
+//    "nonfinite_logits":{"rows","last_step","last_slot"},
 //    "step_ms","decision_us","load","http_connections",
 //    "workers":[{"rank","pid","connected","weight_bytes","pages_total",
 //                "pages_free"}]}

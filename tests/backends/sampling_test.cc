@@ -108,6 +108,21 @@ TEST(Sampler, IdsOutsideTheVocabularyAreIgnored) {
   EXPECT_EQ(SampleToken({1.0f, 2.0f, 3.0f}, params, 0, &history), 2);
 }
 
+TEST(AllFinite, SeesOneThatIsNotWhereverItIs) {
+  for (const size_t size : {1, 15, 16, 33, 1000}) {
+    std::vector<float> values(size, -3e38f);
+    EXPECT_TRUE(AllFinite(values));
+    for (const size_t at : {size_t{0}, size / 2, size - 1}) {
+      for (const float bad : {kNan, kInf, -kInf}) {
+        values[at] = bad;
+        EXPECT_FALSE(AllFinite(values))
+            << bad << " at " << at << " of " << size;
+      }
+      values[at] = 1e-45f;
+    }
+  }
+}
+
 TEST(Argmax, LowestIdOnTies) {
   for (const size_t n : {1u, 5u, 16u, 17u, 64u, 100u, 4096u, 4099u}) {
     std::vector<float> logits(n, -3.0f);

@@ -83,7 +83,7 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
                 },
                 [this] { WakeCoordinator(order_rng_.Between(1, 30)); }}),
       observer_(&world_, options.num_workers, InitialLayout(config_)),
-      front_(&world_, &AsksOf(options.model), answers),
+      front_(&world_, options.model, answers),
       mutant_(run.mutant == nullptr ? nullptr : run.mutant->make(options.seed)),
       disk_(&world_, fault_rng_.Fork()) {
   if (options_.full_disks > 0 || options_.full_at_switch > 0) {
@@ -167,6 +167,7 @@ void Cluster::StartCoordinator() {
   EngineOptions options;
   options.config = config_;
   options.model = model_.config();
+  if (options_.refused > 0) options.model.vocab_size = 0;  // it does not ask
   options.max_model_len = kMaxModelLen;
   options.term = journal_->state().term();
   options.tokenizer = &ByteTokenizer();

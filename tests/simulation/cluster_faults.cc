@@ -83,6 +83,8 @@ void Cluster::PlanWork() {
     std::vector<Wish> wishes;
     for (int i = 0; i < std::min(choices, left); ++i) {
       wishes.push_back(MakeWish());
+      wishes.back().refused =
+          options_.refused > 0 && work_rng_.Chance(options_.refused);
     }
     left -= choices;
     const int64_t at =

@@ -29,9 +29,11 @@ void Front::SubmitAt(int64_t time_us, std::vector<Wish> wishes,
   for (Wish& wish : wishes) {
     Choice choice;
     choice.call = call;
-    if (answers_ != nullptr) {
-      choice.ending =
-          EndingOf(wish.stop, (*answers_)[static_cast<size_t>(wish.ask)]);
+    const auto ask = static_cast<size_t>(wish.ask);
+    if (wish.refused) {
+      choice.ending = EndingOfRefused(model_, (*asks_)[ask]);
+    } else if (answers_ != nullptr) {
+      choice.ending = EndingOf(wish.stop, (*answers_)[ask]);
     }
     choice.wish = std::move(wish);
     choices_.push_back(std::move(choice));
@@ -43,7 +45,9 @@ void Front::Submit(size_t call) {
   std::vector<Generation> generations;
   for (const Choice& choice : ChoicesOf(call)) {
     const Ask& ask = (*asks_)[static_cast<size_t>(choice.wish.ask)];
-    generations.push_back({ask.prompt, ask.sampling, choice.wish.stop});
+    generations.push_back(
+        {choice.wish.refused ? RefusedPrompt(model_, ask) : ask.prompt,
+         ask.sampling, choice.wish.stop});
   }
   auto ids = engine_ == nullptr
                  ? absl::StatusOr<std::vector<RequestId>>(
@@ -279,6 +283,9 @@ void Front::TakeEnd(Choice& choice, const Output& output) {
   choice.finished = true;
   if (output.finish == FinishReason::kStop) {
     world_->CountFault("stopped before its length");
+  }
+  if (output.finish == FinishReason::kError) {
+    world_->CountFault("request refused by the workers");
   }
   if (answers_ == nullptr) return;
   const Ending& ending = choice.ending;

@@ -19,8 +19,8 @@ namespace moebius::simulation {
 
 // Front
 //
-//   A  what was accepted ends well, unless its client gave up; of a request's
-//      choices all are accepted or none
+//   A  what was accepted ends well, unless its client gave up; with an error if
+//      no worker computes it; of a request's choices all are accepted or none
 //   B  tokens come in order, each once
 //   O  they, what they say and what ends them are those of a quiet group, to
 //      the last bit
@@ -42,9 +42,11 @@ class Front {
   };
 
   // `answers`: null when these are to be found.
-  Front(World* world, const std::vector<Ask>* asks,
-        const std::vector<Answer>* answers)
-      : world_(world), asks_(asks), answers_(answers) {}
+  Front(World* world, int model, const std::vector<Answer>* answers)
+      : world_(world),
+        model_(model),
+        asks_(&AsksOf(model)),
+        answers_(answers) {}
 
   // With each life of the coordinator, and its journal; null: there is none.
   // Clients come back to it with what it knows.
@@ -93,6 +95,7 @@ class Front {
   }
 
   World* const world_;
+  const int model_;
   const std::vector<Ask>* const asks_;
   const std::vector<Answer>* const answers_;
   Engine* engine_ = nullptr;

@@ -493,6 +493,13 @@ void AddMessages(std::vector<MutantInfo>& all) {
                    std::swap(result.sampled[0].token, result.sampled[1].token);
                    return true;
                  })});
+  all.push_back({"refusal-kept",
+                 "the coordinator does not hear that a sequence is refused",
+                 OfReports<StepResult>([](Rank, StepResult& result) {
+                   if (result.refused.empty()) return false;
+                   result.refused.pop_back();
+                   return true;
+                 })});
   all.push_back({"output-lost", "a token never reaches its client",
                  OfOutputs([](std::vector<Output>& outputs, uint64_t& count) {
                    if (++count == 5) outputs[0].tokens.clear();

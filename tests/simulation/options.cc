@@ -101,6 +101,7 @@ Options OptionsOf(uint64_t seed) {
   ChooseNetwork(rng, options);
   ChooseProcessFaults(rng, options);
   if (rng.Chance(0.2)) ChooseForgottenSwitches(rng, options);
+  if (rng.Chance(0.2)) options.refused = rng.Uniform(0.05, 0.6);
   return options;
 }
 
@@ -130,7 +131,7 @@ std::string Show(const Options& o) {
       "  group   model %d, %d workers, layout %s, steps ahead %d, budget %d, "
       "running %d, pool %.2f\n"
       "  work    %d choices within %d ms, several a request %.2f, aborts "
-      "%.2f, %d switches, %d us a step\n"
+      "%.2f, refused %.2f, %d switches, %d us a step\n"
       "  network loss %.3f, repetition %.3f, delay %d..%d us, %s, queue %d, "
       "%d partitions\n"
       "  faults  for %d ms: %d kills, %d pauses, %d coordinator pauses; "
@@ -143,8 +144,8 @@ std::string Show(const Options& o) {
       "%llu bytes; %d losses of power",
       static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
       NameOf(o.layout), o.steps_ahead, o.token_budget, o.max_running, o.pool,
-      o.num_choices, o.arrivals_ms, o.many, o.aborts, o.switches, o.step_us,
-      o.loss, o.repetition, o.delay_min_us, o.delay_max_us,
+      o.num_choices, o.arrivals_ms, o.many, o.aborts, o.refused, o.switches,
+      o.step_us, o.loss, o.repetition, o.delay_min_us, o.delay_max_us,
       o.reorder ? "reordered" : "in order", o.queue_limit, o.partitions,
       o.fault_ms, o.kills, o.pauses, o.coordinator_pauses, o.crash_in_step,
       o.crash_in_switch, o.crash_in_recovery, o.max_crashes, o.memory_loss,

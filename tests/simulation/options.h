@@ -26,7 +26,10 @@ struct Options {
   int arrivals_ms = 500;  // within this time
   int step_us = 1000;     // what a step takes to compute
   double aborts = 0;      // share of requests
-  int switches = 2;       // ordered by hand, within the time of faults
+  // Share of choices with a token that the model does not have; the coordinator
+  // lets it pass.
+  double refused = 0;
+  int switches = 2;  // ordered by hand, within the time of faults
 
   // ---- the faults, until fault_ms after the group serves
   int fault_ms = 1000;

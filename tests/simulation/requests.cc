@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "common/sequence_check.h"
 #include "coordinator/generation_output.h"
 #include "tests/simulation/cluster.h"
 #include "tests/simulation/rng.h"
@@ -118,6 +119,19 @@ Ending EndingOf(const StopCriteria& stop, const Answer& answer) {
   CHECK(output.finish.has_value());
   return {output.tokens.size(), *output.finish, output.stop_reason,
           output.text};
+}
+
+std::vector<int32_t> RefusedPrompt(int model, const Ask& ask) {
+  std::vector<int32_t> prompt = ask.prompt;
+  prompt.back() = ModelOf(model).config().vocab_size;
+  return prompt;
+}
+
+Ending EndingOfRefused(int model, const Ask& ask) {
+  const absl::Status why =
+      CheckSequence(RefusedPrompt(model, ask), ask.sampling,
+                    ModelOf(model).config().vocab_size);
+  return {0, FinishReason::kError, std::string(why.message()), ""};
 }
 
 const std::vector<Ask>& AsksOf(int model) {

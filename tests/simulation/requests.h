@@ -28,6 +28,7 @@ inline constexpr int kNumAsks = 96;
 struct Wish {
   int ask = 0;
   StopCriteria stop;
+  bool refused = false;  // its prompt ends with a token that no model has
 };
 // Up to max_tokens tokens; now and then something ends it that its answer has.
 Wish MakeWish(Rng& rng, int ask, int max_tokens, const Answer& answer);
@@ -40,6 +41,10 @@ struct Ending {
   std::string text;
 };
 Ending EndingOf(const StopCriteria& stop, const Answer& answer);
+
+// The prompt of a wish that is refused, and how it ends.
+std::vector<int32_t> RefusedPrompt(int model, const Ask& ask);
+Ending EndingOfRefused(int model, const Ask& ask);
 
 // The asks to a model, the same in every run.
 const std::vector<Ask>& AsksOf(int model);

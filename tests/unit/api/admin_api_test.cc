@@ -268,6 +268,9 @@ EngineStatus FullStatus() {
   status.switches_total = 5;
   status.last_switch = Report();
   status.step_ms = 1.5;
+  status.nonfinite_rows_total = 7;
+  status.nonfinite_step = 11;
+  status.nonfinite_slot = 2;
   status.workers.push_back({0, 123, 1, true, 16, 64, 60});
   status.workers.push_back({1, 124, 1, false, 16, 64, 64});
   return status;
@@ -281,6 +284,8 @@ TEST_F(AdminApiTest, StatusSaysWhatTheGroupDoes) {
   EXPECT_EQ(status["layout_choice"], "auto");
   EXPECT_EQ(status["running"], 3);
   EXPECT_EQ(status["requests"]["aborted"], 1);
+  EXPECT_EQ(status["nonfinite_logits"].dump(),
+            R"({"rows":7,"last_step":11,"last_slot":2})");
   EXPECT_EQ(status["switches"]["last"]["pause_ms"], 4.25);
   EXPECT_EQ(status["workers"][1]["connected"], false);
   EXPECT_EQ(status["http_connections"], 5);
@@ -317,6 +322,7 @@ TEST_F(AdminApiTest, MetricsAreInPrometheusFormat) {
            "\nmoebius_time_to_first_token_seconds_bucket{le=\"+Inf\"} 2\n",
            "\nmoebius_time_to_first_token_seconds_count 2\n",
            "\nmoebius_last_switch_pause_seconds 0.00425\n",
+           "\nmoebius_nonfinite_logits_total 7\n",
        }) {
     EXPECT_THAT(response.body, HasSubstr(line));
   }

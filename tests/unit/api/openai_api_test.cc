@@ -407,6 +407,40 @@ TEST_F(OpenAiApiTest, AnEngineThatGivesUpCutsTheAnswerInAWordOfOpenAis) {
   EXPECT_EQ(choice["stop_reason"], "abort");
 }
 
+TEST_F(OpenAiApiTest, WhatTheWorkersRefuseIsAnErrorInsteadOfAnAnswer) {
+  Start();
+  for (const bool stream : {false, true}) {
+    TestClient client(port());
+    ASSERT_TRUE(client.Send(HttpText("POST", "/v1/completions",
+                                     std::string(R"({"prompt":"a","stream":)") +
+                                         (stream ? "true}" : "false}"))));
+    const auto submitted = engine_.TakeSubmitted(1);
+    ASSERT_EQ(submitted.size(), 1u);
+    Output accepted;
+    accepted.request = submitted[0].id;
+    accepted.accepted = true;
+    engine_.Emit(std::move(accepted));
+    Output refused;
+    refused.request = submitted[0].id;
+    refused.finish = FinishReason::kError;
+    refused.stop_reason = "token 4096 at position 2";
+    engine_.Emit(std::move(refused));
+    Json error;
+    if (stream) {
+      // The head had gone out with the acceptance.
+      EXPECT_EQ(client.ReadHead().status, 200);
+      error = Parse(client.ReadEvent().value_or("{}"))["error"];
+      EXPECT_EQ(client.ReadEvent().value_or(""), "[DONE]");
+    } else {
+      const TestResponse response = client.ReadResponse();
+      EXPECT_EQ(response.status, 400);
+      error = Parse(response.body)["error"];
+    }
+    EXPECT_EQ(error["message"], "token 4096 at position 2");
+    EXPECT_EQ(error["type"], "invalid_request_error");
+  }
+}
+
 TEST_F(OpenAiApiTest, OutputsMayComeBeforeSubmitReturns) {
   engine_.set_on_submit([this](std::vector<RequestId> ids) {
     // On another thread, as the engine's would be.

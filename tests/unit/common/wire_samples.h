@@ -72,6 +72,9 @@ inline std::vector<ReportMessage> SampleReports() {
                     {2, 17, 99, 0.0f, {}}};
   result.prompt_logprobs = {{1, 1, 6, -2.0f, {{8, -0.1f}}, 3},
                             {1, 2, 7, -3.0f, {}, 70000}};
+  result.refused = {{3, "token 4096 at position 2"}, {9, ""}};
+  result.nonfinite_rows = 2;
+  result.nonfinite_slot = 1;
   return {{envelope, hello},
           {envelope,
            Halted{6,

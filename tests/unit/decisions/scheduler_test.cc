@@ -151,6 +151,41 @@ TEST(Scheduler, ResultsThatDoNotMatchTheStepAreRefusedAndChangeNothing) {
   EXPECT_THAT(refused([](auto&) {}, now), HasSubstr("not the oldest"));
 }
 
+TEST(Scheduler, ARefusedSequenceIsNamedOnceAndWaitsForItsEnd) {
+  Rig rig(Options());
+  ASSERT_THAT(rig.Add(1, 5, 4), IsOk());
+  ASSERT_THAT(
+      rig.scheduler.Add(RequestId{2},
+                        std::vector<int32_t>(100, kSimulatedVocabulary), {}, 4),
+      IsOk());
+  // Its prompt takes two steps, and both tell of it.
+  rig.Issue();
+  rig.Issue();
+  EXPECT_THAT(rig.Deliver(), SizeIs(1));
+  EXPECT_THAT(rig.scheduler.TakeRefused(),
+              ElementsAre(RefusedRequest{RequestId{2}, kRefusal}));
+  EXPECT_TRUE(rig.scheduler.Abort(RequestId{2}));
+  EXPECT_THAT(rig.Deliver(), SizeIs(1));
+  EXPECT_THAT(rig.scheduler.TakeRefused(), IsEmpty());
+  // What it had is free again.
+  rig.Issue();
+  EXPECT_EQ(rig.scheduler.counters().running, 1);
+  EXPECT_EQ(rig.group.live(), 1);
+}
+
+TEST(Scheduler, ARefusalWithoutWorkIsNoResult) {
+  Rig rig(Options());
+  ASSERT_THAT(rig.Add(1, 5, 4), IsOk());
+  rig.Issue();
+  std::vector<StepResult> results = rig.results.front().second;
+  results[0].refused.push_back({7, "why"});
+  EXPECT_THAT(
+      rig.scheduler.OnResult(StepId{1}, absl::MakeSpan(results)).status(),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("slot 7")));
+  EXPECT_THAT(rig.scheduler.TakeRefused(), IsEmpty());
+  EXPECT_THAT(rig.Deliver(), SizeIs(1));
+}
+
 // Those of the positions that were computed died with the coordinator that had
 // collected them.
 TEST(Scheduler, APromptWithLogprobsIsAdoptedWithoutWhatIsComputed) {

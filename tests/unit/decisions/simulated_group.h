@@ -21,6 +21,8 @@
 namespace moebius {
 
 inline constexpr int32_t kSimulatedVocabulary = 1000;
+// What is said of a sequence with a token beyond it.
+inline constexpr char kRefusal[] = "no such token";
 
 // Folds a token into the state of a sequence.
 inline uint64_t Fold(uint64_t state, int32_t token) {
@@ -119,6 +121,7 @@ class SimulatedGroup {
       slot.num_prompt = sequence.admission.num_prompt_tokens;
       slot.sampling = sequence.admission.sampling;
       slot.tokens = sequence.admission.tokens;
+      slot.refused = IsRefused(sequence.admission);
       for (const RankTable& t : sequence.table.tables) {
         slot.tables[t.rank] = t.pages;
         // Given out by a plan that never came.
@@ -178,11 +181,18 @@ class SimulatedGroup {
     SamplingParams sampling;
     std::vector<int32_t> tokens;
     uint32_t computed = 0;
+    bool refused = false;   // it has a token that the model does not
     bool restored = false;  // and no work since: `computed` is not known
     std::map<Rank, std::vector<PageId>> tables;
   };
 
   int ranks() const { return options_.attention.num_ranks; }
+
+  static bool IsRefused(const Admission& admission) {
+    return std::any_of(
+        admission.tokens.begin(), admission.tokens.end(),
+        [](int32_t token) { return token >= kSimulatedVocabulary; });
+  }
 
   void Release(uint32_t slot) {
     ASSERT_LT(slot, slots_.size());
@@ -201,6 +211,7 @@ class SimulatedGroup {
     slot.num_prompt = admission.num_prompt_tokens;
     slot.sampling = admission.sampling;
     slot.tokens = admission.tokens;
+    slot.refused = IsRefused(admission);
     for (const Slot& other : slots_) {
       EXPECT_TRUE(&other == &slot || !other.live ||
                   other.request != slot.request)
@@ -266,6 +277,11 @@ class SimulatedGroup {
     ASSERT_LT(item.slot, slots_.size());
     Slot& slot = slots_[item.slot];
     ASSERT_TRUE(slot.live);
+    if (slot.refused) {
+      const bool ep = layout_ == ExpertParallel();
+      results[ep ? item.owner : 0].refused.push_back({item.slot, kRefusal});
+      return;
+    }
     if (std::exchange(slot.restored, false)) slot.computed = item.position;
     EXPECT_EQ(item.position, slot.computed) << "a hole, or work done twice";
     ASSERT_GT(item.num_tokens, 0u);

@@ -105,6 +105,7 @@ class EngineHostTest : public testing::Test {
     options.config = config_;
     options.model.num_q_heads = 8;
     options.model.num_kv_heads = 4;
+    options.model.vocab_size = vocab_size_;
     options.max_model_len = 1024;
     options.tokenizer = &TestTokenizer();
     options.listener = [this](std::vector<Output> o) { listener_.Hear(o); };
@@ -199,6 +200,7 @@ class EngineHostTest : public testing::Test {
               QuietRun(id.value, Request(prompt, count).prompt, count));
   }
 
+  int vocab_size_ = 0;  // 0: the coordinator lets every token pass
   std::function<WorkerNews(Rank)> news_;  // null: nobody knows anything
   Config config_;
   SimulatedDisk disk_{1};

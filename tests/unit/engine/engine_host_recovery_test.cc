@@ -38,6 +38,45 @@ TEST_F(EngineHostTest, AGroupBeginsAnewOnlyOnceThatIsWritten) {
   ExpectQuietTokens(Submit(Request(10, 20)), 10, 20);
 }
 
+// One that an earlier coordinator had accepted ends with an error, whether this
+// coordinator sees what is wrong or the workers do.
+class JournalledEngineHostTest : public EngineHostTest {
+ protected:
+  // The end that the journal gives to a request with a token that the model
+  // does not have.
+  void ExpectError(const std::string& reason) {
+    auto opened = Journal::Open({.checkpoint = 1, .salt = 1}, disk_);
+    ASSERT_THAT(opened, IsOk());
+    journal_ = std::move(opened->journal);
+    journal::Accepted accepted;
+    Generation bad = Request(10, 20);
+    bad.prompt[3] = kSimulatedVocabulary;
+    accepted.generations = {{RequestId{1}, bad}};
+    ASSERT_THAT(journal_->Append(journal::TermBegun{Term{1}}), IsOk());
+    ASSERT_THAT(journal_->Append(accepted), IsOk());
+    ASSERT_THAT(journal_->Commit(), IsOk());
+    Start();
+    ExpectQuietTokens(Submit(Request(10, 20)), 10, 20);
+    absl::Notification told;
+    engine_->Attach({RequestId{1}}, [&](auto outputs) {
+      ASSERT_THAT(outputs, IsOk());
+      ASSERT_EQ(outputs->size(), 1u);
+      EXPECT_EQ(outputs->front().finish, FinishReason::kError);
+      EXPECT_EQ(outputs->front().stop_reason, reason);
+      told.Notify();
+    });
+    EXPECT_TRUE(told.WaitForNotificationWithTimeout(kLong));
+    EXPECT_FALSE(failed_.HasBeenNotified());
+  }
+};
+
+TEST_F(JournalledEngineHostTest, TheWorkersRefuseIt) { ExpectError(kRefusal); }
+
+TEST_F(JournalledEngineHostTest, TheCoordinatorRefusesIt) {
+  vocab_size_ = kSimulatedVocabulary;
+  ExpectError("token 1000 at position 3; the model has the ids 0 to 999");
+}
+
 TEST_F(EngineHostTest, StreamsSurviveTheDeathOfAWorker) {
   Start();
   const std::vector<RequestId> ids = InMidStream(12, 400, 5);

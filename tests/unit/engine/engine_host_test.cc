@@ -187,6 +187,53 @@ TEST_F(EngineHostTest, PromptLogprobsAreWholeAndInOrderInBothLayouts) {
   }
 }
 
+// A request that the workers refuse, though the coordinator had let it pass.
+TEST_F(EngineHostTest, WhatTheWorkersRefuseEndsWithTheirReasonAndNothingElse) {
+  Start();
+  for (const LayoutChoice choice : {LayoutChoice::kEp, LayoutChoice::kTp}) {
+    ASSERT_THAT(SwitchTo(choice), IsOk());
+    const RequestId good = Submit(Request(10, 200));
+    Generation generation = Request(150, 50);  // several chunks
+    generation.prompt[100] = kSimulatedVocabulary;
+    generation.sampling.num_prompt_logprobs = 0;
+    const RequestId bad = Submit(std::move(generation));
+    const auto stream = listener_.AwaitEnd(bad);
+    EXPECT_EQ(stream.finish, FinishReason::kError);
+    EXPECT_EQ(stream.stop_reason, kRefusal);
+    EXPECT_TRUE(stream.tokens.empty());
+    ExpectQuietTokens(good, 10, 200);
+  }
+  EXPECT_EQ(engine_->GetStatus().requests_aborted, 2u);
+  // Its pages and slot serve others.
+  ExpectQuietTokens(Submit(Request(20, 20)), 20, 20);
+  EXPECT_FALSE(failed_.HasBeenNotified());
+  EXPECT_EQ(engine_->GetStatus().recoveries_total, 0u);
+}
+
+TEST_F(EngineHostTest, WhatTheModelCannotTakeIsNotAccepted) {
+  vocab_size_ = 1000;
+  Start();
+  Generation generation = Request(10, 5);
+  generation.prompt[3] = 1000;
+  EXPECT_THAT(engine_->Submit({generation}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("token 1000 at position 3")));
+  generation = Request(10, 5);
+  generation.sampling.num_logprobs = kMaxLogprobs + 1;
+  EXPECT_THAT(engine_->Submit({generation}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  ExpectQuietTokens(Submit(Request(10, 5)), 10, 5);
+}
+
+TEST_F(EngineHostTest, LogitsThatAreNotFiniteAreCounted) {
+  Start();
+  hub_->SpoilLogits(3);
+  ExpectQuietTokens(Submit(Request(10, 5)), 10, 5);
+  const EngineStatus status = engine_->GetStatus();
+  EXPECT_EQ(status.nonfinite_rows_total, 3u);
+  EXPECT_EQ(status.nonfinite_step, 1u);
+}
+
 TEST_F(EngineHostTest, ARefusedSwitchGivesTheReasonAndStreamsGoOn) {
   Start();
   const RequestId id = InMidStream(1, 300, 2).front();

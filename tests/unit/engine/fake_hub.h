@@ -170,6 +170,11 @@ class FakeHub final : public Hub {
     absl::MutexLock lock(&mutex_);
     fail_load_ = std::move(reason);
   }
+  // So many rows of the next step hold a NaN.
+  void SpoilLogits(uint32_t rows) {
+    absl::MutexLock lock(&mutex_);
+    nonfinite_rows_ = rows;
+  }
   void SendFault(std::string reason) {
     absl::MutexLock lock(&mutex_);
     Report_(1, Fault{StepId{1}, std::move(reason)});
@@ -386,12 +391,16 @@ class FakeHub final : public Hub {
         for (auto& logprob : results[r].prompt_logprobs) {
           results[0].prompt_logprobs.push_back(logprob);
         }
+        for (auto& refused : results[r].refused) {
+          results[0].refused.push_back(refused);
+        }
       }
       std::sort(
           results[0].prompt_logprobs.begin(), results[0].prompt_logprobs.end(),
           [](const PromptLogprob& a, const PromptLogprob& b) {
             return std::tie(a.slot, a.position) < std::tie(b.slot, b.position);
           });
+      results[0].nonfinite_rows = std::exchange(nonfinite_rows_, 0);
       Report_(0, std::move(results[0]));
     } else if (const auto* prepare = std::get_if<Prepare>(&command)) {
       prepared_ = *prepare;
@@ -454,6 +463,7 @@ class FakeHub final : public Hub {
   bool connect_again_ ABSL_GUARDED_BY(mutex_) = false;
   int lose_after_switch_ ABSL_GUARDED_BY(mutex_) = 0;
   bool lose_load_ ABSL_GUARDED_BY(mutex_) = false;
+  uint32_t nonfinite_rows_ ABSL_GUARDED_BY(mutex_) = 0;
   bool load_slowly_ ABSL_GUARDED_BY(mutex_) = false;
   RankSet loading_ ABSL_GUARDED_BY(mutex_);
   bool hold_loads_ ABSL_GUARDED_BY(mutex_) = false;

@@ -195,7 +195,7 @@ class RandomHistory {
     const std::vector<RequestId> open = Open(state);
     if (open.empty()) return Accept(state);
     return journal::Ended{open[Below(open.size())],
-                          static_cast<FinishReason>(Below(3)),
+                          static_cast<FinishReason>(Below(4)),
                           std::string(Below(5), 's'), ++now_};
   }
 

@@ -1,6 +1,9 @@
 // A worker's sequences: what plans may and may not say, and saying it twice.
 #include "worker/sequence_table.h"
 
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
@@ -35,9 +38,6 @@ class SequenceTableTest : public testing::Test {
 TEST_F(SequenceTableTest, RefusesWhatIsOutOfRange) {
   const auto invalid = absl::StatusCode::kInvalidArgument;
   EXPECT_THAT(table_.Apply(Admit(kSlots, {1})), StatusIs(invalid));
-  EXPECT_THAT(table_.Apply(Admit(0, {kVocabulary})),
-              StatusIs(invalid, HasSubstr("token 50")));
-  EXPECT_THAT(table_.Apply(Admit(0, {-1})), StatusIs(invalid));
   StepPlan plan = Admit(0, {1});
   plan.page_rows[0].pages[0] = kPages;
   EXPECT_THAT(table_.Apply(plan), StatusIs(invalid, HasSubstr("page 100")));
@@ -50,6 +50,42 @@ TEST_F(SequenceTableTest, RefusesWhatIsOutOfRange) {
   plan = StepPlan();
   plan.page_rows = {{2, 0, kRank, {1, 2}}};
   EXPECT_THAT(table_.Apply(plan), StatusIs(invalid, HasSubstr("not here")));
+}
+
+// What a request brings ends its own sequence, not the worker.
+TEST_F(SequenceTableTest, ASequenceThatCannotBeComputedIsMarkedAndTakenIn) {
+  for (const int32_t token : {kVocabulary, -1}) {
+    ASSERT_THAT(table_.Apply(Admit(0, {1, token})), IsOk());
+    EXPECT_TRUE(table_.IsRefused(0));
+    EXPECT_EQ(table_.Find(0)->refused,
+              absl::StrCat("token ", token,
+                           " at position 1; the model has the ids 0 to 49"));
+    EXPECT_THAT(table_.Find(0)->pages, ElementsAre(3, 4));
+  }
+  StepPlan plan = Admit(1, {1});
+  plan.admissions[0].sampling.num_prompt_logprobs = kMaxLogprobs + 1;
+  ASSERT_THAT(table_.Apply(plan), IsOk());
+  EXPECT_TRUE(table_.IsRefused(1));
+  plan = Admit(2, {1});
+  plan.admissions[0].sampling.temperature = std::nanf("");
+  ASSERT_THAT(table_.Apply(plan), IsOk());
+  EXPECT_TRUE(table_.IsRefused(2));
+  // Work that was passed over has computed nothing.
+  plan = StepPlan();
+  plan.items = {WorkItem{0, 0, 2, 0, true}};
+  table_.NoteDone(plan);
+  EXPECT_EQ(table_.Held()[0].computed, 0u);
+  // The slot's next sequence is another.
+  ASSERT_THAT(table_.Apply(Admit(0, {1})), IsOk());
+  EXPECT_FALSE(table_.IsRefused(0));
+  EXPECT_FALSE(table_.IsRefused(3));
+}
+
+TEST_F(SequenceTableTest, ARestoredSequenceIsRefusedAsAnAdmittedOne) {
+  Restore::Sequence sequence;
+  sequence.admission = Admit(0, {kVocabulary}).admissions[0];
+  ASSERT_THAT(table_.Put(sequence), IsOk());
+  EXPECT_TRUE(table_.IsRefused(0));
 }
 
 TEST_F(SequenceTableTest, TakesItsOwnRowsAlone) {

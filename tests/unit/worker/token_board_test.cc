@@ -58,6 +58,18 @@ TEST_F(TokenBoardTest, WhatIsShownIsReadBehindWhatIsThere) {
   EXPECT_EQ(read.prompt_logprobs, shown.prompt_logprobs);
 }
 
+TEST_F(TokenBoardTest, RowsThatAreNotFiniteAreAddedUp) {
+  StepResult shown;
+  shown.nonfinite_rows = 2;
+  shown.nonfinite_slot = 3;
+  board_.Post(shown);
+  StepResult read;
+  read.nonfinite_rows = 1;
+  ASSERT_THAT(board_.Read(0, read), IsOk());
+  EXPECT_EQ(read.nonfinite_rows, 3u);
+  EXPECT_EQ(read.nonfinite_slot, 3u);
+}
+
 TEST_F(TokenBoardTest, ANewPostReplacesTheOld) {
   StepResult shown;
   shown.sampled.assign(4, {1, 2, 3, 0.0f, {}});
