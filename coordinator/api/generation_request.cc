@@ -135,9 +135,10 @@ int64_t NumbersOf(const Generation& generation) {
   return static_cast<int64_t>(count);
 }
 
-// The words' tokens, at the beginning of a text and behind a space, as in vLLM:
-// the latter only where the space makes another token of the first and no more
-// of them.
+// The words' tokens, at the beginning of a text and behind a space. Where the
+// space is only one token more, the former forbid both. (vLLM forbids the
+// latter only if both have as many tokens, which lets through most words that a
+// tokenizer has with their space.)
 std::optional<ApiError> EncodeBadWords(const std::vector<std::string>& words,
                                        const ApiLimits& limits,
                                        const TextCodec& codec,
@@ -151,10 +152,11 @@ std::optional<ApiError> EncodeBadWords(const std::vector<std::string>& words,
     if (!plain.ok()) return plain.error();
     auto spaced = EncodeText(" " + bare, kParam, codec);
     if (!spaced.ok()) return spaced.error();
-    const bool both = spaced->size() == plain->size() && !plain->empty() &&
-                      spaced->front() != plain->front();
+    const bool covered =
+        plain->size() <= spaced->size() &&
+        std::equal(plain->rbegin(), plain->rend(), spaced->rbegin());
     for (auto* ids : {&*plain, &*spaced}) {
-      if (ids->empty() || (ids == &*spaced && !both)) continue;
+      if (ids->empty() || (ids == &*spaced && covered)) continue;
       if (auto error = CheckVocabulary(*ids, limits, kParam, codec)) {
         return error;
       }

@@ -11,7 +11,8 @@ namespace moebius {
 
 inline constexpr int kFakeVocab = 300;
 inline constexpr int32_t kFakeEos = 256;
-inline constexpr int32_t kFakeSpacedZ = 280;  // " z"
+inline constexpr int32_t kFakeSpacedZ = 280;   // " z"
+inline constexpr int32_t kFakeSpacedZz = 281;  // " zz"
 // A token of the tokenizer that the model does not have: the bell is one.
 inline constexpr int32_t kFakeBeyond = kFakeVocab + 7;
 
@@ -25,7 +26,10 @@ class FakeCodec final : public TextCodec {
     std::vector<int32_t> ids;
     for (size_t i = 0; i < text.size(); ++i) {
       const unsigned char c = text[i];
-      if (text.substr(i, 2) == " z") {
+      if (text.substr(i, 3) == " zz") {
+        ids.push_back(kFakeSpacedZz);
+        i += 2;
+      } else if (text.substr(i, 2) == " z") {
         ids.push_back(kFakeSpacedZ);
         ++i;
       } else {

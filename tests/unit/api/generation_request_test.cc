@@ -145,13 +145,15 @@ TEST(GenerationRequest, BadWordsAreTokenizedWithAndWithoutASpace) {
     EXPECT_THAT(g.sampling.bad_words,
                 ElementsAre(ElementsAre('Q'), ElementsAre('x')));
   }
-  // "z" behind a space is another token here.
+  // "z" behind a space is another token here, and "zz" one where it is two
+  // without.
   const auto chat = Chat(
-      R"({"messages":[{"role":"user","content":"x"}],"bad_words":["z","ab"]})");
+      R"({"messages":[{"role":"user","content":"x"}],"bad_words":["z","ab","zz"]})");
   ASSERT_TRUE(chat.ok());
   EXPECT_THAT(chat->generations[0].sampling.bad_words,
               ElementsAre(ElementsAre('z'), ElementsAre(kFakeSpacedZ),
-                          ElementsAre('a', 'b')));
+                          ElementsAre('a', 'b'), ElementsAre('z', 'z'),
+                          ElementsAre(kFakeSpacedZz)));
   std::string many = R"({"prompt":"a","bad_words":[")" + std::string(250, 'w');
   for (int i = 0; i < 8; ++i) many += "\",\"" + std::string(250, 'w');
   const struct {
