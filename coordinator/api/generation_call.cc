@@ -166,6 +166,9 @@ void GenerationCall::AppendEvent(int index, const Output& output) {
     if (event.first) event.prompt_token_ids = PromptOf(index).ids;
   }
   if (choice.finished) event.finish = choice.finish;
+  if (prepared_.continuous_usage) {
+    event.usage = Usage{PromptOf(index).num_tokens, choice.num_tokens};
+  }
   choice.started = true;
   AppendId();
   writer_.Append(event, &events_);

@@ -241,6 +241,7 @@ Parsed<PreparedRequest> Begin(size_t num_prompts, const ApiLimits& limits,
   PreparedRequest out;
   out.stream = fields.stream;
   out.include_usage = fields.include_usage;
+  out.continuous_usage = fields.continuous_usage;
   out.return_token_ids = fields.return_token_ids;
   out.prompt_logprobs = fields.prompt_logprobs;
   out.score_only = fields.max_tokens == 0;

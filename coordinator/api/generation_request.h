@@ -31,6 +31,7 @@ struct PreparedRequest {
   bool chat = false;
   bool stream = false;
   bool include_usage = false;
+  bool continuous_usage = false;
   bool return_token_ids = false;
   bool echo = false;
   // The client wants its prompt scored and no token (max_tokens 0 with echo):

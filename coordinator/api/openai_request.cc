@@ -133,12 +133,9 @@ void ReadStreamOptions(FieldReader& fields, GenerationFields* out) {
   }
   FieldReader nested(*options, "stream_options.");
   nested.Bool("include_usage", &out->include_usage);
-  bool continuous = false;
-  nested.Bool("continuous_usage_stats", &continuous);
-  if (continuous) {
-    nested.Fail("continuous_usage_stats",
-                "left out or false; nothing else is served here");
-  }
+  nested.Bool("continuous_usage_stats", &out->continuous_usage);
+  // As in vLLM, where it asks for more of what the other one asks for.
+  out->continuous_usage = out->continuous_usage && out->include_usage;
   if (nested.error()) fields.FailWith(*nested.error());
 }
 
@@ -309,19 +306,20 @@ void ReadPrompts(FieldReader& fields, int vocab_size,
 
 // ---- chat -------------------------------------------------------------------
 
+bool IsObjectList(const Json& value, size_t most) {
+  return value.is_array() && value.size() <= most &&
+         std::all_of(value.begin(), value.end(),
+                     [](const Json& item) { return item.is_object(); });
+}
+
 // Tools reach the template unless the client says that none may be called. We
 // cannot force a call, so asking for that is refused.
 void ReadTools(FieldReader& fields, Json* out) {
   const Json* tools = fields.Find("tools");
   const Json* choice = fields.Find("tool_choice");
-  if (tools != nullptr) {
-    const bool fine = tools->is_array() && tools->size() <= kMaxTools &&
-                      std::all_of(tools->begin(), tools->end(),
-                                  [](const Json& t) { return t.is_object(); });
-    if (!fine) {
-      return fields.Fail(
-          "tools", Cat("a list of at most ", kMaxTools, " objects"), tools);
-    }
+  if (tools != nullptr && !IsObjectList(*tools, kMaxTools)) {
+    return fields.Fail("tools",
+                       Cat("a list of at most ", kMaxTools, " objects"), tools);
   }
   if (choice != nullptr && *choice != "auto" && *choice != "none") {
     return fields.Fail("tool_choice", "\"auto\" or \"none\"", choice);
@@ -360,6 +358,25 @@ void ReadTemplate(FieldReader& fields, const ApiLimits& limits,
       return fields.Fail("chat_template_kwargs", "an object", kwargs);
     }
     out->template_kwargs = *kwargs;
+  }
+  // What OpenAI and vLLM have fields for, and templates variables.
+  if (const Json* effort = fields.Find("reasoning_effort")) {
+    const auto* text = effort->get_ptr<const std::string*>();
+    if (text == nullptr || text->size() > kMaxReasoningEffortBytes) {
+      return fields.Fail(
+          "reasoning_effort",
+          Cat("a string of at most ", kMaxReasoningEffortBytes, " bytes"),
+          effort);
+    }
+    out->template_kwargs["reasoning_effort"] = *text;
+  }
+  if (const Json* documents = fields.Find("documents")) {
+    if (!IsObjectList(*documents, kMaxDocuments)) {
+      return fields.Fail("documents",
+                         Cat("a list of at most ", kMaxDocuments, " objects"),
+                         documents);
+    }
+    if (!documents->empty()) out->template_kwargs["documents"] = *documents;
   }
 }
 

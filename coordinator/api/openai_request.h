@@ -34,6 +34,8 @@ inline constexpr int kMaxBadWordBytes = 256;
 inline constexpr int kMaxMessages = 4096;
 inline constexpr int kMaxContentParts = 4096;
 inline constexpr int kMaxTools = 512;
+inline constexpr int kMaxDocuments = 512;
+inline constexpr int kMaxReasoningEffortBytes = 64;
 inline constexpr int kMaxUserBytes = 1024;
 // The text of so many tokens is a few times as large as a request may be.
 inline constexpr int kMaxDetokenized = 1 << 17;
@@ -77,6 +79,7 @@ struct GenerationFields {
   StopCriteria stop;
   bool stream = false;
   bool include_usage = false;
+  bool continuous_usage = false;  // in each event
   bool return_token_ids = false;
   std::vector<std::string> bad_words;
   std::optional<int> prompt_logprobs;

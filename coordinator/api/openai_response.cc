@@ -305,7 +305,13 @@ void ChunkWriter::Append(const ChunkEvent& event, std::string* out) const {
     out->append(R"(,"prompt_token_ids":)");
     AppendIds(event.prompt_token_ids, out);
   }
-  out->append(end_);
+  if (!event.usage.has_value()) {
+    out->append(end_);
+    return;
+  }
+  out->append(R"(,"usage":)");
+  AppendUsageObject(*event.usage, out);
+  out->append("}\n\n");
 }
 
 void ChunkWriter::AppendUsage(const Usage& usage, std::string* out) const {

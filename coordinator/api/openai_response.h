@@ -83,6 +83,7 @@ struct ChunkEvent {
   absl::Span<const int32_t> token_ids;
   absl::Span<const int32_t> prompt_token_ids;  // of the first event
   std::optional<FinishInfo> finish;
+  std::optional<Usage> usage;  // of the choice, up to this event
 };
 
 // ChunkWriter
@@ -90,7 +91,7 @@ struct ChunkEvent {
 // Appends "data: {...}\n\n" events of one answer. Threading: thread-compatible.
 class ChunkWriter {
  public:
-  // With `include_usage` each event says "usage":null.
+  // With `include_usage` each event that has none says "usage":null.
   ChunkWriter(const AnswerHead& head, bool include_usage);
 
   void Append(const ChunkEvent& event, std::string* out) const;

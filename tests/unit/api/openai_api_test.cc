@@ -168,6 +168,32 @@ TEST_F(OpenAiApiTest, ChoicesOfSeveralPromptsStandInOrder) {
   EXPECT_EQ(body["usage"]["prompt_tokens"], 3);
 }
 
+TEST_F(OpenAiApiTest, UsageUpToEachEventIsOfItsChoice) {
+  Start();
+  TestClient client(port());
+  ASSERT_TRUE(client.Send(
+      HttpText("POST", "/v1/completions",
+               R"({"prompt":"xyz","n":2,"stream":true,"stream_options":
+          {"include_usage":true,"continuous_usage_stats":true}})")));
+  const auto submitted = engine_.TakeSubmitted(2);
+  ASSERT_EQ(submitted.size(), 2u);
+  EXPECT_EQ(client.ReadHead().status, 200);
+  const auto expect_usage = [&client](int prompt, int completion) {
+    const Json usage = Parse(*client.ReadEvent())["usage"];
+    EXPECT_EQ(usage["prompt_tokens"], prompt);
+    EXPECT_EQ(usage["completion_tokens"], completion);
+  };
+  engine_.Emit(TextOutput(submitted[0].id, "a"));
+  expect_usage(3, 1);
+  engine_.Emit(TextOutput(submitted[1].id, "b"));
+  expect_usage(3, 1);
+  engine_.Emit(LastOutput(submitted[0].id, "c", FinishReason::kLength, ""));
+  expect_usage(3, 2);
+  engine_.Emit(LastOutput(submitted[1].id, "d", FinishReason::kLength, ""));
+  expect_usage(3, 2);
+  expect_usage(3, 4);  // of all
+}
+
 TEST_F(OpenAiApiTest, AStreamOfAChat) {
   Start();
   TestClient client(port());

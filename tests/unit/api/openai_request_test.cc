@@ -109,8 +109,6 @@ const BadCase kSharedBad[] = {
     {R"("prompt_logprobs":21)", "prompt_logprobs", "from 0 to 20"},
     {R"("prompt_logprobs":-1)", "prompt_logprobs", "from 0 to 20"},
     {R"("prompt_logprobs":1,"stream":true)", "prompt_logprobs", "left out"},
-    {R"("stream":true,"stream_options":{"continuous_usage_stats":true})",
-     "stream_options.continuous_usage_stats", "false"},
     {R"("response_format":{"type":"json_object"})", "response_format", "text"},
     {R"("response_format":"json")", "response_format", "text"},
 };
@@ -195,14 +193,11 @@ TEST(OpenAiRequest, FieldsOfChatsThatAreNotThereAreRefused) {
   } kCases[] = {
       {"functions", R"([{"name":"f"}])", "[]"},
       {"function_call", R"({"name":"f"})", "\"none\""},
-      {"parallel_tool_calls", "false", "true"},
       {"modalities", R"(["text","audio"])", R"(["text"])"},
       {"audio", R"({"voice":"x"})", "null"},
       {"web_search_options", "{}", "null"},
       {"verbosity", "\"low\"", "\"medium\""},
-      {"reasoning_effort", "\"high\"", "null"},
       {"include_reasoning", "false", "true"},
-      {"documents", R"([{"text":"x"}])", "[]"},
       {"mm_processor_kwargs", R"({"a":1})", "{}"},
       {"echo", "true", "false"},
   };
@@ -213,6 +208,41 @@ TEST(OpenAiRequest, FieldsOfChatsThatAreNotThereAreRefused) {
     EXPECT_EQ(chat.error().param, c.name);
     EXPECT_TRUE(ParseChat(Chat(key + c.neutral), Limits()).ok()) << c.name;
   }
+}
+
+TEST(OpenAiRequest, WhatTemplatesReadHasFieldsOfItsOwn) {
+  const auto chat =
+      ParseChat(Chat(R"("reasoning_effort":"low","documents":[{"text":"x"}],
+              "chat_template_kwargs":{"a":1,"reasoning_effort":"high"})"),
+                Limits());
+  ASSERT_TRUE(chat.ok());
+  EXPECT_EQ(chat->input.template_kwargs.dump(),
+            R"({"a":1,"documents":[{"text":"x"}],"reasoning_effort":"low"})");
+  const auto none = ParseChat(Chat(R"("reasoning_effort":null,"documents":[],
+              "parallel_tool_calls":false)"),
+                              Limits());
+  ASSERT_TRUE(none.ok());
+  EXPECT_EQ(none->input.template_kwargs.dump(), "{}");
+  for (const auto& [member, param] :
+       {std::pair(R"("reasoning_effort":3)", "reasoning_effort"),
+        std::pair(R"("documents":["x"])", "documents"),
+        std::pair(R"("documents":{})", "documents")}) {
+    const auto refused = ParseChat(Chat(member), Limits());
+    ASSERT_FALSE(refused.ok()) << member;
+    EXPECT_EQ(refused.error().param, param);
+  }
+}
+
+TEST(OpenAiRequest, UsageInEachEventIsPartOfUsage) {
+  const auto continuous = [](std::string options) {
+    const auto chat = ParseChat(
+        Chat(R"("stream":true,"stream_options":)" + options), Limits());
+    return chat.ok() && chat->generation.continuous_usage;
+  };
+  EXPECT_TRUE(
+      continuous(R"({"include_usage":true,"continuous_usage_stats":true})"));
+  EXPECT_FALSE(continuous(R"({"include_usage":true})"));
+  EXPECT_FALSE(continuous(R"({"continuous_usage_stats":true})"));
 }
 
 TEST(OpenAiRequest, FieldsThatDescribeTheCallerAreTaken) {
