@@ -143,17 +143,19 @@ class EngineHost final : public Engine {
   absl::Status OnHello(Rank rank);
   absl::Status CreateScheduler(uint64_t weight_checksum, Layout layout,
                                StepId first_step);
-  absl::Status OnStepResult(StepResult result);
   void TakeInbox();
   void Queue(RequestId request, Generation generation);
-  void Deliver(StepId step, std::vector<NewToken> tokens);
-  void EndRefused(std::vector<RefusedRequest> refused);
-  void NoteNonfinite(const StepResult& result);
-  absl::Status CommitAndDeliver();
-  absl::Status IssueSteps();
   void TakeDrains(Inbox& inbox);
   void EndAll(bool failed);
   void Publish();
+
+  // engine_steps.cc
+  absl::Status IssueSteps();
+  absl::Status OnStepResult(StepResult result);
+  void EndRefused(std::vector<RefusedRequest> refused);
+  void NoteNonfinite(const StepResult& result);
+  void Deliver(StepId step, std::vector<NewToken> tokens);
+  absl::Status CommitAndDeliver();
 
   // engine_journal.cc
   bool journal_ok() const {
