@@ -217,7 +217,7 @@ TEST(OpenAiRequest, WhatTemplatesReadHasFieldsOfItsOwn) {
                 Limits());
   ASSERT_TRUE(chat.ok());
   EXPECT_EQ(chat->input.template_kwargs.dump(),
-            R"({"a":1,"documents":[{"text":"x"}],"reasoning_effort":"low"})");
+            R"({"a":1,"reasoning_effort":"low","documents":[{"text":"x"}]})");
   const auto none = ParseChat(Chat(R"("reasoning_effort":null,"documents":[],
               "parallel_tool_calls":false)"),
                               Limits());
