@@ -75,7 +75,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   // way.
   std::optional<Clock::time_point> IdleSince(Clock::time_point now) const;
 
-  // ---- for the current exchange ----
+  // ---- for the current exchange (http_connection_write_beast.cc) ----
   void Respond(const HttpResponse& response);
   void StartStream(const HttpResponse& head);
   void Write(std::string_view data);
@@ -136,9 +136,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool header_done_ = false;
   HttpRequest head_;         // once the header is done; without the body
   int num_empty_lines_ = 0;  // before the request
-  size_t scanned_bytes_ =
-      0;                    // of in_, for line ends, before the header is done
-  std::string request_id_;  // from the header on until the next request
+  // Of in_, for line ends, before the header is done.
+  size_t scanned_bytes_ = 0;
+  std::string request_id_;    // from the header on until the next request
   std::string answer_lines_;  // header lines of all answers to it
   size_t charged_bytes_ = 0;
   bool processing_ = false;  // inside ProcessInput
