@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import statistics
+import tempfile
 import threading
 import time
 import unittest
 
-from group import Group
+from group import Group, MODEL
 
 NUM_STREAMS = 16
 TOKENS = 300
@@ -194,6 +195,29 @@ class WorkerDeathTest(unittest.TestCase):
                 why = ready.json().get("reason", "")
             self.assertEqual(ready.status, 503)
             group.request("DELETE", "/admin/faults", admin=True)
+
+    def test_one_that_cannot_load_any_more_says_why(self):
+        """Its memory went with it, and the checkpoint is gone meanwhile: its
+        own words are heard, and the rest of the group lives."""
+        with tempfile.TemporaryDirectory() as folder:
+            model = os.path.join(folder, "verse-moe")
+            shutil.copytree(MODEL, model)
+            with Group(["--model", model, "--layout", "ep", "--set",
+                        "faults.enabled=true"]) as group:
+                state = worker(group, 1)
+                group.post("/admin/faults", {"arm": ["vault.kept@1=error"]},
+                           admin=True)
+                os.unlink(os.path.join(model, "model.safetensors"))
+                os.kill(state["pid"], signal.SIGKILL)
+                why, deadline = "", time.monotonic() + 20
+                while "model.safetensors" not in why:
+                    self.assertLess(time.monotonic(), deadline, why)
+                    ready = group.get("/ready")
+                    why = ready.json().get("reason", "")
+                self.assertEqual(ready.status, 503)
+                self.assertIn("cannot be opened", why)
+                self.assertNotIn("signal", why)
+                self.assertEqual(group.get("/health").status, 200)
 
     def test_recovery_does_not_need_what_cleaners_take(self):
         """Everything in the private directory goes, as with a log-out; then a
