@@ -92,12 +92,19 @@ int PauseMs(int short_lives) {
   return std::min(kMostMs, kFirstMs << std::min(short_lives - 3, 10));
 }
 
+// A worker's word is taken. A coordinator's is not once the group serves: with
+// it the workers' memory would go, and somebody may mend the file that it
+// cannot read before its lives are used up.
+bool IsLasting(const ChildExited& exit) {
+  return exit.lasting && exit.child != kCoordinatorChild;
+}
+
 // Short lives in a row after this one. Saturates: beyond max_short_lives it
 // only says that there were more than enough.
 uint8_t CountShort(const SupervisionPolicy& policy, uint8_t count,
                    const ChildExited& exit) {
   const auto enough = static_cast<uint8_t>(policy.max_short_lives + 1);
-  if (exit.lasting) return enough;
+  if (IsLasting(exit)) return enough;
   if (exit.lived_ms >= policy.short_life_ms) return 0;
   return count >= enough ? count : count + 1;
 }
@@ -114,7 +121,7 @@ GroupTransition Replace(const SupervisionPolicy& policy, State state,
   const bool hopeless = count > policy.max_short_lives;
   constexpr bool kStarting = std::is_same_v<State, GroupStarting>;
   const std::string why =
-      exit.lasting
+      IsLasting(exit)
           ? said
           : Cat(said, "; ", static_cast<int>(count), " lives in a row ",
                 kStarting

@@ -178,6 +178,11 @@ std::vector<Row> Table() {
       {Say{"worker 1: no such file; a successor takes over in 30000 ms"},
        TellTrouble{1, "worker 1: no such file, it is tried again every 30 s"},
        ScheduleStart{1, 30000}});
+  add("a coordinator's may be mended before its lives are used up", serving,
+      ChildExited{-1, 1, 0, "the journal is damaged", 10, true},
+      GroupServing{Set({0, 1}), Set({-1}), lives(-1, 1)},
+      {Say{"coordinator: the journal is damaged; a successor takes over"},
+       ScheduleStart{-1, 0}});
   add("one that stalled was killed for it", serving,
       ChildExited{1, 0, SIGKILL, "", kLongMs, false, true},
       GroupServing{Set({-1, 0}), Set({1}), {}},
