@@ -416,14 +416,20 @@ TEST_F(HttpServerTest, WithoutDescriptorsIdleConnectionsMakeRoom) {
     idle.emplace_back(port());
     ASSERT_EQ(idle.back().Exchange(HttpText("GET", "/echo")).status, 200);
   }
-  DescriptorShortage shortage;
-  shortage.LetGo();  // for the client's end, which is of this process as well
-  TestClient late(port());
-  ASSERT_TRUE(late.connected());
-  EXPECT_EQ(late.Exchange(HttpText("GET", "/echo")).status, 200);
+  int status = 0, num_left = 0;
+  {
+    DescriptorShortage shortage;
+    shortage.LetGo();  // for the client's end, which is of this process as well
+    TestClient late(port());
+    ASSERT_TRUE(late.connected());
+    status = late.Exchange(HttpText("GET", "/echo")).status;
+    num_left = server_->num_connections();
+  }
+  // Behind the shortage, since sanitizers want descriptors themselves.
+  EXPECT_EQ(status, 200);
   // The kernel wants a descriptor before it looks for a connection: one more
   // makes room for that, sooner or later.
-  EXPECT_THAT(server_->num_connections(), testing::AnyOf(3, 4));
+  EXPECT_THAT(num_left, testing::AnyOf(3, 4));
 }
 
 TEST_F(HttpServerTest, WithoutDescriptorsAndWithoutIdleOnesNewOnesWait) {
