@@ -288,7 +288,32 @@ def no_memory(trial, error):
     return stall_ms
 
 
-# ---- the table -------------------------------------------------------------
+# ---- files that are gone ----------------------------------------------------
+
+
+def cleaned(trial):
+    """What is in the private directory goes, as an age cleaner takes it; then a
+    worker dies."""
+    bench, rank = trial.bench, trial.rank
+    before, since = bench.status(), bench.lines()
+    load = Load(bench.group).start()
+    load.await_events(2 * NUM_STREAMS)
+    for name in os.listdir(bench.group.directory):
+        # The table of faults is there for tests alone, and not made again.
+        if name not in ("journal", "faults"):
+            os.unlink(os.path.join(bench.group.directory, name))
+    bench.await_line("made again what somebody has removed", since)
+    bench.await_line("the control socket was removed by somebody", since)
+    # The socket that has lost its file is only closed with its process.
+    bench.descriptors["coordinator"] += 1
+    load.forget_gaps()
+    bench.kill(rank)
+    bench.await_life(rank, before["workers"][rank]["incarnation"] + 1)
+    load.await_events(2 * NUM_STREAMS)
+    stall_ms = load.end()
+    bench.verify(before, layout=before["layout"])
+    return stall_ms
+
 
 # ---- the rows ---------------------------------------------------------------
 
@@ -374,6 +399,7 @@ def still_stands():
 def no_more():
     yield Case("no memory", ALL, no_memory, error="ENOMEM")
     yield Case("no descriptors", ALL, no_memory, error="EMFILE")
+    yield Case("private directory cleaned", ALL, cleaned, own_group=True)
 
 
 def lasting(seconds):
