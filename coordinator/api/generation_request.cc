@@ -229,6 +229,19 @@ std::optional<ApiError> AddPrompt(const GenerationFields& fields,
   return std::nullopt;
 }
 
+// Stop strings are looked for in the text. One that only a token could bring
+// which the model does not have would be waited for in vain.
+std::optional<ApiError> CheckStops(const std::vector<std::string>& stops,
+                                   const ApiLimits& limits,
+                                   const TextCodec& codec) {
+  for (const std::string& stop : stops) {
+    const auto ids = codec.Encode(stop);
+    if (!ids.ok()) continue;
+    if (auto error = CheckVocabulary(*ids, limits, "stop", codec)) return error;
+  }
+  return std::nullopt;
+}
+
 // What does not depend on the prompts; fills in fields.sampling.bad_words.
 Parsed<PreparedRequest> Begin(size_t num_prompts, const ApiLimits& limits,
                               const TextCodec& codec,
@@ -238,6 +251,7 @@ Parsed<PreparedRequest> Begin(size_t num_prompts, const ApiLimits& limits,
           EncodeBadWords(fields.bad_words, limits, codec, &fields.sampling)) {
     return *error;
   }
+  if (auto error = CheckStops(fields.stop.stop, limits, codec)) return *error;
   PreparedRequest out;
   out.stream = fields.stream;
   out.include_usage = fields.include_usage;

@@ -97,6 +97,11 @@ TEST(GenerationRequest, ATokenThatTheModelDoesNotHaveIsNamed) {
   EXPECT_EQ(chat.error().http_status, 400);
   EXPECT_EQ(chat.error().param, "messages");
   EXPECT_EQ(chat.error().message, "`messages` " + expected);
+  const auto stop = Complete(R"({"prompt":"a","stop":["b","\u0007"]})");
+  ASSERT_FALSE(stop.ok());
+  EXPECT_EQ(stop.error().http_status, 400);
+  EXPECT_EQ(stop.error().param, "stop");
+  EXPECT_EQ(stop.error().message, "`stop` " + expected);
 }
 
 TEST(GenerationRequest, MoreGenerationsThanMayEverWaitAreRefusedByTheLimit) {
