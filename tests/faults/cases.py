@@ -5,6 +5,7 @@ in ms (None: nothing that could stand still). They are in the files *_cases.py.
 To add one: write the function, and a row at the end of its file.
 """
 
+from checkpoint_cases import checkpoints
 from coordinator_cases import coordinators
 from front_cases import fronts, process_tests
 from journal_cases import journals
@@ -15,7 +16,7 @@ from worker_cases import deaths, lasting, no_more, still_stands
 
 def table(kill_seconds=60, message_seconds=30, cut_seconds=30):
     """All cases."""
-    cases = [*deaths(), *no_more(), *still_stands(),
+    cases = [*deaths(), *no_more(), *still_stands(), *checkpoints(),
              *coordinators(kill_seconds), *journals(), *fronts(),
              *process_tests(), *messages(message_seconds), *links(cut_seconds),
              *networks(cut_seconds),
