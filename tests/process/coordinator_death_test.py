@@ -50,6 +50,18 @@ def await_term(group, term):
     raise AssertionError(f"no coordinator of term {term} in 30 s")
 
 
+def in_midstream(group):
+    """The tokens of a quiet run, and a client of the same stream that runs in a
+    thread and has some of them."""
+    quiet = Client(group, 3, "quiet").run()
+    client = Client(group, 3, "loud")
+    running = threading.Thread(target=client.run)
+    running.start()
+    while len(client.tokens) < 20 and running.is_alive():
+        threading.Event().wait(0.005)
+    return quiet, client, running
+
+
 class CoordinatorDeathTest(unittest.TestCase):
     def quiet(self, group):
         return [Client(group, i, f"quiet-{i}").run() for i in range(NUM_STREAMS)]
@@ -121,12 +133,7 @@ class CoordinatorDeathTest(unittest.TestCase):
 
     def test_told_to_end_by_somebody_else_it_has_a_successor(self):
         with Group(["--layout", "ep"]) as group:
-            quiet = Client(group, 3, "quiet").run()
-            client = Client(group, 3, "loud")
-            running = threading.Thread(target=client.run)
-            running.start()
-            while len(client.tokens) < 20:
-                threading.Event().wait(0.005)
+            quiet, client, running = in_midstream(group)
             os.kill(coordinator(group), signal.SIGTERM)
             await_term(group, 2)
             running.join()
@@ -135,12 +142,7 @@ class CoordinatorDeathTest(unittest.TestCase):
 
     def test_killed_in_a_drain_its_successor_drains(self):
         with Group(["--layout", "ep"]) as group:
-            quiet = Client(group, 3, "quiet").run()
-            client = Client(group, 3, "loud")
-            running = threading.Thread(target=client.run)
-            running.start()
-            while len(client.tokens) < 20:
-                threading.Event().wait(0.005)
+            quiet, client, running = in_midstream(group)
             pid = coordinator(group)
             group.terminate()
             group.wait_line("draining: requests in flight go on")
@@ -274,12 +276,7 @@ class CoordinatorDeathTest(unittest.TestCase):
             with open(config, "w") as file:
                 file.write("faults: {enabled: true}\n")
             with Group(["-c", config, "--layout", "ep"]) as group:
-                quiet = Client(group, 3, "quiet").run()
-                client = Client(group, 3, "loud")
-                running = threading.Thread(target=client.run)
-                running.start()
-                while len(client.tokens) < 20:
-                    threading.Event().wait(0.005)
+                quiet, client, running = in_midstream(group)
                 group.post("/admin/faults", {"arm": [
                     "journal.write@coordinator=error:ENOSPC*1000000"]},
                     admin=True)
