@@ -1,13 +1,16 @@
-# The build states the dependency law: every target belongs to the room (the
-# top-level folder) that defines it, and a room may use only the rooms listed
-# here. A dependency outside the list, or a name nobody defined, stops the
-# configuration.
-set(MOEBIUS_MAY_USE_common common)
-set(MOEBIUS_MAY_USE_kernels common kernels)
-set(MOEBIUS_MAY_USE_worker common kernels worker)
-set(MOEBIUS_MAY_USE_coordinator common coordinator)
-set(MOEBIUS_MAY_USE_deploy common deploy)
-set(MOEBIUS_MAY_USE_tests common kernels worker coordinator deploy tests)
+# The build states the dependency law (cmake/dependency_law.txt): every target
+# belongs to the room that its folder lies in, and a room may use only the rooms
+# that its line names. A dependency outside them, or a name nobody defined,
+# stops the configuration.
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
+  ${CMAKE_SOURCE_DIR}/cmake/dependency_law.txt)
+file(STRINGS ${CMAKE_SOURCE_DIR}/cmake/dependency_law.txt lines REGEX "^room ")
+set(MOEBIUS_ROOMS)
+foreach(line IN LISTS lines)
+  string(REGEX MATCH "^room ([^:]+): (.+)$" matched "${line}")
+  list(APPEND MOEBIUS_ROOMS ${CMAKE_MATCH_1})
+  string(REPLACE " " ";" MOEBIUS_MAY_USE_${CMAKE_MATCH_1} "${CMAKE_MATCH_2}")
+endforeach()
 
 add_library(moebius_options INTERFACE)
 target_include_directories(moebius_options INTERFACE ${CMAKE_SOURCE_DIR})
@@ -28,7 +31,7 @@ endif()
 if(MOEBIUS_FUZZ)
   # Where fuzzers get to.
   target_compile_options(moebius_options INTERFACE
-    $<$<IN_LIST:$<TARGET_PROPERTY:MOEBIUS_ROOM>,common$<SEMICOLON>worker$<SEMICOLON>coordinator>:-fsanitize=fuzzer-no-link>)
+    $<$<IN_LIST:$<TARGET_PROPERTY:MOEBIUS_TOP>,common$<SEMICOLON>worker$<SEMICOLON>coordinator>:-fsanitize=fuzzer-no-link>)
 endif()
 
 # Precompiled headers are third-party ones (common/CMakeLists.txt,
@@ -49,26 +52,61 @@ if(MOEBIUS_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 
-function(moebius_room out)
-  file(RELATIVE_PATH path ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
-  string(REGEX REPLACE "/.*" "" room "${path}")
-  if(NOT DEFINED MOEBIUS_MAY_USE_${room})
-    message(FATAL_ERROR "'${room}' is not a room that may define targets")
+# Whether `path` is `folder` or lies below it.
+function(moebius_lies_below out path folder)
+  string(FIND "${path}/" "${folder}/" at)
+  if(at EQUAL 0)
+    set(${out} TRUE PARENT_SCOPE)
+  else()
+    set(${out} FALSE PARENT_SCOPE)
   endif()
-  set(${out} ${room} PARENT_SCOPE)
 endfunction()
 
+# The longest room that the current folder lies below.
+function(moebius_room out)
+  file(RELATIVE_PATH path ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+  set(found "")
+  foreach(room IN LISTS MOEBIUS_ROOMS)
+    moebius_lies_below(below ${path} ${room})
+    string(LENGTH "${found}" longest)
+    string(LENGTH "${room}" length)
+    if(below AND length GREATER longest)
+      set(found ${room})
+    endif()
+  endforeach()
+  if(NOT found)
+    message(FATAL_ERROR "'${path}' is in no room that may define targets")
+  endif()
+  set(${out} ${found} PARENT_SCOPE)
+endfunction()
+
+# Checked when every folder has been read, so that their order means nothing.
 function(moebius_check_deps target room)
+  list(JOIN ARGN "]] [[" deps)
+  cmake_language(EVAL CODE "cmake_language(DEFER DIRECTORY [[${CMAKE_SOURCE_DIR}]]
+    CALL moebius_check_deps_now [[${target}]] [[${room}]] [[${deps}]])")
+endfunction()
+
+function(moebius_check_deps_now target room)
+  list(REMOVE_ITEM ARGN "")
   foreach(dep IN LISTS ARGN)
     if(NOT TARGET ${dep})
       message(FATAL_ERROR "${target} (${room}/) depends on '${dep}', which nothing defines")
     endif()
-    if(dep MATCHES "^moebius::")
-      get_target_property(real ${dep} ALIASED_TARGET)
-      get_target_property(dep_room ${real} MOEBIUS_ROOM)
-      if(NOT dep_room IN_LIST MOEBIUS_MAY_USE_${room})
-        message(FATAL_ERROR "${target} (${room}/) must not depend on ${dep} (${dep_room}/): the law allows ${MOEBIUS_MAY_USE_${room}}")
+    if(NOT dep MATCHES "^moebius::")
+      continue()
+    endif()
+    get_target_property(real ${dep} ALIASED_TARGET)
+    get_target_property(folder ${real} MOEBIUS_FOLDER)
+    set(allowed FALSE)
+    foreach(used IN LISTS MOEBIUS_MAY_USE_${room})
+      moebius_lies_below(below ${folder} ${used})
+      if(below)
+        set(allowed TRUE)
       endif()
+    endforeach()
+    if(NOT allowed)
+      message(FATAL_ERROR "${target} (${room}/) must not depend on ${dep} (${folder}/): the law allows ${MOEBIUS_MAY_USE_${room}}")
     endif()
   endforeach()
 endfunction()
@@ -82,7 +120,7 @@ function(moebius_library name)
   if(ARG_SRCS)
     add_library(moebius_${name} STATIC ${ARG_SRCS} ${ARG_HDRS})
     target_link_libraries(moebius_${name} PUBLIC ${ARG_DEPS} moebius_options)
-    if(TARGET moebius_headers AND NOT room STREQUAL "kernels")
+    if(TARGET moebius_headers AND NOT room MATCHES "^kernels")
       target_precompile_headers(moebius_${name} REUSE_FROM moebius_headers)
       target_compile_options(moebius_${name} PRIVATE ${MOEBIUS_CCACHE_OPTIONS})
     endif()
@@ -90,7 +128,10 @@ function(moebius_library name)
     add_library(moebius_${name} INTERFACE ${ARG_HDRS})
     target_link_libraries(moebius_${name} INTERFACE ${ARG_DEPS} moebius_options)
   endif()
-  set_target_properties(moebius_${name} PROPERTIES MOEBIUS_ROOM ${room})
+  file(RELATIVE_PATH folder ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+  string(REGEX REPLACE "/.*" "" top ${folder})
+  set_target_properties(moebius_${name} PROPERTIES
+    MOEBIUS_FOLDER ${folder} MOEBIUS_TOP ${top})
   add_library(moebius::${name} ALIAS moebius_${name})
 endfunction()
 
@@ -122,7 +163,7 @@ set(MOEBIUS_TEST_OPTIONS $<$<CONFIG:Release>:-O1> $<$<CONFIG:RelWithDebInfo>:-O0
   ${MOEBIUS_CCACHE_OPTIONS})
 
 # moebius_test(name SRCS x_test.cc DEPS ... [LABELS unit] [TIMEOUT seconds])
-# The test also has its folder's name for a label (tests/unit/engine: engine).
+# The test also has its folder's name for a label (.../coordinator/engine: engine).
 function(moebius_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   moebius_room(room)

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -20,30 +19,25 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/notification.h"
-#include "common/api_keys.h"
-#include "common/channel.h"
-#include "common/channel_keys.h"
-#include "common/config_yaml.h"
-#include "common/deadline.h"
-#include "common/descriptors.h"
-#include "common/fault_table.h"
-#include "common/lasting_failure.h"
-#include "common/logging.h"
-#include "common/model_config.h"
-#include "common/status_macros.h"
-#include "common/unique_fd.h"
-#include "common/version.h"
+#include "common/base/deadline.h"
+#include "common/base/descriptors.h"
+#include "common/base/lasting_failure.h"
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
+#include "common/base/unique_fd.h"
+#include "common/base/version.h"
+#include "common/config/api_keys.h"
+#include "common/config/config_yaml.h"
+#include "common/faults/fault_table.h"
 #include "coordinator/api/admin_api.h"
-#include "coordinator/api/connection_budget.h"
-#include "coordinator/api/http_server.h"
+#include "coordinator/api/checkpoint_codec.h"
 #include "coordinator/api/openai_api.h"
-#include "coordinator/checkpoint_codec.h"
-#include "coordinator/checkpoint_fingerprint.h"
-#include "coordinator/engine_host.h"
-#include "coordinator/faulty_hub.h"
+#include "coordinator/engine/checkpoint_fingerprint.h"
+#include "coordinator/engine/engine_host.h"
+#include "coordinator/http/connection_budget.h"
+#include "coordinator/http/http_server.h"
 #include "coordinator/journal/disk_posix.h"
 #include "coordinator/journal/journal.h"
-#include "coordinator/throughput_bench.h"
 
 namespace moebius {
 namespace {
@@ -128,17 +122,6 @@ class EndOfService {
   UniqueFd signal_fd_, read_fd_, write_fd_;
 };
 
-// A group has one coordinator at a time. To bind takes the control socket from
-// whoever has it, so this comes first; held as long as the descriptor is.
-absl::StatusOr<UniqueFd> LockGroup(const std::string& dir) {
-  UniqueFd lock(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!lock) return absl::ErrnoToStatus(errno, dir);
-  if (flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
-  if (errno != EWOULDBLOCK) return absl::ErrnoToStatus(errno, dir);
-  return absl::FailedPreconditionError(
-      absl::StrCat(dir, ": another coordinator serves this group"));
-}
-
 int64_t UnixMs() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -214,83 +197,6 @@ absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options,
   return opened;
 }
 
-// How long the launcher may take to tell who somebody is.
-constexpr absl::Duration kWhoIsTimeout = absl::Seconds(5);
-// How long it may take to tell what it knows of a worker.
-constexpr absl::Duration kNewsTimeout = absl::Milliseconds(200);
-
-// `vault` outlives the engine.
-absl::StatusOr<EngineOptions> MakeEngineOptions(
-    const CoordinatorOptions& options, const CheckpointCodec& codec,
-    VaultClient& vault) {
-  EngineOptions engine;
-  engine.config = options.config;
-  ASSIGN_OR_RETURN(engine.model, LoadModelConfig(options.config.model_path));
-  engine.max_model_len =
-      ContextLength(engine.model, options.config.max_model_len);
-  engine.term = options.term;
-  engine.served_before = options.term.value > 1;
-  engine.tokenizer = &codec.tokenizer();
-  engine.replace_worker = [&vault](Rank rank, Incarnation incarnation) {
-    if (absl::Status sent = vault.Replace(rank, incarnation); !sent.ok()) {
-      LogWarn("worker ", rank, " cannot be replaced: ", sent.ToString());
-    }
-  };
-  engine.news_of = [&vault](Rank rank) {
-    return vault.NewsOf(rank, kNewsTimeout).value_or(WorkerNews{});
-  };
-  engine.has_ended = [&vault](Rank rank, Incarnation incarnation) {
-    const auto news = vault.NewsOf(rank, kNewsTimeout);
-    return news.ok() && news->incarnation != incarnation;
-  };
-  return engine;
-}
-
-// Bound to be spoken on by workers of the group alone. `vault` outlives it, and
-// so does `faults` (null: off).
-absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
-                                             FaultTable* faults,
-                                             VaultClient& vault) {
-  const Config& config = options.config;
-  std::unique_ptr<Hub> hub;
-  if (config.control_tcp) {
-    ASSIGN_OR_RETURN(const ChannelKeys keys,
-                     ReadChannelKeys(options.control_keys_fd));
-    ASSIGN_OR_RETURN(hub,
-                     Hub::BindTcp(UniqueFd(options.control_listener_fd), keys));
-  } else {
-    ASSIGN_OR_RETURN(hub, Hub::Bind(options.dir, [&vault](pid_t pid) {
-                       return vault.WhoIs(pid, kWhoIsTimeout);
-                     }));
-  }
-  if (faults == nullptr) return hub;
-  ASSIGN_OR_RETURN(MessageFaults messages,
-                   ParseMessageFaults(config.message_faults));
-  if (messages.any()) {
-    LogWarn("faults of messages: ", config.message_faults);
-  }
-  return std::make_unique<FaultyHub>(
-      std::move(hub), std::move(messages),
-      [faults](Direction direction, Rank rank) {
-        const FaultId id = direction == Direction::kCommand
-                               ? FaultId::kLinkCommand
-                               : FaultId::kLinkReport;
-        const FaultSpec fault = faults->Reach(id, rank);
-        if (fault.action != FaultAction::kError) {
-          return FaultyHub::LinkState::kOpen;
-        }
-        return fault.argument == EAGAIN ? FaultyHub::LinkState::kFull
-                                        : FaultyHub::LinkState::kCut;
-      });
-}
-
-// Nothing if faults are off.
-absl::StatusOr<std::unique_ptr<FaultTable>> OpenFaults(
-    const CoordinatorOptions& options) {
-  if (!options.config.faults_enabled) return nullptr;
-  return FaultTable::Open(options.dir);
-}
-
 HttpServerOptions ServerOptions(const Config& config,
                                 const ListenAddress& listen,
                                 int max_connections) {
@@ -360,7 +266,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                    OpenJournal(options, checkpoint));
   ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
-                   MakeEngineOptions(options, *codec, vault));
+                   MakeEngineOptions(options, codec->tokenizer(), vault));
   engine_options.journal = opened.journal.get();
   engine_options.term = opened.journal->state().term();
   engine_options.unix_ms = UnixMs;
@@ -508,34 +414,6 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
       absl::StrCat("the drain did not end within ", config.drain_timeout_ms,
                    " ms: ", *num_cut, *num_cut == 1 ? " request" : " requests",
                    " in flight had to be cut"));
-}
-
-absl::Status RunThroughputBench(const CoordinatorOptions& options,
-                                VaultClient& vault) {
-  ASSIGN_OR_RETURN(const auto codec,
-                   CheckpointCodec::Load(options.config.model_path));
-  ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
-  ASSIGN_OR_RETURN(const UniqueFd lock, LockGroup(options.dir));
-  ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
-  ASSIGN_OR_RETURN(EngineOptions engine_options,
-                   MakeEngineOptions(options, *codec, vault));
-  ThroughputBench bench(engine_options.model.vocab_size);
-  engine_options.listener = [&bench](std::vector<Output> outputs) {
-    bench.OnOutputs(outputs);
-  };
-  engine_options.on_ready = [&bench, &vault] {
-    vault.Ready().IgnoreError();
-    bench.Ready();
-  };
-  engine_options.on_failed = [&bench](absl::Status status) {
-    bench.Fail(std::move(status));
-  };
-  EngineHost engine(std::move(engine_options), std::move(hub));
-  engine.Start();
-  const absl::Status status =
-      bench.Run(engine, options.bench_spec, options.bench_result);
-  engine.Stop();
-  return status;
 }
 
 }  // namespace moebius

@@ -5,10 +5,11 @@
 #include <string>
 #include <string_view>
 
-#include "common/child_program.h"
-#include "common/exit_code.h"
+#include "common/base/exit_code.h"
+#include "common/vault/child_program.h"
+#include "coordinator/coordinator_flags.h"
 #include "coordinator/coordinator_process.h"
-#include "coordinator/journal_command.h"
+#include "coordinator/journal/journal_command.h"
 
 namespace {
 
@@ -37,40 +38,21 @@ int main(int argc, char** argv) {
   moebius::ChildProgram program{.name = "coordinator"};
   program.rank = moebius::kCoordinatorRank;
   moebius::CoordinatorOptions options;
-  app.add_option("--config", program.config_path,
-                 "effective configuration (YAML)")
-      ->required();
-  app.add_option("--dir", program.dir, "private directory of the group")
-      ->required();
-  app.add_option("--term", options.term.value, "number of this life")
-      ->capture_default_str();
-  app.add_option("--control-listener", options.control_listener_fd,
-                 "descriptor of the socket that workers connect to");
-  app.add_option("--control-keys", options.control_keys_fd,
-                 "descriptor to read our keys of the control channel from");
+  moebius::AddCoordinatorFlags(app, program, options);
   app.add_option("--checkpoint", options.checkpoint,
                  "fingerprint of the checkpoint that workers have loaded");
   int port = -1, admin_port = -1;
   app.add_option("--port", port, "in place of the configuration's http.port");
   app.add_option("--admin-port", admin_port,
                  "in place of the configuration's admin.port");
-  auto* spec = app.add_option("--bench-throughput", options.bench_spec,
-                              "measure these cases instead of serving (JSON)");
-  auto* result = app.add_option("--bench-result", options.bench_result,
-                                "where to write the figures (JSON)");
-  spec->needs(result);
-  result->needs(spec);
   CLI11_PARSE(app, argc, argv);
 
   std::signal(SIGPIPE, SIG_IGN);
-  const bool benchmark = !options.bench_spec.empty();
-  if (!benchmark) {
-    // SIGTERM is waited for, so it is blocked before any thread starts.
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  }
+  // SIGTERM is waited for, so it is blocked before any thread starts.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   int num_cut = 0;
   const int exit_code = moebius::RunChildProgram(
       program, [&](const moebius::Config& config, moebius::VaultClient& vault) {
@@ -78,8 +60,7 @@ int main(int argc, char** argv) {
         if (port >= 0) options.config.listen.port = port;
         if (admin_port >= 0) options.config.admin.port = admin_port;
         options.dir = program.dir;
-        return benchmark ? moebius::RunThroughputBench(options, vault)
-                         : moebius::RunCoordinator(options, vault, &num_cut);
+        return moebius::RunCoordinator(options, vault, &num_cut);
       });
   return num_cut > 0 ? moebius::kExitDrainCut : exit_code;
 }

@@ -33,8 +33,8 @@
 #include <cstdint>
 
 #include "absl/types/span.h"
-#include "common/check.h"
-#include "common/ids.h"
+#include "common/base/check.h"
+#include "common/base/ids.h"
 #include "kernels/bf16.h"
 
 namespace moebius {

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "common/check.h"
-#include "kernels/vocabulary_scan.h"
+#include "common/base/check.h"
+#include "kernels/cpu/vocabulary_scan.h"
 
 namespace moebius {
 namespace {

@@ -31,7 +31,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
-#include "common/sampling_params.h"
+#include "common/step/sampling_params.h"
 
 namespace moebius {
 

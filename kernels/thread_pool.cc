@@ -1,6 +1,6 @@
 #include "kernels/thread_pool.h"
 
-#include "common/check.h"
+#include "common/base/check.h"
 
 namespace moebius {
 namespace {

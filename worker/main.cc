@@ -5,7 +5,7 @@
 #include <csignal>
 #include <string>
 
-#include "common/child_program.h"
+#include "common/vault/child_program.h"
 #include "worker/worker_process.h"
 
 namespace {

@@ -10,11 +10,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "common/channel.h"
-#include "common/config.h"
-#include "common/ids.h"
-#include "common/memory_vault.h"
-#include "worker/step_barrier.h"
+#include "common/base/ids.h"
+#include "common/channel/channel.h"
+#include "common/config/config.h"
+#include "common/vault/memory_vault.h"
+#include "worker/peers/step_barrier.h"
 
 namespace moebius {
 

@@ -10,13 +10,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "common/channel.h"
-#include "common/wire.h"
+#include "common/channel/channel.h"
+#include "common/wire/wire.h"
 #include "worker/memory/signals.h"
-#include "worker/sequence_table.h"
-#include "worker/step_barrier.h"
-#include "worker/step_executor.h"
-#include "worker/switch_executor.h"
+#include "worker/peers/step_barrier.h"
+#include "worker/steps/sequence_table.h"
+#include "worker/steps/step_executor.h"
+#include "worker/switch/switch_executor.h"
 
 namespace moebius {
 

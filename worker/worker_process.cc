@@ -5,9 +5,9 @@
 #include <thread>
 
 #include "absl/time/time.h"
-#include "common/channel_keys.h"
-#include "common/status_macros.h"
-#include "worker/memory/group_barrier.h"
+#include "common/base/status_macros.h"
+#include "common/channel/channel_keys.h"
+#include "worker/peers/group_barrier.h"
 
 namespace moebius {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "common/vault_client.h"
+#include "common/vault/vault_client.h"
 #include "worker/worker.h"
 
 namespace moebius {

@@ -3,9 +3,9 @@
 #include <string>
 
 #include "absl/strings/match.h"
-#include "common/cat.h"
-#include "coordinator/api/api_error.h"
+#include "common/base/cat.h"
 #include "coordinator/api/probe_routes.h"
+#include "coordinator/http/api_error.h"
 
 namespace moebius {
 

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string_view>
 
-#include "common/api_keys.h"
-#include "coordinator/api/http_message.h"
+#include "common/config/api_keys.h"
+#include "coordinator/http/http_message.h"
 
 namespace moebius {
 

@@ -4,13 +4,13 @@
 #include <string_view>
 #include <utility>
 
-#include "common/cat.h"
+#include "common/base/cat.h"
 #include "coordinator/api/access.h"
-#include "coordinator/api/api_error.h"
 #include "coordinator/api/fault_routes.h"
-#include "coordinator/api/json_text.h"
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/probe_routes.h"
+#include "coordinator/http/api_error.h"
+#include "coordinator/text/json_text.h"
 
 namespace moebius {
 namespace {

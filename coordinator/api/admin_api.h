@@ -9,11 +9,11 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
-#include "common/api_keys.h"
-#include "common/fault_table.h"
+#include "common/config/api_keys.h"
+#include "common/faults/fault_table.h"
 #include "coordinator/api/admission.h"
-#include "coordinator/api/http_message.h"
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/http/http_message.h"
 #include "coordinator/status/front_metrics.h"
 #include "coordinator/status/status_text.h"
 

@@ -9,9 +9,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "common/cat.h"
-#include "common/printable.h"
-#include "coordinator/api/api_error.h"
+#include "common/base/cat.h"
+#include "common/base/printable.h"
+#include "coordinator/http/api_error.h"
 
 namespace moebius {
 namespace {

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "coordinator/api/http_message.h"
+#include "coordinator/http/http_message.h"
 
 namespace moebius {
 

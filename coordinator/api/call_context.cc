@@ -2,8 +2,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
-#include "common/cat.h"
-#include "common/fnv.h"
+#include "common/base/cat.h"
+#include "common/base/fnv.h"
 
 namespace moebius {
 namespace {

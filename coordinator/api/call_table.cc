@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "common/logging.h"
+#include "common/base/logging.h"
 #include "coordinator/api/event_id.h"
 #include "coordinator/api/retry_after.h"
 #include "coordinator/api/write_interval.h"

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <utility>
 
-#include "common/cat.h"
+#include "common/base/cat.h"
 #include "coordinator/api/python_json.h"
 #include "coordinator/api/request_fields.h"
 

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "common/cat.h"
-#include "common/fnv.h"
+#include "common/base/cat.h"
+#include "common/base/fnv.h"
 
 namespace moebius {
 namespace {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "coordinator/api/api_error.h"
+#include "coordinator/http/api_error.h"
 
 namespace moebius {
 

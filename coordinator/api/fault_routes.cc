@@ -1,7 +1,7 @@
 #include "coordinator/api/fault_routes.h"
 
-#include "common/cat.h"
-#include "common/status_macros.h"
+#include "common/base/cat.h"
+#include "common/base/status_macros.h"
 #include "nlohmann/json.hpp"
 
 namespace moebius {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "common/fault_table.h"
+#include "common/faults/fault_table.h"
 
 namespace moebius {
 

@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "common/ids.h"
-#include "coordinator/api/api_error.h"
+#include "common/base/ids.h"
 #include "coordinator/api/generation_request.h"
-#include "coordinator/api/http_message.h"
 #include "coordinator/api/openai_response.h"
+#include "coordinator/http/api_error.h"
+#include "coordinator/http/http_message.h"
 #include "coordinator/status/front_metrics.h"
 
 namespace moebius {

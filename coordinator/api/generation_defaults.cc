@@ -7,8 +7,8 @@
 #include <sstream>
 #include <system_error>
 
-#include "common/cat.h"
-#include "common/status_macros.h"
+#include "common/base/cat.h"
+#include "common/base/status_macros.h"
 #include "coordinator/api/json_input.h"
 #include "coordinator/api/python_json.h"
 

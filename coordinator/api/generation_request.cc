@@ -5,9 +5,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
-#include "common/cat.h"
-#include "coordinator/api/json_text.h"
+#include "common/base/cat.h"
 #include "coordinator/api/request_fields.h"
+#include "coordinator/text/json_text.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {

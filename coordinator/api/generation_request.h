@@ -10,7 +10,7 @@
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/openai_response.h"
 #include "coordinator/api/text_codec.h"
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
 
 namespace moebius {
 

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
-#include "common/cat.h"
-#include "coordinator/api/json_text.h"
+#include "common/base/cat.h"
 #include "coordinator/text/json_integer.h"
+#include "coordinator/text/json_text.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {

@@ -6,12 +6,12 @@
 #include <exception>
 #include <utility>
 
-#include "common/cat.h"
-#include "common/logging.h"
+#include "common/base/cat.h"
+#include "common/base/logging.h"
 #include "coordinator/api/access.h"
-#include "coordinator/api/api_error.h"
-#include "coordinator/api/json_text.h"
 #include "coordinator/api/probe_routes.h"
+#include "coordinator/http/api_error.h"
+#include "coordinator/text/json_text.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {

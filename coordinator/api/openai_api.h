@@ -9,16 +9,16 @@
 #include <utility>
 #include <vector>
 
-#include "common/api_keys.h"
+#include "common/config/api_keys.h"
 #include "coordinator/api/admission.h"
 #include "coordinator/api/call_table.h"
-#include "coordinator/api/http_message.h"
-#include "coordinator/api/io_threads.h"
 #include "coordinator/api/openai_request.h"
-#include "coordinator/api/random_ids.h"
 #include "coordinator/api/request_origin.h"
 #include "coordinator/api/text_codec.h"
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/http/http_message.h"
+#include "coordinator/http/io_threads.h"
+#include "coordinator/http/random_ids.h"
 #include "coordinator/status/front_metrics.h"
 
 namespace moebius {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
-#include "common/cat.h"
+#include "common/base/cat.h"
 #include "coordinator/api/chat_messages.h"
 #include "coordinator/api/request_fields.h"
 #include "coordinator/api/unsupported_fields.h"

@@ -14,13 +14,13 @@
 #include <variant>
 #include <vector>
 
-#include "common/config.h"
-#include "common/sampling_params.h"
-#include "coordinator/api/api_error.h"
+#include "common/config/config.h"
+#include "common/step/sampling_params.h"
 #include "coordinator/api/generation_defaults.h"
 #include "coordinator/api/json_input.h"
 #include "coordinator/api/text_codec.h"
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/http/api_error.h"
 
 namespace moebius {
 

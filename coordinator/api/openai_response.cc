@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "coordinator/api/json_text.h"
+#include "coordinator/text/json_text.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {

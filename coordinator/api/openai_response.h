@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "common/wire.h"
+#include "common/wire/wire.h"
 #include "coordinator/api/text_codec.h"
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
 
 namespace moebius {
 

@@ -1,8 +1,8 @@
 #include "coordinator/api/probe_routes.h"
 
 #include "absl/strings/str_format.h"
-#include "common/cat.h"
-#include "coordinator/api/json_text.h"
+#include "common/base/cat.h"
+#include "coordinator/text/json_text.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {

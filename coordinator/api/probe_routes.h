@@ -4,9 +4,9 @@
 #include <string>
 #include <string_view>
 
-#include "coordinator/api/api_error.h"
-#include "coordinator/api/http_message.h"
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/http/api_error.h"
+#include "coordinator/http/http_message.h"
 
 namespace moebius {
 

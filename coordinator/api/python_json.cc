@@ -9,7 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/numbers.h"
-#include "common/cat.h"
+#include "common/base/cat.h"
 #include "coordinator/text/json_integer.h"
 #include "coordinator/text/utf8.h"
 

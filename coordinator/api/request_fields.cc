@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "common/cat.h"
+#include "common/base/cat.h"
 
 namespace moebius {
 namespace {

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "coordinator/api/api_error.h"
 #include "coordinator/api/json_input.h"
+#include "coordinator/http/api_error.h"
 
 namespace moebius {
 

@@ -1,6 +1,6 @@
 #include "coordinator/api/request_origin.h"
 
-#include "common/cat.h"
+#include "common/base/cat.h"
 #include "coordinator/api/call_context.h"
 
 namespace moebius {

@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "coordinator/api/event_id.h"
-#include "coordinator/api/http_message.h"
 #include "coordinator/api/openai_request.h"
+#include "coordinator/http/http_message.h"
 
 namespace moebius {
 

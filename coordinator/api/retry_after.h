@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
 
 namespace moebius {
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "common/cat.h"
+#include "common/base/cat.h"
 
 namespace moebius {
 namespace {

@@ -10,9 +10,9 @@
 #include <cstdio>
 #include <utility>
 
-#include "common/cat.h"
-#include "common/fault_point.h"
-#include "common/status_macros.h"
+#include "common/base/cat.h"
+#include "common/base/status_macros.h"
+#include "common/faults/fault_point.h"
 
 namespace moebius {
 namespace {

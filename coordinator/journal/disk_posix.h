@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "common/unique_fd.h"
+#include "common/base/unique_fd.h"
 #include "coordinator/journal/disk.h"
 
 namespace moebius {

@@ -6,7 +6,7 @@
 # needs a new kJournalVersion (journal_frame.h).
 
 using Cxx = import "/capnp/c++.capnp";
-using Wire = import "/common/wire.capnp";
+using Wire = import "/common/wire/wire.capnp";
 $Cxx.namespace("moebius::journal_schema");
 
 struct WorkerJoined {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/status_macros.h"
+#include "common/base/status_macros.h"
 #include "coordinator/journal/journal_codec.h"
 #include "coordinator/journal/journal_frame.h"
 #include "coordinator/journal/journal_names.h"

@@ -11,8 +11,8 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "common/status_macros.h"
-#include "common/wire_fields_capnp.h"
+#include "common/base/status_macros.h"
+#include "common/wire/wire_fields_capnp.h"
 #include "coordinator/journal/journal.capnp.h"
 #include "coordinator/journal/journal_codec.h"
 

@@ -4,8 +4,8 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "common/status_macros.h"
-#include "common/wire_limits.h"
+#include "common/base/status_macros.h"
+#include "common/wire/wire_limits.h"
 
 namespace moebius::journal {
 namespace {

@@ -15,12 +15,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/config.h"
-#include "common/ids.h"
-#include "common/kv_plan.h"
-#include "common/layout.h"
-#include "common/wire.h"
-#include "coordinator/engine.h"
+#include "common/base/ids.h"
+#include "common/config/config.h"
+#include "common/layout/kv_plan.h"
+#include "common/layout/layout.h"
+#include "common/wire/wire.h"
+#include "coordinator/engine/engine.h"
 
 namespace moebius::journal {
 

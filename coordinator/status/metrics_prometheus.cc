@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "common/layout.h"
+#include "common/layout/layout.h"
 #include "coordinator/status/status_text.h"
 
 namespace moebius {

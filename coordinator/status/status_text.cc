@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
-#include "common/layout.h"
+#include "common/layout/layout.h"
 
 namespace moebius {
 namespace {

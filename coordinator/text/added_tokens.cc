@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/status_macros.h"
+#include "common/base/status_macros.h"
 #include "coordinator/text/normalizer.h"
 #include "coordinator/text/utf8.h"
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "absl/strings/escaping.h"
-#include "common/status_macros.h"
+#include "common/base/status_macros.h"
 
 namespace moebius {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/cat.h"
+#include "common/base/cat.h"
 
 namespace moebius {
 

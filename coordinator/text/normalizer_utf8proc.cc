@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/cat.h"
+#include "common/base/cat.h"
 #include "coordinator/text/normalizer.h"
 #include "coordinator/text/utf8.h"
 

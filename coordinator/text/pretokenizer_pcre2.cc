@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "common/cat.h"
-#include "common/status_macros.h"
+#include "common/base/cat.h"
+#include "common/base/status_macros.h"
 #include "coordinator/text/pretokenizer.h"
 #include "coordinator/text/utf8.h"
 

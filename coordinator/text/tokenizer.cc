@@ -5,8 +5,8 @@
 #include <cstring>
 #include <utility>
 
-#include "common/cat.h"
-#include "common/status_macros.h"
+#include "common/base/cat.h"
+#include "common/base/status_macros.h"
 #include "coordinator/text/normalizer.h"
 #include "coordinator/text/utf8.h"
 

@@ -6,8 +6,8 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
-#include "common/cat.h"
-#include "common/status_macros.h"
+#include "common/base/cat.h"
+#include "common/base/status_macros.h"
 #include "coordinator/text/byte_alphabet.h"
 #include "coordinator/text/json_reader.h"
 #include "coordinator/text/pretokenizer.h"

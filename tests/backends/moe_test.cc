@@ -6,7 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/gemm.h"
-#include "kernels/reference.h"
+#include "kernels/reference/reference.h"
 #include "tests/backends/random_tensors.h"
 
 namespace moebius {

@@ -5,7 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "kernels/reference.h"
+#include "kernels/reference/reference.h"
 #include "tests/backends/random_tensors.h"
 #include "tests/status_matchers.h"
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernels/formats.h"
-#include "kernels/reference.h"
+#include "kernels/reference/reference.h"
 
 namespace moebius {
 

@@ -7,8 +7,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "kernels/reference.h"
-#include "kernels/vocabulary_scan.h"
+#include "kernels/cpu/vocabulary_scan.h"
+#include "kernels/reference/reference.h"
 #include "tests/backends/random_tensors.h"
 
 namespace moebius {

@@ -14,12 +14,12 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
-#include "common/check.h"
-#include "coordinator/api/http_server.h"
+#include "common/base/check.h"
 #include "coordinator/api/openai_api.h"
-#include "tests/unit/api/fake_codec.h"
-#include "tests/unit/api/fake_engine.h"
-#include "tests/unit/api/test_client.h"
+#include "coordinator/http/http_server.h"
+#include "tests/unit/coordinator/api/fake_codec.h"
+#include "tests/unit/coordinator/api/fake_engine.h"
+#include "tests/unit/coordinator/http/test_client.h"
 
 namespace moebius {
 namespace {

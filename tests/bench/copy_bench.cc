@@ -17,12 +17,12 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
-#include "common/check.h"
-#include "common/core_binding.h"
-#include "common/layout.h"
-#include "worker/memory/group_barrier.h"
-#include "worker/memory/pull.h"
+#include "common/base/check.h"
+#include "common/base/core_binding.h"
+#include "common/layout/layout.h"
 #include "worker/memory/worker_memory.h"
+#include "worker/peers/group_barrier.h"
+#include "worker/switch/pull.h"
 
 namespace moebius {
 namespace {

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
-#include "common/check.h"
-#include "coordinator/layout_machine.h"
-#include "coordinator/policy.h"
-#include "coordinator/scheduler.h"
+#include "common/base/check.h"
+#include "coordinator/decisions/layout_machine.h"
+#include "coordinator/decisions/policy.h"
+#include "coordinator/decisions/scheduler.h"
 
 namespace moebius {
 namespace {

@@ -14,10 +14,10 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
-#include "common/check.h"
-#include "worker/memory/group_barrier.h"
+#include "common/base/check.h"
 #include "worker/model/forward.h"
 #include "worker/model/weights.h"
+#include "worker/peers/group_barrier.h"
 
 namespace moebius {
 namespace {

@@ -9,7 +9,7 @@
 #include <memory>
 #include <string>
 
-#include "common/check.h"
+#include "common/base/check.h"
 #include "coordinator/journal/crc32c.h"
 #include "coordinator/journal/disk_posix.h"
 #include "coordinator/journal/journal.h"

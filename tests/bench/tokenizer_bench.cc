@@ -61,7 +61,7 @@ const std::string& Text(bool mixed) {
   std::string& text = texts[mixed];
   if (!text.empty()) return text;
   const nlohmann::json file =
-      ReadJson(mixed ? "tests/unit/text/data/qwen3-tokens.json"
+      ReadJson(mixed ? "tests/unit/coordinator/text/data/qwen3-tokens.json"
                      : "models/verse-moe/reference.json");
   std::string once;
   for (const auto& row : mixed ? file : file["rows"]) {

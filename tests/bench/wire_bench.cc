@@ -2,7 +2,7 @@
 // decoding its result, by the number of running requests.
 #include <benchmark/benchmark.h>
 
-#include "common/wire.h"
+#include "common/wire/wire.h"
 
 namespace moebius {
 namespace {

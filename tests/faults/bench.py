@@ -28,7 +28,7 @@ WAIT_S = 60
 SERVING_AGAIN_MS = 10_000  # invariant G
 CLOSED_S = 10  # after which whatever is not needed is closed
 # The launcher starts a worker only after a pause, and at last no more, when one
-# life after another is shorter than 2 s (deploy/supervision.h).
+# life after another is shorter than 2 s (deploy/launcher/supervision.h).
 SHORT_LIFE_S = 2.1
 
 

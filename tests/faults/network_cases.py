@@ -11,7 +11,7 @@ from bench import Load, NUM_STREAMS, check
 from case import ALL, Case, IMPATIENT
 from network import NetworkBench
 
-# A link is given up after this (kLinkTimeoutMs in common/channel.h).
+# A link is given up after this (kLinkTimeoutMs in common/channel/channel.h).
 LINK_TIMEOUT_S = 3
 
 

@@ -15,10 +15,10 @@
 #include <string_view>
 #include <vector>
 
-#include "common/check.h"
+#include "common/base/check.h"
+#include "coordinator/api/checkpoint_codec.h"
 #include "coordinator/api/generation_request.h"
-#include "coordinator/checkpoint_codec.h"
-#include "coordinator/text/template_limits.h"
+#include "coordinator/jinja/template_limits.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {
@@ -30,8 +30,8 @@ constexpr int kMaxTurns = 24;
 std::vector<ChatTemplate> LoadTemplates() {
   std::vector<std::filesystem::path> paths;
   const std::filesystem::path root = MOEBIUS_FUZZ_SOURCE_DIR;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(root / "tests/unit/chat/families")) {
+  for (const auto& entry : std::filesystem::directory_iterator(
+           root / "tests/unit/coordinator/jinja/families")) {
     paths.push_back(entry.path());
   }
   std::sort(paths.begin(), paths.end());

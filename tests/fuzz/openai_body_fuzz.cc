@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
-#include "common/check.h"
+#include "common/base/check.h"
 #include "coordinator/api/generation_request.h"
-#include "tests/unit/api/fake_codec.h"
+#include "tests/unit/coordinator/api/fake_codec.h"
 
 namespace moebius {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "common/check.h"
+#include "common/base/check.h"
 #include "worker/model/safetensors.h"
 
 // The first byte chooses header or index; for a header the next two are the

@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "absl/time/time.h"
-#include "coordinator/text/chat_template.h"
+#include "coordinator/jinja/chat_template.h"
 #include "coordinator/text/utf8.h"
 
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "common/wire.h"
+#include "common/wire/wire.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace moebius;

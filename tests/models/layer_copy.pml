@@ -1,10 +1,10 @@
 /* The copy of expert weights in a switch: sliding slots, the record of
  * progress, death and adoption.
  *
- * Stands for: worker/switch_executor.cc (PullWeights), worker/memory/
+ * Stands for: worker/switch/switch_executor.cc (PullWeights), worker/memory/
  * group_barrier.h and signals.h, worker/worker_loop.cc (Halt, Load, Resume,
- * Interrupt), coordinator/membership.h, SwitchControl::Tail, and the order
- * "reaped, then started" of deploy/supervision.h.
+ * Interrupt), coordinator/decisions/membership.h, SwitchControl::Tail, and the order
+ * "reaped, then started" of deploy/launcher/supervision.h.
  *
  * A worker copies layer by layer, EP to TP: layer l from everybody's slot l + 1
  * into its own slot l, which is free by then. (TP to EP is the same, mirrored.)

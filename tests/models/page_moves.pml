@@ -1,7 +1,7 @@
 /* Pages of the KV cache in a switch: destinations, sources, waves.
  *
- * Stands for: common/kv_plan.h (the rules that a plan keeps),
- * worker/switch_executor.cc (PullPages and the barriers of Copy),
+ * Stands for: common/layout/kv_plan.h (the rules that a plan keeps),
+ * worker/switch/switch_executor.cc (PullPages and the barriers of Copy),
  * SwitchControl::Tail, and what steps before and after the switch do to pages.
  *
  * Each rank has a pool of pages. A plan says which page of another rank is

@@ -1,9 +1,9 @@
 /* The decision for a switch: PREPARE, COMMIT, ABORT, the journal, terms of the
  * coordinator and rounds of recovery.
  *
- * Stands for: coordinator/layout_machine.h, switch_control.h, membership.h and
+ * Stands for: coordinator/decisions/layout_machine.h, switch_control.h, membership.h and
  * engine_recovery.cc, worker/worker_loop.cc and switch_executor.h;
- * coordinator/recovery_plan.h and the journal's records of switches.
+ * coordinator/decisions/recovery_plan.h and the journal's records of switches.
  *
  * Two workers and one coordinator, beside which at any moment a second one may
  * start, with a higher term. The first may live on or die. A worker executes

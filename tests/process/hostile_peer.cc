@@ -25,8 +25,8 @@
 #include <vector>
 #include <zmq.hpp>
 
-#include "common/ids.h"
-#include "common/wire.h"
+#include "common/base/ids.h"
+#include "common/wire/wire.h"
 
 namespace moebius {
 namespace {

@@ -5,11 +5,11 @@
 #include <cstring>
 #include <utility>
 
-#include "common/cat.h"
-#include "common/check.h"
-#include "common/fnv.h"
-#include "common/logging.h"
-#include "common/status_macros.h"
+#include "common/base/cat.h"
+#include "common/base/check.h"
+#include "common/base/fnv.h"
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
 #include "tests/simulation/cluster_internal.h"
 
 namespace moebius::simulation {

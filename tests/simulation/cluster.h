@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "coordinator/engine_host.h"
-#include "deploy/supervision.h"
+#include "coordinator/engine/engine_host.h"
+#include "deploy/launcher/supervision.h"
 #include "tests/simulation/front.h"
 #include "tests/simulation/life.h"
 #include "tests/simulation/mutants.h"

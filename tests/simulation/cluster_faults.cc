@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <string>
 
-#include "common/cat.h"
+#include "common/base/cat.h"
 #include "tests/simulation/cluster_internal.h"
 
 namespace moebius::simulation {

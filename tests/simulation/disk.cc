@@ -4,8 +4,8 @@
 #include <cerrno>
 #include <utility>
 
-#include "common/fault_point.h"
-#include "common/status_macros.h"
+#include "common/base/status_macros.h"
+#include "common/faults/fault_point.h"
 
 namespace moebius::simulation {
 

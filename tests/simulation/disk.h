@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "common/fault_point.h"
+#include "common/faults/fault_point.h"
 #include "coordinator/journal/disk.h"
 #include "tests/simulation/rng.h"
 #include "tests/simulation/world.h"
-#include "tests/unit/journal/simulated_disk.h"
+#include "tests/unit/coordinator/journal/simulated_disk.h"
 
 namespace moebius::simulation {
 

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "common/check.h"
+#include "common/base/check.h"
 
 namespace moebius::simulation {
 namespace {

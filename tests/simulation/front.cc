@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/cat.h"
-#include "common/printable.h"
+#include "common/base/cat.h"
+#include "common/base/printable.h"
 
 namespace moebius::simulation {
 namespace {

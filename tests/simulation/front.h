@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
 #include "coordinator/journal/journal_state.h"
 #include "tests/simulation/options.h"
 #include "tests/simulation/requests.h"

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "absl/time/time.h"
-#include "common/cat.h"
-#include "common/check.h"
+#include "common/base/cat.h"
+#include "common/base/check.h"
 
 namespace moebius::simulation {
 namespace {

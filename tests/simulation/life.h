@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-#include "common/fault_point.h"
+#include "common/faults/fault_point.h"
 #include "tests/simulation/fiber.h"
 #include "tests/simulation/network.h"
 #include "tests/simulation/vault.h"

@@ -11,11 +11,11 @@
 #include <thread>
 #include <vector>
 
-#include "common/cat.h"
+#include "common/base/cat.h"
 #include "tests/simulation/cluster.h"
 #include "tests/simulation/mutants.h"
 #include "tests/simulation/options.h"
-#include "tests/unit/model/checkpoint_writer.h"
+#include "tests/unit/worker/model/checkpoint_writer.h"
 
 namespace moebius::simulation {
 namespace {

@@ -6,7 +6,7 @@
 #include <utility>
 #include <variant>
 
-#include "common/unique_fd.h"
+#include "common/base/unique_fd.h"
 #include "worker/memory/region.h"
 #include "worker/memory/signals.h"
 

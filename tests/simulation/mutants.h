@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "common/wire.h"
-#include "coordinator/engine.h"
+#include "common/wire/wire.h"
+#include "coordinator/engine/engine.h"
 #include "tests/simulation/disk.h"
 #include "tests/simulation/life.h"
 #include "tests/simulation/options.h"

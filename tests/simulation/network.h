@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "common/channel.h"
+#include "common/channel/channel.h"
 #include "tests/simulation/options.h"
 #include "tests/simulation/rng.h"
 #include "tests/simulation/world.h"

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/cat.h"
-#include "common/fnv.h"
+#include "common/base/cat.h"
+#include "common/base/fnv.h"
 
 namespace moebius::simulation {
 namespace {

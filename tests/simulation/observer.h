@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "common/wire.h"
+#include "common/wire/wire.h"
 #include "tests/simulation/vault.h"
 #include "tests/simulation/world.h"
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "common/check.h"
-#include "common/sequence_check.h"
-#include "coordinator/generation_output.h"
+#include "common/base/check.h"
+#include "common/step/sequence_check.h"
+#include "coordinator/engine/generation_output.h"
 #include "tests/simulation/cluster.h"
 #include "tests/simulation/rng.h"
 #include "tests/simulation/tiny_model.h"

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "coordinator/engine.h"
+#include "coordinator/engine/engine.h"
 #include "tests/simulation/rng.h"
 
 namespace moebius::simulation {

@@ -5,10 +5,10 @@
 #include <cstring>
 #include <utility>
 
-#include "common/check.h"
+#include "common/base/check.h"
 #include "coordinator/text/byte_alphabet.h"
 #include "nlohmann/json.hpp"
-#include "tests/unit/model/test_group.h"
+#include "tests/unit/worker/model/test_group.h"
 #include "worker/model/forward.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/weights.h"

@@ -10,11 +10,11 @@
 #include <tuple>
 #include <vector>
 
-#include "common/config.h"
-#include "common/layout.h"
-#include "common/model_config.h"
+#include "common/config/config.h"
+#include "common/config/model_config.h"
+#include "common/layout/layout.h"
 #include "coordinator/text/tokenizer.h"
-#include "tests/unit/model/checkpoint_writer.h"
+#include "tests/unit/worker/model/checkpoint_writer.h"
 
 namespace moebius::simulation {
 

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "common/status_macros.h"
+#include "common/base/status_macros.h"
 
 namespace moebius::simulation {
 

@@ -7,8 +7,8 @@
 #include <memory>
 #include <optional>
 
-#include "common/ids.h"
-#include "common/memory_vault.h"
+#include "common/base/ids.h"
+#include "common/vault/memory_vault.h"
 #include "worker/memory/region.h"
 #include "worker/memory/signals.h"
 

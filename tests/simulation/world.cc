@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <utility>
 
-#include "common/cat.h"
-#include "common/check.h"
+#include "common/base/cat.h"
+#include "common/base/check.h"
 
 namespace moebius::simulation {
 namespace {

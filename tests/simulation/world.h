@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/fault_point.h"
+#include "common/faults/fault_point.h"
 
 namespace moebius::simulation {
 

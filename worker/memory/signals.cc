@@ -3,7 +3,7 @@
 #include <new>
 
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
+#include "common/base/check.h"
 
 namespace moebius {
 namespace {

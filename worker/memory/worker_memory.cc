@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/deadline.h"
-#include "common/fault_point.h"
-#include "common/status_macros.h"
+#include "common/base/deadline.h"
+#include "common/base/status_macros.h"
+#include "common/faults/fault_point.h"
 
 namespace moebius {
 namespace {

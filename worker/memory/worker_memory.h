@@ -11,9 +11,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "common/ids.h"
-#include "common/memory_vault.h"
-#include "common/vault_protocol.h"
+#include "common/base/ids.h"
+#include "common/vault/memory_vault.h"
+#include "common/vault/vault_protocol.h"
 #include "worker/memory/region.h"
 #include "worker/memory/signals.h"
 

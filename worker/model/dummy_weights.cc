@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-#include "common/check.h"
+#include "common/base/check.h"
 #include "worker/model/tensor_source.h"
 
 namespace moebius {

@@ -5,15 +5,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
-#include "common/status_macros.h"
+#include "common/base/check.h"
+#include "common/base/status_macros.h"
 #include "kernels/attention.h"
 #include "kernels/gemm.h"
 #include "kernels/moe.h"
 #include "kernels/norm.h"
-#include "worker/model/exchange.h"
 #include "worker/model/step_rows.h"
 #include "worker/model/weights.h"
+#include "worker/peers/exchange.h"
 
 namespace moebius {
 namespace {

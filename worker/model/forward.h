@@ -9,13 +9,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "common/ids.h"
-#include "common/kv_plan.h"
-#include "common/layout.h"
+#include "common/base/ids.h"
+#include "common/layout/kv_plan.h"
+#include "common/layout/layout.h"
 #include "kernels/formats.h"
 #include "kernels/thread_pool.h"
-#include "worker/model/barrier.h"
 #include "worker/model/model_shape.h"
+#include "worker/peers/barrier.h"
 
 namespace moebius {
 
@@ -75,7 +75,7 @@ struct ForwardOptions {
 // bits in both layouts, for any number of ranks, and whatever else is in the
 // step (kernels/gemm.h says why).
 //
-// Collectives are pulls (worker/model/exchange.h): every rank of the group
+// Collectives are pulls (worker/peers/exchange.h): every rank of the group
 // calls Run() for the same step with the same layout, also without rows. In EP
 // a rank waits twice a MoE layer; in TP twice a layer and once for each chunk
 // of logit rows.

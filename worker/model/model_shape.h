@@ -4,9 +4,9 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
-#include "common/ids.h"
-#include "common/layout.h"
-#include "common/model_config.h"
+#include "common/base/ids.h"
+#include "common/config/model_config.h"
+#include "common/layout/layout.h"
 #include "kernels/formats.h"
 
 namespace moebius {

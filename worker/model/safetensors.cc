@@ -16,9 +16,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/check.h"
-#include "common/status_macros.h"
-#include "common/unique_fd.h"
+#include "common/base/check.h"
+#include "common/base/status_macros.h"
+#include "common/base/unique_fd.h"
 
 namespace moebius {
 namespace {

@@ -1,8 +1,8 @@
 #include "worker/model/step_rows.h"
 
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
-#include "common/status_macros.h"
+#include "common/base/check.h"
+#include "common/base/status_macros.h"
 #include "worker/model/forward.h"
 
 namespace moebius {

@@ -3,7 +3,7 @@
 //
 // The dense region holds, on every rank, all of embedding, attention, norms,
 // routers and dense MLPs; TP uses parts of them as views. The experts region
-// holds the slots of common/layout.h, one ExpertBlock after the other: a
+// holds the slots of common/layout/layout.h, one ExpertBlock after the other: a
 // rank's experts in EP, its rows of every expert in TP.
 #pragma once
 
@@ -15,8 +15,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "common/ids.h"
-#include "common/layout.h"
+#include "common/base/ids.h"
+#include "common/layout/layout.h"
 #include "kernels/formats.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/tensor_source.h"

@@ -1,0 +1,342 @@
+#include "common/layout/kv_plan.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+
+namespace moebius {
+namespace {
+
+// A page that must come from another rank, and the place in the new tables that
+// waits for its new id.
+struct PendingMove {
+  PageId src_page = 0;
+  uint32_t request = 0;
+  uint32_t table = 0;
+  uint32_t entry = 0;
+};
+
+// First-in first-out list of the moves of one (destination, source) pair.
+struct MoveQueue {
+  std::vector<PendingMove> moves;
+  size_t next = 0;
+  size_t size() const { return moves.size() - next; }
+};
+
+using RankCounts = std::array<int64_t, kMaxRanks>;
+
+class Planner {
+ public:
+  Planner(const AttentionShape& shape, Layout to,
+          absl::Span<const KvTable> requests,
+          const std::vector<std::vector<PageId>>& free_pages)
+      : shape_(shape),
+        n_(shape.num_ranks),
+        to_(to),
+        requests_(requests),
+        free_(free_pages) {
+    CHECK(static_cast<int>(free_pages.size()) == n_);
+    uint32_t highest = 0;
+    for (const KvTable& request : requests_) {
+      for (const RankTable& table : request.tables) {
+        CHECK(table.rank >= 0 && table.rank < n_);
+        CHECK(table.pages.size() == size_t(request.num_blocks) * table.num_kv);
+        held_[table.rank] += static_cast<int64_t>(table.pages.size());
+        for (const PageId page : table.pages) highest = std::max(highest, page);
+      }
+    }
+    stride_ = size_t{highest} + 1;
+    plan_.tables.reserve(requests_.size());
+  }
+
+  void ToTensorParallel();
+  absl::Status ToExpertParallel(absl::Span<const int64_t> kv_tokens);
+  absl::Status PlanWaves();
+  KvPlan Take() { return std::move(plan_); }
+
+ private:
+  // Readers a source page still has.
+  uint16_t& ReadersOf(Rank rank, PageId page) {
+    return readers_[size_t(rank) * stride_ + page];
+  }
+  // The entry's new page is a copy of (src_rank, src_page), or that very page
+  // when it is on the rank already.
+  void Place(Rank src_rank, PageId src_page, Rank dst_rank, uint32_t request,
+             uint32_t table, uint32_t entry);
+  std::vector<Rank> ChooseOwners(absl::Span<const int64_t> kv_tokens,
+                                 absl::Status& status) const;
+  void ReleaseUnread();
+  absl::Status CheckFinalCounts() const;
+  void FillWave(std::vector<PageMove>& wave);
+  int64_t Shortage(Rank rank) const {
+    return pending_[rank] - static_cast<int64_t>(free_[rank].size());
+  }
+
+  const AttentionShape shape_;
+  const int n_;
+  const Layout to_;
+  const absl::Span<const KvTable> requests_;
+  std::vector<std::vector<PageId>> free_;  // [rank], a stack
+  RankCounts held_{};     // pages of all requests before the switch
+  RankCounts kept_{};     // of those, pages that stay in use where they are
+  RankCounts pending_{};  // moves into the rank still to be planned
+  size_t stride_ = 0;
+  std::vector<uint16_t> readers_;  // [rank][page]
+  std::vector<bool> stays_;        // [rank][page]
+  std::array<std::array<MoveQueue, kMaxRanks>, kMaxRanks> queues_;  // dst, src
+  KvPlan plan_;
+};
+
+void Planner::Place(Rank src_rank, PageId src_page, Rank dst_rank,
+                    uint32_t request, uint32_t table, uint32_t entry) {
+  if (src_rank == dst_rank) {
+    plan_.tables[request].tables[table].pages[entry] = src_page;
+    stays_[size_t(src_rank) * stride_ + src_page] = true;
+    ++kept_[src_rank];
+    return;
+  }
+  ++ReadersOf(src_rank, src_page);
+  ++pending_[dst_rank];
+  queues_[dst_rank][src_rank].moves.push_back(
+      {src_page, request, table, entry});
+}
+
+void Planner::ToTensorParallel() {
+  readers_.assign(stride_ * n_, 0);
+  stays_.assign(stride_ * n_, false);
+  for (uint32_t q = 0; q < requests_.size(); ++q) {
+    const KvTable& from = requests_[q];
+    CHECK(from.tables.size() == 1);
+    const RankTable& source = from.tables[0];
+    CHECK(source.kv_begin == 0 && source.num_kv == shape_.num_kv_heads);
+    KvTable& table = plan_.tables.emplace_back();
+    table.slot = from.slot;
+    table.num_blocks = from.num_blocks;
+    table.tables.resize(n_);
+    for (Rank r = 0; r < n_; ++r) {
+      const HeadRange heads = HeadsOf(shape_, to_, r);
+      RankTable& t = table.tables[r];
+      t.rank = r;
+      t.kv_begin = heads.kv_begin;
+      t.num_kv = heads.num_kv();
+      t.pages.assign(size_t(from.num_blocks) * t.num_kv, kNoPage);
+    }
+    // Block by block over all ranks, so that the readers of a replicated head
+    // come close together and its page is free early.
+    for (int block = 0; block < from.num_blocks; ++block) {
+      for (Rank r = 0; r < n_; ++r) {
+        const RankTable& t = plan_.tables[q].tables[r];
+        for (int h = 0; h < t.num_kv; ++h) {
+          const size_t src = size_t(block) * source.num_kv + t.kv_begin + h;
+          Place(source.rank, source.pages[src], r, q, r,
+                static_cast<uint32_t>(block * t.num_kv + h));
+        }
+      }
+    }
+  }
+}
+
+std::vector<Rank> Planner::ChooseOwners(absl::Span<const int64_t> kv_tokens,
+                                        absl::Status& status) const {
+  std::vector<uint32_t> order(requests_.size());
+  for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+    return kv_tokens[a] > kv_tokens[b];
+  });
+  // All pages of the requests are given back by the switch.
+  RankCounts room{}, tokens{}, count{};
+  for (Rank r = 0; r < n_; ++r) {
+    room[r] = static_cast<int64_t>(free_[r].size()) + held_[r];
+  }
+  std::vector<Rank> owners(requests_.size(), 0);
+  for (const uint32_t q : order) {
+    const int64_t need = int64_t{requests_[q].num_blocks} * shape_.num_kv_heads;
+    Rank best = -1;
+    for (Rank r = 0; r < n_; ++r) {
+      if (room[r] < need) continue;
+      if (best < 0 || std::pair(tokens[r], count[r]) <
+                          std::pair(tokens[best], count[best])) {
+        best = r;
+      }
+    }
+    if (best < 0) {
+      status = absl::ResourceExhaustedError(absl::StrCat(
+          "the KV cache does not fit in ep: a request of ",
+          requests_[q].num_blocks, " blocks needs ", need,
+          " head pages on one rank and the roomiest has ",
+          *std::max_element(room.begin(), room.begin() + n_), " left"));
+      return {};
+    }
+    room[best] -= need;
+    tokens[best] += kv_tokens[q];
+    ++count[best];
+    owners[q] = best;
+  }
+  return owners;
+}
+
+absl::Status Planner::ToExpertParallel(absl::Span<const int64_t> kv_tokens) {
+  readers_.assign(stride_ * n_, 0);
+  stays_.assign(stride_ * n_, false);
+  absl::Status status;
+  const std::vector<Rank> owners = ChooseOwners(kv_tokens, status);
+  if (!status.ok()) return status;
+
+  const int replicas = std::max(1, n_ / shape_.num_kv_heads);
+  std::vector<uint32_t> turn(shape_.num_kv_heads, 0);
+  for (uint32_t q = 0; q < requests_.size(); ++q) {
+    const KvTable& from = requests_[q];
+    CHECK(static_cast<int>(from.tables.size()) == n_);
+    const Rank owner = owners[q];
+    KvTable& table = plan_.tables.emplace_back();
+    table.slot = from.slot;
+    table.num_blocks = from.num_blocks;
+    RankTable& t = table.tables.emplace_back();
+    t.rank = owner;
+    t.num_kv = shape_.num_kv_heads;
+    t.pages.assign(size_t(from.num_blocks) * t.num_kv, kNoPage);
+    for (int block = 0; block < from.num_blocks; ++block) {
+      for (int h = 0; h < shape_.num_kv_heads; ++h) {
+        // Ranks [first, first + replicas) hold the head.
+        const Rank first =
+            replicas > 1 ? h * replicas : h / (shape_.num_kv_heads / n_);
+        Rank src = owner;
+        if (owner < first || owner >= first + replicas) {
+          src = first + static_cast<Rank>(turn[h]++ % replicas);
+        }
+        const RankTable& s = from.tables[src];
+        CHECK(s.rank == src && h >= s.kv_begin && h < s.kv_begin + s.num_kv);
+        Place(src, s.pages[size_t(block) * s.num_kv + h - s.kv_begin], owner, q,
+              0, static_cast<uint32_t>(block * t.num_kv + h));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Replicas that nobody reads are free from the start, below the pages that
+// were free before: those are taken first.
+void Planner::ReleaseUnread() {
+  std::vector<std::vector<PageId>> unread(n_);
+  for (const KvTable& request : requests_) {
+    for (const RankTable& table : request.tables) {
+      for (const PageId page : table.pages) {
+        if (ReadersOf(table.rank, page) == 0 &&
+            !stays_[size_t(table.rank) * stride_ + page]) {
+          unread[table.rank].push_back(page);
+        }
+      }
+    }
+  }
+  for (Rank r = 0; r < n_; ++r) {
+    free_[r].insert(free_[r].begin(), unread[r].begin(), unread[r].end());
+  }
+}
+
+absl::Status Planner::CheckFinalCounts() const {
+  for (Rank r = 0; r < n_; ++r) {
+    // Read before ReleaseUnread has moved anything: free + held is the room.
+    const int64_t room = static_cast<int64_t>(free_[r].size()) + held_[r];
+    const int64_t need = kept_[r] + pending_[r];
+    if (need > room) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the KV cache does not fit in ", std::string(LayoutName(to_)),
+          ": rank ", r, " would hold ", need, " head pages and has room for ",
+          room));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Takes as many moves as there are free destinations. Sources on ranks that
+// are short of pages go first: their pages are what the next wave needs.
+void Planner::FillWave(std::vector<PageMove>& wave) {
+  std::array<Rank, kMaxRanks> by_need{};
+  for (Rank r = 0; r < n_; ++r) by_need[r] = r;
+  RankCounts shortage{};
+  for (Rank r = 0; r < n_; ++r) shortage[r] = Shortage(r);
+  std::stable_sort(by_need.begin(), by_need.begin() + n_,
+                   [&](Rank a, Rank b) { return shortage[a] > shortage[b]; });
+  for (Rank dst = 0; dst < n_; ++dst) {
+    for (int i = 0; i < n_ && !free_[dst].empty(); ++i) {
+      const Rank src = by_need[i];
+      MoveQueue& queue = queues_[dst][src];
+      while (queue.size() > 0 && !free_[dst].empty()) {
+        const PendingMove& move = queue.moves[queue.next++];
+        const PageId page = free_[dst].back();
+        free_[dst].pop_back();
+        --pending_[dst];
+        plan_.tables[move.request].tables[move.table].pages[move.entry] = page;
+        wave.push_back({src, move.src_page, dst, page});
+      }
+    }
+  }
+}
+
+absl::Status Planner::PlanWaves() {
+  if (absl::Status status = CheckFinalCounts(); !status.ok()) return status;
+  ReleaseUnread();
+  int64_t left = 0;
+  for (Rank r = 0; r < n_; ++r) left += pending_[r];
+  const int64_t total = left;
+  while (left > 0) {
+    if (static_cast<int>(plan_.waves.size()) == kMaxKvWaves) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "too few free head pages to switch to ", std::string(LayoutName(to_)),
+          ": after ", kMaxKvWaves, " waves ", left, " of ", total,
+          " pages would still have to move"));
+    }
+    std::vector<PageMove> wave;
+    FillWave(wave);
+    if (wave.empty()) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no free head page where one is needed to switch to ",
+                       std::string(LayoutName(to_)), ": ", left, " of ", total,
+                       " pages cannot be moved"));
+    }
+    left -= static_cast<int64_t>(wave.size());
+    // Free for the next wave, once the last reader is served.
+    for (const PageMove& move : wave) {
+      if (--ReadersOf(move.src_rank, move.src_page) == 0 &&
+          !stays_[size_t(move.src_rank) * stride_ + move.src_page]) {
+        free_[move.src_rank].push_back(move.src_page);
+      }
+    }
+    plan_.waves.push_back(std::move(wave));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<KvPlan> PlanKv(
+    const AttentionShape& shape, Layout from, Layout to,
+    absl::Span<const KvTable> requests, absl::Span<const int64_t> kv_tokens,
+    const std::vector<std::vector<PageId>>& free_pages) {
+  const int n = shape.num_ranks;
+  CHECK(from.tp_size == 1 || from.tp_size == n);
+  CHECK(to.tp_size == 1 || to.tp_size == n);
+  CHECK(kv_tokens.size() == requests.size());
+  if (from == to) {
+    KvPlan plan;
+    plan.tables.assign(requests.begin(), requests.end());
+    return plan;
+  }
+  Planner planner(shape, to, requests, free_pages);
+  if (to.tp_size == n) {
+    planner.ToTensorParallel();
+  } else if (absl::Status status = planner.ToExpertParallel(kv_tokens);
+             !status.ok()) {
+    return status;
+  }
+  if (absl::Status status = planner.PlanWaves(); !status.ok()) return status;
+  return planner.Take();
+}
+
+}  // namespace moebius

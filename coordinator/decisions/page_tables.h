@@ -1,0 +1,98 @@
+// Which head pages every running sequence holds, on every rank. Pure: no clock,
+// lock, log or I/O.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "common/base/ids.h"
+#include "common/layout/kv_plan.h"
+#include "common/layout/layout.h"
+#include "common/wire/wire.h"
+#include "coordinator/decisions/page_allocator.h"
+
+namespace moebius {
+
+// Blocks that hold `num_tokens` tokens.
+constexpr uint32_t BlocksFor(uint32_t num_tokens) {
+  return (num_tokens + kPageTokens - 1) / kPageTokens;
+}
+
+// PageTables
+//
+// Owns the pages of all ranks and the tables of all sequence slots. Room is
+// counted in blocks, of the *group* that a sequence lives in: in EP its owner's
+// rank, where a block takes a page of every KV head; in TP the one group 0,
+// where a block takes the pages of the local heads on each rank.
+//
+// Memory is reused: a slot's tables keep their capacity, so a sequence that
+// grows allocates nothing but the row that tells the workers.
+// Threading: thread-compatible.
+class PageTables {
+ public:
+  // REQUIRES: Validate(shape).ok(); one pool size a rank.
+  PageTables(const AttentionShape& shape, Layout layout, uint32_t max_slots,
+             absl::Span<const uint32_t> pages_per_rank);
+
+  Layout layout() const { return layout_; }
+  // Groups there are: the ranks in EP, one in TP.
+  int num_groups() const { return layout_.tp_size == 1 ? shape_.num_ranks : 1; }
+
+  // Blocks that sequences of `group` can still be given.
+  uint32_t free_blocks(int group) const {
+    if (layout_.tp_size == 1) {
+      return allocators_[group].num_free() / heads_[group];
+    }
+    return FreeBlocksOfAll();
+  }
+  uint32_t free_pages(Rank rank) const { return allocators_[rank].num_free(); }
+  uint32_t num_pages(Rank rank) const { return allocators_[rank].num_pages(); }
+  uint32_t num_blocks(uint32_t slot) const { return slots_[slot].num_blocks; }
+
+  // Gives the sequence in `slot` `count` more blocks and appends the rows that
+  // tell the workers. The first call binds the slot to `group`.
+  // REQUIRES: count <= free_blocks(group); the slot's group, if it has one.
+  void Grow(uint32_t slot, int group, uint32_t count,
+            std::vector<PageRow>& rows);
+
+  // Frees all pages of `slot`.
+  void Release(uint32_t slot);
+
+  // The sequence's tables as a switch wants them.
+  KvTable TableOf(uint32_t slot) const;
+  // [rank] pages that no slot holds, `most` of each rank at most.
+  std::vector<std::vector<PageId>> FreePages(size_t most) const;
+
+  // Puts the tables of a switch to `target` in place. Slots that `tables` does
+  // not name hold nothing afterwards.
+  // kInvalidArgument, changing nothing, when the tables are not a state of
+  // `target`: shape, a page outside its pool, a page held twice.
+  absl::Status Replace(Layout target, absl::Span<const KvTable> tables);
+
+ private:
+  struct SlotPages {
+    uint32_t num_blocks = 0;
+    int group = 0;
+    // EP: [0] is the owner's. TP: [rank]. Pages are [block][heads on rank].
+    std::vector<std::vector<PageId>> ranks;
+  };
+
+  void SetLayout(Layout layout);
+  uint32_t FreeBlocksOfAll() const;
+  absl::Status CheckTable(Layout target, const KvTable& table) const;
+  // Ranks on which a sequence of `group` has tables, [first, last).
+  Rank FirstRank(int group) const { return layout_.tp_size == 1 ? group : 0; }
+  Rank LastRank(int group) const {
+    return layout_.tp_size == 1 ? group + 1 : shape_.num_ranks;
+  }
+
+  AttentionShape shape_;
+  Layout layout_;
+  std::vector<uint32_t> heads_;  // [rank] KV heads held there by a sequence
+  std::vector<PageAllocator> allocators_;  // [rank]
+  std::vector<SlotPages> slots_;
+};
+
+}  // namespace moebius

@@ -1,0 +1,53 @@
+// When to switch, from the load alone: the first automatic policy. Pure: the
+// caller brings the time.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "common/layout/layout.h"
+
+namespace moebius {
+
+// Requests in flight are averaged exponentially. At `threshold` and above EP is
+// the better layout; to get there from TP the average must reach
+// threshold * (1 + hysteresis), to go back to TP it must fall to
+// threshold * (1 - hysteresis).
+struct PolicyConfig {
+  int num_ranks = 1;
+  double threshold = 4;         // requests in flight
+  double hysteresis = 0.25;     // share of the threshold, each side; 0 <= h < 1
+  int64_t min_dwell_ms = 2000;  // between a change of layout, or a proposal of
+                                // one, and the next proposal
+  int64_t smoothing_ms = 500;   // time constant of the average; 0: none
+};
+
+// kInvalidArgument naming the field.
+absl::Status Validate(const PolicyConfig& config);
+
+// What the policy remembers. Starts empty.
+struct PolicyState {
+  bool started = false;
+  double load = 0;         // the average
+  int64_t updated_ms = 0;  // when it was taken
+  Layout layout;           // seen last
+  int64_t dwell_from_ms = 0;
+  friend bool operator==(const PolicyState&, const PolicyState&) = default;
+};
+
+struct PolicyDecision {
+  PolicyState next;
+  std::optional<Layout> switch_to;
+};
+
+// Looks at the load once more and may propose the other layout. A proposal
+// that comes to nothing is made again no sooner than a dwell later. The first
+// look starts the dwell and takes the load as it is.
+//   now_ms  of a monotonic clock; a step back counts as no time
+// REQUIRES: Validate(config).ok().
+PolicyDecision Decide(const PolicyState& state, int64_t now_ms,
+                      int64_t in_flight, Layout current,
+                      const PolicyConfig& config);
+
+}  // namespace moebius

@@ -1,0 +1,72 @@
+// The scheduler's part of a switch: what moves, and what it leads to.
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "coordinator/decisions/scheduler.h"
+
+namespace moebius {
+
+absl::StatusOr<KvPlan> Scheduler::PlanSwitch(Layout target) const {
+  const int n = options_.attention.num_ranks;
+  if (target == layout() || (target.tp_size != 1 && target.tp_size != n)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no switch from tp_size ", layout().tp_size, " to ",
+                     target.tp_size, " in a group of ", n));
+  }
+  std::vector<KvTable> tables;
+  std::vector<int64_t> kv_tokens;
+  size_t most = 0;  // pages that a rank could be given
+  for (const uint32_t slot : running_) {
+    if (slots_[slot].sequence == kNone) continue;
+    most += size_t{pages_.num_blocks(slot)} * options_.attention.num_kv_heads;
+    tables.push_back(pages_.TableOf(slot));
+    kv_tokens.push_back(slots_[slot].length);
+  }
+  return PlanKv(options_.attention, layout(), target, tables, kv_tokens,
+                pages_.FreePages(most));
+}
+
+absl::Status Scheduler::ApplySwitch(Layout target, const KvPlan& plan) {
+  const int n = options_.attention.num_ranks;
+  if (target == layout() || (target.tp_size != 1 && target.tp_size != n)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("no switch from tp_size ", layout().tp_size, " to ",
+                     target.tp_size, " in a group of ", n));
+  }
+  std::vector<KvTable> tables;
+  for (const KvTable& table : plan.tables) {
+    if (table.slot >= slots_.size()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the plan names slot ", table.slot));
+    }
+    if (slots_[table.slot].sequence == kNone) continue;  // ended since
+    if (table.num_blocks != static_cast<int>(pages_.num_blocks(table.slot))) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the plan has ", table.num_blocks, " blocks for slot ", table.slot,
+          ", which holds ", pages_.num_blocks(table.slot)));
+    }
+    tables.push_back(table);
+  }
+  if (static_cast<int>(tables.size()) != num_running_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the plan names ", tables.size(), " of ", num_running_,
+                     " running sequences"));
+  }
+  if (const absl::Status status = pages_.Replace(target, tables);
+      !status.ok()) {
+    return absl::FailedPreconditionError(status.message());
+  }
+  load_tokens_.fill(0);
+  load_sequences_.fill(0);
+  for (const KvTable& table : tables) {
+    Slot& slot = slots_[table.slot];
+    slot.group =
+        static_cast<uint8_t>(target.tp_size == 1 ? table.tables[0].rank : 0);
+    load_tokens_[slot.group] += slot.length;
+    ++load_sequences_[slot.group];
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace moebius

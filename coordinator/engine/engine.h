@@ -1,0 +1,173 @@
+// What the front may ask of the engine, and what it hears back.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/base/ids.h"
+#include "common/config/config.h"
+#include "common/layout/layout.h"
+#include "common/step/sampling_params.h"
+#include "common/wire/wire.h"
+
+namespace moebius {
+
+// When a generation ends, and what of its end is shown.
+struct StopCriteria {
+  int max_tokens = 16;  // at least 1
+  int min_tokens = 0;
+  bool ignore_eos = false;
+  std::vector<int32_t> eos_ids;  // end without being shown
+  std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> stop;  // at most 16 of 256 bytes
+  bool include_stop_str_in_output = false;
+  bool skip_special_tokens = true;  // in the text
+  friend bool operator==(const StopCriteria&, const StopCriteria&) = default;
+};
+
+// Generations of one request.
+inline constexpr int kMaxGenerations = 4096;
+// Over how long EngineStatus.ended_recently counts.
+inline constexpr int kRecentSeconds = 16;
+
+// One generation: one choice of one prompt. A request with n choices is n of
+// them (with seeds seed, seed+1, ...).
+struct Generation {
+  // 1 .. max_model_len - 1 tokens; with max_tokens 1 also as many as that.
+  std::vector<int32_t> prompt;
+  SamplingParams sampling;
+  StopCriteria stop;
+  friend bool operator==(const Generation&, const Generation&) = default;
+};
+
+// kError: the workers refuse to compute it; stop_reason says why.
+enum class FinishReason { kStop, kLength, kAbort, kError };
+
+// What a step added to one generation.
+struct Output {
+  RequestId request;
+  // It is in the journal: whatever happens, it will be answered. Comes first.
+  bool accepted = false;
+  // With finish == kAbort: it was not accepted after all.
+  absl::Status refused;
+  std::vector<SampledToken> tokens;  // in order; `position` is absolute
+  // Text that may be shown now: whole characters, nothing that could still
+  // become part of a stop string.
+  std::string text;
+  std::vector<PromptLogprob> prompt_logprobs;  // once, before the first token
+  std::optional<FinishReason> finish;          // last output of the generation
+  std::string stop_reason;  // the stop string or token id, or error, that
+                            // ended it
+};
+
+// Hears every step's outputs, on the engine's thread. Must not block.
+using OutputListener = std::function<void(std::vector<Output>)>;
+
+struct SwitchReport {
+  Epoch epoch;
+  Layout from, to;
+  bool done = false;          // false: refused, or nothing to do
+  std::string reason;         // of a refusal; empty when nothing was to do
+  uint64_t weight_bytes = 0;  // over all ranks
+  uint64_t kv_bytes = 0;
+  double prepare_ms = 0;  // PREPARE sent to last answer
+  double pause_ms = 0;    // last result before to first result after: the
+                          // longest that a running stream waits
+  double switch_ms = 0;   // the slowest worker's copies
+  double weight_ms = 0, kv_ms = 0;
+  StepId boundary;
+};
+using SwitchCallback = std::function<void(absl::StatusOr<SwitchReport>)>;
+
+struct WorkerStatus {
+  Rank rank = 0;
+  uint32_t pid = 0;
+  uint64_t incarnation = 0;
+  bool connected = false;
+  uint64_t weight_bytes = 0;
+  uint32_t pages_total = 0, pages_free = 0;
+};
+
+// A snapshot for status and metrics.
+struct EngineStatus {
+  bool ready = false;
+  bool draining = false;
+  std::string not_ready_reason;
+  std::optional<double> loaded_share;  // of the weights, while they load
+  Layout layout;
+  LayoutChoice choice = LayoutChoice::kEp;
+  std::string switch_state;  // "steady", "preparing", "committing"
+  uint64_t last_step = 0;    // executed
+  uint64_t running = 0, waiting = 0;
+  uint64_t requests_total = 0, requests_finished = 0, requests_aborted = 0;
+  uint64_t ended_recently = 0;  // generations, in the last kRecentSeconds
+  uint64_t prompt_tokens_total = 0, generated_tokens_total = 0;
+  uint64_t preemptions_total = 0;
+  uint64_t dropped_tokens_total = 0;  // positions to be computed again
+  uint64_t recoveries_total = 0;      // rounds after the first
+  double last_recovery_ms = 0;        // of the last one, from halt to resume
+  uint64_t switches_total = 0, switches_refused_total = 0;
+  std::optional<SwitchReport> last_switch;
+  // Rows of logits that held a NaN or an infinity, and where the last ones
+  // were.
+  uint64_t nonfinite_rows_total = 0;
+  uint64_t nonfinite_step = 0;
+  uint32_t nonfinite_slot = 0;
+  double step_ms = 0;      // recent average
+  double decision_us = 0;  // recent average: coordinator's time for a step
+  double load = 0;         // smoothed requests in flight, what auto looks at
+  std::string journal_trouble;  // nothing new is accepted as long as there is
+  uint64_t journal_bytes = 0;
+  std::vector<WorkerStatus> workers;
+};
+
+// Thread-safe. Calls return at once; answers come through the callbacks, on
+// the engine's thread.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // Queues the generations of one request, all or none, and returns their ids.
+  // Outputs may arrive at the listener before this returns. `context` is
+  // whatever the caller needs to answer the request again; the journal keeps it
+  // with the request.
+  // Errors: kResourceExhausted when the queue is full (the front answers 429),
+  // kUnavailable when draining or not ready (503), kInvalidArgument for what
+  // can never be taken: more generations than may wait, a prompt longer than
+  // the context.
+  virtual absl::StatusOr<std::vector<RequestId>> Submit(
+      std::vector<Generation> generations, std::string context) = 0;
+
+  // Calls back once, on the engine's thread, with all outputs of these
+  // generations up to now, in order, those of each ending with its finish if it
+  // has ended; the listener gets exactly what follows. kNotFound when their
+  // results are kept no longer.
+  using AttachCallback =
+      std::function<void(absl::StatusOr<std::vector<Output>>)>;
+  virtual void Attach(std::vector<RequestId> requests,
+                      AttachCallback callback) = 0;
+
+  // Ends a generation and frees its pages at once. No output follows.
+  // Unknown ids are ignored.
+  virtual void Abort(RequestId request) = 0;
+
+  // Switches by hand, or hands the choice to the policy.
+  virtual void SetLayout(LayoutChoice choice, SwitchCallback callback) = 0;
+
+  virtual EngineStatus GetStatus() const = 0;
+
+  // Takes no new requests; `ended` runs when the last one has ended, with true,
+  // or when the drain has, by Undrain() or by the group's end, with false.
+  using DrainCallback = std::function<void(bool drained)>;
+  virtual void Drain(DrainCallback ended) = 0;
+
+  // Takes requests again. kFailedPrecondition when the group is being stopped.
+  virtual absl::Status Undrain() = 0;
+};
+
+}  // namespace moebius

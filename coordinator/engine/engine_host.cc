@@ -1,0 +1,520 @@
+#include "coordinator/engine/engine_host.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
+#include "common/step/sequence_check.h"
+
+namespace moebius {
+namespace {
+
+// A loop that waits without end still looks around this often when the policy
+// has to see time pass,
+constexpr int kPolicyTickMs = 100;
+// while the group is halted,
+constexpr int kLookAroundMs = 50;
+// and while a result is due, or the journal cannot be written.
+constexpr int kStallTickMs = 1000;
+
+}  // namespace
+
+EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub)
+    : options_(std::move(options)),
+      hub_(std::move(hub)),
+      group_(hub_.get(), options_.config.num_workers, options_.term),
+      membership_(Gathering{RankSet::All(options_.config.num_workers), 0}),
+      stands_(options_.config.num_workers),
+      loaded_checksums_(options_.config.num_workers),
+      held_(options_.config.num_workers) {
+  status_.choice = options_.config.layout;
+  status_.layout = InitialLayout(options_.config);
+  status_.not_ready_reason = "waiting for workers";
+  status_.switch_state = "steady";
+  status_.workers.resize(options_.config.num_workers);
+  for (Rank r = 0; r < options_.config.num_workers; ++r) {
+    status_.workers[r].rank = r;
+  }
+  absl::MutexLock lock(&mutex_);
+  published_ = status_;
+  if (options_.journal != nullptr) {
+    next_request_ = options_.journal->state().next_request().value;
+  }
+}
+
+EngineHost::~EngineHost() { Stop(); }
+
+void EngineHost::Start() {
+  thread_ = std::thread([this] { Loop(); });
+}
+
+void EngineHost::Stop() {
+  if (!thread_.joinable()) return;
+  stopping_.store(true);
+  hub_->Wake();
+  thread_.join();
+}
+
+// ---- calls of other threads ------------------------------------------------
+
+absl::StatusOr<std::vector<RequestId>> EngineHost::Submit(
+    std::vector<Generation> generations, std::string context) {
+  const int count = static_cast<int>(generations.size());
+  const int most = options_.journal == nullptr
+                       ? options_.config.max_queue
+                       : std::min(options_.config.max_queue, kMaxGenerations);
+  if (count < 1 || count > most) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a request of ", count, " generations; 1 to ", most, " may wait"));
+  }
+  std::vector<RequestId> ids;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!published_.ready) {
+      return absl::UnavailableError(
+          absl::StrCat("not ready: ", published_.not_ready_reason));
+    }
+    if (draining_) return absl::UnavailableError("shutting down");
+    for (const Generation& generation : generations) {
+      RETURN_IF_ERROR(CheckSequence(generation.prompt, generation.sampling,
+                                    options_.model.vocab_size));
+      const size_t length = generation.prompt.size();
+      const size_t context = static_cast<size_t>(options_.max_model_len);
+      const bool scored = length == context && generation.stop.max_tokens == 1;
+      if (length < 1 || (length >= context && !scored)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "a prompt of ", length, " tokens; the context holds 1 to ",
+            options_.max_model_len - 1, " and at least one token of answer"));
+      }
+    }
+    if (queued_ + count > options_.config.max_queue) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full: ", queued_, " requests are waiting of at most ",
+          options_.config.max_queue));
+    }
+    queued_ += count;
+    for (int i = 0; i < count; ++i) ids.push_back(RequestId{next_request_++});
+    inbox_.submissions.push_back(
+        Submission{ids.front(), std::move(generations), std::move(context)});
+  }
+  hub_->Wake();
+  return ids;
+}
+
+void EngineHost::Attach(std::vector<RequestId> requests,
+                        AttachCallback callback) {
+  {
+    absl::MutexLock lock(&mutex_);
+    inbox_.attachments.push_back(
+        Attachment{std::move(requests), std::move(callback)});
+  }
+  hub_->Wake();
+}
+
+void EngineHost::Abort(RequestId request) {
+  {
+    absl::MutexLock lock(&mutex_);
+    inbox_.aborts.push_back(request);
+  }
+  hub_->Wake();
+}
+
+void EngineHost::SetLayout(LayoutChoice choice, SwitchCallback callback) {
+  {
+    absl::MutexLock lock(&mutex_);
+    inbox_.layouts.push_back(LayoutRequest{choice, std::move(callback)});
+  }
+  hub_->Wake();
+}
+
+EngineStatus EngineHost::GetStatus() const {
+  absl::MutexLock lock(&mutex_);
+  EngineStatus status = published_;
+  status.draining = draining_;
+  if (draining_ && status.ready) {
+    status.ready = false;
+    status.not_ready_reason = "draining";
+  }
+  return status;
+}
+
+void EngineHost::Drain(DrainCallback ended) {
+  {
+    absl::MutexLock lock(&mutex_);
+    draining_ = true;
+    inbox_.drains.push_back(std::move(ended));
+  }
+  hub_->Wake();
+}
+
+void EngineHost::DrainForGood(DrainCallback ended) {
+  {
+    absl::MutexLock lock(&mutex_);
+    ending_ = true;
+  }
+  Drain(std::move(ended));
+}
+
+absl::Status EngineHost::Undrain() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ending_) {
+      return absl::FailedPreconditionError("the group is being stopped");
+    }
+    draining_ = false;
+    inbox_.undrain = true;
+    for (DrainCallback& drain : std::exchange(inbox_.drains, {})) {
+      inbox_.undrained.push_back(std::move(drain));
+    }
+  }
+  hub_->Wake();
+  return absl::OkStatus();
+}
+
+// ---- the engine's thread ---------------------------------------------------
+
+void EngineHost::Loop() {
+  while (!stopping_.load()) {
+    if (!Turn(TimeoutMs())) return;
+  }
+  EndAll(/*failed=*/false);
+  Publish();
+  group_.Broadcast(Shutdown{});
+}
+
+bool EngineHost::Turn(int timeout_ms) {
+  const absl::Status status = RunOnce(timeout_ms);
+  if (status.ok()) return true;
+  LogError("the group cannot go on: ", status.ToString());
+  status_.ready = false;
+  status_.not_ready_reason = std::string(status.message());
+  EndAll(/*failed=*/true);
+  Publish();
+  if (options_.on_failed) options_.on_failed(status);
+  return false;
+}
+
+absl::Status EngineHost::RunOnce(int timeout_ms) {
+  RETURN_IF_ERROR(TakeReports(timeout_ms));
+  TakeInbox();
+  const auto now = Now();
+  RETURN_IF_ERROR(TickJournal(now));
+  RETURN_IF_ERROR(TickMembership(now));
+  RETURN_IF_ERROR(BeginIfItWaits());
+  if (running()) {
+    RETURN_IF_ERROR(switches_->Tick(now));
+    if (auto target = policy_->Decide(
+            now,
+            scheduler_->counters().running + scheduler_->counters().waiting,
+            scheduler_->layout(), switches_->busy())) {
+      RETURN_IF_ERROR(switches_->Request(*target, nullptr, now));
+    }
+    RETURN_IF_ERROR(IssueSteps());
+    // Whom a plan did not reach is lost.
+    RETURN_IF_ERROR(TickMembership(now));
+  }
+  RETURN_IF_ERROR(CommitAndDeliver());
+  if (scheduler_.has_value() && !drained_.empty() && scheduler_->idle()) {
+    for (auto& drained : std::exchange(drained_, {})) drained(true);
+  }
+  Publish();
+  return absl::OkStatus();
+}
+
+int EngineHost::TimeoutMs() const {
+  if (!running()) {
+    // Before there is a group there is nothing to lose.
+    return together() || scheduler_.has_value() ||
+                   round_deadline_.has_value() || group_.greeting()
+               ? kLookAroundMs
+               : -1;
+  }
+  int timeout_ms = switches_->TimeoutMs(Now());
+  if (!flying_.empty() && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
+    timeout_ms = kStallTickMs;
+  }
+  if (const int journal_ms = JournalTickMs();
+      journal_ms >= 0 && (timeout_ms < 0 || timeout_ms > journal_ms)) {
+    timeout_ms = journal_ms;
+  }
+  if (options_.has_ended && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
+    timeout_ms = kStallTickMs;
+  }
+  if (policy_->NeedsTicks() && (timeout_ms < 0 || timeout_ms > kPolicyTickMs)) {
+    timeout_ms = kPolicyTickMs;
+  }
+  // A journal in trouble is tried again though nobody asks for anything: he
+  // would be refused.
+  if (!journal_ok() && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
+    timeout_ms = kStallTickMs;
+  }
+  return timeout_ms;
+}
+
+absl::Status EngineHost::TakeReports(int timeout_ms) {
+  ASSIGN_OR_RETURN(auto received, group_.Receive(timeout_ms));
+  for (auto& one : received) {
+    RETURN_IF_ERROR(TakeReport(one.rank, std::move(one.report)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status EngineHost::TakeReport(Rank rank, Report report) {
+  struct Visitor {
+    EngineHost* host;
+    Rank rank;
+    absl::Status operator()(const Hello&) { return host->OnHello(rank); }
+    absl::Status operator()(const Halted& halted) {
+      host->stands_[rank] = halted.stand;
+      host->held_[rank] = halted.sequences;
+      return host->Apply(
+          WorkerHalted{rank, halted.round, !halted.stand.loaded});
+    }
+    absl::Status operator()(const Loaded& loaded) {
+      // Whoever was told to load several times answers as often.
+      const auto* loading = std::get_if<Loading>(&host->membership_);
+      if (loading != nullptr && loading->round == loaded.round &&
+          loading->unloaded.contains(rank)) {
+        LogInfo("worker ", rank, " has ", loaded.weight_bytes,
+                " bytes of weights");
+      }
+      host->loaded_checksums_[rank] = loaded.weight_checksum;
+      host->status_.workers[rank].weight_bytes = loaded.weight_bytes;
+      return host->Apply(WorkerLoaded{rank, loaded.round});
+    }
+    absl::Status operator()(const Interrupted& interrupted) {
+      LogWarn("worker ", rank, " halted before step ", interrupted.step.value,
+              ": ", interrupted.reason);
+      return host->Apply(GroupInterrupted{});
+    }
+    absl::Status operator()(StepResult& result) {
+      return host->OnStepResult(std::move(result));
+    }
+    // Halted workers forget what they were about to do of a switch, so until
+    // they resume such an answer is worth nothing.
+    absl::Status operator()(const Prepared& prepared) {
+      if (!host->running()) return absl::OkStatus();
+      return host->switches_->OnPrepared(rank, prepared, host->Now());
+    }
+    absl::Status operator()(const Switched& switched) {
+      if (!host->running()) return absl::OkStatus();
+      return host->switches_->OnSwitched(rank, switched, host->Now());
+    }
+    absl::Status operator()(const Fault& fault) {
+      LogError("worker ", rank, " failed in step ", fault.step.value, ": ",
+               fault.reason);
+      return host->Apply(WorkerLost{rank});
+    }
+  };
+  return std::visit(Visitor{this, rank}, report);
+}
+
+absl::Status EngineHost::OnHello(Rank rank) {
+  const WorkerGroup::Member& member = group_.member(rank);
+  WorkerStatus& worker = status_.workers[rank];
+  if (options_.journal != nullptr &&
+      member.incarnation > options_.journal->state().incarnation(rank)) {
+    RETURN_IF_ERROR(Note(journal::WorkerJoined{rank, member.incarnation}));
+  }
+  LogInfo("worker ", rank, " has joined, incarnation ",
+          member.incarnation.value, ", pid ", member.hello.pid);
+  worker.pid = member.hello.pid;
+  worker.incarnation = member.incarnation.value;
+  worker.pages_total = member.hello.num_pages;
+  if (!scheduler_.has_value()) worker.pages_free = worker.pages_total;
+  return Apply(WorkerJoined{rank});
+}
+
+absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
+                                         Layout layout, StepId first_step) {
+  const Config& config = options_.config;
+  SchedulerOptions scheduler;
+  scheduler.attention = {config.num_workers, options_.model.num_q_heads,
+                         options_.model.num_kv_heads};
+  scheduler.layout = layout;
+  scheduler.first_step = first_step;
+  scheduler.max_running = config.max_running;
+  scheduler.max_queue = config.max_queue;
+  scheduler.token_budget = config.token_budget;
+  scheduler.max_model_len = options_.max_model_len;
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    const Hello& hello = group_.member(r).hello;
+    scheduler.pages_per_rank.push_back(hello.num_pages);
+    scheduler.max_running =
+        std::min<int>(scheduler.max_running, hello.max_slots);
+  }
+  ASSIGN_OR_RETURN(auto created, Scheduler::Create(scheduler));
+  scheduler_.emplace(std::move(created));
+  switches_.emplace(
+      SwitchOptions{config, weight_checksum,
+                    options_.journal == nullptr
+                        ? nullptr
+                        : std::function([this](journal::Record record) {
+                            RETURN_IF_ERROR(Note(std::move(record)));
+                            return options_.journal->Commit();
+                          })},
+      &group_, &*scheduler_);
+  policy_.emplace(config);
+  return absl::OkStatus();
+}
+
+void EngineHost::TakeInbox() {
+  Inbox inbox;
+  {
+    absl::MutexLock lock(&mutex_);
+    // Before the group is whole nothing is accepted, so only drains can wait.
+    std::swap(inbox, inbox_);
+  }
+  for (Submission& submission : inbox.submissions) {
+    Accept(std::move(submission));
+  }
+  for (RequestId request : inbox.aborts) {
+    if (outputs_.erase(request) == 0) continue;
+    scheduler_->Abort(request);
+    ++status_.requests_aborted;
+    ended_.Add(Now(), 1);
+    NoteEnd(request, FinishReason::kAbort, "");
+  }
+  for (Attachment& attachment : inbox.attachments) {
+    attachments_.push_back(std::move(attachment));
+  }
+  for (LayoutRequest& request : inbox.layouts) {
+    if (!switches_.has_value()) {
+      request.callback(absl::UnavailableError("not ready"));
+      continue;
+    }
+    status_.choice = request.choice;
+    policy_->SetChoice(request.choice);
+    if (options_.journal != nullptr) {
+      Note(journal::LayoutChosen{request.choice}).IgnoreError();
+    }
+    if (request.choice == LayoutChoice::kAuto) {
+      SwitchReport report;
+      report.from = report.to = scheduler_->layout();
+      request.callback(report);
+      continue;
+    }
+    const Layout target = request.choice == LayoutChoice::kEp
+                              ? ExpertParallel()
+                              : TensorParallel(options_.config.num_workers);
+    const absl::Status status =
+        switches_->Request(target, std::move(request.callback), Now());
+    if (!status.ok()) LogWarn("switch: ", status.ToString());
+  }
+  TakeDrains(inbox);
+}
+
+void EngineHost::TakeDrains(Inbox& inbox) {
+  if (inbox.undrain) {
+    for (auto& drained : std::exchange(drained_, {})) drained(false);
+    for (auto& drained : inbox.undrained) drained(false);
+  }
+  // What an earlier coordinator has accepted is in flight before we serve.
+  const bool none = !scheduler_.has_value() && NumUnfinished() == 0;
+  for (auto& drained : inbox.drains) {
+    if (none) {
+      drained(true);
+    } else {
+      drained_.push_back(std::move(drained));
+    }
+  }
+}
+
+void EngineHost::Queue(RequestId request, Generation generation) {
+  const int max_tokens = generation.stop.max_tokens;
+  const absl::Status status =
+      scheduler_->Add(request, std::move(generation.prompt),
+                      std::move(generation.sampling), max_tokens);
+  ++status_.requests_total;
+  Output& output = batch_.emplace_back();
+  output.request = request;
+  if (status.ok()) {
+    output.accepted = true;
+    outputs_.try_emplace(request, options_.tokenizer,
+                         std::move(generation.stop));
+    return;
+  }
+  LogWarn("request ", request.value, " was refused: ", status.ToString());
+  output.finish = FinishReason::kAbort;
+  output.refused = status;
+  ++status_.requests_aborted;
+  NoteEnd(request, FinishReason::kAbort, "");
+}
+
+void EngineHost::EndAll(bool failed) {
+  // What was accepted while we were ending belongs to it too.
+  {
+    absl::MutexLock lock(&mutex_);
+    draining_ = true;
+    ending_ = true;
+  }
+  if (scheduler_.has_value()) {
+    TakeInbox();
+    switches_->Fail("the group ended");
+  }
+  std::vector<Output> batch = std::exchange(batch_, {});
+  if (failed && options_.journal != nullptr) {
+    // What is in the journal goes on in the next coordinator, and what is not
+    // may not be said: to be hung up on is all that a client may see of this.
+    batch.clear();
+    outputs_.clear();
+  }
+  if (!failed && (scheduler_.has_value() || options_.served_before)) {
+    num_cut_.store(options_.journal != nullptr
+                       ? NumUnfinished()
+                       : static_cast<int>(outputs_.size()));
+  }
+  for (const auto& [request, output] : outputs_) {
+    Output& last = batch.emplace_back();
+    last.request = request;
+    last.finish = FinishReason::kAbort;
+  }
+  outputs_.clear();
+  if (!batch.empty()) options_.listener(std::move(batch));
+  for (auto& drained : std::exchange(drained_, {})) drained(false);
+}
+
+void EngineHost::Publish() {
+  if (scheduler_.has_value()) {
+    const SchedulerCounters counters = scheduler_->counters();
+    status_.layout = scheduler_->layout();
+    status_.running = counters.running;
+    status_.waiting = counters.waiting;
+    status_.prompt_tokens_total = counters.prompt_tokens;
+    status_.preemptions_total = counters.preemptions;
+    status_.dropped_tokens_total = counters.dropped_tokens;
+    status_.switch_state = switches_->state_name();
+    status_.switches_total = switches_->num_done();
+    status_.switches_refused_total = switches_->num_refused();
+    status_.last_switch = switches_->last();
+    status_.load = policy_->smoothed_load();
+    status_.ended_recently = ended_.Count(Now());
+    for (Rank r = 0; r < group_.num_ranks(); ++r) {
+      status_.workers[r].pages_free = scheduler_->free_pages(r);
+    }
+  }
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    status_.workers[r].connected = group_.member(r).joined;
+  }
+  if (options_.journal != nullptr) {
+    const Journal& journal = *options_.journal;
+    status_.journal_trouble = journal.healthy() ? "" : journal.trouble();
+    status_.journal_bytes = journal.size_bytes();
+  }
+  absl::MutexLock lock(&mutex_);
+  published_ = status_;
+  if (published_.ready && !published_.journal_trouble.empty()) {
+    published_.ready = false;
+    published_.not_ready_reason = absl::StrCat(
+        "the journal cannot be written: ", published_.journal_trouble);
+  }
+  queued_ = static_cast<int>(status_.waiting);
+  for (const Submission& submission : inbox_.submissions) {
+    queued_ += static_cast<int>(submission.generations.size());
+  }
+}
+
+}  // namespace moebius

@@ -1,0 +1,253 @@
+// The engine: one thread that owns scheduler, switches and the channel to the
+// workers, and turns submissions into steps and steps into outputs.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "common/channel/channel.h"
+#include "common/config/config.h"
+#include "common/config/model_config.h"
+#include "common/vault/worker_news.h"
+#include "coordinator/decisions/membership.h"
+#include "coordinator/decisions/recovery_plan.h"
+#include "coordinator/decisions/scheduler.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/engine/generation_output.h"
+#include "coordinator/engine/policy_host.h"
+#include "coordinator/engine/recent_count.h"
+#include "coordinator/engine/switch_control.h"
+#include "coordinator/engine/worker_group.h"
+#include "coordinator/journal/journal.h"
+#include "coordinator/text/tokenizer.h"
+
+namespace moebius {
+
+struct EngineOptions {
+  Config config;
+  ModelConfig model;
+  int max_model_len = 0;
+  Term term{1};
+  // An earlier coordinator has served with these workers: what its journal has
+  // unfinished is in flight, though we may not serve yet.
+  bool served_before = false;
+  const Tokenizer* tokenizer = nullptr;  // outlives the engine
+  OutputListener listener;
+  // Where what must not be forgotten goes; null: nowhere. Outlives the engine,
+  // whose thread alone uses it from Start() on. What it says already is taken
+  // up.
+  Journal* journal = nullptr;
+  // Milliseconds since 1970, for results that are kept for a time.
+  std::function<int64_t()> unix_ms;
+  // Requests, by the first of their ids, whose results are kept no longer.
+  std::function<void(std::vector<RequestId>)> on_forgotten;
+  // Has that life of a worker ended, if it is not yet, and replaced.
+  std::function<void(Rank, Incarnation)> replace_worker;
+  // What is known of a worker that we wait for. May wait a moment.
+  std::function<WorkerNews(Rank)> news_of;
+  // Whether that life of a worker has ended, as far as anybody knows. May wait
+  // a moment.
+  std::function<bool(Rank, Incarnation)> has_ended;
+  // The time; null: the steady clock's.
+  std::function<std::chrono::steady_clock::time_point()> now;
+  // Once, when every worker has joined.
+  std::function<void()> on_ready;
+  // Once, when the group cannot go on; every request has been ended with
+  // kAbort before.
+  std::function<void(absl::Status)> on_failed;
+};
+
+// EngineHost
+//
+// A worker that dies, hangs or loses a message costs its streams a pause: all
+// workers are halted, the scheduler goes back to the last result, and they
+// resume with its tokens and page tables (membership.h). Requests are accepted
+// meanwhile.
+//
+// Callbacks run on its thread and must not block. Stop() ends the workers and
+// joins the thread; outputs stop first.
+class EngineHost final : public Engine {
+ public:
+  EngineHost(EngineOptions options, std::unique_ptr<Hub> hub);
+  ~EngineHost() override;
+
+  void Start();
+  void Stop();
+
+  // In place of Start and Stop, for a caller with a loop of its own (and a hub
+  // that does not block): takes what has come within timeout_ms, does what is
+  // to be done and returns. False: the group cannot go on; no further call.
+  bool Turn(int timeout_ms);
+  // Until Turn has something to do though nothing comes; -1: never.
+  int TimeoutMs() const;
+
+  absl::StatusOr<std::vector<RequestId>> Submit(
+      std::vector<Generation> generations, std::string context) override;
+  void Attach(std::vector<RequestId> requests,
+              AttachCallback callback) override;
+  void Abort(RequestId request) override;
+  void SetLayout(LayoutChoice choice, SwitchCallback callback) override;
+  EngineStatus GetStatus() const override;
+  void Drain(DrainCallback ended) override;
+  absl::Status Undrain() override;
+  // Drains for the last time: there is no Undrain() any more.
+  void DrainForGood(DrainCallback ended);
+  // After Stop(): requests in flight that it has cut.
+  int num_cut() const { return num_cut_.load(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Submission {
+    RequestId first;  // the others follow
+    std::vector<Generation> generations;
+    std::string context;
+  };
+  struct Attachment {
+    std::vector<RequestId> requests;
+    AttachCallback callback;
+  };
+  struct LayoutRequest {
+    LayoutChoice choice;
+    SwitchCallback callback;
+  };
+  // What other threads have asked for since the loop last looked.
+  struct Inbox {
+    std::vector<Submission> submissions;
+    std::vector<RequestId> aborts;
+    std::vector<Attachment> attachments;
+    std::vector<LayoutRequest> layouts;
+    std::vector<DrainCallback> drains;
+    std::vector<DrainCallback> undrained;  // that came before an Undrain()
+    bool undrain = false;
+  };
+
+  void Loop();
+  Clock::time_point Now() const {
+    return options_.now ? options_.now() : Clock::now();
+  }
+  absl::Status RunOnce(int timeout_ms);
+  absl::Status TakeReports(int timeout_ms);
+  absl::Status TakeReport(Rank rank, Report report);
+  absl::Status OnHello(Rank rank);
+  absl::Status CreateScheduler(uint64_t weight_checksum, Layout layout,
+                               StepId first_step);
+  void TakeInbox();
+  void Queue(RequestId request, Generation generation);
+  void TakeDrains(Inbox& inbox);
+  void EndAll(bool failed);
+  void Publish();
+
+  // engine_steps.cc
+  absl::Status IssueSteps();
+  absl::Status OnStepResult(StepResult result);
+  void EndRefused(std::vector<RefusedRequest> refused);
+  void NoteNonfinite(const StepResult& result);
+  void Deliver(StepId step, std::vector<NewToken> tokens);
+  absl::Status CommitAndDeliver();
+
+  // engine_journal.cc
+  bool journal_ok() const {
+    return options_.journal == nullptr || options_.journal->healthy();
+  }
+  absl::Status Note(journal::Record record);
+  // Requests that have not ended.
+  int NumUnfinished() const;
+  void NoteEnd(RequestId request, FinishReason finish,
+               const std::string& stop_reason);
+  void Accept(Submission submission);
+  absl::Status TickJournal(Clock::time_point now);
+  // Until the journal wants to be looked after; -1: never.
+  int JournalTickMs() const;
+  void Replay(Attachment attachment);
+  RecoveryPlan PlanFromJournal() const;
+  // Writes how the group begins. False: it has to wait for its journal.
+  absl::StatusOr<bool> WriteBeginning(const RecoveryPlan& plan);
+  absl::Status Recover(const RecoveryPlan& plan);
+  absl::Status RecoverRequests();
+
+  // engine_recovery.cc
+  // All workers are in one round; and the group has begun.
+  bool together() const { return std::holds_alternative<Running>(membership_); }
+  bool running() const { return together() && scheduler_.has_value(); }
+  // Event in, effects out, and what follows from those.
+  absl::Status Apply(const MembershipEvent& event);
+  absl::Status Carry(const MembershipEffect& effect);
+  absl::Status TickMembership(Clock::time_point now);
+  absl::Status LookAfterIdleWorkers(Clock::time_point now);
+  void LookAfterSocket(Clock::time_point now);
+  void Halt(const SendHalt& halt);
+  void Load(const SendLoad& load);
+  void SendHaltTo(RankSet ranks, uint64_t round);
+  void SendLoadTo(RankSet ranks, uint64_t round);
+  uint64_t WeightChecksum() const;
+  // The first time: begins, unless it has to wait for the journal.
+  absl::Status Resume(uint64_t round);
+  absl::Status BeginIfItWaits();
+  void SendSequences(uint64_t round);
+  void NoteMembership(const MembershipState& before, Clock::time_point now);
+  // Why the group does not run, for who asks.
+  void LookAtMissing(Clock::time_point now);
+  RankSet Missing() const;
+  std::string WhoIsMissing() const;
+  std::string TroubleOfMissing() const;
+  void LookAtLoading();
+
+  const EngineOptions options_;
+  std::unique_ptr<Hub> hub_;
+  std::thread thread_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<int> num_cut_{0};
+
+  // The engine thread's own.
+  WorkerGroup group_;
+  MembershipState membership_;
+  std::vector<Stand> stands_;               // [rank] of this round
+  RankSet emptied_;                         // whose memory is new in this round
+  std::vector<uint64_t> loaded_checksums_;  // [rank] of Loaded
+  std::optional<Clock::time_point> round_deadline_;
+  std::chrono::milliseconds load_pause_{0};  // until LOAD is sent again
+  Clock::time_point load_again_;
+  Clock::time_point last_greeting_;
+  Clock::time_point last_look_;  // for what keeps the missing ones away
+  Clock::time_point last_socket_look_;
+  bool socket_was_ok_ = true;
+  std::optional<Clock::time_point> halted_since_;  // running no more since
+  Clock::time_point last_progress_;                // resumed, or a result came
+  std::optional<Scheduler> scheduler_;  // once every worker has joined
+  std::optional<SwitchControl> switches_;
+  std::optional<PolicyHost> policy_;
+  absl::flat_hash_map<RequestId, GenerationOutput> outputs_;
+  std::deque<StepId> flying_;  // steps whose results are not in
+  std::vector<DrainCallback> drained_;
+  std::vector<std::vector<HeldSequence>> held_;  // [rank] as Halted told
+  std::vector<Output> batch_;  // to be delivered once it is in the journal
+  std::vector<Attachment> attachments_;
+  bool journal_was_ok_ = true;
+  Clock::time_point last_journal_tick_;
+  RecentCount ended_;          // generations
+  double unaccounted_us_ = 0;  // decision time since the last step issued
+  EngineStatus status_;
+
+  mutable absl::Mutex mutex_;
+  Inbox inbox_ ABSL_GUARDED_BY(mutex_);
+  EngineStatus published_ ABSL_GUARDED_BY(mutex_);
+  // Accepted and not yet running; what max_queue bounds.
+  int queued_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t next_request_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;  // draining for good
+};
+
+}  // namespace moebius

@@ -1,0 +1,62 @@
+// Brings the clock and the configuration to the pure policy.
+#pragma once
+
+#include <chrono>
+#include <optional>
+
+#include "common/config/config.h"
+#include "coordinator/decisions/policy.h"
+
+namespace moebius {
+
+// PolicyHost
+//
+// Looks at the load on every turn of the engine's loop while the choice is
+// automatic, and proposes switches.
+// Threading: the engine's thread.
+class PolicyHost {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  explicit PolicyHost(const Config& config)
+      : automatic_(config.layout == LayoutChoice::kAuto &&
+                   config.num_workers > 1) {
+    config_.num_ranks = config.num_workers;
+    config_.threshold = config.switch_threshold > 0 ? config.switch_threshold
+                                                    : 2 * config.num_workers;
+    config_.hysteresis = config.hysteresis;
+    config_.min_dwell_ms = config.min_dwell_ms;
+    config_.smoothing_ms = config.smoothing_ms;
+  }
+
+  void SetChoice(LayoutChoice choice) {
+    automatic_ = choice == LayoutChoice::kAuto && config_.num_ranks > 1;
+    if (automatic_) state_ = {};
+  }
+
+  // The layout to go to now, if any. While a switch is under way the load is
+  // still averaged, but nothing is proposed.
+  std::optional<Layout> Decide(Clock::time_point now, int64_t in_flight,
+                               Layout current, bool switching) {
+    if (switching) return std::nullopt;
+    const int64_t now_ms =
+        std::chrono::duration_cast<std::chrono::milliseconds>(
+            now.time_since_epoch())
+            .count();
+    PolicyDecision decision =
+        moebius::Decide(state_, now_ms, in_flight, current, config_);
+    state_ = decision.next;
+    return automatic_ ? decision.switch_to : std::nullopt;
+  }
+
+  // Whether time alone, without any event, may bring a proposal.
+  bool NeedsTicks() const { return automatic_; }
+  double smoothed_load() const { return state_.load; }
+
+ private:
+  bool automatic_;
+  PolicyConfig config_;
+  PolicyState state_;
+};
+
+}  // namespace moebius

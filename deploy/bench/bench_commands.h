@@ -1,0 +1,43 @@
+// The subcommands of `moebius bench`, and what they share.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "deploy/cli/command.h"
+#include "nlohmann/json.hpp"
+
+namespace moebius {
+
+void AddBenchThroughputCommand(CLI::App& bench, Action& action);
+void AddBenchServeCommand(CLI::App& bench, Action& action);
+void AddBenchSwitchCommand(CLI::App& bench, Action& action);
+
+// Adds --timeout: what a benchmark may take, starting its group included.
+void AddTimeLimit(CLI::App& command, double& timeout_s);
+inline constexpr double kDefaultBenchSeconds = 600;
+
+// True if `status` only says that the time was over or that a signal came: what
+// was measured until then is worth showing.
+bool IsCutShort(const absl::Status& status);
+
+// How a benchmark that has nothing to show ends: `status`, or the flag's name
+// if only the time was over.
+absl::Status NothingMeasured(const absl::Status& status, double timeout_s);
+
+// "Cut short after 600 s (--timeout): 7 of 20 switches." or "Interrupted: 7 of
+// 20 switches.", on standard output.
+void SayCutShort(const absl::Status& status, double timeout_s, uint64_t done,
+                 uint64_t wanted, std::string_view what);
+
+// Processor and cores of this machine: {"cpu": "...", "cores": 2}.
+nlohmann::json DescribeMachine();
+
+// Writes `figures` to the file, if its name is not empty, with the machine in
+// it.
+absl::Status WriteFigures(const std::string& file, nlohmann::json figures);
+
+}  // namespace moebius

@@ -1,0 +1,79 @@
+#include "deploy/launcher/vault_checks.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/unique_fd.h"
+
+namespace moebius {
+namespace {
+
+absl::Status Errno(absl::string_view what) {
+  return absl::ErrnoToStatus(errno, what);
+}
+
+}  // namespace
+
+absl::Status CheckVaultDirectory(const std::string& directory) {
+  UniqueFd fd(
+      ::open(directory.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd) return Errno(absl::StrCat("vault directory ", directory));
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return Errno("fstat");
+  if (info.st_uid != ::geteuid() || (info.st_mode & 07777) != 0700) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "vault directory ", directory, " has mode 0",
+        absl::Hex(info.st_mode >> 6 & 7), absl::Hex(info.st_mode >> 3 & 7),
+        absl::Hex(info.st_mode & 7), " and owner ", info.st_uid,
+        "; must be 0700 and owner ", ::geteuid()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckVaultMessage(const VaultMessage& message,
+                               bool has_descriptor) {
+  if (message.ok != 0 || message.answers != 0) {
+    return MalformedMessage("an answer");
+  }
+  if (static_cast<int>(message.region) >= kNumRegionKinds) {
+    return MalformedMessage("no such region");
+  }
+  if (message.rank < -1 || message.rank >= kMaxRanks) {
+    return MalformedMessage("no such rank");
+  }
+  if (has_descriptor != (message.type == VaultMessageType::kDeposit)) {
+    return MalformedMessage("a descriptor is missing, or was not asked for");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MalformedMessage(absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
+}
+
+absl::Status CheckKeepable(int fd, uint64_t size_bytes) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return Errno("fstat");
+  const int flags = ::fcntl(fd, F_GETFL);
+  const int seals = S_ISREG(info.st_mode) ? ::fcntl(fd, F_GET_SEALS) : -1;
+  if (seals < 0) return absl::InvalidArgumentError("not a memfd");
+  if ((flags & O_ACCMODE) != O_RDWR) {
+    return absl::InvalidArgumentError("not open for reading and writing");
+  }
+  constexpr int kSealed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  if (seals != kSealed) {
+    return absl::InvalidArgumentError(
+        "its seals are not those against shrinking, growing and sealing");
+  }
+  if (size_bytes == 0 || static_cast<uint64_t>(info.st_size) != size_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("it has ", info.st_size, " bytes, not ", size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace moebius

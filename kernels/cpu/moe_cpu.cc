@@ -1,0 +1,304 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "common/base/check.h"
+#include "kernels/cpu/targets.h"
+#include "kernels/moe.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/moe_cpu.cc"
+#include "hwy/foreach_target.h"
+//
+#include "hwy/highway.h"
+#include "kernels/cpu/exp-inl.h"
+#include "kernels/cpu/gemm-inl.h"
+
+#ifndef MOEBIUS_KERNELS_MOE_ARGS_
+#define MOEBIUS_KERNELS_MOE_ARGS_
+namespace moebius {
+
+// Rows of one expert and where their intermediate results go.
+struct ExpertRows {
+  const int32_t* rows = nullptr;
+  const float* weights = nullptr;
+  int count = 0;
+  float* hidden = nullptr;  // [count][intermediate]
+};
+
+}  // namespace moebius
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace moebius {
+namespace HWY_NAMESPACE {
+
+// ---- routing ---------------------------------------------------------------
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Index of the highest of n values, lowest on ties. `values` is padded with
+// -infinity to a multiple of 16. -1 when nothing is above -infinity.
+HWY_INLINE int HighestIndex(const float* values, int padded) {
+  const PanelFloats d;
+  auto highest = hn::Set(d, -kInfinity);
+  for (int i = 0; i < padded; i += kVecLanes) {
+    highest = hn::Max(highest, hn::LoadU(d, values + i));
+  }
+  const float value = hn::GetLane(hn::MaxOfLanes(d, highest));
+  if (!(value > -kInfinity)) return -1;
+  const auto wanted = hn::Set(d, value);
+  for (int i = 0; i < padded; i += kVecLanes) {
+    const intptr_t lane =
+        hn::FindFirstTrue(d, hn::Eq(hn::LoadU(d, values + i), wanted));
+    if (lane >= 0) return i + static_cast<int>(lane);
+  }
+  return -1;
+}
+
+// Replaces values by exp(value - highest); returns their sum. Infinite values
+// share the mass; when all are -infinity all do.
+HWY_INLINE float Exponentials(float* values, int n, int padded, float highest) {
+  if (std::isinf(highest)) {
+    float sum = 0.0f;
+    for (int i = 0; i < padded; ++i) {
+      values[i] = i < n && values[i] == highest ? 1.0f : 0.0f;
+      sum += values[i];
+    }
+    return sum;
+  }
+  const PanelFloats d;
+  const auto shift = hn::Set(d, highest);
+  auto sum = hn::Zero(d);
+  for (int i = 0; i < padded; i += kVecLanes) {
+    const auto e = FastExp(d, hn::Sub(hn::LoadU(d, values + i), shift));
+    hn::StoreU(e, d, values + i);
+    sum = hn::Add(sum, e);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+// scratch: 2 * padded floats.
+void RouteRow(const float* logits, int num_experts, int top_k, bool renormalize,
+              float* scratch, int32_t* experts, float* weights) {
+  const int padded = (num_experts + kPanelRows - 1) / kPanelRows * kPanelRows;
+  float* values = scratch;
+  float* left = scratch + padded;  // not chosen yet
+  for (int i = 0; i < padded; ++i) {
+    const float value = i < num_experts ? logits[i] : -kInfinity;
+    values[i] = left[i] = std::isnan(value) ? -kInfinity : value;
+  }
+  int highest = -1;
+  for (int j = 0; j < top_k; ++j) {
+    int best = HighestIndex(left, padded);
+    if (best < 0) {  // only -infinity is left: the lowest ids not chosen
+      best = 0;
+      while (std::find(experts, experts + j, best) != experts + j) ++best;
+    }
+    if (j == 0) highest = best;
+    experts[j] = best;
+    left[best] = -kInfinity;
+  }
+  float total = Exponentials(values, num_experts, padded, values[highest]);
+  if (renormalize) {
+    total = 0.0f;
+    for (int j = 0; j < top_k; ++j) total += values[experts[j]];
+  }
+  for (int j = 0; j < top_k; ++j) weights[j] = values[experts[j]] / total;
+}
+
+// ---- experts ---------------------------------------------------------------
+
+HWY_INLINE PanelVec SiluTimes(PanelVec gate, PanelVec up, PanelVec weight) {
+  const PanelFloats d;
+  const auto one = hn::Set(d, 1.0f);
+  const auto denominator = hn::Add(one, FastExp(d, hn::Neg(gate)));
+  return hn::Mul(hn::Mul(hn::Div(gate, denominator), up), weight);
+}
+
+// hidden = silu(x gate^T) * (x up^T) * weight, units [begin, end).
+void GateUpUnits(ConstRows x, const ExpertBlock& block, const ExpertRows& rows,
+                 int begin, int end) {
+  const PanelFloats d;
+  const PackedMatrix gate = block.gate(), up = block.up();
+  const TileCutter tiles(rows.count);
+  const int most = std::max(2, MaxPanels(tiles.MaxSize()));
+  for (int unit = begin; unit < end;) {
+    const int units = PanelsToTake(end - unit, most / 2);
+    const Bf16* panels[8] = {};  // all gates, then all ups
+    for (int j = 0; j < units; ++j) {
+      panels[j] = gate.panel(unit + j);
+      panels[units + j] = up.panel(unit + j);
+    }
+    int first = 0;
+    for (int t = 0; t < tiles.tiles; ++t) {
+      const int size = tiles.SizeOf(t);
+      const float* from[kMaxTileRows] = {};
+      for (int m = 0; m < size; ++m) from[m] = x.row(rows.rows[first + m]);
+      const auto store = [&](int m, int j, const PanelVec(&g)[kVecs],
+                             const PanelVec(&u)[kVecs]) HWY_ATTR {
+        const auto weight = hn::Set(d, rows.weights[first + m]);
+        float* to = rows.hidden +
+                    (first + m) * static_cast<ptrdiff_t>(block.intermediate) +
+                    ptrdiff_t{unit + j} * kUnitRows;
+        for (int v = 0; v < kVecs; ++v) {
+          hn::StoreU(SiluTimes(g[v], u[v], weight), d, to + v * kVecLanes);
+        }
+      };
+      // On targets whose tiles take one panel, gate and up run one by one.
+      if (2 * units <= MaxPanels(size)) {
+        WithTile(size, 2 * units, [&]<int kRows, int kPanels>() HWY_ATTR {
+          Accumulators<kRows, kPanels> acc;
+          Chains<kRows, kPanels>(from, panels, x.cols, acc);
+          if constexpr (kPanels >= 2) {
+            for (int m = 0; m < kRows; ++m) {
+              for (int j = 0; j < kPanels / 2; ++j) {
+                store(m, j, acc.v[m][j], acc.v[m][kPanels / 2 + j]);
+              }
+            }
+          }
+        });
+      } else {
+        WithTile(size, 1, [&]<int kRows, int kPanels>() HWY_ATTR {
+          if constexpr (kPanels == 1) {
+            for (int j = 0; j < units; ++j) {
+              Accumulators<kRows, 1> g, u;
+              Chains<kRows, 1>(from, panels + j, x.cols, g);
+              Chains<kRows, 1>(from, panels + units + j, x.cols, u);
+              for (int m = 0; m < kRows; ++m) {
+                store(m, j, g.v[m][0], u.v[m][0]);
+              }
+            }
+          }
+        });
+      }
+      first += size;
+    }
+    unit += units;
+  }
+}
+
+// acc += fixed(hidden down^T), panels [begin, end).
+void DownPanels(const ExpertBlock& block, const ExpertRows& rows,
+                int slice_rows, FixedRows acc, int begin, int end) {
+  constexpr int kChunk = 64;
+  const SliceRange range{0, slice_rows / 2, block.intermediate / slice_rows};
+  for (int first = 0; first < rows.count; first += kChunk) {
+    const int count = std::min(kChunk, rows.count - first);
+    const float* from[kChunk];
+    int64_t* to[kChunk];
+    for (int m = 0; m < count; ++m) {
+      from[m] = rows.hidden +
+                (first + m) * static_cast<ptrdiff_t>(block.intermediate);
+      to[m] = acc.row(rows.rows[first + m]);
+    }
+    RowParallelPanels(from, count, block.down(), range, begin, end, to);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace moebius
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace moebius {
+namespace {
+
+HWY_EXPORT(RouteRow);
+HWY_EXPORT(GateUpUnits);
+HWY_EXPORT(DownPanels);
+
+}  // namespace
+
+void RouteTopK(ConstRows logits, int top_k, bool renormalize,
+               absl::Span<int32_t> experts, absl::Span<float> weights,
+               ThreadPool* pool) {
+  CHECK(1 <= top_k && top_k <= logits.cols && top_k <= kMaxExpertsPerToken);
+  const size_t size = static_cast<size_t>(logits.rows) * top_k;
+  CHECK(experts.size() == size && weights.size() == size);
+  const int tasks = std::min(logits.rows, NumThreads(pool));
+  ParallelFor(pool, tasks, [&](int task) {
+    thread_local std::vector<float> scratch;
+    scratch.resize(2 * (static_cast<size_t>(logits.cols) + kPanelRows));
+    const int end = static_cast<int>(int64_t{logits.rows} * (task + 1) / tasks);
+    for (int i = static_cast<int>(int64_t{logits.rows} * task / tasks); i < end;
+         ++i) {
+      const size_t at = static_cast<size_t>(i) * top_k;
+      HWY_DYNAMIC_DISPATCH(RouteRow)
+      (logits.row(i), logits.cols, top_k, renormalize, scratch.data(),
+       experts.data() + at, weights.data() + at);
+    }
+  });
+}
+
+void ExpertsFfn(ConstRows x, absl::Span<const ExpertBlock> experts,
+                const ExpertGroups& groups, int slice_rows, FixedRows acc,
+                ExpertWorkspace* workspace, ThreadPool* pool) {
+  const int num_experts = groups.num_experts();
+  CHECK(num_experts == static_cast<int>(experts.size()));
+  if (num_experts == 0 || groups.rows.empty()) return;
+  const int hidden = experts[0].hidden;
+  const int intermediate = experts[0].intermediate;
+  CHECK(hidden % kPanelRows == 0 && hidden == x.cols && hidden == acc.cols);
+  CHECK(slice_rows > 0 && slice_rows % kUnitRows == 0 &&
+        intermediate % slice_rows == 0);
+  for (const ExpertBlock& block : experts) {
+    CHECK(block.hidden == hidden && block.intermediate == intermediate);
+  }
+  const int units = intermediate / kUnitRows;
+  const int panels = hidden / kPanelRows;
+  const auto rows_of = [&](int expert, float* results) {
+    const int32_t begin = groups.offsets[expert];
+    return ExpertRows{groups.rows.data() + begin, groups.weights.data() + begin,
+                      groups.offsets[expert + 1] - begin, results};
+  };
+
+  if (NumThreads(pool) == 1) {
+    // One expert at a time: its results are still in the cache.
+    int most = 0;
+    for (int e = 0; e < num_experts; ++e) {
+      most = std::max(most, groups.offsets[e + 1] - groups.offsets[e]);
+    }
+    float* results =
+        workspace->Reserve(static_cast<size_t>(most) * intermediate);
+    for (int e = 0; e < num_experts; ++e) {
+      const ExpertRows rows = rows_of(e, results);
+      if (rows.count == 0) continue;
+      HWY_DYNAMIC_DISPATCH(GateUpUnits)(x, experts[e], rows, 0, units);
+      HWY_DYNAMIC_DISPATCH(DownPanels)
+      (experts[e], rows, slice_rows, acc, 0, panels);
+    }
+    return;
+  }
+
+  // First all intermediate rows, by expert and units; then all sums, by
+  // columns of acc, so that no two threads add to one place.
+  float* results = workspace->Reserve(groups.rows.size() *
+                                      static_cast<size_t>(intermediate));
+  const auto rows_at = [&](int expert) {
+    return rows_of(
+        expert,
+        results + static_cast<size_t>(groups.offsets[expert]) * intermediate);
+  };
+  const int parts = std::min(units, NumThreads(pool));
+  ParallelFor(pool, num_experts * parts, [&](int task) {
+    const int e = task / parts, part = task % parts;
+    const ExpertRows rows = rows_at(e);
+    if (rows.count == 0) return;
+    HWY_DYNAMIC_DISPATCH(GateUpUnits)
+    (x, experts[e], rows, units * part / parts, units * (part + 1) / parts);
+  });
+  const int tasks = std::min(panels, 4 * NumThreads(pool));
+  ParallelFor(pool, tasks, [&](int task) {
+    for (int e = 0; e < num_experts; ++e) {
+      const ExpertRows rows = rows_at(e);
+      if (rows.count == 0) continue;
+      HWY_DYNAMIC_DISPATCH(DownPanels)
+      (experts[e], rows, slice_rows, acc, panels * task / tasks,
+       panels * (task + 1) / tasks);
+    }
+  });
+}
+
+}  // namespace moebius
+#endif  // HWY_ONCE

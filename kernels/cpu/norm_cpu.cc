@@ -1,0 +1,205 @@
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "kernels/cpu/targets.h"
+#include "kernels/norm.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/norm_cpu.cc"
+#include "hwy/foreach_target.h"
+//
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace moebius {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// In four interleaved sums of vectors; what is left over is added last.
+HWY_INLINE float SumOfSquares(const float* x, int n) {
+  const hn::CappedTag<float, 16> d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+  int i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    const auto a = hn::LoadU(d, x + i);
+    const auto b = hn::LoadU(d, x + i + lanes);
+    const auto c = hn::LoadU(d, x + i + 2 * lanes);
+    const auto e = hn::LoadU(d, x + i + 3 * lanes);
+    s0 = hn::MulAdd(a, a, s0);
+    s1 = hn::MulAdd(b, b, s1);
+    s2 = hn::MulAdd(c, c, s2);
+    s3 = hn::MulAdd(e, e, s3);
+  }
+  for (; i + lanes <= n; i += lanes) {
+    const auto a = hn::LoadU(d, x + i);
+    s0 = hn::MulAdd(a, a, s0);
+  }
+  float sum =
+      hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
+  for (; i < n; ++i) sum += x[i] * x[i];
+  return sum;
+}
+
+HWY_INLINE void NormalizeRow(const float* x, const float* weight, float eps,
+                             int n, float* out) {
+  const hn::CappedTag<float, 16> d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const float mean = SumOfSquares(x, n) / static_cast<float>(n);
+  const float scale = 1.0f / std::sqrt(mean + eps);
+  const auto factor = hn::Set(d, scale);
+  int i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto scaled = hn::Mul(hn::LoadU(d, x + i), factor);
+    hn::StoreU(hn::Mul(scaled, hn::LoadU(d, weight + i)), d, out + i);
+  }
+  for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+void NormalizeRows(ConstRows x, const float* weight, float eps, Rows out,
+                   int begin, int end) {
+  for (int i = begin; i < end; ++i) {
+    NormalizeRow(x.row(i), weight, eps, x.cols, out.row(i));
+  }
+}
+
+void RotateRows(Rows heads, const float* weight, float eps,
+                const int32_t* positions, const RotaryTable& table, int begin,
+                int end) {
+  const hn::CappedTag<float, 8> d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const int head_dim = table.head_dim();
+  const int half = head_dim / 2;
+  for (int i = begin; i < end; ++i) {
+    const float* cos = table.cos(positions[i]);
+    const float* sin = table.sin(positions[i]);
+    for (int column = 0; column < heads.cols; column += head_dim) {
+      float* head = heads.row(i) + column;
+      if (weight != nullptr) NormalizeRow(head, weight, eps, head_dim, head);
+      for (int j = 0; j < half; j += lanes) {
+        const auto a = hn::LoadU(d, head + j);
+        const auto b = hn::LoadU(d, head + half + j);
+        const auto c = hn::LoadU(d, cos + j);
+        const auto s = hn::LoadU(d, sin + j);
+        hn::StoreU(hn::NegMulAdd(b, s, hn::Mul(a, c)), d, head + j);
+        hn::StoreU(hn::MulAdd(a, s, hn::Mul(b, c)), d, head + half + j);
+      }
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace moebius
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace moebius {
+namespace {
+
+HWY_EXPORT(NormalizeRows);
+HWY_EXPORT(RotateRows);
+
+constexpr int kMaxPositions = 1 << 24;
+constexpr int kMaxHeadDim = 1024;
+
+// Calls fn(begin, end) for the rows, shared out among the threads.
+template <typename Fn>
+void ForRows(ThreadPool* pool, int rows, const Fn& fn) {
+  const int tasks = std::min(rows, NumThreads(pool));
+  ParallelFor(pool, tasks, [&](int task) {
+    fn(static_cast<int>(int64_t{rows} * task / tasks),
+       static_cast<int>(int64_t{rows} * (task + 1) / tasks));
+  });
+}
+
+}  // namespace
+
+absl::Status EmbedRows(PackedMatrix table, absl::Span<const int32_t> ids,
+                       Rows out, ThreadPool* pool) {
+  CHECK(out.rows == static_cast<int>(ids.size()) && out.cols == table.k);
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= table.n) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token id ", id, " is outside the vocabulary of ", table.n));
+    }
+  }
+  ForRows(pool, out.rows, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+      const Bf16* from =
+          table.panel(ids[i] / kPanelRows) + 2 * (ids[i] % kPanelRows);
+      float* to = out.row(i);
+      for (int k = 0; k < table.k; k += 2, from += 2 * kPanelRows) {
+        to[k] = ToFloat(from[0]);
+        to[k + 1] = ToFloat(from[1]);
+      }
+    }
+  });
+  return absl::OkStatus();
+}
+
+void RmsNorm(ConstRows x, absl::Span<const float> weight, float eps, Rows out,
+             ThreadPool* pool) {
+  CHECK(static_cast<int>(weight.size()) == x.cols);
+  CHECK(out.rows == x.rows && out.cols == x.cols);
+  ForRows(pool, x.rows, [&](int begin, int end) {
+    HWY_DYNAMIC_DISPATCH(NormalizeRows)
+    (x, weight.data(), eps, out, begin, end);
+  });
+}
+
+absl::StatusOr<RotaryTable> RotaryTable::Create(int max_positions, int head_dim,
+                                                double theta) {
+  if (max_positions < 1 || max_positions > kMaxPositions) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "max_positions must be 1 to ", kMaxPositions, ", not ", max_positions));
+  }
+  if (head_dim < 16 || head_dim > kMaxHeadDim || head_dim % 16 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("head_dim must be a multiple of 16 up to ", kMaxHeadDim,
+                     ", not ", head_dim));
+  }
+  if (!std::isfinite(theta) || theta < 1.0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rope_theta must be at least 1, not ", theta));
+  }
+  RotaryTable table;
+  table.max_positions_ = max_positions;
+  table.head_dim_ = head_dim;
+  const int half = head_dim / 2;
+  table.cos_.reserve(static_cast<size_t>(max_positions) * half);
+  table.sin_.reserve(static_cast<size_t>(max_positions) * half);
+  std::vector<double> frequencies(half);
+  for (int i = 0; i < half; ++i) {
+    frequencies[i] = std::pow(theta, -2.0 * i / head_dim);
+  }
+  for (int position = 0; position < max_positions; ++position) {
+    for (int i = 0; i < half; ++i) {
+      const double angle = position * frequencies[i];
+      table.cos_.push_back(static_cast<float>(std::cos(angle)));
+      table.sin_.push_back(static_cast<float>(std::sin(angle)));
+    }
+  }
+  return table;
+}
+
+void HeadNormRotary(Rows heads, absl::Span<const float> weight, float eps,
+                    absl::Span<const int32_t> positions,
+                    const RotaryTable& table, ThreadPool* pool) {
+  CHECK(heads.cols % table.head_dim() == 0);
+  CHECK(weight.empty() || static_cast<int>(weight.size()) == table.head_dim());
+  CHECK(static_cast<int>(positions.size()) == heads.rows);
+  for (const int32_t position : positions) {
+    CHECK(0 <= position && position < table.max_positions());
+  }
+  ForRows(pool, heads.rows, [&](int begin, int end) {
+    HWY_DYNAMIC_DISPATCH(RotateRows)
+    (heads, weight.empty() ? nullptr : weight.data(), eps, positions.data(),
+     table, begin, end);
+  });
+}
+
+}  // namespace moebius
+#endif  // HWY_ONCE

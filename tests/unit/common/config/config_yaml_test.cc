@@ -1,0 +1,518 @@
+// Configuration: what a file may say, and what is said about one that is
+// wrong.
+#include "common/config/config_yaml.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/status_matchers.h"
+
+namespace moebius {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+namespace fs = std::filesystem;
+
+// A temporary folder, gone with the test; the current directory comes back.
+class InFolder : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "cfgXXXXXX").string();
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = fs::canonical(name);
+    old_ = fs::current_path();
+  }
+  void TearDown() override {
+    fs::current_path(old_);
+    fs::remove_all(folder_);
+  }
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(folder_ / name) << text;
+  }
+  fs::path folder_, old_;
+};
+
+struct Wrong {
+  const char* name;
+  std::string yaml;
+  std::vector<std::string> says;
+};
+
+void PrintTo(const Wrong& wrong, std::ostream* out) { *out << wrong.name; }
+
+class ConfigYamlRefuses : public ::testing::TestWithParam<Wrong> {};
+
+TEST_P(ConfigYamlRefuses, WithFileLineKeyAndWhatIsAllowed) {
+  const absl::StatusOr<Config> config =
+      ParseConfigYaml(GetParam().yaml, "f.yaml");
+  ASSERT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument)
+      << config.status();
+  for (const std::string& part : GetParam().says) {
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr(part));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Table, ConfigYamlRefuses,
+    ::testing::Values(
+        Wrong{"UnknownSection",
+              "model:\n  path: x\nworker:\n  count: 2\n",
+              {"f.yaml:3: section 'worker' is unknown",
+               "did you mean 'workers'?", "scheduler"}},
+        Wrong{"UnknownKey",
+              "workers:\n  count: 2\n  cuont: 3\n",
+              {"f.yaml:3: key 'workers.cuont' is unknown",
+               "did you mean 'workers.count'?", "kv_dtype"}},
+        Wrong{"KeyOfAnotherSection",
+              "scheduler:\n  kv_dtype: float32\n",
+              {"f.yaml:2: key 'scheduler.kv_dtype' is unknown",
+               "did you mean 'workers.kv_dtype'?"}},
+        Wrong{"KeyThatNothingIsLike",
+              "http:\n  certificate: x\n",
+              {"f.yaml:2: key 'http.certificate' is unknown; allowed is host"}},
+        Wrong{"WordForNumber",
+              "\nworkers:\n  count: two\n",
+              {"f.yaml:3: key 'workers.count': allowed is a whole number from "
+               "1 to 8, not 'two'"}},
+        Wrong{"FractionForWholeNumber",
+              "workers: {count: 2.5}\n",
+              {"f.yaml:1: key 'workers.count'", "not '2.5'"}},
+        Wrong{"QuotedNumber",
+              "workers:\n  count: \"2\"\n",
+              {"f.yaml:2: key 'workers.count'", "not the text"}},
+        Wrong{"TooSmall",
+              "workers:\n  count: 0\n",
+              {"f.yaml:2: key 'workers.count'", "from 1 to 8", "not '0'"}},
+        Wrong{"TooLarge",
+              "workers:\n  count: 9\n",
+              {"f.yaml:2: key 'workers.count'", "not '9'"}},
+        Wrong{"Beyond64Bits",
+              "workers:\n  count: 99999999999999999999\n",
+              {"f.yaml:2: key 'workers.count'"}},
+        Wrong{"Nothing",
+              "workers:\n  count:\n",
+              {"f.yaml:2: key 'workers.count'", "not nothing"}},
+        Wrong{"ListForValue",
+              "workers:\n  count: [1, 2]\n",
+              {"f.yaml:2: key 'workers.count'", "not a list"}},
+        Wrong{"MapForValue",
+              "model:\n  path:\n    a: b\n",
+              {"f.yaml:2: key 'model.path'", "not a map"}},
+        Wrong{"ValueForSection",
+              "workers: 2\n",
+              {"f.yaml:1: section 'workers': allowed is a map of keys, not a "
+               "value"}},
+        Wrong{"ListForDocument", "- a\n", {"f.yaml:1", "not a list"}},
+        Wrong{"KeyTwice",
+              "workers:\n  count: 2\n  threads: 1\n  count: 4\n",
+              {"f.yaml:4: key 'workers.count' is said twice"}},
+        Wrong{"SectionTwice",
+              "workers:\n  count: 2\nhttp:\n  port: 1\nworkers:\n  count: 4\n",
+              {"f.yaml:5: section 'workers' is said twice"}},
+        Wrong{"SecondDocument",
+              "workers:\n  count: 2\n---\nhttp:\n  port: 1\n",
+              {"a second document"}},
+        Wrong{"NotYaml",
+              "workers:\n  count: [1\n",
+              {"f.yaml:", "not a YAML document"}},
+        Wrong{"TabForIndent",
+              "workers:\n\tcount: 1\n",
+              {"f.yaml:2", "not a YAML document"}},
+        Wrong{"UnknownAlias",
+              "workers:\n  count: *x\n",
+              {"f.yaml:2", "not a YAML document"}},
+        Wrong{"ChoiceInCapitals",
+              "layout:\n  choice: EP\n",
+              {"f.yaml:2: key 'layout.choice': allowed is one of ep, tp, auto, "
+               "not 'EP'"}},
+        Wrong{"Numerics",
+              "workers:\n  numerics: fast\n",
+              {"key 'workers.numerics': allowed is exact, not 'fast'"}},
+        Wrong{"LoadFormat",
+              "model:\n  load_format: gguf\n",
+              {"one of auto, dummy", "not 'gguf'"}},
+        Wrong{"HostName",
+              "http:\n  host: example\n",
+              {"key 'http.host'", "an IPv4 or IPv6 address, or localhost"}},
+        Wrong{"Port", "http:\n  port: 65536\n", {"from 0 to 65535"}},
+        Wrong{"NotANumber",
+              "layout:\n  hysteresis: .nan\n",
+              {"key 'layout.hysteresis': allowed is a number from 0 to 1"}},
+        Wrong{"NegativeShare", "layout:\n  hysteresis: -0.1\n", {"'-0.1'"}},
+        Wrong{"BytesWithAnUnknownUnit",
+              "workers:\n  kv_bytes: 4GB\n",
+              {"key 'workers.kv_bytes'", "KiB, MiB or GiB"}},
+        Wrong{"BytesThatOverflow",
+              "workers:\n  kv_bytes: 9999999999999GiB\n",
+              {"key 'workers.kv_bytes'"}},
+        Wrong{"TooFewBytes",
+              "http:\n  stream_buffer_bytes: 4095\n",
+              {"key 'http.stream_buffer_bytes': allowed is a number of bytes",
+               "from 4KiB to 1GiB, not '4095'"}},
+        Wrong{"YesForTrue",
+              "http:\n  allow_unauthenticated: yes\n",
+              {"key 'http.allow_unauthenticated': allowed is one of false, "
+               "true, not 'yes'"}},
+        Wrong{"NegativeBytes",
+              "workers:\n  kv_bytes: -1\n",
+              {"key 'workers.kv_bytes'"}},
+        Wrong{"HostWithPort",
+              "http:\n  allowed_hosts: a.example b.example:80\n",
+              {"key 'http.allowed_hosts': allowed is host names and addresses "
+               "separated by spaces"}},
+        Wrong{"HostWithScheme",
+              "admin:\n  allowed_hosts: https://a.example\n",
+              {"key 'admin.allowed_hosts'"}},
+        Wrong{"OriginWithoutScheme",
+              "http:\n  allowed_origins: a.example\n",
+              {"key 'http.allowed_origins': allowed is origins"}},
+        Wrong{"OriginWithPath",
+              "http:\n  allowed_origins: https://a.example/\n",
+              {"key 'http.allowed_origins'"}},
+        Wrong{"BodyBeyondAllBodies",
+              "http:\n  max_body_bytes: 257MiB\n",
+              {"key 'http.max_body_bytes'", "to 256MiB"}},
+        Wrong{"EmptyPath",
+              "model:\n  path: \"\"\n",
+              {"key 'model.path': allowed is the path of a folder"}},
+        Wrong{"ControlCharacterInName",
+              "model:\n  served_name: \"a\\nb\"\n",
+              {"key 'model.served_name'", "'a?b'"}},
+        Wrong{"LongValueIsCut",
+              absl::StrCat("http:\n  host: ", std::string(3000, 'x'), "\n"),
+              {"xxx...'"}},
+        Wrong{"TooManyBytes",
+              absl::StrCat("# ", std::string(kMaxConfigBytes, 'x')),
+              {"f.yaml: ", "allowed are at most 1048576"}}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(ConfigYaml, DeepNestingIsAnErrorNotACrash) {
+  EXPECT_THAT(ParseConfigYaml(std::string(100000, '['), "f.yaml"),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(ParseConfigYaml(std::string(100000, '{'), "f.yaml"),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST(ConfigYaml, EmptyFileGivesTheBase) {
+  Config base;
+  base.num_workers = 4;
+  for (const char* yaml : {"", "# nothing\n", "workers:\n", "---\n"}) {
+    const absl::StatusOr<Config> config = ParseConfigYaml(yaml, "f", base);
+    ASSERT_THAT(config, IsOk()) << yaml;
+    EXPECT_EQ(ToYaml(*config), ToYaml(base)) << yaml;
+  }
+}
+
+TEST(ConfigYaml, FileWinsOverBaseAndLeavesTheRest) {
+  Config base;
+  base.num_workers = 4;
+  base.http_threads = 3;
+  ConfigLines lines;
+  const absl::StatusOr<Config> config = ParseConfigYaml(
+      "# comment\nworkers:\n  count: 8\nlayout: {choice: auto}\n", "f", base,
+      &lines);
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->num_workers, 8);
+  EXPECT_EQ(config->http_threads, 3);
+  EXPECT_EQ(config->layout, LayoutChoice::kAuto);
+  EXPECT_EQ(lines, (ConfigLines{{"workers.count", 3}, {"layout.choice", 4}}));
+}
+
+TEST(ConfigYaml, EachFieldIsReadFromItsKey) {
+  const absl::StatusOr<Config> config = ParseConfigYaml(R"(
+model:
+  path: /m/x
+  served_name: name
+  load_format: dummy
+  max_model_len: 77
+workers: {count: 3, threads: 5, spin_us: 50, kv_dtype: bfloat16,
+          kv_bytes: 3MiB, numerics: exact}
+control: {transport: tcp, host: 10.0.0.1, port: 28}
+scheduler: {max_running: 11, max_queue: 12, token_budget: 130, steps_ahead: 4}
+layout:
+  choice: tp
+  switch_threshold: 9
+  hysteresis: 0.125
+  min_dwell_ms: 14
+  smoothing_ms: 15
+  prepare_timeout_ms: 16
+  switch_timeout_ms: 17
+http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
+       write_interval_us: 22, api_keys_file: /k, allow_unauthenticated: true,
+       max_connections: 23, header_timeout_ms: 24, body_timeout_ms: 25,
+       write_timeout_ms: 26, stream_buffer_bytes: 27KiB, max_body_bytes: 28KiB,
+       waiting_comment_ms: 29, allowed_hosts: "a.example [::2]",
+       allowed_origins: "https://a.example http://b:80",
+       allow_request_templates: true}
+admin: {host: localhost, port: 21, api_key_file: /a,
+        allow_unauthenticated: true, allowed_hosts: "*"}
+log: {level: "debug"}
+)",
+                                                        "f");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->model_path, "/m/x");
+  EXPECT_EQ(config->served_model_name, "name");
+  EXPECT_TRUE(config->dummy_weights);
+  EXPECT_EQ(config->max_model_len, 77);
+  EXPECT_EQ(config->num_workers, 3);
+  EXPECT_EQ(config->threads_per_worker, 5);
+  EXPECT_EQ(config->spin_us, 50);
+  EXPECT_TRUE(config->kv_bfloat16);
+  EXPECT_EQ(config->kv_bytes, 3 << 20);
+  EXPECT_TRUE(config->control_tcp);
+  EXPECT_EQ(config->control.host, "10.0.0.1");
+  EXPECT_EQ(config->control.port, 28);
+  EXPECT_EQ(config->max_running, 11);
+  EXPECT_EQ(config->max_queue, 12);
+  EXPECT_EQ(config->token_budget, 130);
+  EXPECT_EQ(config->steps_ahead, 4);
+  EXPECT_EQ(config->layout, LayoutChoice::kTp);
+  EXPECT_EQ(config->switch_threshold, 9);
+  EXPECT_EQ(config->hysteresis, 0.125);
+  EXPECT_EQ(config->min_dwell_ms, 14);
+  EXPECT_EQ(config->smoothing_ms, 15);
+  EXPECT_EQ(config->prepare_timeout_ms, 16);
+  EXPECT_EQ(config->switch_timeout_ms, 17);
+  EXPECT_EQ(config->listen.host, "0.0.0.0");
+  EXPECT_EQ(config->listen.port, 18);
+  EXPECT_EQ(config->http_threads, 19);
+  EXPECT_EQ(config->drain_timeout_ms, 20);
+  EXPECT_EQ(config->write_interval_us, 22);
+  EXPECT_EQ(config->api_keys_file, "/k");
+  EXPECT_TRUE(config->allow_unauthenticated);
+  EXPECT_EQ(config->max_connections, 23);
+  EXPECT_EQ(config->header_timeout_ms, 24);
+  EXPECT_EQ(config->body_timeout_ms, 25);
+  EXPECT_EQ(config->write_timeout_ms, 26);
+  EXPECT_EQ(config->stream_buffer_bytes, 27 << 10);
+  EXPECT_TRUE(config->allow_request_templates);
+  EXPECT_EQ(config->max_body_bytes, 28 << 10);
+  EXPECT_EQ(config->waiting_comment_ms, 29);
+  EXPECT_EQ(config->allowed_hosts, "a.example [::2]");
+  EXPECT_EQ(config->allowed_origins, "https://a.example http://b:80");
+  EXPECT_EQ(config->admin_allowed_hosts, "*");
+  EXPECT_EQ(config->admin.host, "127.0.0.1");
+  EXPECT_EQ(config->admin.port, 21);
+  EXPECT_EQ(config->admin_key_file, "/a");
+  EXPECT_TRUE(config->admin_allow_unauthenticated);
+  EXPECT_EQ(config->log_level, "debug");
+}
+
+TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
+  Config config;
+  config.model_path = "/tmp/a \"b\" \\c: # d";
+  config.served_model_name = "true";
+  config.kv_bytes = (int64_t{1} << 40) + 1;
+  config.hysteresis = 0.1;
+  config.spin_us = -1;
+  config.layout = LayoutChoice::kAuto;
+  config.admin.host = "::1";
+  const std::string yaml = ToYaml(config);
+  const absl::StatusOr<Config> again = ParseConfigYaml(yaml, "f");
+  ASSERT_THAT(again, IsOk()) << yaml;
+  EXPECT_EQ(ToYaml(*again), yaml);
+  EXPECT_EQ(again->model_path, config.model_path);
+  EXPECT_EQ(again->served_model_name, "true");
+  EXPECT_EQ(again->kv_bytes, config.kv_bytes);
+  EXPECT_EQ(again->hysteresis, 0.1);
+}
+
+TEST(ConfigYaml, EachKeyIsDocumentedAndTakesItsDefault) {
+  const std::vector<ConfigKeyInfo> keys = ConfigKeys();
+  EXPECT_EQ(keys.size(), 59u);  // the fields of Config
+  std::set<std::string> names;
+  Config config;
+  for (const ConfigKeyInfo& key : keys) {
+    EXPECT_TRUE(names.insert(key.name).second) << key.name;
+    EXPECT_TRUE(absl::EndsWith(key.help, ".")) << key.name;
+    EXPECT_FALSE(key.allowed.empty()) << key.name;
+    EXPECT_THAT(SetConfigKey(config, key.name, key.default_value, "test"),
+                IsOk());
+  }
+  EXPECT_EQ(ToYaml(config), ToYaml(Config{}));
+  EXPECT_THAT(CheckConfig(Config{}), IsOk());
+}
+
+TEST(ConfigYaml, FlagErrorsNameTheFlag) {
+  Config config;
+  EXPECT_THAT(SetConfigKey(config, "workers.count", "0", "--workers"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(StartsWith("--workers: key 'workers.count'"),
+                             HasSubstr("from 1 to 8"))));
+  EXPECT_THAT(SetConfigKey(config, "nonsense", "0", "--set"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("key 'nonsense' is unknown")));
+  EXPECT_EQ(config.num_workers, Config{}.num_workers);
+}
+
+TEST(ConfigYaml, OnePortForBothListenersIsRefused) {
+  Config config;
+  config.admin.port = config.listen.port;
+  EXPECT_THAT(CheckConfig(config),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("http.port"), HasSubstr("admin.port"))));
+  config.admin.host = "127.0.0.2";
+  EXPECT_THAT(CheckConfig(config), IsOk());
+  config.admin.host = config.listen.host;
+  config.admin.port = config.listen.port = 0;
+  EXPECT_THAT(CheckConfig(config), IsOk());
+}
+
+TEST(ConfigYaml, WorkersNeedOneAddressOfTheCoordinator) {
+  Config config;
+  for (const char* host : {"0.0.0.0", "::"}) {
+    config.control.host = host;
+    config.control_tcp = false;
+    EXPECT_THAT(CheckConfig(config), IsOk());
+    config.control_tcp = true;
+    EXPECT_THAT(
+        CheckConfig(config),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 HasSubstr(absl::StrCat("key 'control.host' is ", host))));
+  }
+  config.control.host = "10.0.0.1";
+  EXPECT_THAT(CheckConfig(config), IsOk());
+}
+
+TEST(ConfigYaml, ListenersBeyondLoopbackNeedKeysOrAWordThatTheyNeedNone) {
+  for (const char* host :
+       {"0.0.0.0", "::", "192.168.1.2", "10.0.0.1", "::2", "fe80::1",
+        "::ffff:10.0.0.1", "126.255.255.255", "128.0.0.1", "1::1"}) {
+    Config config;
+    config.listen.host = host;
+    EXPECT_THAT(
+        CheckConfig(config),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 AllOf(HasSubstr(absl::StrCat("key 'http.host' is ", host)),
+                       HasSubstr("'http.api_keys_file'"),
+                       HasSubstr("'http.allow_unauthenticated: true'"),
+                       HasSubstr("--api-keys-file, --allow-unauthenticated"))))
+        << host;
+    config.api_keys_file = "/keys";
+    EXPECT_THAT(CheckConfig(config), IsOk());
+    config.api_keys_file = "";
+    config.allow_unauthenticated = true;
+    EXPECT_THAT(CheckConfig(config), IsOk());
+    // Of one listener that says nothing about the other.
+    config.admin.host = host;
+    EXPECT_THAT(
+        CheckConfig(config),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 AllOf(HasSubstr(absl::StrCat("key 'admin.host' is ", host)),
+                       HasSubstr("'admin.api_key_file'"),
+                       HasSubstr("'admin.allow_unauthenticated: true'"),
+                       HasSubstr("--admin-api-key-file, "
+                                 "--admin-allow-unauthenticated"))))
+        << host;
+    config.admin_key_file = "/keys";
+    EXPECT_THAT(CheckConfig(config), IsOk());
+    config.admin_key_file = "";
+    config.admin_allow_unauthenticated = true;
+    EXPECT_THAT(CheckConfig(config), IsOk());
+  }
+  for (const char* host :
+       {"127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1"}) {
+    Config config;
+    config.listen.host = config.admin.host = host;
+    EXPECT_THAT(CheckConfig(config), IsOk()) << host;
+  }
+}
+
+TEST(ConfigYaml, BudgetBelowRunningSequencesIsRefused) {
+  Config config;
+  config.max_running = 300;
+  config.token_budget = 299;
+  EXPECT_THAT(CheckConfig(config),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("scheduler.max_running")));
+}
+
+TEST_F(InFolder, MissingFileAndFolderAreNotFound) {
+  EXPECT_THAT(LoadConfigYaml((folder_ / "x.yaml").string()),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("x.yaml")));
+  EXPECT_THAT(LoadConfigYaml(folder_.string()),
+              StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_F(InFolder, FileOverTheBoundIsRefused) {
+  Write("big.yaml", std::string(kMaxConfigBytes + 10, '#'));
+  EXPECT_THAT(LoadConfigYaml((folder_ / "big.yaml").string()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("at most 1048576 bytes")));
+}
+
+TEST_F(InFolder, ErrorsInAFileNameItAsItWasGiven) {
+  Write("c.yaml", "http:\n  port: x\n");
+  fs::current_path(folder_);
+  EXPECT_THAT(LoadConfigYaml("c.yaml"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       StartsWith("c.yaml:2: key 'http.port'")));
+}
+
+TEST_F(InFolder, ModelPathPrefersTheCurrentDirectory) {
+  fs::create_directories(folder_ / "here/models/m");
+  fs::create_directories(folder_ / "there/models/m");
+  fs::create_directories(folder_ / "there/models/n");
+  fs::create_directories(folder_ / "there/configs");
+  fs::current_path(folder_ / "here");
+  const std::string config = (folder_ / "there/configs/c.yaml").string();
+  EXPECT_EQ(*ResolveModelPath("models/m", config),
+            (folder_ / "here/models/m").string());
+  EXPECT_EQ(*ResolveModelPath("models/n", config),
+            (folder_ / "there/models/n").string());
+  EXPECT_EQ(*ResolveModelPath("models/n/", "../there/configs/c.yaml"),
+            (folder_ / "there/models/n").string());
+  EXPECT_EQ(*ResolveModelPath((folder_ / "there/models/n").string(), ""),
+            (folder_ / "there/models/n").string());
+  EXPECT_THAT(ResolveModelPath("models/n", ""),
+              StatusIs(absl::StatusCode::kNotFound,
+                       HasSubstr((folder_ / "here/models/n").string())));
+  EXPECT_THAT(
+      ResolveModelPath("models/x", config),
+      StatusIs(absl::StatusCode::kNotFound,
+               AllOf(HasSubstr((folder_ / "here/models/x").string()),
+                     HasSubstr((folder_ / "there/models/x").string()))));
+}
+
+TEST(ConfigYaml, ServedNameIsTheFolderUnlessSaid) {
+  Config config;
+  config.model_path = "/a/b/verse-moe";
+  EXPECT_EQ(ServedModelName(config), "verse-moe");
+  config.model_path = "/a/b/verse-moe/";
+  EXPECT_EQ(ServedModelName(config), "verse-moe");
+  config.served_model_name = "other";
+  EXPECT_EQ(ServedModelName(config), "other");
+}
+
+TEST(ConfigYaml, CommittedConfigurationsAreValid) {
+  const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
+  ASSERT_NE(source, nullptr);
+  int found = 0;
+  for (const auto& entry :
+       fs::directory_iterator(fs::path(source) / "configs")) {
+    if (entry.path().extension() != ".yaml") continue;
+    ++found;
+    const absl::StatusOr<Config> config = LoadConfigYaml(entry.path().string());
+    ASSERT_THAT(config, IsOk());
+    EXPECT_THAT(CheckConfig(*config), IsOk());
+    EXPECT_THAT(ResolveModelPath(config->model_path, entry.path().string()),
+                IsOk());
+  }
+  EXPECT_GE(found, 2);
+}
+
+}  // namespace
+}  // namespace moebius

@@ -1,0 +1,376 @@
+// Requests and switches: every request's tokens are those of a quiet run.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/coordinator/engine/engine_host_fixture.h"
+
+namespace moebius {
+namespace {
+
+using testing::HasSubstr;
+
+TEST_F(EngineHostTest, NothingIsAcceptedBeforeTheGroupIsWhole) {
+  Start(/*join=*/false);
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("waiting")));
+  EXPECT_THAT(SwitchTo(LayoutChoice::kTp),
+              StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_FALSE(engine_->GetStatus().ready);
+}
+
+TEST_F(EngineHostTest, StatusTellsWhoHasComeBeforeTheGroupIsWhole) {
+  Start(/*join=*/false);
+  hub_->Revive(0);
+  // Each goes through the engine's loop once; the worker is greeted and answers
+  // in a few.
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_THAT(SwitchTo(LayoutChoice::kTp),
+                StatusIs(absl::StatusCode::kUnavailable));
+  }
+  const EngineStatus status = engine_->GetStatus();
+  EXPECT_FALSE(status.ready);
+  EXPECT_TRUE(status.workers[0].connected);
+  EXPECT_GT(status.workers[0].pages_total, 0u);
+  EXPECT_EQ(status.workers[0].pages_free, status.workers[0].pages_total);
+  EXPECT_FALSE(status.workers[1].connected);
+}
+
+TEST_F(EngineHostTest, EveryRequestGetsTheTokensOfAQuietRun) {
+  Start();
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 40; ++i) ids.push_back(Submit(Request(1 + i * 5, 20)));
+  for (int i = 0; i < 40; ++i) {
+    const auto stream = listener_.AwaitEnd(ids[i]);
+    EXPECT_EQ(stream.finish, FinishReason::kLength);
+    EXPECT_EQ(stream.tokens,
+              QuietRun(ids[i].value, Request(1 + i * 5, 20).prompt, 20));
+    EXPECT_EQ(stream.text, TestTokenizer().Decode(stream.tokens, true));
+  }
+  const EngineStatus status = engine_->GetStatus();
+  EXPECT_EQ(status.requests_total, 40u);
+}
+
+TEST_F(EngineHostTest, PromptsThatCannotFitAreRefusedWithBothNumbers) {
+  Start();
+  EXPECT_THAT(engine_->Submit({Request(1024, 2)}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       testing::AllOf(HasSubstr("1024"), HasSubstr("1023"))));
+  EXPECT_THAT(engine_->Submit({Request(1025, 1)}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(engine_->Submit({Generation{}}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  // One that fills the context can be scored.
+  EXPECT_EQ(listener_.AwaitEnd(Submit(Request(1024, 1))).tokens.size(), 1u);
+}
+
+TEST_F(EngineHostTest, MoreThanMayEverWaitIsRefusedForGoodAndNotForNow) {
+  Start();
+  EXPECT_THAT(
+      engine_->Submit(std::vector<Generation>(65, Request(4, 4)), ""),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1 to 64")));
+  EXPECT_THAT(engine_->Submit({}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  const auto ids =
+      engine_->Submit(std::vector<Generation>(64, Request(4, 4)), "");
+  ASSERT_THAT(ids, IsOk());
+  for (const RequestId id : *ids) listener_.AwaitEnd(id);
+}
+
+TEST_F(EngineHostTest, StatusCountsWhatEndedOfLate) {
+  Start();
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 5; ++i) ids.push_back(Submit(Request(4, 3)));
+  for (const RequestId id : ids) listener_.AwaitEnd(id);
+  // Once more through the loop, so that all of it is published.
+  EXPECT_THAT(SwitchTo(LayoutChoice::kTp), IsOk());
+  EXPECT_EQ(engine_->GetStatus().ended_recently, 5u);
+}
+
+TEST_F(EngineHostTest, AFullQueueRefusesAndKeepsWhatItHas) {
+  Start();
+  hub_->Hold(true);
+  std::vector<RequestId> ids;
+  absl::Status refused;
+  for (int i = 0; i < 200 && refused.ok(); ++i) {
+    std::vector<Generation> one;
+    one.push_back(Request(4, 4));
+    auto got = engine_->Submit(std::move(one), "");
+    if (got.ok()) {
+      ids.push_back(got->front());
+    } else {
+      refused = got.status();
+    }
+  }
+  EXPECT_THAT(refused,
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("64")));
+  hub_->Hold(false);
+  for (RequestId id : ids) {
+    EXPECT_EQ(listener_.AwaitEnd(id).tokens.size(), 4u);
+  }
+}
+
+TEST_F(EngineHostTest, AStopTokenEndsTheRequestAndLaterTokensAreDropped) {
+  Start();
+  const auto quiet = QuietRun(1, Request(6, 30).prompt, 30);
+  Generation generation = Request(6, 30);
+  generation.stop.stop_token_ids = {quiet[9]};
+  const size_t first =
+      std::find(quiet.begin(), quiet.end(), quiet[9]) - quiet.begin();
+  const RequestId id = Submit(std::move(generation));
+  ASSERT_EQ(id, RequestId{1});
+  const auto stream = listener_.AwaitEnd(id);
+  EXPECT_EQ(stream.finish, FinishReason::kStop);
+  EXPECT_EQ(stream.stop_reason, std::to_string(quiet[9]));
+  EXPECT_EQ(stream.tokens,
+            std::vector<int32_t>(quiet.begin(), quiet.begin() + first + 1));
+}
+
+TEST_F(EngineHostTest, AbortEndsARequestWithoutAnotherWord) {
+  Start();
+  const std::vector<RequestId> ids = InMidStream(2, 900, 3);
+  engine_->Abort(ids[0]);
+  engine_->Abort(RequestId{999});
+  hub_->Hold(false);
+  EXPECT_EQ(listener_.AwaitEnd(ids[1]).tokens.size(), 900u);
+  // Another request after it proves that the engine has seen the abort.
+  listener_.AwaitEnd(Submit(Request(4, 2)));
+  EXPECT_FALSE(listener_.Get(ids[0]).finish.has_value());
+  EXPECT_EQ(engine_->GetStatus().requests_aborted, 1u);
+}
+
+TEST_F(EngineHostTest, SwitchesInMidStreamChangeNoToken) {
+  Start();
+  const std::vector<RequestId> ids = InMidStream(12, 900, 5);
+  for (int i = 0; i < 6; ++i) {
+    hub_->Hold(true);
+    const auto asked = Ask(i % 2 == 0 ? LayoutChoice::kTp : LayoutChoice::kEp);
+    hub_->Hold(false);
+    const auto report = asked->Await();
+    ASSERT_THAT(report, IsOk());
+    EXPECT_TRUE(report->done) << report->reason;
+    EXPECT_EQ(report->weight_bytes, 2000u);
+    EXPECT_EQ(report->to.tp_size, i % 2 == 0 ? 2 : 1);
+  }
+  for (int i = 0; i < 12; ++i) ExpectQuietTokens(ids[i], 10 + i, 900);
+  EXPECT_EQ(engine_->GetStatus().switches_total, 6u);
+}
+
+TEST_F(EngineHostTest, SwitchingToTheLayoutItIsInDoesNothing) {
+  Start();
+  const auto report = SwitchTo(LayoutChoice::kEp);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_FALSE(report->done);
+  EXPECT_EQ(report->reason, "");
+}
+
+TEST_F(EngineHostTest, PromptLogprobsAreWholeAndInOrderInBothLayouts) {
+  Start();
+  for (const LayoutChoice choice : {LayoutChoice::kEp, LayoutChoice::kTp}) {
+    ASSERT_THAT(SwitchTo(choice), IsOk());
+    std::vector<RequestId> ids;
+    for (int i = 0; i < 3; ++i) {
+      Generation generation = Request(150, 3);  // several chunks
+      generation.sampling.num_prompt_logprobs = 0;
+      ids.push_back(Submit(std::move(generation)));
+    }
+    for (RequestId id : ids) {
+      const auto stream = listener_.AwaitEnd(id);
+      EXPECT_EQ(stream.finish, FinishReason::kLength);
+      ASSERT_EQ(stream.prompt_logprobs.size(), 149u);
+      for (uint32_t p = 1; p < 150; ++p) {
+        EXPECT_EQ(stream.prompt_logprobs[p - 1].position, p);
+      }
+    }
+  }
+}
+
+// A request that the workers refuse, though the coordinator had let it pass.
+TEST_F(EngineHostTest, WhatTheWorkersRefuseEndsWithTheirReasonAndNothingElse) {
+  Start();
+  for (const LayoutChoice choice : {LayoutChoice::kEp, LayoutChoice::kTp}) {
+    ASSERT_THAT(SwitchTo(choice), IsOk());
+    const RequestId good = Submit(Request(10, 200));
+    Generation generation = Request(150, 50);  // several chunks
+    generation.prompt[100] = kSimulatedVocabulary;
+    generation.sampling.num_prompt_logprobs = 0;
+    const RequestId bad = Submit(std::move(generation));
+    const auto stream = listener_.AwaitEnd(bad);
+    EXPECT_EQ(stream.finish, FinishReason::kError);
+    EXPECT_EQ(stream.stop_reason, kRefusal);
+    EXPECT_TRUE(stream.tokens.empty());
+    ExpectQuietTokens(good, 10, 200);
+  }
+  EXPECT_EQ(engine_->GetStatus().requests_aborted, 2u);
+  // Its pages and slot serve others.
+  ExpectQuietTokens(Submit(Request(20, 20)), 20, 20);
+  EXPECT_FALSE(failed_.HasBeenNotified());
+  EXPECT_EQ(engine_->GetStatus().recoveries_total, 0u);
+}
+
+TEST_F(EngineHostTest, WhatTheModelCannotTakeIsNotAccepted) {
+  vocab_size_ = 1000;
+  Start();
+  Generation generation = Request(10, 5);
+  generation.prompt[3] = 1000;
+  EXPECT_THAT(engine_->Submit({generation}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("token 1000 at position 3")));
+  generation = Request(10, 5);
+  generation.sampling.num_logprobs = kMaxLogprobs + 1;
+  EXPECT_THAT(engine_->Submit({generation}, ""),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  ExpectQuietTokens(Submit(Request(10, 5)), 10, 5);
+}
+
+TEST_F(EngineHostTest, LogitsThatAreNotFiniteAreCounted) {
+  Start();
+  hub_->SpoilLogits(3);
+  ExpectQuietTokens(Submit(Request(10, 5)), 10, 5);
+  const EngineStatus status = engine_->GetStatus();
+  EXPECT_EQ(status.nonfinite_rows_total, 3u);
+  EXPECT_EQ(status.nonfinite_step, 1u);
+}
+
+TEST_F(EngineHostTest, ARefusedSwitchGivesTheReasonAndStreamsGoOn) {
+  Start();
+  const RequestId id = InMidStream(1, 300, 2).front();
+  hub_->RefuseNextPrepare("no room");
+  const auto asked = Ask(LayoutChoice::kTp);
+  hub_->Hold(false);
+  const auto report = asked->Await();
+  ASSERT_THAT(report, IsOk());
+  EXPECT_FALSE(report->done);
+  EXPECT_THAT(report->reason, HasSubstr("no room"));
+  ExpectQuietTokens(id, 10, 300);
+  // And the next one works.
+  const auto again = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(again->done);
+  EXPECT_EQ(engine_->GetStatus().switches_refused_total, 1u);
+}
+
+TEST_F(EngineHostTest, WeightsThatCameOutDifferentEndTheGroup) {
+  Start();
+  const RequestId id = InMidStream(1, 900, 2).front();
+  hub_->CorruptNextSwitch();
+  Ask(LayoutChoice::kTp);
+  hub_->Hold(false);
+  ASSERT_TRUE(failed_.WaitForNotificationWithTimeout(kLong));
+  EXPECT_THAT(failure_, StatusIs(absl::StatusCode::kDataLoss,
+                                 HasSubstr("expert weights")));
+  EXPECT_EQ(listener_.AwaitEnd(id).finish, FinishReason::kAbort);
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
+              StatusIs(absl::StatusCode::kUnavailable));
+}
+
+// What it means is for the launcher to judge, who hears the reason from the
+// worker itself.
+TEST_F(EngineHostTest, AWorkerThatCannotLoadIsLeftToTheLauncher) {
+  Start(/*join=*/false);
+  hub_->FailLoads("no such file");
+  hub_->Join();
+  AwaitReplaced(1, 1);
+  EXPECT_FALSE(failed_.HasBeenNotified());
+  EXPECT_FALSE(ready_.HasBeenNotified());
+}
+
+TEST_F(EngineHostTest, WhileWeightsLoadStatusSaysHowMuchIsThere) {
+  // Rank 1 has not said yet how much it has to load.
+  news_ = [](Rank rank) {
+    return rank == 0 ? WorkerNews{{}, "", 600, 800} : WorkerNews{};
+  };
+  Start(/*join=*/false);
+  hub_->HoldLoads(true);
+  hub_->Join();
+  EngineStatus status = engine_->GetStatus();
+  while (!status.loaded_share.has_value()) {
+    std::this_thread::yield();
+    status = engine_->GetStatus();
+  }
+  EXPECT_FALSE(status.ready);
+  EXPECT_EQ(*status.loaded_share, 600.0 / 1600.0);
+  EXPECT_EQ(status.not_ready_reason, "loading weights: 37 %");
+  hub_->HoldLoads(false);
+  ASSERT_TRUE(ready_.WaitForNotificationWithTimeout(kLong));
+  EXPECT_FALSE(engine_->GetStatus().loaded_share.has_value());
+}
+
+TEST_F(EngineHostTest, DrainFinishesWhatWasAcceptedAndTakesNoMore) {
+  Start();
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 8; ++i) ids.push_back(Submit(Request(10, 100)));
+  absl::Notification drained;
+  engine_->Drain([&](bool all) {
+    EXPECT_TRUE(all);
+    drained.Notify();
+  });
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
+              StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_FALSE(engine_->GetStatus().ready);
+  EXPECT_EQ(engine_->GetStatus().not_ready_reason, "draining");
+  ASSERT_TRUE(drained.WaitForNotificationWithTimeout(kLong));
+  for (RequestId id : ids) {
+    EXPECT_EQ(listener_.Get(id).tokens.size(), 100u);
+  }
+  engine_->Stop();
+  EXPECT_TRUE(hub_->shut_down());
+  EXPECT_EQ(engine_->num_cut(), 0);
+}
+
+TEST_F(EngineHostTest, UndrainIsRefusedWhenTheGroupIsBeingStopped) {
+  Start();
+  engine_->DrainForGood([](bool) {});
+  EXPECT_THAT(engine_->Undrain(),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_TRUE(engine_->GetStatus().draining);
+}
+
+TEST_F(EngineHostTest, UndrainEndsTheWaitingAndTakesRequestsAgain) {
+  Start();
+  const RequestId id = InMidStream(1, 900, 2).front();
+  absl::Notification ended;
+  engine_->Drain([&](bool all) {
+    EXPECT_FALSE(all);
+    ended.Notify();
+  });
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""),
+              StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(engine_->Undrain(), IsOk());
+  ASSERT_TRUE(ended.WaitForNotificationWithTimeout(kLong));
+  EXPECT_TRUE(engine_->GetStatus().ready);
+  EXPECT_THAT(engine_->Submit({Request(4, 4)}, ""), IsOk());
+  hub_->Hold(false);
+  EXPECT_EQ(listener_.AwaitEnd(id).finish, FinishReason::kLength);
+}
+
+TEST_F(EngineHostTest, StopEndsWhatIsRunning) {
+  Start();
+  const RequestId id = Submit(Request(10, 1000));
+  listener_.AwaitTokens(id, 1);
+  engine_->Stop();
+  const auto finish = listener_.Get(id).finish;
+  ASSERT_TRUE(finish.has_value());
+  EXPECT_EQ(engine_->num_cut(), *finish == FinishReason::kAbort ? 1 : 0);
+}
+
+TEST_F(EngineHostTest, TheAutomaticChoiceFollowsTheLoad) {
+  config_.layout = LayoutChoice::kAuto;
+  config_.switch_threshold = 8;
+  config_.min_dwell_ms = 0;
+  config_.smoothing_ms = 0;
+  Start();
+  EXPECT_EQ(engine_->GetStatus().layout, TensorParallel(2));
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 24; ++i) ids.push_back(Submit(Request(20, 500)));
+  for (RequestId id : ids) {
+    EXPECT_EQ(listener_.AwaitEnd(id).tokens,
+              QuietRun(id.value, Request(20, 500).prompt, 500));
+  }
+  EXPECT_GE(engine_->GetStatus().switches_total, 1u);
+}
+
+}  // namespace
+}  // namespace moebius

@@ -1,0 +1,120 @@
+// A group of ranks in one process: a thread and memory of its own for each.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "common/config/model_config.h"
+#include "common/layout/layout.h"
+#include "worker/model/forward.h"
+#include "worker/model/tensor_source.h"
+#include "worker/model/weights.h"
+#include "worker/peers/barrier.h"
+
+namespace moebius {
+
+// The folder of the small checkpoint.
+std::string VerseMoeDir();
+
+// 64-byte aligned memory, filled with a pattern that is no zero.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(int64_t size_bytes);
+  ~AlignedBytes() { std::free(data_); }
+  AlignedBytes(AlignedBytes&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
+  std::byte* data() const { return data_; }
+  int64_t size() const { return size_; }
+  absl::Span<const std::byte> span() const {
+    return {data_, static_cast<size_t>(size_)};
+  }
+
+ private:
+  std::byte* data_;
+  int64_t size_;
+};
+
+// Fails every waiter once somebody has given up.
+class ThreadBarrier : public Barrier {
+ public:
+  explicit ThreadBarrier(int num_threads) : num_threads_(num_threads) {}
+  absl::Status Wait() override;
+  void GiveUp();
+
+ private:
+  const int num_threads_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int waiting_ = 0;
+  uint64_t round_ = 0;
+  bool given_up_ = false;
+};
+
+struct GroupOptions {
+  ModelConfig config;
+  int num_ranks = 1;
+  Layout layout;
+  std::string model_dir;  // empty: dummy weights
+  int max_rows = 512;
+  int num_pages = 128;  // of each rank
+  KvType kv_type = KvType::kFloat32;
+  int extra_threads = 0;
+};
+
+// Which rows' logits a piece of a sequence asks for.
+enum class Want { kNone, kLast, kAll };
+
+struct Piece {
+  int sequence = 0;
+  std::vector<int32_t> tokens;  // the next ones of the sequence
+  Want want = Want::kLast;
+};
+
+// Aborts the test program on an error of set-up.
+class TestGroup {
+ public:
+  explicit TestGroup(const GroupOptions& options);
+  ~TestGroup();
+
+  // Called from several threads, each (sequence, position) once.
+  using LogitsSeen =
+      std::function<void(int sequence, int position, absl::Span<float> logits)>;
+
+  // One step with these pieces, in this order. Sequences are created on first
+  // use and owned, in EP, by rank sequence % num_ranks.
+  absl::Status Step(absl::Span<const Piece> pieces,
+                    const LogitsSeen& on_logits);
+
+  const ModelShape& shape() const { return shape_; }
+  // Of one rank, for steps that are not well-formed.
+  Forward& forward(Rank rank);
+
+ private:
+  struct RankState;
+  struct Sequence {
+    int length = 0;
+    std::vector<std::vector<PageId>> pages;  // [rank] [block][KV heads]
+  };
+
+  void Grow(Sequence& sequence, int id, int length);
+
+  GroupOptions options_;
+  ModelShape shape_;
+  std::unique_ptr<ThreadBarrier> barrier_;
+  std::vector<std::unique_ptr<RankState>> ranks_;
+  std::vector<Sequence> sequences_;
+};
+
+// log softmax(logits)[token], in double.
+double LogProbability(absl::Span<const float> logits, int token);
+int ArgMax(absl::Span<const float> logits);
+
+}  // namespace moebius

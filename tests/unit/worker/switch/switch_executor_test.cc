@@ -1,0 +1,256 @@
+// A worker's part in a switch: what PREPARE refuses, what COMMIT does to
+// weights and pages, with threads for ranks over real regions.
+#include "worker/switch/switch_executor.h"
+
+#include <sched.h>
+
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/status_matchers.h"
+#include "worker/peers/group_barrier.h"
+#include "worker/peers/step_barrier.h"
+#include "worker/switch/weight_checksum.h"
+
+namespace moebius {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr int kRanks = 2;
+constexpr int64_t kPageBytes = 256;
+constexpr uint32_t kPages = 16, kSlots = 4;
+constexpr int32_t kVocabulary = 100;
+
+ExpertShape Experts() {
+  ExpertShape shape;
+  shape.num_ranks = kRanks;
+  shape.num_moe_layers = 3;
+  shape.num_experts = 4;
+  shape.intermediate_rows = 64;
+  shape.row_bytes = 64;
+  return shape;
+}
+const AttentionShape kAttention{kRanks, 4, 2};
+
+// Slot 0: one block, in EP on rank 0 in two pages, in TP a page a rank.
+KvTable TpTable() { return {0, 1, {{0, 0, 1, {3}}, {1, 1, 1, {7}}}}; }
+KvPlan ToTp() { return {{{{0, 4, 1, 7}}}, {TpTable()}}; }
+KvPlan ToEp() { return {{{{1, 7, 0, 9}}}, {{0, 1, {{0, 0, 2, {3, 9}}}}}}; }
+
+// CPUs that the calling thread may use.
+cpu_set_t AllowedHere() {
+  cpu_set_t allowed;
+  EXPECT_EQ(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+  return allowed;
+}
+
+// Notes what a rank may use at each barrier of its copies.
+class NotingBarrier final : public Barrier {
+ public:
+  explicit NotingBarrier(Barrier* barrier) : barrier_(barrier) {}
+  absl::Status Wait() override {
+    allowed_.push_back(AllowedHere());
+    return barrier_->Wait();
+  }
+  const std::vector<cpu_set_t>& allowed() const { return allowed_; }
+
+ private:
+  Barrier* const barrier_;
+  std::vector<cpu_set_t> allowed_;
+};
+
+class SwitchExecutorTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    MemoryGeometry geometry;
+    geometry[RegionKind::kExperts] = Experts().region_bytes();
+    geometry[RegionKind::kKv] = kPages * kPageBytes;
+    auto memories = WorkerMemory::CreateInProcess(kRanks, geometry);
+    ASSERT_THAT(memories, IsOk());
+    memories_ = *std::move(memories);
+    for (Rank r = 0; r < kRanks; ++r) {
+      std::byte* experts = memories_[r]->mutable_base(RegionKind::kExperts);
+      for (int64_t i = 0; i < Experts().region_bytes(); ++i) {
+        experts[i] = static_cast<std::byte>((i * 7 + i / 251 + r * 131) & 255);
+      }
+      std::byte* kv = memories_[r]->mutable_base(RegionKind::kKv);
+      for (uint32_t page = 0; page < kPages; ++page) {
+        std::memset(kv + page * kPageBytes, 16 * r + page, kPageBytes);
+      }
+      step_barriers_.push_back(std::make_unique<GroupStepBarrier>(
+          r, memories_[r]->all_signals(), BarrierOptions{.spin_us = 10},
+          absl::Seconds(20)));
+      barriers_.push_back(
+          std::make_unique<NotingBarrier>(step_barriers_[r].get()));
+      sequences_.push_back(
+          std::make_unique<SequenceTable>(r, kSlots, kPages, kVocabulary));
+      StepPlan plan;
+      plan.admissions = {{0, RequestId{1}, 3, {5, 6, 7}, {}}};
+      plan.page_rows = {{0, 0, 0, {3, 4}}};
+      ASSERT_THAT(sequences_[r]->Apply(plan), IsOk());
+      executors_.push_back(std::make_unique<SwitchExecutor>(
+          SwitchContext{r, kRanks, Experts(), kAttention, kPageBytes, kPages,
+                        memories_[r].get(), sequences_[r].get(),
+                        barriers_[r].get(), nullptr},
+          ExpertParallel()));
+    }
+  }
+
+  uint64_t Checksum(Layout layout) const {
+    uint64_t sum = 0;
+    for (Rank r = 0; r < kRanks; ++r) {
+      sum +=
+          WeightChecksum(Experts(), layout, r,
+                         memories_[r]->base(RegionKind::kExperts, r), nullptr);
+    }
+    return sum;
+  }
+
+  // PREPARE and COMMIT on every rank, each on a thread.
+  std::vector<Switched> Switch(Epoch epoch, Layout target, const KvPlan& plan) {
+    std::vector<Switched> switched(kRanks);
+    std::vector<std::thread> threads;
+    for (Rank r = 0; r < kRanks; ++r) {
+      threads.emplace_back([&, r] {
+        const Prepared prepared =
+            executors_[r]->Prepare(Prepare{epoch, target, plan});
+        EXPECT_TRUE(prepared.ok) << prepared.reason;
+        const cpu_set_t allowed = AllowedHere();
+        const auto done = executors_[r]->Commit(Commit{epoch, StepId{9}});
+        const cpu_set_t after = AllowedHere();
+        EXPECT_TRUE(CPU_EQUAL(&allowed, &after));
+        EXPECT_THAT(done, IsOk());
+        if (done.ok()) switched[r] = *done;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    return switched;
+  }
+
+  uint8_t FirstByteOf(Rank rank, PageId page) const {
+    return static_cast<uint8_t>(
+        memories_[rank]->base(RegionKind::kKv, rank)[page * kPageBytes]);
+  }
+
+  std::vector<std::unique_ptr<WorkerMemory>> memories_;
+  std::vector<std::unique_ptr<StepBarrier>> step_barriers_;
+  std::vector<std::unique_ptr<NotingBarrier>> barriers_;
+  std::vector<std::unique_ptr<SequenceTable>> sequences_;
+  std::vector<std::unique_ptr<SwitchExecutor>> executors_;
+};
+
+TEST_F(SwitchExecutorTest, PrepareRefusesWhatCannotBeDone) {
+  SwitchExecutor& executor = *executors_[0];
+  const auto refused = [&](uint64_t epoch, Layout target, const KvPlan& plan) {
+    const Prepared prepared =
+        executor.Prepare(Prepare{Epoch{epoch}, target, plan});
+    EXPECT_FALSE(prepared.ok);
+    EXPECT_EQ(prepared.epoch, Epoch{epoch});
+    return prepared.reason;
+  };
+  const Layout tp = TensorParallel(kRanks);
+  EXPECT_THAT(refused(1, ExpertParallel(), {}), HasSubstr("cannot switch"));
+  EXPECT_THAT(refused(1, Layout{3}, {}), HasSubstr("cannot switch"));
+  KvPlan plan = ToTp();
+  plan.waves[0][0].dst_page = kPages;
+  EXPECT_THAT(refused(1, tp, plan), HasSubstr("page 16"));
+  plan = ToTp();
+  plan.waves[0][0].src_rank = kRanks;
+  EXPECT_FALSE(refused(1, tp, plan).empty());
+  plan = ToTp();
+  plan.tables[0].tables[0].pages = {kPages};
+  EXPECT_THAT(refused(1, tp, plan), HasSubstr("page 16 of a pool of 16"));
+  plan = ToTp();
+  plan.tables[0].slot = 1;
+  EXPECT_THAT(refused(1, tp, plan), HasSubstr("slot 1"));
+  plan = ToTp();
+  plan.tables[0].tables[0].kv_begin = 1;
+  EXPECT_THAT(refused(1, tp, plan), HasSubstr("heads of rank 0"));
+  // An epoch is never used twice, a lower one not at all.
+  EXPECT_TRUE(executor.Prepare(Prepare{Epoch{5}, tp, ToTp()}).ok);
+  EXPECT_THAT(refused(5, tp, ToTp()), HasSubstr("epoch 5 after 5"));
+  EXPECT_THAT(refused(4, tp, ToTp()), HasSubstr("epoch 4 after 5"));
+}
+
+TEST_F(SwitchExecutorTest, ACommitThatIsNotPreparedChangesNothing) {
+  SwitchExecutor& executor = *executors_[0];
+  const auto not_prepared = StatusIs(absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(executor.Commit(Commit{Epoch{1}, StepId{1}}), not_prepared);
+  const Prepare prepare{Epoch{2}, TensorParallel(kRanks), ToTp()};
+  ASSERT_TRUE(executor.Prepare(prepare).ok);
+  EXPECT_THAT(executor.Commit(Commit{Epoch{1}, StepId{1}}), not_prepared);
+  executor.Abort(Epoch{1});  // another's: changes nothing
+  executor.Abort(Epoch{2});
+  EXPECT_THAT(executor.Commit(Commit{Epoch{2}, StepId{1}}), not_prepared);
+  EXPECT_EQ(executor.layout(), ExpertParallel());
+  EXPECT_THAT(sequences_[0]->Find(0)->pages, testing::ElementsAre(3, 4));
+}
+
+TEST_F(SwitchExecutorTest, ThereAndBackMovesPagesAndKeepsEveryWeight) {
+  std::vector<std::vector<std::byte>> before;
+  const int64_t slot = Experts().slot_bytes();
+  for (Rank r = 0; r < kRanks; ++r) {
+    const std::byte* base = memories_[r]->base(RegionKind::kExperts, r);
+    // In EP layer l is in slot l + 1.
+    before.emplace_back(base + slot, base + Experts().region_bytes());
+  }
+  const uint64_t loaded = Checksum(ExpertParallel());
+
+  auto switched = Switch(Epoch{1}, TensorParallel(kRanks), ToTp());
+  EXPECT_EQ(switched[0].checksum, switched[1].checksum);
+  EXPECT_EQ(switched[0].weight_checksum + switched[1].weight_checksum, loaded);
+  EXPECT_EQ(Checksum(TensorParallel(kRanks)), loaded);
+  EXPECT_EQ(switched[0].weight_bytes, uint64_t(3 * slot));
+  EXPECT_EQ(switched[1].kv_bytes, uint64_t(kPageBytes));
+  EXPECT_THAT(sequences_[0]->Find(0)->pages, testing::ElementsAre(3));
+  EXPECT_THAT(sequences_[1]->Find(0)->pages, testing::ElementsAre(7));
+  EXPECT_EQ(FirstByteOf(1, 7), 4);
+
+  switched = Switch(Epoch{2}, ExpertParallel(), ToEp());
+  EXPECT_EQ(switched[0].weight_checksum + switched[1].weight_checksum, loaded);
+  EXPECT_THAT(sequences_[0]->Find(0)->pages, testing::ElementsAre(3, 9));
+  EXPECT_EQ(sequences_[1]->Find(0)->num_blocks(), 0);
+  EXPECT_EQ(FirstByteOf(0, 9), 4);
+  for (Rank r = 0; r < kRanks; ++r) {
+    const std::byte* base = memories_[r]->base(RegionKind::kExperts, r);
+    EXPECT_EQ(std::memcmp(base + slot, before[r].data(), before[r].size()), 0);
+  }
+}
+
+TEST_F(SwitchExecutorTest, RanksCopyOnCoresOfTheirOwn) {
+  const cpu_set_t all = AllowedHere();
+  Switch(Epoch{1}, TensorParallel(kRanks), ToTp());
+  ASSERT_EQ(barriers_[0]->allowed().size(), barriers_[1]->allowed().size());
+  ASSERT_FALSE(barriers_[0]->allowed().empty());
+  for (size_t i = 0; i < barriers_[0]->allowed().size(); ++i) {
+    const cpu_set_t& zero = barriers_[0]->allowed()[i];
+    const cpu_set_t& one = barriers_[1]->allowed()[i];
+    cpu_set_t both;
+    CPU_AND(&both, &zero, &one);
+    // With a single core there is nothing to share out.
+    EXPECT_EQ(CPU_COUNT(&both), CPU_COUNT(&all) >= kRanks ? 0 : 1);
+  }
+}
+
+TEST_F(SwitchExecutorTest, TheWeightChecksumSeesBytesAndPlaces) {
+  const uint64_t loaded = Checksum(ExpertParallel());
+  std::byte* experts = memories_[1]->mutable_base(RegionKind::kExperts);
+  std::byte* unit = experts + Experts().slot_bytes();
+  const int64_t unit_bytes = Experts().unit_rows * Experts().row_bytes;
+  unit[5] ^= std::byte{1};
+  EXPECT_NE(Checksum(ExpertParallel()), loaded);
+  unit[5] ^= std::byte{1};
+  EXPECT_EQ(Checksum(ExpertParallel()), loaded);
+  // Two units swapped: the same bytes in other places.
+  std::swap_ranges(unit, unit + unit_bytes, unit + unit_bytes);
+  EXPECT_NE(Checksum(ExpertParallel()), loaded);
+}
+
+}  // namespace
+}  // namespace moebius

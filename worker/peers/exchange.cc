@@ -1,0 +1,67 @@
+#include "worker/peers/exchange.h"
+
+#include <algorithm>
+
+#include "common/base/check.h"
+
+namespace moebius {
+namespace {
+
+constexpr int64_t kAlign = 64;
+constexpr int64_t kHeaderBytes = 64;
+// Of the logits of one chunk of rows; at least kMaxRanks rows in any case.
+constexpr int64_t kLogitChunkBytes = 8 << 20;
+constexpr int64_t kMaxLogitRows = 256;
+
+}  // namespace
+
+IndexRange LogitShare(const ModelShape& shape, Rank rank) {
+  const int vocab = shape.config.vocab_size;
+  const IndexRange panels =
+      ShareOf((vocab + kPanelRows - 1) / kPanelRows, shape.num_ranks, rank);
+  return {std::min(panels.begin * kPanelRows, vocab),
+          std::min(panels.end * kPanelRows, vocab)};
+}
+
+ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows) {
+  CHECK(max_rows >= 1);
+  const int64_t rows = max_rows;
+  const int64_t hidden = shape.config.hidden_size;
+  const int64_t top_k = shape.config.experts_per_token;
+  ExchangeLayout layout;
+  layout.max_rows = max_rows;
+
+  int64_t next = 0;
+  const auto take = [&next](int64_t bytes) {
+    const int64_t at = next;
+    next += (bytes + kAlign - 1) / kAlign * kAlign;
+    return at;
+  };
+  take(kHeaderBytes);
+  layout.rows = take(rows * hidden * 4);
+  layout.experts = take(rows * top_k * 4);
+  layout.weights = take(rows * top_k * 4);
+  // The sums of TP take the same place from the start.
+  layout.sums[0] = 0;
+  next = std::max(next, rows * hidden * 8);
+  layout.sums[1] = take(rows * hidden * 8);
+
+  const int64_t row_bytes = int64_t{shape.config.vocab_size} * 4;
+  layout.logit_rows =
+      static_cast<int>(std::clamp<int64_t>(kLogitChunkBytes / row_bytes,
+                                           kMaxRanks, kMaxLogitRows) /
+                       kMaxRanks * kMaxRanks);
+  for (Rank r = 0; r < shape.num_ranks; ++r) {
+    layout.logit_cols =
+        std::max<int64_t>(layout.logit_cols, LogitShare(shape, r).size());
+  }
+  for (int64_t& logits : layout.logits) {
+    logits = shape.num_ranks == 1
+                 ? next
+                 : take(layout.logit_rows * layout.logit_cols * 4);
+  }
+  layout.size_bytes = next;
+  return layout;
+}
+
+}  // namespace moebius

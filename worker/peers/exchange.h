@@ -1,0 +1,45 @@
+// The exchange region: what a rank shows the others in a step. Pure.
+//
+// A step's collectives alternate between two buffers, so each needs one barrier
+// only: who writes buffer 0 again has passed the barrier of a buffer 1, which
+// nobody reached before he had read buffer 0. Every layer uses buffer 0 first
+// and buffer 1 last, in both layouts, so this holds across steps and switches.
+// The logits have two buffers of their own, for the same reason.
+//
+//   buffer 0  TP: int64 [rows][hidden], partial sums of the attention's output
+//             EP: a header with the number of rows, float32 [rows][hidden]
+//                 normalised rows, int32 [rows][top_k] experts, float32
+//                 [rows][top_k] weights; and, private, the attention's output
+//   buffer 1  int64 [rows][hidden], partial sums of the experts; in EP the rows
+//             of rank 0, then of rank 1, ...
+//   logits    float32 [logit_rows][columns of this rank], twice
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/base/ids.h"
+#include "worker/model/model_shape.h"
+
+namespace moebius {
+
+struct ExchangeLayout {
+  int max_rows = 0;        // of a step, over the group
+  int logit_rows = 0;      // at once; a multiple of kMaxRanks
+  int64_t logit_cols = 0;  // largest share of the vocabulary of a TP rank
+
+  int64_t sums[2] = {0, 0};  // offsets of buffers 0 and 1, as int64 rows
+  int64_t rows = 0;          // offsets inside buffer 0, EP
+  int64_t experts = 0;
+  int64_t weights = 0;
+  int64_t logits[2] = {0, 0};
+  int64_t size_bytes = 0;
+};
+
+// REQUIRES: max_rows >= 1.
+ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows);
+
+// Columns of the vocabulary that a TP rank computes: whole panels.
+IndexRange LogitShare(const ModelShape& shape, Rank rank);
+
+}  // namespace moebius

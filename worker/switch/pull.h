@@ -1,0 +1,71 @@
+// The copies of a switch: pulls from the peers' regions into our own, as the
+// plans of common/layout/layout.h and common/layout/kv_plan.h say. Glue between
+// those, the regions and the copy kernels of kernels/pull.h.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/layout/kv_plan.h"
+#include "common/layout/layout.h"
+#include "kernels/thread_pool.h"
+#include "worker/memory/worker_memory.h"
+
+namespace moebius {
+
+// Slots of `slot_bytes` in the experts regions, one of the old layout to read
+// and one of the new to write (common/layout/layout.h SlotOf).
+struct SlotPull {
+  int64_t slot_bytes = 0;
+  int src_slot = 0;
+  int dst_slot = 0;
+};
+
+// Builds our slot `pull.dst_slot` from everyone's `pull.src_slot`; the bytes
+// moved. `segments` are PlanSlot's, or anything: kInvalidArgument, before a
+// byte is written, when a slot or a segment reaches beyond its place, or source
+// and destination are one slot. kFailedPrecondition before MapPeers.
+//
+// Ordering: returns when our slot is complete. Nobody may write a slot that we
+// read before the barrier that follows on every rank.
+absl::StatusOr<int64_t> PullSlot(const WorkerMemory& memory,
+                                 const SlotPull& pull,
+                                 absl::Span<const CopySegment> segments,
+                                 ThreadPool* pool);
+
+// Executes our share of a wave: the moves whose dst_rank we are; the bytes
+// moved. Page p of a rank is at p * page_bytes of its kv region. A move within
+// our own rank is a copy. kInvalidArgument, before a byte is written, when a
+// rank is none, a page is outside the region, a page is the destination of two
+// moves, or one of our destinations is also a source of the wave.
+//
+// Threading: one call at a time of a PagePuller, which keeps its scratch room
+// between calls.
+class PagePuller {
+ public:
+  // REQUIRES: page_bytes > 0.
+  PagePuller(const WorkerMemory* memory, int64_t page_bytes);
+
+  absl::StatusOr<int64_t> Pull(absl::Span<const PageMove> wave,
+                               ThreadPool* pool);
+
+ private:
+  absl::Status CheckMoves(absl::Span<const PageMove> wave);
+
+  const WorkerMemory* const memory_;
+  const int64_t page_bytes_;
+  const int64_t num_pages_;
+  std::vector<uint8_t> taken_;  // [page] a destination of ours in this wave
+  std::vector<CopySegment> segments_;
+};
+
+// Checksum of one of our slots (kernels/pull.h Checksum), to compare what a
+// switch built with what loading the layout afresh would.
+// REQUIRES: the slot is inside the experts region.
+uint64_t SlotChecksum(const WorkerMemory& memory, int64_t slot_bytes, int slot,
+                      ThreadPool* pool);
+
+}  // namespace moebius

@@ -1,0 +1,248 @@
+#include "worker/switch/switch_executor.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/core_binding.h"
+#include "common/base/fnv.h"
+#include "common/base/status_macros.h"
+#include "common/faults/fault_point.h"
+#include "worker/memory/signals.h"
+#include "worker/switch/pull.h"
+#include "worker/switch/weight_checksum.h"
+
+namespace moebius {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// What `pull` moves of `all`, with a fault point in the middle where faults may
+// be injected.
+template <typename T, typename Pull>
+absl::StatusOr<int64_t> InHalves(absl::Span<const T> all, FaultId id,
+                                 const Pull& pull) {
+  if (!FaultsInstalled()) return pull(all);
+  ASSIGN_OR_RETURN(const int64_t first, pull(all.first(all.size() / 2)));
+  RETURN_IF_ERROR(FaultPoint(id));
+  ASSIGN_OR_RETURN(const int64_t second, pull(all.subspan(all.size() / 2)));
+  return first + second;
+}
+
+uint32_t MicrosSince(Clock::time_point begin) {
+  return static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() -
+                                                            begin)
+          .count());
+}
+
+// This thread and those of the pool.
+std::vector<pthread_t> ThreadsOf(ThreadPool* pool) {
+  std::vector<pthread_t> threads;
+  if (pool != nullptr) threads = pool->extra_threads();
+  threads.push_back(pthread_self());
+  return threads;
+}
+
+}  // namespace
+
+uint64_t TablesChecksum(Epoch epoch, Layout layout,
+                        absl::Span<const KvTable> tables) {
+  Fnv1a hash;
+  hash.Add(epoch.value);
+  hash.Add(layout.tp_size);
+  for (const KvTable& table : tables) {
+    hash.Add(table.slot);
+    hash.Add(table.num_blocks);
+    for (const RankTable& rank : table.tables) {
+      hash.Add(rank.rank);
+      hash.Add(rank.kv_begin);
+      hash.Add(rank.num_kv);
+      for (PageId page : rank.pages) hash.Add(page);
+    }
+  }
+  return hash.hash();
+}
+
+SwitchExecutor::SwitchExecutor(const SwitchContext& context, Layout layout)
+    : context_(context), layout_(layout) {}
+
+absl::Status SwitchExecutor::Check(const moebius::Prepare& prepare) const {
+  if (prepare.epoch <= last_epoch_) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "epoch ", prepare.epoch.value, " after ", last_epoch_.value));
+  }
+  const int tp = prepare.target.tp_size;
+  if ((tp != 1 && tp != context_.num_ranks) || prepare.target == layout_) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "cannot switch from tp_size ", layout_.tp_size, " to ", tp));
+  }
+  if (!context_.memory->peers_mapped()) {
+    return absl::UnavailableError("peers are not mapped");
+  }
+  RETURN_IF_ERROR(CheckMoves(prepare.kv));
+  RETURN_IF_ERROR(context_.sequences->CheckTables(prepare.kv.tables));
+  for (const KvTable& table : prepare.kv.tables) {
+    for (const RankTable& rank : table.tables) {
+      const HeadRange heads =
+          HeadsOf(context_.attention, prepare.target, rank.rank);
+      if (rank.rank >= context_.num_ranks || rank.kv_begin != heads.kv_begin ||
+          rank.num_kv != heads.num_kv()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("slot ", table.slot, ": heads of rank ", rank.rank));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SwitchExecutor::CheckMoves(const KvPlan& plan) const {
+  for (const auto& wave : plan.waves) {
+    for (const PageMove& move : wave) {
+      if (move.src_rank >= context_.num_ranks ||
+          move.dst_rank >= context_.num_ranks ||
+          move.src_page >= context_.num_pages ||
+          move.dst_page >= context_.num_pages) {
+        return absl::OutOfRangeError(absl::StrCat(
+            "a move to page ", move.dst_page, " of rank ", move.dst_rank));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+Prepared SwitchExecutor::Prepare(moebius::Prepare prepare) {
+  const Epoch epoch = prepare.epoch;
+  if (const absl::Status status = Check(prepare); !status.ok()) {
+    return Prepared{
+        epoch, false,
+        absl::StrCat("worker ", context_.rank, ": ", status.message())};
+  }
+  last_epoch_ = epoch;
+  prepared_ = std::move(prepare);
+  return Prepared{epoch, true, ""};
+}
+
+void SwitchExecutor::Abort(Epoch epoch) {
+  if (prepared_.has_value() && prepared_->epoch == epoch) prepared_.reset();
+}
+
+void SwitchExecutor::GoOn(Layout layout, Epoch last) {
+  layout_ = layout;
+  last_epoch_ = last;
+  prepared_.reset();
+}
+
+absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail,
+                                                    Layout to) {
+  const std::vector<CopySegment> segments =
+      PlanSlot(context_.experts, tail.from, to, context_.rank);
+  const std::vector<int> layers =
+      SwitchLayerOrder(context_.experts.num_moe_layers, to);
+  SwitchProgress progress{tail.epoch, tail.layers_done, tail.waves_done};
+  int64_t bytes = 0;
+  for (size_t i = tail.layers_done; i < layers.size(); ++i) {
+    const SlotPull pull{context_.experts.slot_bytes(),
+                        SlotOf(tail.from, layers[i]), SlotOf(to, layers[i])};
+    ASSIGN_OR_RETURN(
+        const int64_t moved,
+        InHalves(absl::MakeConstSpan(segments), FaultId::kWorkerPull,
+                 [&](absl::Span<const CopySegment> some) {
+                   return PullSlot(*context_.memory, pull, some, context_.pool);
+                 }));
+    bytes += moved;
+    RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPulled));
+    RETURN_IF_ERROR(context_.barrier->Wait());
+    RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPassed));
+    ++progress.layers_done;
+    StoreSwitchProgress(context_.memory->own_signals(), progress);
+  }
+  return bytes;
+}
+
+absl::StatusOr<int64_t> SwitchExecutor::PullPages(const SwitchTail& tail) {
+  PagePuller puller(context_.memory, context_.page_bytes);
+  SwitchProgress progress{tail.epoch, context_.experts.num_moe_layers,
+                          tail.waves_done};
+  int64_t bytes = 0;
+  for (size_t i = tail.waves_done; i < tail.kv.waves.size(); ++i) {
+    ASSIGN_OR_RETURN(
+        const int64_t moved,
+        InHalves(absl::MakeConstSpan(tail.kv.waves[i]), FaultId::kWorkerPages,
+                 [&](absl::Span<const PageMove> some) {
+                   return puller.Pull(some, context_.pool);
+                 }));
+    bytes += moved;
+    RETURN_IF_ERROR(context_.barrier->Wait());
+    RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPagesPassed));
+    ++progress.waves_done;
+    StoreSwitchProgress(context_.memory->own_signals(), progress);
+  }
+  return bytes;
+}
+
+absl::StatusOr<Switched> SwitchExecutor::Copy(const SwitchTail& tail,
+                                              Layout to) {
+  Switched switched;
+  switched.epoch = tail.epoch;
+  const auto begin = Clock::now();
+  // The ranks copy side by side, a barrier apart: two that the kernel had woken
+  // on one core would take turns there for the whole switch.
+  const std::vector<pthread_t> threads = ThreadsOf(context_.pool);
+  const int num_threads = static_cast<int>(threads.size());
+  const CoreBinding binding(threads, context_.rank * num_threads,
+                            context_.num_ranks * num_threads);
+  // Nobody's slots or pages may be read before every rank has finished the
+  // step before the boundary.
+  RETURN_IF_ERROR(context_.barrier->Wait());
+  const auto weights = Clock::now();
+  ASSIGN_OR_RETURN(const int64_t weight_bytes, PullWeights(tail, to));
+  switched.weight_us = MicrosSince(weights);
+  const auto pages = Clock::now();
+  ASSIGN_OR_RETURN(const int64_t kv_bytes, PullPages(tail));
+  switched.kv_us = MicrosSince(pages);
+  layout_ = to;
+  switched.weight_bytes = weight_bytes;
+  switched.kv_bytes = kv_bytes;
+  switched.checksum = TablesChecksum(tail.epoch, to, tail.kv.tables);
+  switched.weight_checksum =
+      WeightChecksum(context_.experts, to, context_.rank,
+                     context_.memory->base(RegionKind::kExperts, context_.rank),
+                     context_.pool);
+  switched.total_us = MicrosSince(begin);
+  return switched;
+}
+
+absl::StatusOr<Switched> SwitchExecutor::Commit(const moebius::Commit& commit) {
+  if (!prepared_.has_value() || prepared_->epoch != commit.epoch) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "commit of epoch ", commit.epoch.value, ", which is not prepared"));
+  }
+  moebius::Prepare prepared = *std::exchange(prepared_, std::nullopt);
+  const SwitchTail whole{prepared.epoch, layout_, 0, 0, std::move(prepared.kv)};
+  ASSIGN_OR_RETURN(const Switched switched, Copy(whole, prepared.target));
+  RETURN_IF_ERROR(context_.sequences->ReplaceTables(whole.kv.tables));
+  return switched;
+}
+
+absl::StatusOr<Switched> SwitchExecutor::Finish(const SwitchTail& tail,
+                                                Layout to) {
+  const int tp = to.tp_size;
+  if ((tp != 1 && tp != context_.num_ranks) || tail.from == to ||
+      (tail.from.tp_size != 1 && tail.from.tp_size != context_.num_ranks) ||
+      tail.layers_done < 0 || tail.waves_done < 0 ||
+      tail.layers_done > context_.experts.num_moe_layers ||
+      tail.waves_done > static_cast<int>(tail.kv.waves.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "no switch from tp_size ", tail.from.tp_size, " to ", tp, " with ",
+        tail.layers_done, " layers and ", tail.waves_done, " waves done"));
+  }
+  RETURN_IF_ERROR(CheckMoves(tail.kv));
+  // What is complete everywhere, before we overwrite the sources of the layer
+  // before it: the others' records may be lost with their memory.
+  StoreSwitchProgress(
+      context_.memory->own_signals(),
+      SwitchProgress{tail.epoch, tail.layers_done, tail.waves_done});
+  return Copy(tail, to);
+}
+
+}  // namespace moebius

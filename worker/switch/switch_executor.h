@@ -1,0 +1,89 @@
+// A worker's part in a switch: the check before it, and the copies.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/layout/layout.h"
+#include "common/wire/wire.h"
+#include "kernels/thread_pool.h"
+#include "worker/memory/worker_memory.h"
+#include "worker/peers/barrier.h"
+#include "worker/steps/sequence_table.h"
+
+namespace moebius {
+
+struct SwitchContext {
+  Rank rank = 0;
+  int num_ranks = 1;
+  ExpertShape experts;
+  AttentionShape attention;
+  int64_t page_bytes = 0;
+  uint32_t num_pages = 0;
+  WorkerMemory* memory = nullptr;
+  SequenceTable* sequences = nullptr;
+  Barrier* barrier = nullptr;
+  ThreadPool* pool = nullptr;
+};
+
+// SwitchExecutor
+//
+// Prepare() changes nothing that a step can see; Commit() does the copies and
+// flips layout and tables. A prepared switch waits for its Commit or Abort for
+// as long as it takes: the decision is the coordinator's alone.
+//
+// The copies are pulls. Weights go layer by layer into the slot that is free,
+// with a barrier and a record of progress after each; pages go wave by wave. A
+// layer or wave that is done again writes the same bytes, since its sources
+// are intact until every rank has passed its barrier.
+// Threading: thread-compatible.
+class SwitchExecutor {
+ public:
+  SwitchExecutor(const SwitchContext& context, Layout layout);
+
+  Layout layout() const { return layout_; }
+
+  // The answer to a PREPARE: refused with a reason when the switch cannot be
+  // done from here. Replaces an earlier prepared one that never got a Commit.
+  Prepared Prepare(moebius::Prepare prepare);
+
+  // Forgets the prepared switch of that epoch; others are left alone.
+  void Abort(Epoch epoch);
+
+  // Runs the prepared switch. kFailedPrecondition, changing nothing, unless
+  // that epoch is prepared; any other error leaves the group between layouts,
+  // until Finish. REQUIRES: every step before the boundary has been executed,
+  // none after it.
+  absl::StatusOr<Switched> Commit(const moebius::Commit& commit);
+
+  // Recovery: weights and pages are in `layout`, whatever we thought of them,
+  // and every epoch up to `last` is over. Forgets what was prepared.
+  void GoOn(Layout layout, Epoch last);
+
+  // Recovery: does what is left of a committed switch to `to`, and is in that
+  // layout then. Page tables are the caller's, before or after. Errors as of
+  // Commit; may be called again.
+  absl::StatusOr<Switched> Finish(const SwitchTail& tail, Layout to);
+
+ private:
+  absl::Status Check(const moebius::Prepare& prepare) const;
+  absl::Status CheckMoves(const KvPlan& plan) const;
+  absl::StatusOr<Switched> Copy(const SwitchTail& tail, Layout to);
+  absl::StatusOr<int64_t> PullWeights(const SwitchTail& tail, Layout to);
+  absl::StatusOr<int64_t> PullPages(const SwitchTail& tail);
+
+  SwitchContext context_;
+  Layout layout_;
+  Epoch last_epoch_;  // of the latest PREPARE
+  std::optional<moebius::Prepare> prepared_;
+};
+
+// A hash of what every rank must agree on after a switch: layout, epoch and all
+// page tables.
+uint64_t TablesChecksum(Epoch epoch, Layout layout,
+                        absl::Span<const KvTable> tables);
+
+}  // namespace moebius
