@@ -1,5 +1,5 @@
-// What a coordinator needs before it has an engine: what it was told, its group's
-// lock, its way to the workers, the engine's options.
+// What a coordinator needs before it has an engine: what it was told, its
+// group's lock, its way to the workers, the engine's options.
 #pragma once
 
 #include <cstdint>

@@ -124,12 +124,14 @@ std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
 }
 
 // Reads our part of the checkpoint.
-absl::StatusOr<Loaded> LoadPart(const Config& config, const ModelShape& shape,
-                                const WorkerMemory& memory, const Load& load,
-                                WorkerHost& host, ThreadPool* pool) {
+absl::StatusOr<wire::Loaded> LoadPart(const Config& config,
+                                      const ModelShape& shape,
+                                      const WorkerMemory& memory,
+                                      const wire::Load& load, WorkerHost& host,
+                                      ThreadPool* pool) {
   const int num_ranks = memory.num_ranks();
   for (Layout layout : {load.layout, load.to}) {
-    if (layout.tp_size != 1 && layout.tp_size != num_ranks) {
+    if (!layout.served(num_ranks)) {
       return absl::InvalidArgumentError(
           absl::StrCat("weights of tp_size ", layout.tp_size));
     }
@@ -158,7 +160,7 @@ absl::StatusOr<Loaded> LoadPart(const Config& config, const ModelShape& shape,
     checksum = WeightChecksum(shape.experts, load.layout, memory.rank(),
                               experts, pool);
   }
-  return Loaded{0, static_cast<uint64_t>(loaded.bytes_written), checksum};
+  return wire::Loaded{0, static_cast<uint64_t>(loaded.bytes_written), checksum};
 }
 
 absl::Status MeetMemories(WorkerMemory& memory,
@@ -258,7 +260,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   loop.hello.max_slots = config.max_running;
   loop.hello.model_digest = digest;
   loop.hello.memory = memory->memory_of(rank);
-  loop.load = [&](const Load& load) -> absl::StatusOr<Loaded> {
+  loop.load = [&](const wire::Load& load) -> absl::StatusOr<wire::Loaded> {
     auto loaded = LoadPart(config, planned->shape, *memory, load, host, &pool);
     if (!loaded.ok()) return LastingIfOfInput(loaded.status());
     return loaded;

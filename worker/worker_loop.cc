@@ -25,9 +25,9 @@ WorkerLoop::WorkerLoop(const Context& context) : context_(context) {}
 
 // What cannot be sent is lost, which the coordinator sees by the numbers; if it
 // is gone, its successor halts us.
-void WorkerLoop::Send(Report report) {
-  ReportMessage message;
-  message.envelope = Envelope{term_, context_.incarnation, next_out_++};
+void WorkerLoop::Send(wire::Report report) {
+  wire::ReportMessage message;
+  message.envelope = wire::Envelope{term_, context_.incarnation, next_out_++};
   message.report = std::move(report);
   if (absl::Status sent = context_.link->Send(Encode(message)); !sent.ok()) {
     LogWarn("a report was lost: ", sent.ToString());
@@ -53,7 +53,7 @@ void WorkerLoop::Interrupt(const absl::Status& why) {
   LogWarn("halted before step ", next_step_.value, ": ", why.ToString());
   context_.barrier->Abandon();
   halted_ = true;
-  Send(Interrupted{next_step_, std::string(why.message())});
+  Send(wire::Interrupted{next_step_, std::string(why.message())});
 }
 
 absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
@@ -69,37 +69,37 @@ absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
     }
     context_.barrier->Abandon();
     if (context_.on_failed) context_.on_failed(status);
-    Send(Fault{next_step_, std::string(status.message())});
+    Send(wire::Fault{next_step_, std::string(status.message())});
     return status;
   }
   return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::Handle(const std::string& bytes) {
-  auto message = DecodeCommand(bytes);
+  auto message = wire::DecodeCommand(bytes);
   if (!message.ok()) {
     LogWarn("dropped a command: ", message.status().ToString());
     return absl::OkStatus();
   }
-  const Envelope& envelope = message->envelope;
+  const wire::Envelope& envelope = message->envelope;
   if (envelope.incarnation != context_.incarnation || envelope.term < term_) {
     LogWarn("dropped a command of term ", envelope.term.value,
             " for incarnation ", envelope.incarnation.value);
     return absl::OkStatus();
   }
-  if (std::holds_alternative<Greet>(message->command)) {
+  if (std::holds_alternative<wire::Greet>(message->command)) {
     OnGreet(envelope);
     return absl::OkStatus();
   }
-  if (const auto* halt = std::get_if<Halt>(&message->command)) {
+  if (const auto* halt = std::get_if<wire::Halt>(&message->command)) {
     return OnHalt(envelope, *halt);
   }
   return Obey(*message);
 }
 
-absl::Status WorkerLoop::Obey(CommandMessage& message) {
-  const Envelope& envelope = message.envelope;
-  const Command& command = message.command;
+absl::Status WorkerLoop::Obey(wire::CommandMessage& message) {
+  const wire::Envelope& envelope = message.envelope;
+  const wire::Command& command = message.command;
   if (envelope.term != term_ || envelope.sequence < next_in_) {
     return absl::OkStatus();  // late, or of a term that has not halted us yet
   }
@@ -113,16 +113,16 @@ absl::Status WorkerLoop::Obey(CommandMessage& message) {
     return absl::OkStatus();  // the next Halt mends it
   }
   ++next_in_;
-  if (halted_ && !std::holds_alternative<Load>(command) &&
-      !std::holds_alternative<Restore>(command) &&
-      !std::holds_alternative<Resume>(command) &&
-      !std::holds_alternative<Shutdown>(command)) {
+  if (halted_ && !std::holds_alternative<wire::Load>(command) &&
+      !std::holds_alternative<wire::Restore>(command) &&
+      !std::holds_alternative<wire::Resume>(command) &&
+      !std::holds_alternative<wire::Shutdown>(command)) {
     return absl::OkStatus();
   }
   return std::visit([this](auto& body) { return On(body); }, message.command);
 }
 
-void WorkerLoop::OnGreet(const Envelope& envelope) {
+void WorkerLoop::OnGreet(const wire::Envelope& envelope) {
   if (envelope.term > term_) {
     // What an earlier coordinator began is for this one to end: nobody is to
     // wait for us in a step of it.
@@ -137,7 +137,8 @@ void WorkerLoop::OnGreet(const Envelope& envelope) {
   Send(context_.hello);
 }
 
-absl::Status WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
+absl::Status WorkerLoop::OnHalt(const wire::Envelope& envelope,
+                                const wire::Halt& halt) {
   const auto now = std::pair(envelope.term, halt.round);
   const auto then = std::pair(term_, round_);
   if (now < then || (now == then && !halted_)) {
@@ -159,21 +160,21 @@ absl::Status WorkerLoop::OnHalt(const Envelope& envelope, const Halt& halt) {
   halted_ = true;
   restoring_ = false;
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerHalted));
-  Halted halted{round_, WhereWeStand(), {}};
+  wire::Halted halted{round_, WhereWeStand(), {}};
   if (halt.tell_sequences) halted.sequences = context_.sequences->Held();
   Send(std::move(halted));
   return absl::OkStatus();
 }
 
-absl::Status WorkerLoop::On(const Greet&) {
+absl::Status WorkerLoop::On(const wire::Greet&) {
   return absl::InternalError("Greet is no command of a round");
 }
 
-absl::Status WorkerLoop::On(const Halt&) {
+absl::Status WorkerLoop::On(const wire::Halt&) {
   return absl::InternalError("Halt is no command of a round");
 }
 
-absl::Status WorkerLoop::On(const Load& load) {
+absl::Status WorkerLoop::On(const wire::Load& load) {
   if (!halted_ || load.round != round_) return absl::OkStatus();
   // Said again, since it or our answer was lost or took long.
   if (!loaded_.has_value()) {
@@ -186,16 +187,16 @@ absl::Status WorkerLoop::On(const Load& load) {
   return absl::OkStatus();
 }
 
-absl::Status WorkerLoop::On(const Restore& restore) {
+absl::Status WorkerLoop::On(const wire::Restore& restore) {
   if (!halted_ || restore.round != round_) return absl::OkStatus();
   if (!std::exchange(restoring_, true)) context_.sequences->Reset();
-  for (const Restore::Sequence& sequence : restore.sequences) {
+  for (const RestoredSequence& sequence : restore.sequences) {
     RETURN_IF_ERROR(context_.sequences->Put(sequence));
   }
   return FaultPoint(FaultId::kWorkerRestored);
 }
 
-absl::Status WorkerLoop::On(const Resume& resume) {
+absl::Status WorkerLoop::On(const wire::Resume& resume) {
   if (!halted_ || resume.round != round_) return absl::OkStatus();
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerResumed));
   RETURN_IF_ERROR(context_.meet(resume.memories));
@@ -214,12 +215,12 @@ absl::Status WorkerLoop::On(const Resume& resume) {
   next_step_ = resume.next_step;
   halted_ = false;
   if (!resume.tail.has_value()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const Switched switched,
+  ASSIGN_OR_RETURN(const wire::Switched switched,
                    context_.switches->Finish(*resume.tail, resume.layout));
   return SendSwitched(switched);
 }
 
-absl::Status WorkerLoop::SendSwitched(const Switched& switched) {
+absl::Status WorkerLoop::SendSwitched(const wire::Switched& switched) {
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerSwitched));
   Send(switched);
   return absl::OkStatus();
@@ -255,14 +256,14 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::Status WorkerLoop::On(Prepare& prepare) {
-  Prepared prepared = context_.switches->Prepare(std::move(prepare));
+absl::Status WorkerLoop::On(wire::Prepare& prepare) {
+  wire::Prepared prepared = context_.switches->Prepare(std::move(prepare));
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPrepare));
   Send(std::move(prepared));
   return FaultPoint(FaultId::kWorkerPrepared);
 }
 
-absl::Status WorkerLoop::On(const Commit& commit) {
+absl::Status WorkerLoop::On(const wire::Commit& commit) {
   // Steps and commits share one channel, so every step before the boundary has
   // been executed.
   if (commit.boundary != next_step_) {
@@ -271,16 +272,17 @@ absl::Status WorkerLoop::On(const Commit& commit) {
                      next_step_.value, " is next"));
   }
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerCommit));
-  ASSIGN_OR_RETURN(const Switched switched, context_.switches->Commit(commit));
+  ASSIGN_OR_RETURN(const wire::Switched switched,
+                   context_.switches->Commit(commit));
   return SendSwitched(switched);
 }
 
-absl::Status WorkerLoop::On(const Abort& abort) {
+absl::Status WorkerLoop::On(const wire::Abort& abort) {
   context_.switches->Abort(abort.epoch);
   return absl::OkStatus();
 }
 
-absl::Status WorkerLoop::On(const Shutdown&) {
+absl::Status WorkerLoop::On(const wire::Shutdown&) {
   shut_down_ = true;
   return absl::OkStatus();
 }

@@ -42,7 +42,7 @@ class WorkerLoop {
   struct Context {
     Rank rank = 0;
     Incarnation incarnation;
-    Hello hello;
+    wire::Hello hello;
     Link* link = nullptr;
     StepExecutor* steps = nullptr;
     SwitchExecutor* switches = nullptr;
@@ -50,7 +50,7 @@ class WorkerLoop {
     StepBarrier* barrier = nullptr;
     SignalsBlock* signals = nullptr;
     // Fills our memory with weights; the bytes, and the checksum of our part.
-    std::function<absl::StatusOr<Loaded>(const Load&)> load;
+    std::function<absl::StatusOr<wire::Loaded>(const wire::Load&)> load;
     // Sees to it that we see those memories: [rank] the life that made it.
     std::function<absl::Status(absl::Span<const Incarnation>)> meet;
     // Hears why Run is about to end, before the coordinator does.
@@ -65,23 +65,23 @@ class WorkerLoop {
   absl::Status Run(const volatile std::sig_atomic_t* stop);
 
  private:
-  void Send(Report report);
+  void Send(wire::Report report);
   absl::Status Handle(const std::string& bytes);
-  absl::Status Obey(CommandMessage& message);
-  void OnGreet(const Envelope& envelope);
-  absl::Status OnHalt(const Envelope& envelope, const Halt& halt);
+  absl::Status Obey(wire::CommandMessage& message);
+  void OnGreet(const wire::Envelope& envelope);
+  absl::Status OnHalt(const wire::Envelope& envelope, const wire::Halt& halt);
   // Commands of the present round, in order.
-  absl::Status On(const Greet& greet);
-  absl::Status On(const Halt& halt);
-  absl::Status On(const Load& load);
-  absl::Status On(const Restore& restore);
-  absl::Status On(const Resume& resume);
+  absl::Status On(const wire::Greet& greet);
+  absl::Status On(const wire::Halt& halt);
+  absl::Status On(const wire::Load& load);
+  absl::Status On(const wire::Restore& restore);
+  absl::Status On(const wire::Resume& resume);
   absl::Status On(const StepPlan& plan);
-  absl::Status On(Prepare& prepare);
-  absl::Status On(const Commit& commit);
-  absl::Status On(const Abort& abort);
-  absl::Status On(const Shutdown& shutdown);
-  absl::Status SendSwitched(const Switched& switched);
+  absl::Status On(wire::Prepare& prepare);
+  absl::Status On(const wire::Commit& commit);
+  absl::Status On(const wire::Abort& abort);
+  absl::Status On(const wire::Shutdown& shutdown);
+  absl::Status SendSwitched(const wire::Switched& switched);
   // Halts by itself.
   void Interrupt(const absl::Status& why);
   Stand WhereWeStand() const;
@@ -91,9 +91,9 @@ class WorkerLoop {
   Term term_;
   uint64_t round_ = 0;
   bool halted_ = true;
-  bool restoring_ = false;        // a Restore of this round has come
-  bool missed_ = false;           // a command; nothing counts until Halt
-  std::optional<Loaded> loaded_;  // our answer to Load in this round
+  bool restoring_ = false;              // a Restore of this round has come
+  bool missed_ = false;                 // a command; nothing counts until Halt
+  std::optional<wire::Loaded> loaded_;  // our answer to Load in this round
   uint64_t next_in_ = 1;
   uint64_t next_out_ = 1;
   StepId next_step_;

@@ -59,13 +59,14 @@ void SetCommonOptions(zmq::socket_t& socket) {
   socket.set(zmq::sockopt::linger, kLingerMs);
   socket.set(zmq::sockopt::sndhwm, kChannelQueueMessages);
   socket.set(zmq::sockopt::rcvhwm, kChannelQueueMessages);
-  socket.set(zmq::sockopt::maxmsgsize, static_cast<int64_t>(kMaxMessageBytes));
+  socket.set(zmq::sockopt::maxmsgsize,
+             static_cast<int64_t>(wire::kMaxMessageBytes));
 }
 
 // Of both ends over TCP.
 void SetTcpOptions(zmq::socket_t& socket, const ChannelKeyPair& own) {
   socket.set(zmq::sockopt::maxmsgsize,
-             static_cast<int64_t>(kMaxMessageBytes + kCurveBytes));
+             static_cast<int64_t>(wire::kMaxMessageBytes + kCurveBytes));
   socket.set(zmq::sockopt::curve_secretkey, own.secret_key);
   socket.set(zmq::sockopt::curve_publickey, own.public_key);
   socket.set(zmq::sockopt::ipv6, true);  // as well as IPv4
@@ -227,7 +228,7 @@ class ZmqHub final : public Hub {
         message.bytes.assign(body.data<char>(), body.size());
       }
       // With room for the encryption a little more comes through.
-      known = known && message.bytes.size() <= kMaxMessageBytes;
+      known = known && message.bytes.size() <= wire::kMaxMessageBytes;
       if (known) messages.push_back(std::move(message));
     }
     return !messages.empty();

@@ -320,8 +320,8 @@ absl::StatusOr<KvPlan> PlanKv(
     absl::Span<const KvTable> requests, absl::Span<const int64_t> kv_tokens,
     const std::vector<std::vector<PageId>>& free_pages) {
   const int n = shape.num_ranks;
-  CHECK(from.tp_size == 1 || from.tp_size == n);
-  CHECK(to.tp_size == 1 || to.tp_size == n);
+  CHECK(from.served(n));
+  CHECK(to.served(n));
   CHECK(kv_tokens.size() == requests.size());
   if (from == to) {
     KvPlan plan;

@@ -23,10 +23,26 @@
 
 namespace moebius {
 
-// How wide tensor parallelism is: 1 is expert parallel (EP), the group's size
-// is tensor parallel (TP). Values between are for later.
+// Layout
+//
+// How wide tensor parallelism is: `tp_size` ranks beside one another are a
+// group that shares every head and every expert's rows; groups share sequences
+// and experts. 1 is expert parallel (EP): each rank is a group. The number of
+// ranks is tensor parallel (TP): there is one group.
 struct Layout {
   int tp_size = 1;
+
+  constexpr bool is_ep() const { return tp_size == 1; }
+  // Whether it is EP or TP. Steps and KV plans are not written for the
+  // layouts between.
+  constexpr bool served(int num_ranks) const {
+    return tp_size == 1 || tp_size == num_ranks;
+  }
+
+  constexpr int num_groups(int num_ranks) const { return num_ranks / tp_size; }
+  constexpr int group_of(Rank rank) const { return rank / tp_size; }
+  constexpr Rank first_rank(int group) const { return group * tp_size; }
+
   friend constexpr bool operator==(const Layout&, const Layout&) = default;
 };
 

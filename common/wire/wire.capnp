@@ -7,7 +7,7 @@
 # those, and to what they hold, fields may only be added.
 
 using Cxx = import "/capnp/c++.capnp";
-$Cxx.namespace("moebius::wire");
+$Cxx.namespace("moebius::wire_schema");
 
 struct Envelope {
   version @0 :UInt32;

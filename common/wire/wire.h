@@ -1,6 +1,9 @@
 // The messages between the coordinator and its workers, as plain values.
 // wire_*_capnp.cc turn them into bytes and back; nothing else knows Cap'n
-// Proto.
+// Proto. Plans, results and where a worker stands are values of common/step/.
+//
+// Messages are in a namespace of their own: some have the names of events and
+// of what they make somebody do.
 //
 // Steps and switch commands share one ordered channel to each worker. Every
 // message carries (term, incarnation, sequence): a worker ignores what is not
@@ -16,17 +19,18 @@
 #include <variant>
 #include <vector>
 
-#include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/ids.h"
 #include "common/layout/kv_plan.h"
 #include "common/layout/layout.h"
-#include "common/step/sampling_params.h"
+#include "common/step/stand.h"
+#include "common/step/step_plan.h"
+#include "common/step/step_result.h"
 
-namespace moebius {
+namespace moebius::wire {
 
-inline constexpr uint32_t kWireVersion = 4;
+inline constexpr uint32_t kVersion = 4;
 inline constexpr size_t kMaxMessageBytes = size_t{64} << 20;
 
 struct Envelope {
@@ -61,52 +65,6 @@ struct Load {
   int layers_done = 0;
 };
 
-// A sequence enters (or enters again after preemption) slot `slot`.
-struct Admission {
-  uint32_t slot = 0;
-  RequestId request;
-  uint32_t num_prompt_tokens = 0;  // tokens beyond it were generated
-  std::vector<int32_t> tokens;     // all known tokens
-  SamplingParams sampling;
-  friend bool operator==(const Admission&, const Admission&) = default;
-};
-
-// New pages of a sequence on one rank: block `block` of every head held there.
-// A step under tensor parallelism may hold a thousand, so as many pages as a
-// rank's share of heads usually is need no memory of their own.
-struct PageRow {
-  uint32_t slot = 0;
-  uint32_t block = 0;
-  Rank rank = 0;
-  absl::InlinedVector<PageId, 8> pages;  // [KV heads held on rank]
-  friend bool operator==(const PageRow&, const PageRow&) = default;
-};
-
-// Work of one sequence in a step: tokens [position, position + num_tokens).
-struct WorkItem {
-  uint32_t slot = 0;
-  uint32_t position = 0;
-  uint32_t num_tokens = 0;
-  uint8_t owner = 0;    // EP: rank that holds it. TP: 0.
-  bool sample = false;  // draw the token at position + num_tokens
-  friend bool operator==(const WorkItem&, const WorkItem&) = default;
-};
-
-// One forward pass of the group. The same plan goes to every worker. Applied
-// in this order: released slots, admissions, page rows, work. The plan of a
-// step may be executed again with the same result.
-// A decode item whose token is not in `tokens` yet takes the one that the
-// worker sampled in an earlier step.
-struct StepPlan {
-  StepId step;
-  StepLayout layout;
-  std::vector<uint32_t> released;
-  std::vector<Admission> admissions;
-  std::vector<PageRow> page_rows;
-  std::vector<WorkItem> items;
-  friend bool operator==(const StepPlan&, const StepPlan&) = default;
-};
-
 // Asks whether a switch can be done; changes nothing that steps can see.
 struct Prepare {
   Epoch epoch;
@@ -117,24 +75,8 @@ struct Prepare {
 // Sequences as the coordinator knows them, in place of what the worker holds:
 // the first Restore of a round empties its table. Between Halt and Resume.
 struct Restore {
-  struct Sequence {
-    Admission admission;
-    KvTable table;          // of admission.slot; may have no block yet
-    uint32_t computed = 0;  // positions whose KV is there
-    friend bool operator==(const Sequence&, const Sequence&) = default;
-  };
   uint64_t round = 0;
-  std::vector<Sequence> sequences;
-};
-
-// What is left of a committed switch: layers and waves from these on, in the
-// order of the switch. The one in flight is done again.
-struct SwitchTail {
-  Epoch epoch;
-  Layout from;
-  int layers_done = 0;
-  int waves_done = 0;
-  KvPlan kv;
+  std::vector<RestoredSequence> sequences;
 };
 
 // Every worker has halted: finish the switch, if one is to be finished (its
@@ -169,23 +111,6 @@ using Command = std::variant<Greet, Halt, Load, Restore, Resume, StepPlan,
 
 // ---- worker -> coordinator -------------------------------------------------
 
-// Where a worker's memory stands.
-struct Stand {
-  StepId last_executed;
-  uint64_t barriers = 0;  // it waits for none up to this number any more
-  // Its record of the last switch that it began.
-  Epoch switch_epoch;
-  int layers_done = 0;
-  int waves_done = 0;
-  // Weights are in its memory. False: the memory is new.
-  bool loaded = false;
-  uint64_t weight_checksum = 0;  // Resume.weight_checksum, if loaded
-  // When it was last told to go on with no switch to finish, every one up to
-  // this was over. So memory that is new since is not of a switch before.
-  Epoch epochs_over;
-  friend bool operator==(const Stand&, const Stand&) = default;
-};
-
 // A life of a worker: it has memory, new or its predecessor's, and its peers
 // are mapped.
 struct Hello {
@@ -196,16 +121,6 @@ struct Hello {
   uint32_t max_slots = 0;     // sequence slots
   uint64_t model_digest = 0;  // of config.json: all ranks must agree
   Incarnation memory;         // the life that made the memory
-};
-
-// A sequence as a worker holds it, with the pages of its own rank.
-struct HeldSequence {
-  uint32_t slot = 0;
-  RequestId request;
-  uint32_t computed = 0;      // positions whose KV is there
-  int num_kv = 0;             // KV heads held here
-  std::vector<PageId> pages;  // [block][num_kv]
-  friend bool operator==(const HeldSequence&, const HeldSequence&) = default;
 };
 
 // The answer to Halt.
@@ -226,54 +141,6 @@ struct Loaded {
 struct Interrupted {
   StepId step;
   std::string reason;
-};
-
-struct TokenLogprob {
-  int32_t token = 0;
-  float logprob = 0.0f;
-  friend bool operator==(const TokenLogprob&, const TokenLogprob&) = default;
-};
-
-struct SampledToken {
-  uint32_t slot = 0;
-  uint32_t position = 0;  // of the token in the sequence
-  int32_t token = 0;
-  float logprob = 0.0f;           // when asked for
-  std::vector<TokenLogprob> top;  // descending
-  friend bool operator==(const SampledToken&, const SampledToken&) = default;
-};
-
-struct PromptLogprob {
-  uint32_t slot = 0;
-  uint32_t position = 0;  // of the token whose probability it is, from 1
-  int32_t token = 0;
-  float logprob = 0.0f;
-  std::vector<TokenLogprob> top;
-  uint32_t rank = 0;  // 1 + number of tokens that are likelier; 0: unknown
-  friend bool operator==(const PromptLogprob&, const PromptLogprob&) = default;
-};
-
-// The sequence in that slot is one that no worker computes (sequence_check.h).
-struct RefusedSequence {
-  uint32_t slot = 0;
-  std::string reason;
-  friend bool operator==(const RefusedSequence&,
-                         const RefusedSequence&) = default;
-};
-
-// A step is done, on every rank: rank 0 reports for the group. `sampled` holds
-// one token for each item with `sample`, in any order; prompt_logprobs are
-// ascending by slot, then position. Items of a refused sequence were passed
-// over: it has an entry in `refused` instead.
-struct StepResult {
-  StepId step;
-  uint32_t duration_us = 0;
-  std::vector<SampledToken> sampled;
-  std::vector<PromptLogprob> prompt_logprobs;
-  std::vector<RefusedSequence> refused;
-  // Rows of logits with a NaN or an infinity among them, and the slot of one.
-  uint32_t nonfinite_rows = 0;
-  uint32_t nonfinite_slot = 0;
 };
 
 struct Prepared {
@@ -324,4 +191,4 @@ std::string Encode(const ReportMessage& message);
 absl::StatusOr<CommandMessage> DecodeCommand(absl::Span<const char> bytes);
 absl::StatusOr<ReportMessage> DecodeReport(absl::Span<const char> bytes);
 
-}  // namespace moebius
+}  // namespace moebius::wire

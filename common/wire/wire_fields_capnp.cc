@@ -9,7 +9,8 @@
 namespace moebius {
 namespace {
 
-absl::Status Read(wire::MoveWave::Reader in, std::vector<PageMove>& out) {
+absl::Status Read(wire_schema::MoveWave::Reader in,
+                  std::vector<PageMove>& out) {
   const auto src_rank = in.getSrcRank();
   const auto src_page = in.getSrcPage();
   const auto dst_rank = in.getDstRank();
@@ -28,7 +29,7 @@ absl::Status Read(wire::MoveWave::Reader in, std::vector<PageMove>& out) {
   return absl::OkStatus();
 }
 
-absl::Status ReadBadWords(wire::Sampling::Reader in,
+absl::Status ReadBadWords(wire_schema::Sampling::Reader in,
                           std::vector<std::vector<int32_t>>& out) {
   const auto sizes = in.getBadWordSizes();
   const auto tokens = in.getBadWordTokens();
@@ -46,7 +47,7 @@ absl::Status ReadBadWords(wire::Sampling::Reader in,
   return at == tokens.size() ? absl::OkStatus() : Malformed("bad words");
 }
 
-void BuildBadWords(wire::Sampling::Builder out,
+void BuildBadWords(wire_schema::Sampling::Builder out,
                    const std::vector<std::vector<int32_t>>& in) {
   std::vector<int32_t> tokens;
   for (const auto& word : in) {
@@ -64,7 +65,7 @@ absl::StatusOr<Layout> ReadLayout(unsigned tp_size) {
   return Layout{static_cast<int>(tp_size)};
 }
 
-absl::Status Read(wire::Sampling::Reader in, SamplingParams& out) {
+absl::Status Read(wire_schema::Sampling::Reader in, SamplingParams& out) {
   out.temperature = in.getTemperature();
   out.top_k = in.getTopK();
   out.top_p = in.getTopP();
@@ -94,7 +95,7 @@ absl::Status Read(wire::Sampling::Reader in, SamplingParams& out) {
   return ReadBadWords(in, out.bad_words);
 }
 
-absl::Status Read(wire::KvTable::Reader in, KvTable& out) {
+absl::Status Read(wire_schema::KvTable::Reader in, KvTable& out) {
   out.slot = in.getSlot();
   out.num_blocks = static_cast<int>(in.getNumBlocks());
   const auto tables = in.getTables();
@@ -118,7 +119,7 @@ absl::Status Read(wire::KvTable::Reader in, KvTable& out) {
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::Prepare::Reader in, Prepare& out) {
+absl::Status Read(wire_schema::Prepare::Reader in, wire::Prepare& out) {
   out.epoch = Epoch{in.getEpoch()};
   ASSIGN_OR_RETURN(out.target, ReadLayout(in.getTargetTp()));
   const auto waves = in.getWaves();
@@ -135,7 +136,7 @@ absl::Status Read(wire::Prepare::Reader in, Prepare& out) {
   return absl::OkStatus();
 }
 
-void Build(wire::Sampling::Builder out, const SamplingParams& in) {
+void Build(wire_schema::Sampling::Builder out, const SamplingParams& in) {
   out.setTemperature(in.temperature);
   out.setTopK(in.top_k);
   out.setTopP(in.top_p);
@@ -156,7 +157,7 @@ void Build(wire::Sampling::Builder out, const SamplingParams& in) {
   BuildBadWords(out, in.bad_words);
 }
 
-void Build(wire::KvTable::Builder out, const KvTable& in) {
+void Build(wire_schema::KvTable::Builder out, const KvTable& in) {
   out.setSlot(in.slot);
   out.setNumBlocks(in.num_blocks);
   auto ranks = out.initTables(in.tables.size());
@@ -169,7 +170,7 @@ void Build(wire::KvTable::Builder out, const KvTable& in) {
   }
 }
 
-void Build(wire::Prepare::Builder out, const Prepare& in) {
+void Build(wire_schema::Prepare::Builder out, const wire::Prepare& in) {
   out.setEpoch(in.epoch.value);
   out.setTargetTp(in.target.tp_size);
   auto waves = out.initWaves(in.kv.waves.size());

@@ -36,9 +36,9 @@ std::vector<T> ReadList(List list) {
 }
 
 absl::StatusOr<Layout> ReadLayout(unsigned tp_size);
-absl::Status Read(wire::Sampling::Reader in, SamplingParams& out);
-absl::Status Read(wire::KvTable::Reader in, KvTable& out);
-absl::Status Read(wire::Prepare::Reader in, Prepare& out);
+absl::Status Read(wire_schema::Sampling::Reader in, SamplingParams& out);
+absl::Status Read(wire_schema::KvTable::Reader in, KvTable& out);
+absl::Status Read(wire_schema::Prepare::Reader in, wire::Prepare& out);
 
 // Reads the most likely tokens of some of `entries` into top_of(entry).
 template <typename List, typename Entries, typename TopOf>
@@ -76,9 +76,9 @@ void FillList(List list, const std::vector<T>& values) {
   for (unsigned i = 0; i < values.size(); ++i) list.set(i, values[i]);
 }
 
-void Build(wire::Sampling::Builder out, const SamplingParams& in);
-void Build(wire::KvTable::Builder out, const KvTable& in);
-void Build(wire::Prepare::Builder out, const Prepare& in);
+void Build(wire_schema::Sampling::Builder out, const SamplingParams& in);
+void Build(wire_schema::KvTable::Builder out, const KvTable& in);
+void Build(wire_schema::Prepare::Builder out, const wire::Prepare& in);
 
 // Builds the lists of rankings of the entries that have one.
 template <typename Entries, typename TopOf, typename Init>

@@ -17,14 +17,16 @@
 #include "common/wire/wire_fields_capnp.h"
 #include "common/wire/wire_limits.h"
 
-namespace moebius {
+namespace moebius::wire {
 namespace {
 
-absl::Status Read(wire::Envelope::Reader in, Envelope& out) {
-  if (in.getVersion() != kWireVersion) {
+using moebius::Read;
+
+absl::Status Read(wire_schema::Envelope::Reader in, Envelope& out) {
+  if (in.getVersion() != kVersion) {
     return absl::InvalidArgumentError(
         absl::StrCat("message of wire version ", in.getVersion(),
-                     "; this program speaks ", kWireVersion));
+                     "; this program speaks ", kVersion));
   }
   out.term = Term{in.getTerm()};
   out.incarnation = Incarnation{in.getIncarnation()};
@@ -32,7 +34,7 @@ absl::Status Read(wire::Envelope::Reader in, Envelope& out) {
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::Admission::Reader in, Admission& out) {
+absl::Status Read(wire_schema::Admission::Reader in, Admission& out) {
   out.slot = in.getSlot();
   out.request = RequestId{in.getRequest()};
   out.num_prompt_tokens = in.getNumPromptTokens();
@@ -45,7 +47,8 @@ absl::Status Read(wire::Admission::Reader in, Admission& out) {
   return Read(in.getSampling(), out.sampling);
 }
 
-absl::Status ReadRows(wire::StepPlan::Reader in, std::vector<PageRow>& out) {
+absl::Status ReadRows(wire_schema::StepPlan::Reader in,
+                      std::vector<PageRow>& out) {
   const auto slots = in.getRowSlot();
   const auto blocks = in.getRowBlock();
   const auto ranks = in.getRowRank();
@@ -74,7 +77,7 @@ absl::Status ReadRows(wire::StepPlan::Reader in, std::vector<PageRow>& out) {
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::StepPlan::Reader in, StepPlan& out) {
+absl::Status Read(wire_schema::StepPlan::Reader in, StepPlan& out) {
   out.step = StepId{in.getStep()};
   ASSIGN_OR_RETURN(out.layout.attention, ReadLayout(in.getAttentionTp()));
   ASSIGN_OR_RETURN(out.layout.experts, ReadLayout(in.getExpertsTp()));
@@ -110,7 +113,7 @@ absl::Status Read(wire::StepPlan::Reader in, StepPlan& out) {
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::Restore::Reader in, Restore& out) {
+absl::Status Read(wire_schema::Restore::Reader in, Restore& out) {
   out.round = in.getRound();
   const auto admissions = in.getAdmissions();
   const auto tables = in.getTables();
@@ -120,7 +123,7 @@ absl::Status Read(wire::Restore::Reader in, Restore& out) {
     return Malformed("restored sequences and tables differ in number");
   }
   for (unsigned i = 0; i < admissions.size(); ++i) {
-    Restore::Sequence& sequence = out.sequences.emplace_back();
+    RestoredSequence& sequence = out.sequences.emplace_back();
     RETURN_IF_ERROR(Read(admissions[i], sequence.admission));
     RETURN_IF_ERROR(Read(tables[i], sequence.table));
     if (sequence.table.slot != sequence.admission.slot) {
@@ -131,7 +134,7 @@ absl::Status Read(wire::Restore::Reader in, Restore& out) {
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::Load::Reader in, Load& out) {
+absl::Status Read(wire_schema::Load::Reader in, Load& out) {
   out.round = in.getRound();
   ASSIGN_OR_RETURN(out.layout, ReadLayout(in.getLayoutTp()));
   ASSIGN_OR_RETURN(out.to, ReadLayout(in.getToTp()));
@@ -140,7 +143,7 @@ absl::Status Read(wire::Load::Reader in, Load& out) {
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::Resume::Reader in, Resume& out) {
+absl::Status Read(wire_schema::Resume::Reader in, Resume& out) {
   out.round = in.getRound();
   ASSIGN_OR_RETURN(out.layout, ReadLayout(in.getLayoutTp()));
   out.next_step = StepId{in.getNextStep()};
@@ -193,7 +196,7 @@ absl::StatusOr<std::string> ReadReason(capnp::Text::Reader text) {
   return std::string(text.begin(), text.size());
 }
 
-absl::Status ReadRefused(wire::StepResult::Reader in,
+absl::Status ReadRefused(wire_schema::StepResult::Reader in,
                          std::vector<RefusedSequence>& out) {
   const auto slots = in.getRefusedSlot();
   const auto reasons = in.getRefusedReason();
@@ -209,7 +212,7 @@ absl::Status ReadRefused(wire::StepResult::Reader in,
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::StepResult::Reader in, StepResult& out) {
+absl::Status Read(wire_schema::StepResult::Reader in, StepResult& out) {
   out.step = StepId{in.getStep()};
   out.duration_us = in.getDurationUs();
   RETURN_IF_ERROR(ReadEntries(in.getSlot(), in.getPosition(), in.getToken(),
@@ -234,7 +237,7 @@ absl::Status Read(wire::StepResult::Reader in, StepResult& out) {
   return ReadRefused(in, out.refused);
 }
 
-absl::Status Read(wire::Hello::Reader in, Hello& out) {
+absl::Status Read(wire_schema::Hello::Reader in, Hello& out) {
   out.rank = in.getRank();
   out.num_ranks = in.getNumRanks();
   out.pid = in.getPid();
@@ -249,7 +252,7 @@ absl::Status Read(wire::Hello::Reader in, Hello& out) {
   return absl::OkStatus();
 }
 
-absl::Status Read(wire::Halted::Reader in, Halted& out) {
+absl::Status Read(wire_schema::Halted::Reader in, Halted& out) {
   out.round = in.getRound();
   out.stand = {StepId{in.getLastExecuted()},
                in.getBarriers(),
@@ -290,59 +293,59 @@ absl::Status Read(wire::Halted::Reader in, Halted& out) {
 
 // Fault and Interrupted.
 template <typename Trouble>
-absl::Status Read(wire::Trouble::Reader in, Trouble& out) {
+absl::Status Read(wire_schema::Trouble::Reader in, Trouble& out) {
   out.step = StepId{in.getStep()};
   ASSIGN_OR_RETURN(out.reason, ReadReason(in.getReason()));
   return absl::OkStatus();
 }
 
-absl::Status ReadBody(wire::Command::Reader in, Command& out) {
+absl::Status ReadBody(wire_schema::Command::Reader in, Command& out) {
   switch (in.which()) {
-    case wire::Command::HALT:
+    case wire_schema::Command::HALT:
       out = Halt{in.getHalt().getRound(), in.getHalt().getTellSequences()};
       return absl::OkStatus();
-    case wire::Command::GREET:
+    case wire_schema::Command::GREET:
       out = Greet{};
       return absl::OkStatus();
-    case wire::Command::LOAD:
+    case wire_schema::Command::LOAD:
       return Read(in.getLoad(), out.emplace<Load>());
-    case wire::Command::RESTORE:
+    case wire_schema::Command::RESTORE:
       return Read(in.getRestore(), out.emplace<Restore>());
-    case wire::Command::RESUME:
+    case wire_schema::Command::RESUME:
       return Read(in.getResume(), out.emplace<Resume>());
-    case wire::Command::STEP:
+    case wire_schema::Command::STEP:
       return Read(in.getStep(), out.emplace<StepPlan>());
-    case wire::Command::PREPARE:
+    case wire_schema::Command::PREPARE:
       return Read(in.getPrepare(), out.emplace<Prepare>());
-    case wire::Command::COMMIT:
+    case wire_schema::Command::COMMIT:
       out = Commit{Epoch{in.getCommit().getEpoch()},
                    StepId{in.getCommit().getBoundary()}};
       return absl::OkStatus();
-    case wire::Command::ABORT:
+    case wire_schema::Command::ABORT:
       out = Abort{Epoch{in.getAbort()}};
       return absl::OkStatus();
-    case wire::Command::SHUTDOWN:
+    case wire_schema::Command::SHUTDOWN:
       out = Shutdown{};
       return absl::OkStatus();
   }
   return Malformed("unknown command");
 }
 
-absl::Status ReadBody(wire::Report::Reader in, Report& out) {
+absl::Status ReadBody(wire_schema::Report::Reader in, Report& out) {
   switch (in.which()) {
-    case wire::Report::HELLO:
+    case wire_schema::Report::HELLO:
       return Read(in.getHello(), out.emplace<Hello>());
-    case wire::Report::HALTED:
+    case wire_schema::Report::HALTED:
       return Read(in.getHalted(), out.emplace<Halted>());
-    case wire::Report::LOADED:
+    case wire_schema::Report::LOADED:
       out = Loaded{in.getLoaded().getRound(), in.getLoaded().getWeightBytes(),
                    in.getLoaded().getWeightChecksum()};
       return absl::OkStatus();
-    case wire::Report::INTERRUPTED:
+    case wire_schema::Report::INTERRUPTED:
       return Read(in.getInterrupted(), out.emplace<Interrupted>());
-    case wire::Report::RESULT:
+    case wire_schema::Report::RESULT:
       return Read(in.getResult(), out.emplace<StepResult>());
-    case wire::Report::PREPARED: {
+    case wire_schema::Report::PREPARED: {
       Prepared& prepared = out.emplace<Prepared>();
       prepared.epoch = Epoch{in.getPrepared().getEpoch()};
       prepared.ok = in.getPrepared().getOk();
@@ -350,7 +353,7 @@ absl::Status ReadBody(wire::Report::Reader in, Report& out) {
                        ReadReason(in.getPrepared().getReason()));
       return absl::OkStatus();
     }
-    case wire::Report::SWITCHED: {
+    case wire_schema::Report::SWITCHED: {
       const auto body = in.getSwitched();
       out = Switched{Epoch{body.getEpoch()},   body.getChecksum(),
                      body.getWeightChecksum(), body.getWeightBytes(),
@@ -358,7 +361,7 @@ absl::Status ReadBody(wire::Report::Reader in, Report& out) {
                      body.getKvUs(),           body.getTotalUs()};
       return absl::OkStatus();
     }
-    case wire::Report::FAULT:
+    case wire_schema::Report::FAULT:
       return Read(in.getFault(), out.emplace<Fault>());
   }
   return Malformed("unknown report");
@@ -403,15 +406,15 @@ absl::Status Decode(absl::Span<const char> bytes, Envelope& envelope,
 absl::StatusOr<CommandMessage> DecodeCommand(absl::Span<const char> bytes) {
   CommandMessage message;
   RETURN_IF_ERROR(
-      (Decode<wire::Command>(bytes, message.envelope, message.command)));
+      (Decode<wire_schema::Command>(bytes, message.envelope, message.command)));
   return message;
 }
 
 absl::StatusOr<ReportMessage> DecodeReport(absl::Span<const char> bytes) {
   ReportMessage message;
   RETURN_IF_ERROR(
-      (Decode<wire::Report>(bytes, message.envelope, message.report)));
+      (Decode<wire_schema::Report>(bytes, message.envelope, message.report)));
   return message;
 }
 
-}  // namespace moebius
+}  // namespace moebius::wire

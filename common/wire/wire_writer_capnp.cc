@@ -12,17 +12,19 @@
 #include "common/wire/wire_fields_capnp.h"
 #include "common/wire/wire_limits.h"
 
-namespace moebius {
+namespace moebius::wire {
 namespace {
 
-void Build(wire::Envelope::Builder out, const Envelope& in) {
-  out.setVersion(kWireVersion);
+using moebius::Build;
+
+void Build(wire_schema::Envelope::Builder out, const Envelope& in) {
+  out.setVersion(kVersion);
   out.setTerm(in.term.value);
   out.setIncarnation(in.incarnation.value);
   out.setSequence(in.sequence);
 }
 
-void Build(wire::Admission::Builder out, const Admission& in) {
+void Build(wire_schema::Admission::Builder out, const Admission& in) {
   out.setSlot(in.slot);
   out.setRequest(in.request.value);
   out.setNumPromptTokens(in.num_prompt_tokens);
@@ -30,7 +32,8 @@ void Build(wire::Admission::Builder out, const Admission& in) {
   Build(out.initSampling(), in.sampling);
 }
 
-void BuildRows(wire::StepPlan::Builder out, const std::vector<PageRow>& rows) {
+void BuildRows(wire_schema::StepPlan::Builder out,
+               const std::vector<PageRow>& rows) {
   const unsigned n = rows.size();
   FillColumn(out.initRowSlot(n), rows, [](auto& r) { return r.slot; });
   FillColumn(out.initRowBlock(n), rows, [](auto& r) { return r.block; });
@@ -46,7 +49,7 @@ void BuildRows(wire::StepPlan::Builder out, const std::vector<PageRow>& rows) {
   }
 }
 
-void Build(wire::StepPlan::Builder out, const StepPlan& in) {
+void Build(wire_schema::StepPlan::Builder out, const StepPlan& in) {
   out.setStep(in.step.value);
   out.setAttentionTp(in.layout.attention.tp_size);
   out.setExpertsTp(in.layout.experts.tp_size);
@@ -67,7 +70,7 @@ void Build(wire::StepPlan::Builder out, const StepPlan& in) {
   FillColumn(out.initItemSample(n), items, [](auto& w) { return w.sample; });
 }
 
-void Build(wire::Restore::Builder out, const Restore& in) {
+void Build(wire_schema::Restore::Builder out, const Restore& in) {
   out.setRound(in.round);
   const unsigned n = in.sequences.size();
   auto admissions = out.initAdmissions(n);
@@ -80,7 +83,7 @@ void Build(wire::Restore::Builder out, const Restore& in) {
              [](auto& s) { return s.computed; });
 }
 
-void Build(wire::Resume::Builder out, const Resume& in) {
+void Build(wire_schema::Resume::Builder out, const Resume& in) {
   out.setRound(in.round);
   out.setLayoutTp(in.layout.tp_size);
   out.setNextStep(in.next_step.value);
@@ -97,7 +100,7 @@ void Build(wire::Resume::Builder out, const Resume& in) {
   Build(tail.initPlan(), Prepare{in.tail->epoch, in.layout, in.tail->kv});
 }
 
-void Build(wire::Halted::Builder out, const Halted& in) {
+void Build(wire_schema::Halted::Builder out, const Halted& in) {
   out.setRound(in.round);
   out.setLastExecuted(in.stand.last_executed.value);
   out.setBarriers(in.stand.barriers);
@@ -125,7 +128,7 @@ void Build(wire::Halted::Builder out, const Halted& in) {
 
 // Fault and Interrupted.
 template <typename Trouble>
-void Build(wire::Trouble::Builder out, const Trouble& in) {
+void Build(wire_schema::Trouble::Builder out, const Trouble& in) {
   out.setStep(in.step.value);
   out.setReason(in.reason.substr(0, kMaxReasonBytes));
 }
@@ -135,7 +138,7 @@ const std::vector<TokenLogprob>& TopOf(const Entry& entry) {
   return entry.top;
 }
 
-void Build(wire::StepResult::Builder out, const StepResult& in) {
+void Build(wire_schema::StepResult::Builder out, const StepResult& in) {
   out.setStep(in.step.value);
   out.setDurationUs(in.duration_us);
   const unsigned n = in.sampled.size();
@@ -179,10 +182,10 @@ std::string Finish(capnp::MallocMessageBuilder& builder) {
 
 std::string Encode(const CommandMessage& message) {
   capnp::MallocMessageBuilder builder(4096);
-  auto root = builder.initRoot<wire::Command>();
+  auto root = builder.initRoot<wire_schema::Command>();
   Build(root.initEnvelope(), message.envelope);
   struct Visitor {
-    wire::Command::Builder root;
+    wire_schema::Command::Builder root;
     void operator()(const Greet&) { root.setGreet(); }
     void operator()(const Halt& in) {
       auto out = root.initHalt();
@@ -215,10 +218,10 @@ std::string Encode(const CommandMessage& message) {
 
 std::string Encode(const ReportMessage& message) {
   capnp::MallocMessageBuilder builder(4096);
-  auto root = builder.initRoot<wire::Report>();
+  auto root = builder.initRoot<wire_schema::Report>();
   Build(root.initEnvelope(), message.envelope);
   struct Visitor {
-    wire::Report::Builder root;
+    wire_schema::Report::Builder root;
     void operator()(const Hello& in) {
       auto out = root.initHello();
       out.setRank(in.rank);
@@ -263,4 +266,4 @@ std::string Encode(const ReportMessage& message) {
   return Finish(builder);
 }
 
-}  // namespace moebius
+}  // namespace moebius::wire

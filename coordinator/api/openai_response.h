@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "common/wire/wire.h"
+#include "common/step/step_result.h"
 #include "coordinator/api/text_codec.h"
 #include "coordinator/engine/engine.h"
 

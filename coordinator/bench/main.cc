@@ -1,5 +1,5 @@
-// moebius-engine-bench: a coordinator without a front, which measures instead of
-// serving. `moebius bench throughput` has the launcher start it in the
+// moebius-engine-bench: a coordinator without a front, which measures instead
+// of serving. `moebius bench throughput` has the launcher start it in the
 // coordinator's place.
 #include <CLI/CLI.hpp>
 #include <csignal>

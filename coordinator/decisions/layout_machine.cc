@@ -45,7 +45,7 @@ struct Handler {
     return Unchanged(s);
   }
   Result operator()(const Steady& s, const Requested& e) const {
-    if (e.target.tp_size != 1 && e.target.tp_size != num_ranks) {
+    if (!e.target.served(num_ranks)) {
       return absl::InvalidArgumentError(
           absl::StrCat("a group of ", num_ranks,
                        " ranks has no layout with tp_size ", e.target.tp_size));
@@ -187,7 +187,7 @@ struct Handler {
 
 }  // namespace
 
-absl::StatusOr<Transition> Step(const LayoutState& state,
+absl::StatusOr<Transition> Next(const LayoutState& state,
                                 const LayoutEvent& event, StepId next_unissued,
                                 int num_ranks) {
   return std::visit(Handler{next_unissued, num_ranks}, state, event);

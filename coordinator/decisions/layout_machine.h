@@ -163,7 +163,7 @@ struct Transition {
 // kFailedPrecondition for what cannot happen in this state: an answer to an
 // epoch never proposed or to a question not yet asked.
 // kInvalidArgument for a rank or layout that the group does not have.
-absl::StatusOr<Transition> Step(const LayoutState& state,
+absl::StatusOr<Transition> Next(const LayoutState& state,
                                 const LayoutEvent& event, StepId next_unissued,
                                 int num_ranks);
 

@@ -165,7 +165,7 @@ struct Handler {
 
 }  // namespace
 
-absl::StatusOr<MembershipTransition> Step(const MembershipState& state,
+absl::StatusOr<MembershipTransition> Next(const MembershipState& state,
                                           const MembershipEvent& event,
                                           int num_ranks, int max_asked) {
   return std::visit(Handler{num_ranks, max_asked}, state, event);

@@ -119,7 +119,7 @@ struct MembershipTransition {
 //   max_asked  HALTs that a worker may leave unanswered before it is replaced
 // Answers and timers of earlier rounds, and repeated answers, change nothing.
 // kInvalidArgument for a rank that the group does not have.
-absl::StatusOr<MembershipTransition> Step(const MembershipState& state,
+absl::StatusOr<MembershipTransition> Next(const MembershipState& state,
                                           const MembershipEvent& event,
                                           int num_ranks, int max_asked);
 

@@ -92,7 +92,7 @@ std::vector<std::vector<PageId>> PageTables::FreePages(size_t most) const {
 }
 
 absl::Status PageTables::CheckTable(Layout target, const KvTable& table) const {
-  const bool ep = target.tp_size == 1;
+  const bool ep = target.is_ep();
   const size_t expected = ep ? 1 : size_t(shape_.num_ranks);
   if (table.slot >= slots_.size() || table.num_blocks < 0 ||
       table.tables.size() != expected) {
@@ -158,7 +158,7 @@ absl::Status PageTables::Replace(Layout target,
   for (const KvTable& table : tables) {
     SlotPages& slot = slots_[table.slot];
     slot.num_blocks = static_cast<uint32_t>(table.num_blocks);
-    slot.group = target.tp_size == 1 ? table.tables[0].rank : 0;
+    slot.group = target.group_of(table.tables[0].rank);
     for (size_t i = 0; i < table.tables.size(); ++i) {
       slot.ranks[i] = table.tables[i].pages;
     }

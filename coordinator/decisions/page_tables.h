@@ -10,7 +10,7 @@
 #include "common/base/ids.h"
 #include "common/layout/kv_plan.h"
 #include "common/layout/layout.h"
-#include "common/wire/wire.h"
+#include "common/step/step_plan.h"
 #include "coordinator/decisions/page_allocator.h"
 
 namespace moebius {
@@ -38,11 +38,11 @@ class PageTables {
 
   Layout layout() const { return layout_; }
   // Groups there are: the ranks in EP, one in TP.
-  int num_groups() const { return layout_.tp_size == 1 ? shape_.num_ranks : 1; }
+  int num_groups() const { return layout_.num_groups(shape_.num_ranks); }
 
   // Blocks that sequences of `group` can still be given.
   uint32_t free_blocks(int group) const {
-    if (layout_.tp_size == 1) {
+    if (layout_.is_ep()) {
       return allocators_[group].num_free() / heads_[group];
     }
     return FreeBlocksOfAll();
@@ -83,10 +83,8 @@ class PageTables {
   uint32_t FreeBlocksOfAll() const;
   absl::Status CheckTable(Layout target, const KvTable& table) const;
   // Ranks on which a sequence of `group` has tables, [first, last).
-  Rank FirstRank(int group) const { return layout_.tp_size == 1 ? group : 0; }
-  Rank LastRank(int group) const {
-    return layout_.tp_size == 1 ? group + 1 : shape_.num_ranks;
-  }
+  Rank FirstRank(int group) const { return layout_.first_rank(group); }
+  Rank LastRank(int group) const { return layout_.first_rank(group + 1); }
 
   AttentionShape shape_;
   Layout layout_;

@@ -57,7 +57,7 @@ PolicyDecision Decide(const PolicyState& state, int64_t now_ms,
       next.updated_ms - next.dwell_from_ms < config.min_dwell_ms) {
     return {next, std::nullopt};
   }
-  const bool is_ep = current == ExpertParallel();
+  const bool is_ep = current.is_ep();
   std::optional<Layout> target;
   if (!is_ep && next.load >= config.threshold * (1 + config.hysteresis)) {
     target = ExpertParallel();

@@ -141,7 +141,7 @@ class Planner {
       for (Rank rank = 0; rank < num_ranks(); ++rank) {
         if (!AddRank(plan.layout, rank, request, table, computed)) ++missing;
       }
-      const bool ep = plan.layout == ExpertParallel();
+      const bool ep = plan.layout.is_ep();
       if (ep ? table.tables.size() != 1 : missing > 0) continue;
       for (RankTable& rank : table.tables) {
         rank.pages.resize(static_cast<size_t>(table.num_blocks) * rank.num_kv);

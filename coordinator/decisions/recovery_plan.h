@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 #include "common/layout/layout.h"
-#include "common/wire/wire.h"
+#include "common/step/stand.h"
 #include "coordinator/decisions/rank_set.h"
 #include "coordinator/decisions/scheduler.h"
 #include "coordinator/journal/journal_state.h"

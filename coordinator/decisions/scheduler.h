@@ -19,7 +19,9 @@
 #include "common/layout/kv_plan.h"
 #include "common/layout/layout.h"
 #include "common/step/sampling_params.h"
-#include "common/wire/wire.h"
+#include "common/step/stand.h"
+#include "common/step/step_plan.h"
+#include "common/step/step_result.h"
 #include "coordinator/decisions/page_tables.h"
 #include "coordinator/decisions/rank_set.h"
 #include "coordinator/journal/journal_record.h"
@@ -197,7 +199,7 @@ class Scheduler {
 
   // All running sequences with their tokens and pages, as after RollBack, by
   // arrival. REQUIRES: no step is in flight.
-  std::vector<Restore::Sequence> Snapshot() const;
+  std::vector<RestoredSequence> Snapshot() const;
 
   // The same, but without tokens and pages.
   std::vector<journal::RunningSequence> Running() const;

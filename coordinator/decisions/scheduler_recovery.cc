@@ -60,7 +60,7 @@ void Scheduler::RollBack() {
 void Scheduler::LoseKv(RankSet ranks, bool everything) {
   CHECK(num_in_flight_ == 0);
   DropEnded();
-  const bool ep = layout() == ExpertParallel();
+  const bool ep = layout().is_ep();
   for (const uint32_t slot : std::vector<uint32_t>(running_)) {
     if (everything || !ep || ranks.contains(slots_[slot].group)) Preempt(slot);
   }
@@ -68,14 +68,14 @@ void Scheduler::LoseKv(RankSet ranks, bool everything) {
   released_.clear();
 }
 
-std::vector<Restore::Sequence> Scheduler::Snapshot() const {
+std::vector<RestoredSequence> Scheduler::Snapshot() const {
   CHECK(num_in_flight_ == 0);
-  std::vector<Restore::Sequence> all;
+  std::vector<RestoredSequence> all;
   all.reserve(num_running_);
   for (const uint32_t slot : running_) {
     if (slots_[slot].sequence == kNone) continue;
     const Sequence& sequence = sequences_[slots_[slot].sequence];
-    Restore::Sequence& one = all.emplace_back();
+    RestoredSequence& one = all.emplace_back();
     one.admission = {slot, sequence.request, sequence.num_prompt,
                      sequence.tokens, sequence.sampling};
     if (!sequence.prompt_logprobs_pending) {
@@ -141,8 +141,7 @@ absl::Status Scheduler::Adopt(absl::Span<const AdoptedSequence> adopted) {
     const uint32_t slot = one.table.slot;
     waiting_.erase(std::find(waiting_.begin(), waiting_.end(), index));
     free_slots_.erase(std::find(free_slots_.begin(), free_slots_.end(), slot));
-    const bool ep = layout() == ExpertParallel();
-    Occupy(slot, index, ep ? one.table.tables[0].rank : 0);
+    Occupy(slot, index, layout().group_of(one.table.tables[0].rank));
     const Sequence& sequence = sequences_[index];
     if (sequence.tokens.size() > sequence.num_prompt) {
       dropped_tokens_ -= one.computed;

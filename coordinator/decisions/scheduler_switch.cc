@@ -9,7 +9,7 @@ namespace moebius {
 
 absl::StatusOr<KvPlan> Scheduler::PlanSwitch(Layout target) const {
   const int n = options_.attention.num_ranks;
-  if (target == layout() || (target.tp_size != 1 && target.tp_size != n)) {
+  if (target == layout() || !target.served(n)) {
     return absl::InvalidArgumentError(
         absl::StrCat("no switch from tp_size ", layout().tp_size, " to ",
                      target.tp_size, " in a group of ", n));
@@ -29,7 +29,7 @@ absl::StatusOr<KvPlan> Scheduler::PlanSwitch(Layout target) const {
 
 absl::Status Scheduler::ApplySwitch(Layout target, const KvPlan& plan) {
   const int n = options_.attention.num_ranks;
-  if (target == layout() || (target.tp_size != 1 && target.tp_size != n)) {
+  if (target == layout() || !target.served(n)) {
     return absl::FailedPreconditionError(
         absl::StrCat("no switch from tp_size ", layout().tp_size, " to ",
                      target.tp_size, " in a group of ", n));
@@ -61,8 +61,7 @@ absl::Status Scheduler::ApplySwitch(Layout target, const KvPlan& plan) {
   load_sequences_.fill(0);
   for (const KvTable& table : tables) {
     Slot& slot = slots_[table.slot];
-    slot.group =
-        static_cast<uint8_t>(target.tp_size == 1 ? table.tables[0].rank : 0);
+    slot.group = static_cast<uint8_t>(target.group_of(table.tables[0].rank));
     load_tokens_[slot.group] += slot.length;
     ++load_sequences_[slot.group];
   }

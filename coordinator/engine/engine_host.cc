@@ -182,7 +182,7 @@ void EngineHost::Loop() {
   }
   EndAll(/*failed=*/false);
   Publish();
-  group_.Broadcast(Shutdown{});
+  group_.Broadcast(wire::Shutdown{});
 }
 
 bool EngineHost::Turn(int timeout_ms) {
@@ -262,18 +262,18 @@ absl::Status EngineHost::TakeReports(int timeout_ms) {
   return absl::OkStatus();
 }
 
-absl::Status EngineHost::TakeReport(Rank rank, Report report) {
+absl::Status EngineHost::TakeReport(Rank rank, wire::Report report) {
   struct Visitor {
     EngineHost* host;
     Rank rank;
-    absl::Status operator()(const Hello&) { return host->OnHello(rank); }
-    absl::Status operator()(const Halted& halted) {
+    absl::Status operator()(const wire::Hello&) { return host->OnHello(rank); }
+    absl::Status operator()(const wire::Halted& halted) {
       host->stands_[rank] = halted.stand;
       host->held_[rank] = halted.sequences;
       return host->Apply(
           WorkerHalted{rank, halted.round, !halted.stand.loaded});
     }
-    absl::Status operator()(const Loaded& loaded) {
+    absl::Status operator()(const wire::Loaded& loaded) {
       // Whoever was told to load several times answers as often.
       const auto* loading = std::get_if<Loading>(&host->membership_);
       if (loading != nullptr && loading->round == loaded.round &&
@@ -285,7 +285,7 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
       host->status_.workers[rank].weight_bytes = loaded.weight_bytes;
       return host->Apply(WorkerLoaded{rank, loaded.round});
     }
-    absl::Status operator()(const Interrupted& interrupted) {
+    absl::Status operator()(const wire::Interrupted& interrupted) {
       LogWarn("worker ", rank, " halted before step ", interrupted.step.value,
               ": ", interrupted.reason);
       return host->Apply(GroupInterrupted{});
@@ -295,15 +295,15 @@ absl::Status EngineHost::TakeReport(Rank rank, Report report) {
     }
     // Halted workers forget what they were about to do of a switch, so until
     // they resume such an answer is worth nothing.
-    absl::Status operator()(const Prepared& prepared) {
+    absl::Status operator()(const wire::Prepared& prepared) {
       if (!host->running()) return absl::OkStatus();
       return host->switches_->OnPrepared(rank, prepared, host->Now());
     }
-    absl::Status operator()(const Switched& switched) {
+    absl::Status operator()(const wire::Switched& switched) {
       if (!host->running()) return absl::OkStatus();
       return host->switches_->OnSwitched(rank, switched, host->Now());
     }
-    absl::Status operator()(const Fault& fault) {
+    absl::Status operator()(const wire::Fault& fault) {
       LogError("worker ", rank, " failed in step ", fault.step.value, ": ",
                fault.reason);
       return host->Apply(WorkerLost{rank});
@@ -341,7 +341,7 @@ absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
   scheduler.token_budget = config.token_budget;
   scheduler.max_model_len = options_.max_model_len;
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
-    const Hello& hello = group_.member(r).hello;
+    const wire::Hello& hello = group_.member(r).hello;
     scheduler.pages_per_rank.push_back(hello.num_pages);
     scheduler.max_running =
         std::min<int>(scheduler.max_running, hello.max_slots);

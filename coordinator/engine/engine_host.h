@@ -139,7 +139,7 @@ class EngineHost final : public Engine {
   }
   absl::Status RunOnce(int timeout_ms);
   absl::Status TakeReports(int timeout_ms);
-  absl::Status TakeReport(Rank rank, Report report);
+  absl::Status TakeReport(Rank rank, wire::Report report);
   absl::Status OnHello(Rank rank);
   absl::Status CreateScheduler(uint64_t weight_checksum, Layout layout,
                                StepId first_step);

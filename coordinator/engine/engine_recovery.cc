@@ -29,7 +29,7 @@ constexpr std::chrono::milliseconds kTroublePeriod(1000);
 // Tokens and pages of the sequences in one message, far below its limit.
 constexpr size_t kMaxRestoredNumbers = 1 << 20;
 
-size_t NumbersOf(const Restore::Sequence& sequence) {
+size_t NumbersOf(const RestoredSequence& sequence) {
   size_t count = sequence.admission.tokens.size() +
                  ListedNumbers(sequence.admission.sampling);
   for (const RankTable& table : sequence.table.tables) {
@@ -46,7 +46,7 @@ absl::Status EngineHost::Apply(const MembershipEvent& event) {
   // that it is no use.
   const int max_asked = 2 + options_.config.step_timeout_ms / kHaltRetryMs;
   ASSIGN_OR_RETURN(MembershipTransition transition,
-                   Step(membership_, event, group_.num_ranks(), max_asked));
+                   Next(membership_, event, group_.num_ranks(), max_asked));
   membership_ = transition.next;
   NoteMembership(before, Now());
   for (const MembershipEffect& effect : transition.effects) {
@@ -95,7 +95,7 @@ void EngineHost::Halt(const SendHalt& halt) {
 void EngineHost::SendHaltTo(RankSet ranks, uint64_t round) {
   // What they hold matters to a new coordinator alone.
   const bool tell = !scheduler_.has_value() && options_.journal != nullptr;
-  group_.SendTo(ranks, moebius::Halt{round, tell});
+  group_.SendTo(ranks, wire::Halt{round, tell});
 }
 
 void EngineHost::Load(const SendLoad& load) {
@@ -110,7 +110,7 @@ void EngineHost::Load(const SendLoad& load) {
 // The weights that these ranks are to have: those of the layout we are in, or
 // of a committed switch as far as the others have come with it.
 void EngineHost::SendLoadTo(RankSet ranks, uint64_t round) {
-  moebius::Load order;
+  wire::Load order;
   order.round = round;
   if (switches_.has_value()) {
     order.layout = order.to = scheduler_->layout();
@@ -305,12 +305,12 @@ void EngineHost::LookAtLoading() {
 
 // All sequences in as many messages as they need.
 void EngineHost::SendSequences(uint64_t round) {
-  Restore restore{round, {}};
+  wire::Restore restore{round, {}};
   size_t numbers = 0;
-  for (Restore::Sequence& sequence : scheduler_->Snapshot()) {
+  for (RestoredSequence& sequence : scheduler_->Snapshot()) {
     const size_t more = NumbersOf(sequence);
     if (numbers > 0 && numbers + more > kMaxRestoredNumbers) {
-      group_.Broadcast(std::exchange(restore, Restore{round, {}}));
+      group_.Broadcast(std::exchange(restore, wire::Restore{round, {}}));
       numbers = 0;
     }
     numbers += more;
@@ -349,7 +349,7 @@ absl::Status EngineHost::Resume(uint64_t round) {
   }
   SendSequences(round);
 
-  moebius::Resume resume;
+  wire::Resume resume;
   resume.round = round;
   resume.layout = scheduler_->layout();
   resume.next_step = scheduler_->next_step();

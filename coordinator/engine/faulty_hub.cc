@@ -14,17 +14,17 @@
 namespace moebius {
 namespace {
 
-static_assert(std::variant_size_v<Command> == kCommandNames.size());
-static_assert(std::variant_size_v<Report> == kReportNames.size());
+static_assert(std::variant_size_v<wire::Command> == kCommandNames.size());
+static_assert(std::variant_size_v<wire::Report> == kReportNames.size());
 
 // Index of the message's name; nothing if it is no message.
 std::optional<size_t> KindOf(Direction direction, std::string_view bytes) {
   const auto span = absl::MakeConstSpan(bytes.data(), bytes.size());
   if (direction == Direction::kCommand) {
-    const auto message = DecodeCommand(span);
+    const auto message = wire::DecodeCommand(span);
     if (message.ok()) return message->command.index();
   } else {
-    const auto message = DecodeReport(span);
+    const auto message = wire::DecodeReport(span);
     if (message.ok()) return message->report.index();
   }
   return std::nullopt;

@@ -30,7 +30,7 @@ absl::Status SwitchControl::Apply(const LayoutEvent& event,
                                   Clock::time_point now) {
   ASSIGN_OR_RETURN(
       Transition transition,
-      Step(state_, event, scheduler_->next_step(), group_->num_ranks()));
+      Next(state_, event, scheduler_->next_step(), group_->num_ranks()));
   state_ = transition.next;
   for (const LayoutEffect& effect : transition.effects) {
     RETURN_IF_ERROR(Carry(effect, now));
@@ -53,7 +53,7 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
       return control->OnSendCommit(e, now);
     }
     absl::Status operator()(const SendAbort& e) {
-      control->group_->Broadcast(moebius::Abort{e.epoch});
+      control->group_->Broadcast(wire::Abort{e.epoch});
       return absl::OkStatus();
     }
     absl::Status operator()(const Done&) { return control->OnDone(); }
@@ -117,7 +117,7 @@ absl::Status SwitchControl::OnSendPrepare(const SendPrepare& effect,
   current_->begin = now;
   deadline_ =
       now + std::chrono::milliseconds(options_.config.prepare_timeout_ms);
-  group_->Broadcast(Prepare{effect.epoch, effect.target, current_->plan});
+  group_->Broadcast(wire::Prepare{effect.epoch, effect.target, current_->plan});
   return FaultPoint(FaultId::kCoordinatorPrepared);
 }
 
@@ -143,7 +143,7 @@ absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
   deadline_ =
       now + std::chrono::milliseconds(options_.config.switch_timeout_ms);
   RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorDecided));
-  const Commit commit{effect.epoch, effect.boundary};
+  const wire::Commit commit{effect.epoch, effect.boundary};
   const RankSet first = RankSet::All(group_->num_ranks() / 2);
   group_->SendTo(first, commit);
   RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorCommitting));
@@ -215,13 +215,15 @@ Epoch SwitchControl::last_epoch() const {
   return std::get<Committing>(state_).epoch;
 }
 
-absl::Status SwitchControl::OnPrepared(Rank rank, const Prepared& prepared,
+absl::Status SwitchControl::OnPrepared(Rank rank,
+                                       const wire::Prepared& prepared,
                                        Clock::time_point now) {
   if (prepared.ok) return Apply(PreparedBy{rank, prepared.epoch}, now);
   return Apply(RefusedBy{rank, prepared.epoch, prepared.reason}, now);
 }
 
-absl::Status SwitchControl::OnSwitched(Rank rank, const Switched& switched,
+absl::Status SwitchControl::OnSwitched(Rank rank,
+                                       const wire::Switched& switched,
                                        Clock::time_point now) {
   if (current_.has_value() && current_->report.epoch == switched.epoch) {
     current_->switched[rank] = switched;
@@ -231,9 +233,9 @@ absl::Status SwitchControl::OnSwitched(Rank rank, const Switched& switched,
 
 absl::Status SwitchControl::CheckSums() const {
   uint64_t weights = 0;
-  const std::optional<Switched>& first = current_->switched[0];
+  const std::optional<wire::Switched>& first = current_->switched[0];
   for (Rank r = 0; r < group_->num_ranks(); ++r) {
-    const std::optional<Switched>& one = current_->switched[r];
+    const std::optional<wire::Switched>& one = current_->switched[r];
     if (one->checksum != first->checksum) {
       return absl::DataLossError(Cat("after switch ", one->epoch.value,
                                      " workers 0 and ", r,
@@ -256,7 +258,7 @@ absl::Status SwitchControl::OnDone() {
   Log(journal::SwitchDone{current_->report.epoch}).IgnoreError();
   ++num_done_;
   SwitchReport& report = current_->report;
-  for (const std::optional<Switched>& one : current_->switched) {
+  for (const std::optional<wire::Switched>& one : current_->switched) {
     report.weight_bytes += one->weight_bytes;
     report.kv_bytes += one->kv_bytes;
     report.weight_ms = std::max(report.weight_ms, one->weight_us / 1000.0);

@@ -60,9 +60,9 @@ class SwitchControl {
   // `callback` (may be null) hears the outcome, maybe before this returns.
   absl::Status Request(Layout target, SwitchCallback callback,
                        Clock::time_point now);
-  absl::Status OnPrepared(Rank rank, const Prepared& prepared,
+  absl::Status OnPrepared(Rank rank, const wire::Prepared& prepared,
                           Clock::time_point now);
-  absl::Status OnSwitched(Rank rank, const Switched& switched,
+  absl::Status OnSwitched(Rank rank, const wire::Switched& switched,
                           Clock::time_point now);
   // Every step's results, as they become complete: for the pause.
   absl::Status OnStepDone(StepId step, Clock::time_point now);
@@ -110,8 +110,8 @@ class SwitchControl {
     SwitchCallback callback;
     KvPlan plan;
     Clock::time_point begin;
-    std::optional<Clock::time_point> result_before;  // the boundary
-    std::vector<std::optional<Switched>> switched;   // [rank]
+    std::optional<Clock::time_point> result_before;       // the boundary
+    std::vector<std::optional<wire::Switched>> switched;  // [rank]
     bool done = false;  // on every rank; waits for the first result after it
   };
 

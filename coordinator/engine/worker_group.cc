@@ -11,19 +11,20 @@ namespace moebius {
 WorkerGroup::WorkerGroup(Hub* hub, int num_ranks, Term term)
     : hub_(hub), term_(term), members_(num_ranks) {}
 
-void WorkerGroup::Broadcast(const Command& command) {
+void WorkerGroup::Broadcast(const wire::Command& command) {
   SendTo(RankSet::All(num_ranks()), command);
 }
 
-void WorkerGroup::SendTo(RankSet ranks, const Command& command) {
+void WorkerGroup::SendTo(RankSet ranks, const wire::Command& command) {
   // One encoding serves every worker whose envelope is the same, which is all
   // of them unless one has had another life.
-  CommandMessage message{{}, command};
+  wire::CommandMessage message{{}, command};
   std::string bytes;
   for (Rank rank = 0; rank < num_ranks(); ++rank) {
     Peer& peer = members_[rank];
     if (!ranks.contains(rank) || !peer.member.joined) continue;
-    const Envelope envelope{term_, peer.member.incarnation, peer.next_out};
+    const wire::Envelope envelope{term_, peer.member.incarnation,
+                                  peer.next_out};
     if (bytes.empty() || envelope.incarnation != message.envelope.incarnation ||
         envelope.sequence != message.envelope.sequence) {
       message.envelope = envelope;
@@ -41,8 +42,8 @@ void WorkerGroup::SendTo(RankSet ranks, const Command& command) {
   }
 }
 
-absl::Status WorkerGroup::Join(Rank rank, const Envelope& envelope,
-                               const Hello& hello) {
+absl::Status WorkerGroup::Join(Rank rank, const wire::Envelope& envelope,
+                               const wire::Hello& hello) {
   if (hello.rank != rank || hello.num_ranks != num_ranks()) {
     return absl::FailedPreconditionError(
         absl::StrCat("worker ", rank, " says it is rank ", hello.rank, " of ",
@@ -50,7 +51,7 @@ absl::Status WorkerGroup::Join(Rank rank, const Envelope& envelope,
   }
   for (const Peer& peer : members_) {
     if (!peer.member.joined) continue;
-    const Hello& other = peer.member.hello;
+    const wire::Hello& other = peer.member.hello;
     if (other.model_digest != hello.model_digest ||
         other.num_pages != hello.num_pages) {
       return absl::FailedPreconditionError(
@@ -70,7 +71,7 @@ void WorkerGroup::Greet(Rank rank, Incarnation incarnation) {
   members_[rank].greeted = incarnation;
   const absl::Status sent = hub_->Send(
       rank, incarnation,
-      Encode(CommandMessage{{term_, incarnation, 1}, moebius::Greet{}}));
+      Encode(wire::CommandMessage{{term_, incarnation, 1}, wire::Greet{}}));
   if (!sent.ok()) {
     LogDebug("worker ", rank, " was not greeted: ", sent.ToString());
   }
@@ -90,8 +91,8 @@ void WorkerGroup::GreetAgain() {
   }
 }
 
-bool WorkerGroup::Accept(Rank rank, const Envelope& envelope,
-                         const Report& report) {
+bool WorkerGroup::Accept(Rank rank, const wire::Envelope& envelope,
+                         const wire::Report& report) {
   Peer& peer = members_[rank];
   if (!peer.member.joined || envelope.incarnation != peer.member.incarnation ||
       envelope.term != term_) {
@@ -101,7 +102,7 @@ bool WorkerGroup::Accept(Rank rank, const Envelope& envelope,
   }
   if (envelope.sequence < peer.next_in) return false;  // repeated, or late
   if (envelope.sequence > peer.next_in &&
-      !std::holds_alternative<Halted>(report)) {
+      !std::holds_alternative<wire::Halted>(report)) {
     if (!gap_) {
       LogWarn("message ", peer.next_in, " of worker ", rank, " was lost");
     }
@@ -131,19 +132,19 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
       }
       continue;
     }
-    auto message = DecodeReport(raw.bytes);
+    auto message = wire::DecodeReport(raw.bytes);
     if (!message.ok()) {
       LogWarn("dropped a message of worker ", rank, ": ",
               message.status().ToString());
       continue;
     }
-    const Envelope& envelope = message->envelope;
+    const wire::Envelope& envelope = message->envelope;
     if (rank >= num_ranks() || envelope.incarnation != raw.incarnation) {
       LogWarn("dropped a message of rank ", rank, " incarnation ",
               raw.incarnation.value);
       continue;
     }
-    if (const Hello* hello = std::get_if<Hello>(&message->report)) {
+    if (const wire::Hello* hello = std::get_if<wire::Hello>(&message->report)) {
       if (raw.incarnation <= members_[rank].member.incarnation ||
           raw.incarnation != members_[rank].greeted || envelope.term != term_) {
         continue;  // repeated, of an earlier life, or said to another

@@ -30,11 +30,11 @@ class WorkerGroup {
   struct Member {
     bool joined = false;
     Incarnation incarnation;
-    Hello hello;
+    wire::Hello hello;
   };
   struct Received {
     Rank rank = 0;
-    Report report;
+    wire::Report report;
   };
 
   // `hub` must outlive this.
@@ -45,8 +45,8 @@ class WorkerGroup {
 
   // Sends `command` to every joined worker, or to those of `ranks`. Whoever it
   // does not reach is lost.
-  void Broadcast(const Command& command);
-  void SendTo(RankSet ranks, const Command& command);
+  void Broadcast(const wire::Command& command);
+  void SendTo(RankSet ranks, const wire::Command& command);
 
   // Whether somebody was greeted and has not answered, and to greet them again.
   bool greeting() const;
@@ -79,9 +79,11 @@ class WorkerGroup {
 
   void Greet(Rank rank, Incarnation incarnation);
 
-  absl::Status Join(Rank rank, const Envelope& envelope, const Hello& hello);
+  absl::Status Join(Rank rank, const wire::Envelope& envelope,
+                    const wire::Hello& hello);
   // Whether a report of a joined life is to be taken now.
-  bool Accept(Rank rank, const Envelope& envelope, const Report& report);
+  bool Accept(Rank rank, const wire::Envelope& envelope,
+              const wire::Report& report);
 
   Hub* hub_;
   Term term_;

@@ -143,7 +143,7 @@ void Build(schema::StepTokens::Builder out, const StepTokens& in) {
 void Build(schema::SwitchDecided::Builder out, const SwitchDecided& in) {
   out.setFromTp(in.from.tp_size);
   out.setBoundary(in.boundary.value);
-  moebius::Build(out.initPlan(), Prepare{in.epoch, in.to, in.plan});
+  moebius::Build(out.initPlan(), wire::Prepare{in.epoch, in.to, in.plan});
   const std::vector<RunningSequence>& running = in.running;
   const unsigned n = running.size();
   FillColumn(out.initRunningRequest(n), running,
@@ -366,7 +366,7 @@ absl::StatusOr<Record> Read(schema::Ended::Reader in) {
 
 absl::StatusOr<Record> Read(schema::SwitchDecided::Reader in) {
   SwitchDecided out;
-  Prepare plan;
+  wire::Prepare plan;
   RETURN_IF_ERROR(moebius::Read(in.getPlan(), plan));
   out.epoch = plan.epoch;
   ASSIGN_OR_RETURN(out.from, ReadLayout(in.getFromTp()));

@@ -19,8 +19,8 @@
 #include "common/config/config.h"
 #include "common/layout/kv_plan.h"
 #include "common/layout/layout.h"
-#include "common/wire/wire.h"
-#include "coordinator/engine/engine.h"
+#include "common/step/step_result.h"
+#include "coordinator/generation.h"
 
 namespace moebius::journal {
 

@@ -160,13 +160,13 @@ void BM_LayoutMachineSwitch(benchmark::State& state) {
     const Layout target = LayoutOf(machine) == ExpertParallel()
                               ? TensorParallel(kRanks)
                               : ExpertParallel();
-    machine = Step(machine, Requested{target}, StepId{1}, kRanks)->next;
+    machine = Next(machine, Requested{target}, StepId{1}, kRanks)->next;
     const Epoch epoch = std::get<Preparing>(machine).epoch;
     for (Rank r = 0; r < kRanks; ++r) {
-      machine = Step(machine, PreparedBy{r, epoch}, StepId{1}, kRanks)->next;
+      machine = Next(machine, PreparedBy{r, epoch}, StepId{1}, kRanks)->next;
     }
     for (Rank r = 0; r < kRanks; ++r) {
-      machine = Step(machine, SwitchedBy{r, epoch}, StepId{1}, kRanks)->next;
+      machine = Next(machine, SwitchedBy{r, epoch}, StepId{1}, kRanks)->next;
     }
   }
 }

@@ -24,8 +24,8 @@ StepPlan DecodePlan(uint32_t requests) {
 }
 
 void BM_EncodeDecodePlan(benchmark::State& state) {
-  const CommandMessage message{{Term{1}, Incarnation{1}, 7},
-                               DecodePlan(state.range(0))};
+  const wire::CommandMessage message{{Term{1}, Incarnation{1}, 7},
+                                     DecodePlan(state.range(0))};
   for (auto _ : state) benchmark::DoNotOptimize(Encode(message));
 }
 BENCHMARK(BM_EncodeDecodePlan)
@@ -41,8 +41,8 @@ void BM_DecodeResult(benchmark::State& state) {
     result.sampled.push_back(SampledToken{slot, 500 + slot % 1000, 17, 0, {}});
   }
   const std::string bytes =
-      Encode(ReportMessage{{Term{1}, Incarnation{1}, 7}, result});
-  for (auto _ : state) benchmark::DoNotOptimize(DecodeReport(bytes));
+      Encode(wire::ReportMessage{{Term{1}, Incarnation{1}, 7}, result});
+  for (auto _ : state) benchmark::DoNotOptimize(wire::DecodeReport(bytes));
 }
 BENCHMARK(BM_DecodeResult)
     ->Arg(32)

@@ -32,7 +32,7 @@ namespace moebius {
 namespace {
 
 constexpr int kPatienceMs = 30'000;
-constexpr size_t kOversizeBytes = kMaxMessageBytes + 8;
+constexpr size_t kOversizeBytes = wire::kMaxMessageBytes + 8;
 
 struct Tally {
   int refused = 0;
@@ -185,31 +185,32 @@ std::vector<std::string> Identities(int num_ranks) {
 // Everything that a worker can say, in its own name.
 std::vector<std::string> Reports(Rank rank, int num_ranks,
                                  uint64_t incarnation) {
-  Hello hello;
+  wire::Hello hello;
   hello.rank = rank;
   hello.num_ranks = num_ranks;
   hello.pid = static_cast<uint32_t>(getpid());
   hello.num_pages = 1000;
   hello.max_slots = 256;
-  Halted halted;
+  wire::Halted halted;
   halted.round = 1;
   StepResult result;
   result.step = StepId{1};
-  Prepared refused;
+  wire::Prepared refused;
   refused.epoch = Epoch{1};
   refused.reason = "no";
-  Switched switched;
+  wire::Switched switched;
   switched.epoch = Epoch{1};
-  Interrupted interrupted;
+  wire::Interrupted interrupted;
   interrupted.reason = "halt";
-  Fault fault;
+  wire::Fault fault;
   fault.reason = "forged";
   std::vector<std::string> bytes;
-  for (const Report& report :
-       {Report(hello), Report(fault), Report(interrupted), Report(halted),
-        Report(result), Report(refused), Report(switched)}) {
+  for (const wire::Report& report :
+       {wire::Report(hello), wire::Report(fault), wire::Report(interrupted),
+        wire::Report(halted), wire::Report(result), wire::Report(refused),
+        wire::Report(switched)}) {
     for (uint64_t sequence : {uint64_t{1}, uint64_t{1} << 40}) {
-      bytes.push_back(Encode(ReportMessage{
+      bytes.push_back(Encode(wire::ReportMessage{
           {Term{1}, Incarnation{incarnation}, sequence}, report}));
     }
   }

@@ -34,12 +34,12 @@ int CountDescriptors() {
 
 // What is measured with the real clock, and the process's number: they mean
 // nothing to the protocol, and no two runs agree on them.
-void DropMeasurements(ReportMessage& message) {
-  if (auto* hello = std::get_if<Hello>(&message.report)) {
+void DropMeasurements(wire::ReportMessage& message) {
+  if (auto* hello = std::get_if<wire::Hello>(&message.report)) {
     hello->pid = 1;
   } else if (auto* result = std::get_if<StepResult>(&message.report)) {
     result->duration_us = 100;
-  } else if (auto* switched = std::get_if<Switched>(&message.report)) {
+  } else if (auto* switched = std::get_if<wire::Switched>(&message.report)) {
     switched->weight_us = switched->kv_us = switched->total_us = 100;
   }
 }
@@ -365,7 +365,7 @@ void Cluster::Turn() {
 
 absl::Status Cluster::SendCommand(Rank rank, Incarnation incarnation,
                                   std::string_view bytes) {
-  auto message = DecodeCommand({bytes.data(), bytes.size()});
+  auto message = wire::DecodeCommand({bytes.data(), bytes.size()});
   if (!message.ok()) {
     world_.Violate('J', Cat("a command that cannot be read: ",
                             message.status().ToString()));
@@ -386,7 +386,8 @@ std::vector<Hub::Message> Cluster::TakeReports() {
   std::vector<Hub::Message> messages = network_.TakeAll();
   if (mutant_ == nullptr) return messages;
   for (Hub::Message& message : messages) {
-    auto report = DecodeReport({message.bytes.data(), message.bytes.size()});
+    auto report =
+        wire::DecodeReport({message.bytes.data(), message.bytes.size()});
     if (!report.ok()) continue;
     if (mutant_->OnHubReport(message.rank, message.incarnation, *report)) {
       message.bytes = Encode(*report);
@@ -440,7 +441,7 @@ void Cluster::AfterSlice(Life& life) {
 }
 
 bool Cluster::OnTake(Life& life, std::string& bytes) {
-  auto message = DecodeCommand({bytes.data(), bytes.size()});
+  auto message = wire::DecodeCommand({bytes.data(), bytes.size()});
   if (!message.ok()) return true;
   bool drop = false;
   if (mutant_ != nullptr &&
@@ -453,14 +454,14 @@ bool Cluster::OnTake(Life& life, std::string& bytes) {
 }
 
 bool Cluster::OnSend(Life& life, std::string& bytes) {
-  auto message = DecodeReport({bytes.data(), bytes.size()});
+  auto message = wire::DecodeReport({bytes.data(), bytes.size()});
   if (!message.ok()) {
     world_.Violate('J', Cat("a report that cannot be read: ",
                             message.status().ToString()));
     return true;
   }
   DropMeasurements(*message);
-  if (std::holds_alternative<Loaded>(message->report)) {
+  if (std::holds_alternative<wire::Loaded>(message->report)) {
     empty_[life.rank()] = false;
   }
   bool drop = false;

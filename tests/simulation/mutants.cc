@@ -13,6 +13,15 @@
 namespace moebius::simulation {
 namespace {
 
+using wire::CommandMessage;
+using wire::Commit;
+using wire::Halted;
+using wire::Load;
+using wire::Prepare;
+using wire::ReportMessage;
+using wire::Restore;
+using wire::Resume;
+
 // A mutant made of functions; those that are null do nothing.
 class FromFunctions : public Mutant {
  public:

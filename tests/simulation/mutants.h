@@ -24,15 +24,15 @@ class Mutant {
 
   // A command on its way to a worker, a report on its way to the coordinator.
   // True: it was changed. `drop`: it does not go out.
-  virtual bool OnCommand(Rank, CommandMessage&, bool&) { return false; }
-  virtual bool OnReport(Rank, ReportMessage&, bool&) { return false; }
+  virtual bool OnCommand(Rank, wire::CommandMessage&, bool&) { return false; }
+  virtual bool OnReport(Rank, wire::ReportMessage&, bool&) { return false; }
   // A report as the hub hands it over, of whatever life. True: changed.
   virtual bool OnHubReport(Rank, Incarnation& /*of the connection*/,
-                           ReportMessage&) {
+                           wire::ReportMessage&) {
     return false;
   }
   // A command as a worker takes it.
-  virtual bool OnTaken(Rank, Incarnation, CommandMessage&, bool&) {
+  virtual bool OnTaken(Rank, Incarnation, wire::CommandMessage&, bool&) {
     return false;
   }
   virtual void OnFaultPoint(Life&, FaultId, VaultStore&) {}

@@ -11,7 +11,7 @@ namespace {
 
 uint64_t HashOf(const StepPlan& plan) {
   Fnv1a hash;
-  for (unsigned char c : Encode(CommandMessage{{}, plan})) hash.Add(c);
+  for (unsigned char c : Encode(wire::CommandMessage{{}, plan})) hash.Add(c);
   return hash.hash();
 }
 
@@ -24,7 +24,7 @@ Layout Observer::layout() const {
   return decisions_.empty() ? first_layout_ : decisions_.back().target;
 }
 
-void Observer::OnCommand(Rank rank, Incarnation, const Command& command) {
+void Observer::OnCommand(Rank rank, Incarnation, const wire::Command& command) {
   std::visit([&](const auto& body) { On(rank, body); }, command);
 }
 
@@ -57,7 +57,7 @@ void Observer::On(Rank rank, const StepPlan& plan) {
   }
 }
 
-void Observer::On(Rank, const Prepare& prepare) {
+void Observer::On(Rank, const wire::Prepare& prepare) {
   if (!prepared_.contains(prepare.epoch.value) && !prepared_.empty() &&
       prepare.epoch.value < prepared_.rbegin()->first) {
     world_->Violate('F', Cat("epoch ", prepare.epoch.value, " comes late"));
@@ -65,7 +65,7 @@ void Observer::On(Rank, const Prepare& prepare) {
   prepared_.emplace(prepare.epoch.value, prepare);
 }
 
-void Observer::On(Rank rank, const Commit& commit) {
+void Observer::On(Rank rank, const wire::Commit& commit) {
   const auto prepared = prepared_.find(commit.epoch.value);
   if (prepared == prepared_.end() || aborted_.contains(commit.epoch.value)) {
     world_->Violate('F', Cat("commit of epoch ", commit.epoch.value,
@@ -88,7 +88,7 @@ void Observer::On(Rank rank, const Commit& commit) {
   for (const KvTable& table : prepared->second.kv.tables) Put(tables, table);
 }
 
-void Observer::On(Rank, const Abort& abort) {
+void Observer::On(Rank, const wire::Abort& abort) {
   aborted_.insert(abort.epoch.value);
   for (const Decision& decision : decisions_) {
     if (decision.epoch == abort.epoch) {
@@ -98,19 +98,19 @@ void Observer::On(Rank, const Abort& abort) {
   }
 }
 
-void Observer::On(Rank rank, const Restore& restore) {
+void Observer::On(Rank rank, const wire::Restore& restore) {
   Tables& tables = tables_[rank];
   if (std::exchange(tables.round, restore.round) != restore.round) {
     tables.pages.clear();
     tables.owner.clear();
   }
-  for (const Restore::Sequence& sequence : restore.sequences) {
+  for (const RestoredSequence& sequence : restore.sequences) {
     Release(tables, sequence.admission.slot);
     Put(tables, sequence.table);
   }
 }
 
-void Observer::On(Rank rank, const Resume& resume) {
+void Observer::On(Rank rank, const wire::Resume& resume) {
   Tables& tables = tables_[rank];
   if (std::exchange(tables.round, resume.round) != resume.round) {
     tables.pages.clear();
@@ -214,7 +214,7 @@ void Observer::Put(Tables& tables, const KvTable& table) {
 }
 
 void Observer::OnTaken(Rank rank, Incarnation incarnation,
-                       const Command& command) {
+                       const wire::Command& command) {
   const auto* plan = std::get_if<StepPlan>(&command);
   if (plan == nullptr) return;
   Taken& taken = taken_[rank];

@@ -28,9 +28,11 @@ class Observer {
   Observer(World* world, int num_ranks, Layout layout);
 
   // The coordinator sends that to the life of a rank.
-  void OnCommand(Rank rank, Incarnation incarnation, const Command& command);
+  void OnCommand(Rank rank, Incarnation incarnation,
+                 const wire::Command& command);
   // The worker takes it from its channel.
-  void OnTaken(Rank rank, Incarnation incarnation, const Command& command);
+  void OnTaken(Rank rank, Incarnation incarnation,
+               const wire::Command& command);
   // Another coordinator begins. It may give numbers again that nobody has
   // executed.
   void OnNewCoordinator();
@@ -70,11 +72,11 @@ class Observer {
   };
 
   void On(Rank rank, const StepPlan& plan);
-  void On(Rank rank, const Prepare& prepare);
-  void On(Rank rank, const Commit& commit);
-  void On(Rank rank, const Abort& abort);
-  void On(Rank rank, const Restore& restore);
-  void On(Rank rank, const Resume& resume);
+  void On(Rank rank, const wire::Prepare& prepare);
+  void On(Rank rank, const wire::Commit& commit);
+  void On(Rank rank, const wire::Abort& abort);
+  void On(Rank rank, const wire::Restore& restore);
+  void On(Rank rank, const wire::Resume& resume);
   template <typename Other>
   void On(Rank, const Other&) {}
 
@@ -88,7 +90,7 @@ class Observer {
   const int num_ranks_;
   const Layout first_layout_;
   std::vector<Decision> decisions_;
-  std::map<uint64_t, Prepare> prepared_;  // by epoch
+  std::map<uint64_t, wire::Prepare> prepared_;  // by epoch
   std::set<uint64_t> aborted_;
   std::array<Tables, kMaxRanks> tables_;
   std::map<uint64_t, uint64_t> plans_;  // step -> hash

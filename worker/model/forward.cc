@@ -148,8 +148,7 @@ ForwardImpl::ForwardImpl(const ForwardOptions& options, RotaryTable rotary)
 
 absl::Status ForwardImpl::Run(const ForwardBatch& batch, LogitsSink& sink) {
   layout_ = batch.layout.attention;
-  if (!(batch.layout.experts == layout_) ||
-      (layout_.tp_size != 1 && layout_.tp_size != num_ranks())) {
+  if (!(batch.layout.experts == layout_) || !layout_.served(num_ranks())) {
     return absl::InvalidArgumentError(absl::StrCat(
         "step: layouts ", layout_.tp_size, " and ",
         batch.layout.experts.tp_size, " of attention and experts; allowed: ",

@@ -47,7 +47,7 @@ absl::Status StepRows::Build(const ForwardBatch& batch, int num_ranks,
                             " positions, ", batch.row_sequence.size(),
                             " sequences of rows"));
   }
-  if (batch.layout.attention.tp_size == 1) {
+  if (batch.layout.attention.is_ep()) {
     RETURN_IF_ERROR(CheckRowsOfRank(batch, num_ranks, rank, max_rows));
   }
   positions_.clear();

@@ -377,7 +377,7 @@ absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
                                       const LoadTarget& target,
                                       const LoadProgress& progress) {
   CHECK(target.rank >= 0 && target.rank < shape.num_ranks);
-  CHECK(target.layout.tp_size == 1 || target.layout.tp_size == shape.num_ranks);
+  CHECK(target.layout.served(shape.num_ranks));
   CHECK(target.layers_done >= 0 &&
         target.layers_done <= shape.experts.num_moe_layers);
   CHECK(target.dense != nullptr && Aligned(target.dense));

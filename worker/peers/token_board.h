@@ -12,7 +12,7 @@
 #include "common/base/check.h"
 #include "common/base/ids.h"
 #include "common/step/sampling_params.h"
-#include "common/wire/wire.h"
+#include "common/step/step_result.h"
 
 namespace moebius {
 

@@ -181,7 +181,7 @@ void SequenceTable::Reset() {
   for (Sequence& sequence : sequences_) Clear(sequence);
 }
 
-absl::Status SequenceTable::Put(const Restore::Sequence& sequence) {
+absl::Status SequenceTable::Put(const RestoredSequence& sequence) {
   RETURN_IF_ERROR(Admit(sequence.admission));
   RETURN_IF_ERROR(CheckTables(absl::MakeConstSpan(&sequence.table, 1)));
   SetPages(sequence.table);

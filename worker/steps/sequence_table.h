@@ -10,7 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "common/layout/kv_plan.h"
-#include "common/wire/wire.h"
+#include "common/step/stand.h"
+#include "common/step/step_plan.h"
 #include "kernels/sampling.h"
 
 namespace moebius {
@@ -92,7 +93,7 @@ class SequenceTable {
   // Empties the table.
   void Reset();
   // Puts a sequence in, in place of any that its slot holds.
-  absl::Status Put(const Restore::Sequence& sequence);
+  absl::Status Put(const RestoredSequence& sequence);
 
   // Replaces this rank's page tables by those of `tables`; a request with no
   // table for this rank holds nothing here.

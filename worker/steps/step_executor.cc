@@ -98,7 +98,7 @@ absl::Status StepExecutor::BuildBatch(const StepPlan& plan,
   logit_rows_.clear();
   wanted_.clear();
   rows_of_rank_.assign(context_.num_ranks, 0);
-  const bool ep = plan.layout.attention == ExpertParallel();
+  const bool ep = plan.layout.attention.is_ep();
   const int num_kv =
       HeadsOf(context_.attention, plan.layout.attention, context_.rank)
           .num_kv();

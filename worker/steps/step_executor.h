@@ -6,7 +6,8 @@
 
 #include "absl/status/statusor.h"
 #include "common/layout/layout.h"
-#include "common/wire/wire.h"
+#include "common/step/step_plan.h"
+#include "common/step/step_result.h"
 #include "kernels/sampling.h"
 #include "worker/model/forward.h"
 #include "worker/peers/barrier.h"

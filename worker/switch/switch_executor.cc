@@ -66,7 +66,7 @@ uint64_t TablesChecksum(Epoch epoch, Layout layout,
 SwitchExecutor::SwitchExecutor(const SwitchContext& context, Layout layout)
     : context_(context), layout_(layout) {}
 
-absl::Status SwitchExecutor::Check(const moebius::Prepare& prepare) const {
+absl::Status SwitchExecutor::Check(const wire::Prepare& prepare) const {
   if (prepare.epoch <= last_epoch_) {
     return absl::FailedPreconditionError(absl::StrCat(
         "epoch ", prepare.epoch.value, " after ", last_epoch_.value));
@@ -110,16 +110,16 @@ absl::Status SwitchExecutor::CheckMoves(const KvPlan& plan) const {
   return absl::OkStatus();
 }
 
-Prepared SwitchExecutor::Prepare(moebius::Prepare prepare) {
+wire::Prepared SwitchExecutor::Prepare(wire::Prepare prepare) {
   const Epoch epoch = prepare.epoch;
   if (const absl::Status status = Check(prepare); !status.ok()) {
-    return Prepared{
+    return wire::Prepared{
         epoch, false,
         absl::StrCat("worker ", context_.rank, ": ", status.message())};
   }
   last_epoch_ = epoch;
   prepared_ = std::move(prepare);
-  return Prepared{epoch, true, ""};
+  return wire::Prepared{epoch, true, ""};
 }
 
 void SwitchExecutor::Abort(Epoch epoch) {
@@ -180,9 +180,9 @@ absl::StatusOr<int64_t> SwitchExecutor::PullPages(const SwitchTail& tail) {
   return bytes;
 }
 
-absl::StatusOr<Switched> SwitchExecutor::Copy(const SwitchTail& tail,
-                                              Layout to) {
-  Switched switched;
+absl::StatusOr<wire::Switched> SwitchExecutor::Copy(const SwitchTail& tail,
+                                                    Layout to) {
+  wire::Switched switched;
   switched.epoch = tail.epoch;
   const auto begin = Clock::now();
   // The ranks copy side by side, a barrier apart: two that the kernel had woken
@@ -212,24 +212,25 @@ absl::StatusOr<Switched> SwitchExecutor::Copy(const SwitchTail& tail,
   return switched;
 }
 
-absl::StatusOr<Switched> SwitchExecutor::Commit(const moebius::Commit& commit) {
+absl::StatusOr<wire::Switched> SwitchExecutor::Commit(
+    const wire::Commit& commit) {
   if (!prepared_.has_value() || prepared_->epoch != commit.epoch) {
     return absl::FailedPreconditionError(absl::StrCat(
         "commit of epoch ", commit.epoch.value, ", which is not prepared"));
   }
-  moebius::Prepare prepared = *std::exchange(prepared_, std::nullopt);
+  wire::Prepare prepared = *std::exchange(prepared_, std::nullopt);
   const SwitchTail whole{prepared.epoch, layout_, 0, 0, std::move(prepared.kv)};
-  ASSIGN_OR_RETURN(const Switched switched, Copy(whole, prepared.target));
+  ASSIGN_OR_RETURN(const wire::Switched switched, Copy(whole, prepared.target));
   RETURN_IF_ERROR(context_.sequences->ReplaceTables(whole.kv.tables));
   return switched;
 }
 
-absl::StatusOr<Switched> SwitchExecutor::Finish(const SwitchTail& tail,
-                                                Layout to) {
+absl::StatusOr<wire::Switched> SwitchExecutor::Finish(const SwitchTail& tail,
+                                                      Layout to) {
   const int tp = to.tp_size;
   if ((tp != 1 && tp != context_.num_ranks) || tail.from == to ||
-      (tail.from.tp_size != 1 && tail.from.tp_size != context_.num_ranks) ||
-      tail.layers_done < 0 || tail.waves_done < 0 ||
+      !tail.from.served(context_.num_ranks) || tail.layers_done < 0 ||
+      tail.waves_done < 0 ||
       tail.layers_done > context_.experts.num_moe_layers ||
       tail.waves_done > static_cast<int>(tail.kv.waves.size())) {
     return absl::InvalidArgumentError(absl::StrCat(

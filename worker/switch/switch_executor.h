@@ -48,7 +48,7 @@ class SwitchExecutor {
 
   // The answer to a PREPARE: refused with a reason when the switch cannot be
   // done from here. Replaces an earlier prepared one that never got a Commit.
-  Prepared Prepare(moebius::Prepare prepare);
+  wire::Prepared Prepare(wire::Prepare prepare);
 
   // Forgets the prepared switch of that epoch; others are left alone.
   void Abort(Epoch epoch);
@@ -57,7 +57,7 @@ class SwitchExecutor {
   // that epoch is prepared; any other error leaves the group between layouts,
   // until Finish. REQUIRES: every step before the boundary has been executed,
   // none after it.
-  absl::StatusOr<Switched> Commit(const moebius::Commit& commit);
+  absl::StatusOr<wire::Switched> Commit(const wire::Commit& commit);
 
   // Recovery: weights and pages are in `layout`, whatever we thought of them,
   // and every epoch up to `last` is over. Forgets what was prepared.
@@ -66,19 +66,19 @@ class SwitchExecutor {
   // Recovery: does what is left of a committed switch to `to`, and is in that
   // layout then. Page tables are the caller's, before or after. Errors as of
   // Commit; may be called again.
-  absl::StatusOr<Switched> Finish(const SwitchTail& tail, Layout to);
+  absl::StatusOr<wire::Switched> Finish(const SwitchTail& tail, Layout to);
 
  private:
-  absl::Status Check(const moebius::Prepare& prepare) const;
+  absl::Status Check(const wire::Prepare& prepare) const;
   absl::Status CheckMoves(const KvPlan& plan) const;
-  absl::StatusOr<Switched> Copy(const SwitchTail& tail, Layout to);
+  absl::StatusOr<wire::Switched> Copy(const SwitchTail& tail, Layout to);
   absl::StatusOr<int64_t> PullWeights(const SwitchTail& tail, Layout to);
   absl::StatusOr<int64_t> PullPages(const SwitchTail& tail);
 
   SwitchContext context_;
   Layout layout_;
   Epoch last_epoch_;  // of the latest PREPARE
-  std::optional<moebius::Prepare> prepared_;
+  std::optional<wire::Prepare> prepared_;
 };
 
 // A hash of what every rank must agree on after a switch: layout, epoch and all

@@ -19,7 +19,7 @@ uint64_t Mix(uint64_t x) {
 
 uint64_t WeightChecksum(const ExpertShape& shape, Layout layout, Rank rank,
                         const std::byte* experts, ThreadPool* pool) {
-  const bool ep = layout == ExpertParallel();
+  const bool ep = layout.is_ep();
   const int num_experts =
       ep ? shape.num_experts / shape.num_ranks : shape.num_experts;
   const int first_expert = ep ? rank * num_experts : 0;

@@ -24,7 +24,7 @@ class ScriptedLink final : public Link {
  public:
   absl::Status Send(std::string_view bytes) override {
     auto message =
-        DecodeReport(absl::MakeConstSpan(bytes.data(), bytes.size()));
+        wire::DecodeReport(absl::MakeConstSpan(bytes.data(), bytes.size()));
     EXPECT_THAT(message, IsOk());
     reports.push_back(std::move(message->report));
     return absl::OkStatus();
@@ -40,7 +40,7 @@ class ScriptedLink final : public Link {
   }
 
   std::deque<std::string> commands;
-  std::vector<Report> reports;
+  std::vector<wire::Report> reports;
   volatile std::sig_atomic_t stop = 0;
 };
 
@@ -64,9 +64,9 @@ class WorkerLoopTest : public testing::Test {
     context_.sequences = &sequences_;
     context_.barrier = &barrier_;
     context_.signals = &signals_;
-    context_.load = [this](const Load&) -> absl::StatusOr<Loaded> {
+    context_.load = [this](const wire::Load&) -> absl::StatusOr<wire::Loaded> {
       ++loads_;
-      return Loaded{0, 1000, 7};
+      return wire::Loaded{0, 1000, 7};
     };
     context_.meet = [this](absl::Span<const Incarnation>) {
       ++resumed_;
@@ -74,20 +74,21 @@ class WorkerLoopTest : public testing::Test {
     };
   }
 
-  void Come(uint64_t sequence, Command command) {
-    link_.commands.push_back(Encode(CommandMessage{
+  void Come(uint64_t sequence, wire::Command command) {
+    link_.commands.push_back(Encode(wire::CommandMessage{
         {Term{1}, Incarnation{1}, sequence}, std::move(command)}));
   }
   // Runs to the end of what has come; the reports, by their kind.
   std::vector<size_t> Run() {
     EXPECT_THAT(WorkerLoop(context_).Run(&link_.stop), IsOk());
     std::vector<size_t> kinds;
-    for (const Report& report : link_.reports) kinds.push_back(report.index());
+    for (const wire::Report& report : link_.reports)
+      kinds.push_back(report.index());
     return kinds;
   }
   template <typename T>
   static size_t Kind() {
-    return Report(T{}).index();
+    return wire::Report(T{}).index();
   }
 
   ScriptedLink link_;
@@ -103,8 +104,8 @@ class WorkerLoopTest : public testing::Test {
   int resumed_ = 0;
 };
 
-Resume ResumeOf(uint64_t round) {
-  Resume resume;
+wire::Resume ResumeOf(uint64_t round) {
+  wire::Resume resume;
   resume.round = round;
   resume.layout = ExpertParallel();
   resume.next_step = StepId{1};
@@ -114,80 +115,84 @@ Resume ResumeOf(uint64_t round) {
 }
 
 TEST_F(WorkerLoopTest, ALateCopyOfAHaltHidesNothingThatFollows) {
-  Come(1, Greet{});
-  Come(2, Halt{1});
-  Come(3, Restore{1, {}});
-  Come(2, Halt{1});
+  Come(1, wire::Greet{});
+  Come(2, wire::Halt{1});
+  Come(3, wire::Restore{1, {}});
+  Come(2, wire::Halt{1});
   Come(4, ResumeOf(1));
-  EXPECT_THAT(Run(), ElementsAre(Kind<Hello>(), Kind<Halted>()));
+  EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>()));
   EXPECT_EQ(resumed_, 1);
 }
 
 TEST_F(WorkerLoopTest, AHaltThatIsSaidAgainIsAnsweredAgain) {
-  Come(1, Greet{});
-  Come(2, Halt{1});
-  Come(4, Halt{1});  // 3 was lost
+  Come(1, wire::Greet{});
+  Come(2, wire::Halt{1});
+  Come(4, wire::Halt{1});  // 3 was lost
   Come(5, ResumeOf(1));
-  EXPECT_THAT(Run(),
-              ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Halted>()));
+  EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
+                                 Kind<wire::Halted>()));
   EXPECT_EQ(resumed_, 1);
 }
 
 // Peers that have heard Resume wait for us in their first step.
 TEST_F(WorkerLoopTest, ALostResumeIsTold) {
-  Come(1, Greet{});
-  Come(2, Halt{1});
-  Come(4, Abort{});  // 3 was lost
-  Come(5, Abort{});
-  EXPECT_THAT(Run(),
-              ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Interrupted>()));
+  Come(1, wire::Greet{});
+  Come(2, wire::Halt{1});
+  Come(4, wire::Abort{});  // 3 was lost
+  Come(5, wire::Abort{});
+  EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
+                                 Kind<wire::Interrupted>()));
   EXPECT_EQ(barrier_.abandonments, 1);
 }
 
 // They hear no Halt while they wait.
 TEST_F(WorkerLoopTest, AHaltBehindALostCommandFreesThePeers) {
-  Come(1, Greet{});
-  Come(2, Halt{1});
+  Come(1, wire::Greet{});
+  Come(2, wire::Halt{1});
   Come(3, ResumeOf(1));
-  Come(4, Halt{2});  // nothing was lost
+  Come(4, wire::Halt{2});  // nothing was lost
   Come(5, ResumeOf(2));
-  Come(7, Halt{3});  // 6 was lost
+  Come(7, wire::Halt{3});  // 6 was lost
   Come(8, ResumeOf(3));
-  EXPECT_THAT(Run(), ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Halted>(),
-                                 Kind<Halted>()));
+  EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
+                                 Kind<wire::Halted>(), Kind<wire::Halted>()));
   EXPECT_EQ(resumed_, 3);
   EXPECT_EQ(barrier_.abandonments, 1);
 }
 
 TEST_F(WorkerLoopTest, WeightsThatAreThereAreNotLoadedAgainInTheRound) {
-  Come(1, Greet{});
-  Come(2, Halt{1});
-  Come(3, Load{1, ExpertParallel(), {}, ExpertParallel(), 0});
-  Come(4, Halt{1});
-  Come(5, Load{1, ExpertParallel(), {}, ExpertParallel(), 0});
-  EXPECT_THAT(Run(), ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Loaded>(),
-                                 Kind<Halted>(), Kind<Loaded>()));
+  Come(1, wire::Greet{});
+  Come(2, wire::Halt{1});
+  Come(3, wire::Load{1, ExpertParallel(), {}, ExpertParallel(), 0});
+  Come(4, wire::Halt{1});
+  Come(5, wire::Load{1, ExpertParallel(), {}, ExpertParallel(), 0});
+  EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
+                                 Kind<wire::Loaded>(), Kind<wire::Halted>(),
+                                 Kind<wire::Loaded>()));
   EXPECT_EQ(loads_, 1);
 }
 
 TEST_F(WorkerLoopTest, WhichSwitchesAreOverStaysWithTheMemory) {
-  Resume resume = ResumeOf(1);
+  wire::Resume resume = ResumeOf(1);
   resume.last_epoch = Epoch{5};
-  Come(1, Greet{});
-  Come(2, Halt{1});
+  Come(1, wire::Greet{});
+  Come(2, wire::Halt{1});
   Come(3, resume);
-  Come(4, Halt{2});
-  ASSERT_THAT(Run(),
-              ElementsAre(Kind<Hello>(), Kind<Halted>(), Kind<Halted>()));
-  EXPECT_EQ(std::get<Halted>(link_.reports[1]).stand.epochs_over, Epoch{0});
-  EXPECT_EQ(std::get<Halted>(link_.reports[2]).stand.epochs_over, Epoch{5});
+  Come(4, wire::Halt{2});
+  ASSERT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
+                                 Kind<wire::Halted>()));
+  EXPECT_EQ(std::get<wire::Halted>(link_.reports[1]).stand.epochs_over,
+            Epoch{0});
+  EXPECT_EQ(std::get<wire::Halted>(link_.reports[2]).stand.epochs_over,
+            Epoch{5});
 }
 
 TEST_F(WorkerLoopTest, AnotherRoundLoadsAnew) {
-  Come(1, Greet{});
+  Come(1, wire::Greet{});
   for (uint64_t round : {1, 2}) {
-    Come(2 * round, Halt{round});
-    Come(2 * round + 1, Load{round, ExpertParallel(), {}, ExpertParallel(), 0});
+    Come(2 * round, wire::Halt{round});
+    Come(2 * round + 1,
+         wire::Load{round, ExpertParallel(), {}, ExpertParallel(), 0});
   }
   Run();
   EXPECT_EQ(loads_, 2);

@@ -342,12 +342,14 @@ TEST_F(ChannelTcpTest, WhatIsTooLargeIsNotHeard) {
     }
     return bytes;
   };
-  EXPECT_EQ(heard({std::string(kMaxMessageBytes, 'x')}).size(),
-            kMaxMessageBytes);
+  EXPECT_EQ(heard({std::string(wire::kMaxMessageBytes, 'x')}).size(),
+            wire::kMaxMessageBytes);
   // Beyond that it is dropped,
-  EXPECT_EQ(heard({std::string(kMaxMessageBytes + 1, 'x'), "next"}), "next");
+  EXPECT_EQ(heard({std::string(wire::kMaxMessageBytes + 1, 'x'), "next"}),
+            "next");
   // and soon hung up on.
-  ASSERT_THAT(worker->Send(std::string(kMaxMessageBytes + 4096, 'x')), IsOk());
+  ASSERT_THAT(worker->Send(std::string(wire::kMaxMessageBytes + 4096, 'x')),
+              IsOk());
   AwaitConnection(*worker, 0, Incarnation{1});
 }
 

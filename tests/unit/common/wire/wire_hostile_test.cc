@@ -107,17 +107,18 @@ void Attack(const std::string& bytes, Decode decode) {
 }
 
 TEST(WireHostile, CommandsTakeMemoryInProportion) {
-  for (const CommandMessage& message : SampleCommands()) {
+  for (const wire::CommandMessage& message : SampleCommands()) {
     Attack(Encode(message), [](const std::string& bytes) {
-      DecodeCommand(bytes).IgnoreError();
+      wire::DecodeCommand(bytes).IgnoreError();
     });
   }
 }
 
 TEST(WireHostile, ReportsTakeMemoryInProportion) {
-  for (const ReportMessage& message : SampleReports()) {
-    Attack(Encode(message),
-           [](const std::string& bytes) { DecodeReport(bytes).IgnoreError(); });
+  for (const wire::ReportMessage& message : SampleReports()) {
+    Attack(Encode(message), [](const std::string& bytes) {
+      wire::DecodeReport(bytes).IgnoreError();
+    });
   }
 }
 
@@ -130,7 +131,7 @@ TEST(WireHostile, WhatIsPointedAtTwiceIsPaidTwice) {
         {static_cast<uint32_t>(i), RequestId{1}, 1, {5}, {}});
   }
   plan.admissions[0].tokens.assign(20'000, 5);
-  const std::string bytes = Encode(CommandMessage{{}, plan});
+  const std::string bytes = Encode(wire::CommandMessage{{}, plan});
   // The pointer to the long list of tokens, the only one of so many elements.
   size_t at = 0;
   for (size_t i = 0; i + 8 <= bytes.size(); i += 8) {
@@ -158,7 +159,7 @@ TEST(WireHostile, WhatIsPointedAtTwiceIsPaidTwice) {
   ASSERT_NE(bomb, bytes);
   peak_bytes = live_bytes;
   const size_t before = live_bytes;
-  EXPECT_FALSE(DecodeCommand(bomb).ok());
+  EXPECT_FALSE(wire::DecodeCommand(bomb).ok());
   EXPECT_LE(peak_bytes - before, kMaxFactor * bomb.size() + kMaxBesides);
 }
 

@@ -28,36 +28,38 @@ inline StepPlan SampleStepPlan() {
   return plan;
 }
 
-inline std::vector<CommandMessage> SampleCommands() {
-  const Envelope envelope{Term{3}, Incarnation{2}, 99};
+inline std::vector<wire::CommandMessage> SampleCommands() {
+  const wire::Envelope envelope{Term{3}, Incarnation{2}, 99};
   KvPlan kv;
   kv.waves = {{{0, 1, 1, 2}, {1, 5, 0, 6}}, {{0, 7, 1, 1}}};
   kv.tables = {{4, 2, {{0, 0, 1, {1, 2}}, {1, 1, 1, {3, 4}}}}};
-  Restore restore;
+  wire::Restore restore;
   restore.round = 6;
   restore.sequences = {
       {SampleStepPlan().admissions[0], {1, 1, {{0, 0, 1, {1}}}}, 3},
       {SampleStepPlan().admissions[1], {2, 0, {}}, 0}};
-  const Resume plain{6, ExpertParallel(), StepId{5}, 1000, Epoch{8}, {}, 0, {}};
-  Resume with_tail{7,        TensorParallel(2), StepId{6}, 1010,
-                   Epoch{9}, {{1}, {3}},        0xfeed,    {}};
+  const wire::Resume plain{
+      6, ExpertParallel(), StepId{5}, 1000, Epoch{8}, {}, 0, {}};
+  wire::Resume with_tail{7,        TensorParallel(2), StepId{6}, 1010,
+                         Epoch{9}, {{1}, {3}},        0xfeed,    {}};
   with_tail.tail = SwitchTail{Epoch{9}, ExpertParallel(), 3, 1, kv};
-  return {{envelope, Greet{}},
-          {envelope, Halt{6, true}},
-          {envelope, Load{6, ExpertParallel(), Epoch{9}, TensorParallel(2), 3}},
+  return {{envelope, wire::Greet{}},
+          {envelope, wire::Halt{6, true}},
+          {envelope,
+           wire::Load{6, ExpertParallel(), Epoch{9}, TensorParallel(2), 3}},
           {envelope, restore},
           {envelope, plain},
           {envelope, with_tail},
           {envelope, SampleStepPlan()},
-          {envelope, Prepare{Epoch{8}, TensorParallel(2), kv}},
-          {envelope, Commit{Epoch{8}, StepId{43}}},
-          {envelope, Abort{Epoch{8}}},
-          {envelope, Shutdown{}}};
+          {envelope, wire::Prepare{Epoch{8}, TensorParallel(2), kv}},
+          {envelope, wire::Commit{Epoch{8}, StepId{43}}},
+          {envelope, wire::Abort{Epoch{8}}},
+          {envelope, wire::Shutdown{}}};
 }
 
-inline std::vector<ReportMessage> SampleReports() {
-  const Envelope envelope{Term{3}, Incarnation{2}, 98};
-  Hello hello;
+inline std::vector<wire::ReportMessage> SampleReports() {
+  const wire::Envelope envelope{Term{3}, Incarnation{2}, 98};
+  wire::Hello hello;
   hello.rank = 1;
   hello.num_ranks = 2;
   hello.pid = 4321;
@@ -76,17 +78,17 @@ inline std::vector<ReportMessage> SampleReports() {
   result.nonfinite_rows = 2;
   result.nonfinite_slot = 1;
   return {{envelope, hello},
-          {envelope,
-           Halted{6,
-                  {StepId{41}, 999, Epoch{8}, 3, 1, true, 0xfeed, Epoch{7}},
-                  {{1, RequestId{77}, 20, 2, {4, 5, 6, 7}},
-                   {3, RequestId{78}, 0, 0, {}}}}},
-          {envelope, Loaded{6, 1 << 20, 0xfeedface}},
-          {envelope, Interrupted{StepId{42}, "rank 1 not at barrier 7"}},
+          {envelope, wire::Halted{6,
+                                  {StepId{41}, 999, Epoch{8}, 3, 1, true,
+                                   0xfeed, Epoch{7}},
+                                  {{1, RequestId{77}, 20, 2, {4, 5, 6, 7}},
+                                   {3, RequestId{78}, 0, 0, {}}}}},
+          {envelope, wire::Loaded{6, 1 << 20, 0xfeedface}},
+          {envelope, wire::Interrupted{StepId{42}, "rank 1 not at barrier 7"}},
           {envelope, result},
-          {envelope, Prepared{Epoch{8}, false, "no room"}},
-          {envelope, Switched{Epoch{8}, 1, 2, 3, 4, 5, 6, 7}},
-          {envelope, Fault{StepId{42}, "worker 1 did not arrive"}}};
+          {envelope, wire::Prepared{Epoch{8}, false, "no room"}},
+          {envelope, wire::Switched{Epoch{8}, 1, 2, 3, 4, 5, 6, 7}},
+          {envelope, wire::Fault{StepId{42}, "worker 1 did not arrive"}}};
 }
 
 }  // namespace moebius

@@ -231,7 +231,7 @@ std::vector<Row> Table() {
 TEST(LayoutMachine, DoesWhatTheTableSays) {
   for (const Row& row : Table()) {
     SCOPED_TRACE(row.name);
-    const auto result = Step(row.state, row.event, kNext, kRanks);
+    const auto result = Next(row.state, row.event, kNext, kRanks);
     switch (row.answer) {
       case Answer::kImpossible:
         EXPECT_THAT(result, StatusIs(absl::StatusCode::kFailedPrecondition));
@@ -338,8 +338,8 @@ class World {
   }
 
   void Deliver(const LayoutEvent& event) {
-    const auto result = Step(state_, event, next_unissued_, ranks_);
-    const auto again = Step(state_, event, next_unissued_, ranks_);
+    const auto result = Next(state_, event, next_unissued_, ranks_);
+    const auto again = Next(state_, event, next_unissued_, ranks_);
     ASSERT_EQ(result.ok(), again.ok());
     if (!result.ok()) {
       ASSERT_THAT(result, StatusIs(absl::StatusCode::kFailedPrecondition));

@@ -160,7 +160,7 @@ std::vector<Row> Table() {
 TEST(Membership, Table) {
   for (const Row& row : Table()) {
     SCOPED_TRACE(row.name);
-    const auto transition = Step(row.state, row.event, kRanks, kMaxAsked);
+    const auto transition = Next(row.state, row.event, kRanks, kMaxAsked);
     ASSERT_THAT(transition, IsOk());
     EXPECT_TRUE(transition->next == row.next);
     EXPECT_TRUE(transition->effects == row.effects);
@@ -185,7 +185,7 @@ TEST(Membership, StrangersAreRefused) {
           MembershipEvent(WorkerLost{-1}),
           MembershipEvent(WorkerHalted{kRanks, 1}),
           MembershipEvent(WorkerLoaded{-1, 1})}) {
-      EXPECT_THAT(Step(state, event, kRanks, kMaxAsked),
+      EXPECT_THAT(Next(state, event, kRanks, kMaxAsked),
                   StatusIs(absl::StatusCode::kInvalidArgument));
     }
   }
@@ -220,7 +220,7 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
       std::vector<MembershipEvent> events = {first};
       for (size_t i = 0; i < events.size(); ++i) {
         ASSERT_LT(i, 100u);
-        const auto transition = Step(state, events[i], ranks, kMaxAsked);
+        const auto transition = Next(state, events[i], ranks, kMaxAsked);
         ASSERT_THAT(transition, IsOk());
         state = transition->next;
         for (const MembershipEffect& effect : transition->effects) {

@@ -14,7 +14,8 @@
 
 #include "common/layout/kv_plan.h"
 #include "common/layout/layout.h"
-#include "common/wire/wire.h"
+#include "common/step/step_plan.h"
+#include "common/step/step_result.h"
 #include "coordinator/decisions/scheduler.h"
 #include "gtest/gtest.h"
 
@@ -110,9 +111,9 @@ class SimulatedGroup {
   }
 
   // Takes these sequences in place of all that it holds; pages stay.
-  void TakeOver(const std::vector<Restore::Sequence>& sequences) {
+  void TakeOver(const std::vector<RestoredSequence>& sequences) {
     for (Slot& slot : slots_) slot = Slot{};
-    for (const Restore::Sequence& sequence : sequences) {
+    for (const RestoredSequence& sequence : sequences) {
       Slot& slot = slots_[sequence.admission.slot];
       EXPECT_FALSE(slot.live);
       slot.live = true;
@@ -278,7 +279,7 @@ class SimulatedGroup {
     Slot& slot = slots_[item.slot];
     ASSERT_TRUE(slot.live);
     if (slot.refused) {
-      const bool ep = layout_ == ExpertParallel();
+      const bool ep = layout_.is_ep();
       results[ep ? item.owner : 0].refused.push_back({item.slot, kRefusal});
       return;
     }
@@ -287,7 +288,7 @@ class SimulatedGroup {
     ASSERT_GT(item.num_tokens, 0u);
     const uint32_t end = item.position + item.num_tokens;
     ASSERT_LE(end, slot.tokens.size()) << "a token nobody knows";
-    const bool ep = layout_ == ExpertParallel();
+    const bool ep = layout_.is_ep();
     ASSERT_LT(item.owner, ranks());
     EXPECT_TRUE(ep || item.owner == 0);
     for (const auto& [rank, pages] : slot.tables) {

@@ -177,7 +177,7 @@ class FakeHub final : public Hub {
   }
   void SendFault(std::string reason) {
     absl::MutexLock lock(&mutex_);
-    Report_(1, Fault{StepId{1}, std::move(reason)});
+    Report_(1, wire::Fault{StepId{1}, std::move(reason)});
   }
   bool shut_down() const {
     absl::MutexLock lock(&mutex_);
@@ -198,22 +198,22 @@ class FakeHub final : public Hub {
       return absl::UnavailableError("it is not connected");
     }
     auto message =
-        DecodeCommand(absl::MakeConstSpan(bytes.data(), bytes.size()));
+        wire::DecodeCommand(absl::MakeConstSpan(bytes.data(), bytes.size()));
     EXPECT_THAT(message, IsOk());
     if (deaf_.contains(rank)) {
       if (rank == 0) last_.clear();
       return absl::OkStatus();
     }
-    if (std::holds_alternative<Greet>(message->command)) {
+    if (std::holds_alternative<wire::Greet>(message->command)) {
       SayHello(rank);
       return absl::OkStatus();
     }
-    if (const auto* load = std::get_if<Load>(&message->command)) {
+    if (const auto* load = std::get_if<wire::Load>(&message->command)) {
       if (hold_loads_ || std::exchange(lose_load_, false)) {
         return absl::OkStatus();
       }
       if (fail_load_.has_value()) {
-        Report_(rank, Fault{StepId{0}, *fail_load_});
+        Report_(rank, wire::Fault{StepId{0}, *fail_load_});
         return absl::OkStatus();
       }
       const bool was_loading = loading_.contains(rank);
@@ -221,12 +221,13 @@ class FakeHub final : public Hub {
       if (load_slowly_ && !was_loading) return absl::OkStatus();
       loaded_ = loaded_.with(rank);
       ++num_loads_;
-      const Loaded answer{load->round, 1000, 100 + static_cast<uint64_t>(rank)};
+      const wire::Loaded answer{load->round, 1000,
+                                100 + static_cast<uint64_t>(rank)};
       Report_(rank, answer);
       if (load_slowly_) Report_(rank, answer);
       return absl::OkStatus();
     }
-    if (const auto* halt = std::get_if<Halt>(&message->command)) {
+    if (const auto* halt = std::get_if<wire::Halt>(&message->command)) {
       halted_ = halted_.with(rank);
       restored_.clear();
       Stand stand;
@@ -235,7 +236,7 @@ class FakeHub final : public Hub {
       stand.layers_done = 1;
       stand.loaded = loaded_.contains(rank);
       stand.weight_checksum = WholeChecksum();
-      Report_(rank, Halted{halt->round, stand, {}});
+      Report_(rank, wire::Halted{halt->round, stand, {}});
       return absl::OkStatus();
     }
     // Rank 0's copy is carried out for all; the others must be the same.
@@ -273,10 +274,11 @@ class FakeHub final : public Hub {
  private:
   int ranks() const { return options_.attention.num_ranks; }
 
-  void Report_(Rank rank, Report report) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  void Report_(Rank rank, wire::Report report)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const Incarnation incarnation{incarnations_[rank]};
-    ReportMessage message{{Term{1}, incarnation, next_out_[rank]++},
-                          std::move(report)};
+    wire::ReportMessage message{{Term{1}, incarnation, next_out_[rank]++},
+                                std::move(report)};
     if (std::holds_alternative<StepResult>(message.report) &&
         lose_results_ > 0) {
       if (--lose_results_ == 0 && std::exchange(connect_again_, false)) {
@@ -302,7 +304,7 @@ class FakeHub final : public Hub {
     reports_.push_back({r, Incarnation{incarnations_[r]}, ""});
   }
   void SayHello(Rank r) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    Hello hello;
+    wire::Hello hello;
     hello.rank = r;
     hello.num_ranks = ranks();
     hello.num_pages = options_.pages_per_rank[r];
@@ -315,7 +317,8 @@ class FakeHub final : public Hub {
     return connected_ == all && resumed_ == all;
   }
 
-  void ObeyResume(const Resume& resume) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  void ObeyResume(const wire::Resume& resume)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     // Above everybody's.
     EXPECT_EQ(resume.next_barrier,
               100 * resume.round + static_cast<uint64_t>(ranks()));
@@ -339,7 +342,7 @@ class FakeHub final : public Hub {
   void ReportSwitched(Epoch epoch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     lose_results_ = std::exchange(lose_after_switch_, 0);
     for (Rank r = 0; r < ranks(); ++r) {
-      Switched switched;
+      wire::Switched switched;
       switched.epoch = epoch;
       switched.checksum = 7;
       // The weights are dealt out anew, their sum stays.
@@ -352,71 +355,76 @@ class FakeHub final : public Hub {
     }
   }
 
-  void Obey(const Command& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (const auto* restore = std::get_if<moebius::Restore>(&command)) {
+  void ObeyPlan(const StepPlan& plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (kill_after_.steps > 0 && --kill_after_.steps == 0) {
+      Lose(kill_after_.rank);
+      return;
+    }
+    std::vector<StepResult> results = group_.Execute(plan);
+    // Rank 0 reports for the group.
+    for (Rank r = 1; r < ranks(); ++r) {
+      for (auto& token : results[r].sampled) {
+        results[0].sampled.push_back(token);
+      }
+      for (auto& logprob : results[r].prompt_logprobs) {
+        results[0].prompt_logprobs.push_back(logprob);
+      }
+      for (auto& refused : results[r].refused) {
+        results[0].refused.push_back(refused);
+      }
+    }
+    std::sort(
+        results[0].prompt_logprobs.begin(), results[0].prompt_logprobs.end(),
+        [](const PromptLogprob& a, const PromptLogprob& b) {
+          return std::tie(a.slot, a.position) < std::tie(b.slot, b.position);
+        });
+    results[0].nonfinite_rows = std::exchange(nonfinite_rows_, 0);
+    Report_(0, std::move(results[0]));
+  }
+
+  void Obey(const wire::Command& command)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (const auto* restore = std::get_if<wire::Restore>(&command)) {
       restored_.insert(restored_.end(), restore->sequences.begin(),
                        restore->sequences.end());
       return;
     }
-    if (const auto* resume = std::get_if<Resume>(&command)) {
+    if (const auto* resume = std::get_if<wire::Resume>(&command)) {
       return ObeyResume(*resume);
     }
-    if (std::holds_alternative<Shutdown>(command)) {
+    if (std::holds_alternative<wire::Shutdown>(command)) {
       shut_down_ = true;
       return;
     }
-    if (std::holds_alternative<Prepare>(command) &&
+    if (std::holds_alternative<wire::Prepare>(command) &&
         std::exchange(kill_at_prepare_, false)) {
       Lose(1);
     }
-    if (const auto* commit = std::get_if<Commit>(&command);
+    if (const auto* commit = std::get_if<wire::Commit>(&command);
         commit != nullptr && std::exchange(kill_at_commit_, false)) {
       Lose(1);
       begun_ = commit->epoch;
     }
     // Whoever is halted obeys nothing, and nothing ends without everybody.
     if (!halted_.empty()) return;
-    if (!all_there() && !std::holds_alternative<Prepare>(command)) return;
+    if (!all_there() && !std::holds_alternative<wire::Prepare>(command)) return;
     if (const auto* plan = std::get_if<StepPlan>(&command)) {
-      if (kill_after_.steps > 0 && --kill_after_.steps == 0) {
-        Lose(kill_after_.rank);
-        return;
-      }
-      std::vector<StepResult> results = group_.Execute(*plan);
-      // Rank 0 reports for the group.
-      for (Rank r = 1; r < ranks(); ++r) {
-        for (auto& token : results[r].sampled) {
-          results[0].sampled.push_back(token);
-        }
-        for (auto& logprob : results[r].prompt_logprobs) {
-          results[0].prompt_logprobs.push_back(logprob);
-        }
-        for (auto& refused : results[r].refused) {
-          results[0].refused.push_back(refused);
-        }
-      }
-      std::sort(
-          results[0].prompt_logprobs.begin(), results[0].prompt_logprobs.end(),
-          [](const PromptLogprob& a, const PromptLogprob& b) {
-            return std::tie(a.slot, a.position) < std::tie(b.slot, b.position);
-          });
-      results[0].nonfinite_rows = std::exchange(nonfinite_rows_, 0);
-      Report_(0, std::move(results[0]));
-    } else if (const auto* prepare = std::get_if<Prepare>(&command)) {
+      ObeyPlan(*plan);
+    } else if (const auto* prepare = std::get_if<wire::Prepare>(&command)) {
       prepared_ = *prepare;
       for (Rank r = 0; r < ranks(); ++r) {
         const bool refuse = r == 1 && refusal_.has_value();
-        Report_(r, Prepared{prepare->epoch, !refuse,
-                            refuse ? *refusal_ : std::string()});
+        Report_(r, wire::Prepared{prepare->epoch, !refuse,
+                                  refuse ? *refusal_ : std::string()});
       }
       refusal_.reset();
-    } else if (const auto* commit = std::get_if<Commit>(&command)) {
+    } else if (const auto* commit = std::get_if<wire::Commit>(&command)) {
       ASSERT_TRUE(prepared_.has_value());
       EXPECT_EQ(prepared_->epoch, commit->epoch);
       group_.Switch(prepared_->target, prepared_->kv);
       ReportSwitched(commit->epoch);
       prepared_.reset();
-    } else if (std::holds_alternative<Abort>(command)) {
+    } else if (std::holds_alternative<wire::Abort>(command)) {
       prepared_.reset();
     }
   }
@@ -440,7 +448,7 @@ class FakeHub final : public Hub {
   RankSet resumed_ ABSL_GUARDED_BY(mutex_);  // lives that take part
   RankSet halted_ ABSL_GUARDED_BY(mutex_);
   RankSet deaf_ ABSL_GUARDED_BY(mutex_);
-  std::vector<moebius::Restore::Sequence> restored_ ABSL_GUARDED_BY(mutex_);
+  std::vector<moebius::RestoredSequence> restored_ ABSL_GUARDED_BY(mutex_);
   Epoch begun_ ABSL_GUARDED_BY(mutex_);  // a switch that a death interrupted
   int num_tails_ ABSL_GUARDED_BY(mutex_) = 0;
   struct {
@@ -449,7 +457,7 @@ class FakeHub final : public Hub {
   } kill_after_ ABSL_GUARDED_BY(mutex_);
   bool kill_at_prepare_ ABSL_GUARDED_BY(mutex_) = false;
   bool kill_at_commit_ ABSL_GUARDED_BY(mutex_) = false;
-  std::optional<Prepare> prepared_ ABSL_GUARDED_BY(mutex_);
+  std::optional<wire::Prepare> prepared_ ABSL_GUARDED_BY(mutex_);
   std::optional<std::string> fail_load_ ABSL_GUARDED_BY(mutex_);
   std::optional<std::string> refusal_ ABSL_GUARDED_BY(mutex_);
   // What rank 0 was sent last; empty: it did not reach it.

@@ -26,7 +26,7 @@ class NotingHub final : public Hub {
   absl::Status Send(Rank rank, Incarnation, std::string_view bytes) override {
     if (gone) return absl::UnavailableError("gone");
     const auto message =
-        DecodeCommand(absl::MakeConstSpan(bytes.data(), bytes.size()));
+        wire::DecodeCommand(absl::MakeConstSpan(bytes.data(), bytes.size()));
     sent.emplace_back(rank, message.ok() ? message->envelope.sequence : 0);
     return absl::OkStatus();
   }
@@ -60,16 +60,17 @@ class FaultyHubTest : public testing::Test {
         },
         [this] { return now_; });
   }
-  absl::Status Send(Rank rank, uint64_t sequence, Command command) {
-    return hub_->Send(rank, Incarnation{1},
-                      Encode(CommandMessage{{Term{1}, Incarnation{1}, sequence},
-                                            std::move(command)}));
+  absl::Status Send(Rank rank, uint64_t sequence, wire::Command command) {
+    return hub_->Send(
+        rank, Incarnation{1},
+        Encode(wire::CommandMessage{{Term{1}, Incarnation{1}, sequence},
+                                    std::move(command)}));
   }
-  void Arrive(Rank rank, uint64_t sequence, Report report) {
+  void Arrive(Rank rank, uint64_t sequence, wire::Report report) {
     inner_->to_give.push_back(
         {rank, Incarnation{1},
-         Encode(ReportMessage{{Term{1}, Incarnation{1}, sequence},
-                              std::move(report)})});
+         Encode(wire::ReportMessage{{Term{1}, Incarnation{1}, sequence},
+                                    std::move(report)})});
   }
   // Sequences of what comes out.
   std::vector<uint64_t> Receive(int timeout_ms = 0) {
@@ -77,9 +78,10 @@ class FaultyHubTest : public testing::Test {
     EXPECT_THAT(received, IsOk());
     std::vector<uint64_t> sequences;
     for (const Hub::Message& message : *received) {
-      sequences.push_back(message.bytes.empty()
-                              ? 0
-                              : DecodeReport(message.bytes)->envelope.sequence);
+      sequences.push_back(
+          message.bytes.empty()
+              ? 0
+              : wire::DecodeReport(message.bytes)->envelope.sequence);
     }
     return sequences;
   }
@@ -137,11 +139,11 @@ TEST(MessageFaults, EqualSeedsGiveEqualFates) {
 
 TEST_F(FaultyHubTest, WithoutFaultsAllPassesInOrder) {
   Make("");
-  ASSERT_THAT(Send(0, 1, Greet{}), IsOk());
-  ASSERT_THAT(Send(1, 1, Greet{}), IsOk());
+  ASSERT_THAT(Send(0, 1, wire::Greet{}), IsOk());
+  ASSERT_THAT(Send(1, 1, wire::Greet{}), IsOk());
   EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u), std::pair(1, 1u)));
-  Arrive(0, 1, Hello{});
-  Arrive(0, 2, Halted{});
+  Arrive(0, 1, wire::Hello{});
+  Arrive(0, 2, wire::Halted{});
   EXPECT_THAT(Receive(), ElementsAre(1, 2));
   EXPECT_THAT(hub_->Receive(-1), IsOk());
   EXPECT_EQ(inner_->waited_ms, -1);
@@ -152,25 +154,25 @@ TEST_F(FaultyHubTest, WithoutFaultsAllPassesInOrder) {
 TEST_F(FaultyHubTest, ARuleMeansTheNthOfItsKindAndRank) {
   Make("lose_command=commit@1#2 lose_report=switched");
   for (uint64_t i = 1; i <= 3; ++i) {
-    for (Rank rank : {0, 1}) ASSERT_THAT(Send(rank, i, Commit{}), IsOk());
-    ASSERT_THAT(Send(1, 10 + i, Abort{}), IsOk());
+    for (Rank rank : {0, 1}) ASSERT_THAT(Send(rank, i, wire::Commit{}), IsOk());
+    ASSERT_THAT(Send(1, 10 + i, wire::Abort{}), IsOk());
   }
   EXPECT_THAT(inner_->sent,
               ElementsAre(std::pair(0, 1u), std::pair(1, 1u), std::pair(1, 11u),
                           std::pair(0, 2u), std::pair(1, 12u), std::pair(0, 3u),
                           std::pair(1, 3u), std::pair(1, 13u)));
-  Arrive(0, 1, Switched{});
-  Arrive(1, 1, Switched{});
+  Arrive(0, 1, wire::Switched{});
+  Arrive(1, 1, wire::Switched{});
   EXPECT_THAT(Receive(), ElementsAre(1));
 }
 
 TEST_F(FaultyHubTest, NoOneIsToldOfALoss) {
   Make("lose=1");
   inner_->gone = true;
-  EXPECT_THAT(Send(0, 1, Commit{}), IsOk());
+  EXPECT_THAT(Send(0, 1, wire::Commit{}), IsOk());
   // Who has connected is known all the same.
   inner_->to_give.push_back({0, Incarnation{1}, ""});
-  Arrive(0, 1, Hello{});
+  Arrive(0, 1, wire::Hello{});
   EXPECT_THAT(Receive(), ElementsAre(0));
 }
 
@@ -178,23 +180,23 @@ TEST_F(FaultyHubTest, NothingPassesALinkThatIsCutUntilItHeals) {
   for (const char* text : {"", "lose_command=greet lose_report=hello"}) {
     Make(text);
     cut_ = std::pair(Direction::kCommand, 1);
-    ASSERT_THAT(Send(1, 1, Abort{}), IsOk());
+    ASSERT_THAT(Send(1, 1, wire::Abort{}), IsOk());
     ASSERT_THAT(hub_->Send(1, Incarnation{1}, "no message"), IsOk());
-    ASSERT_THAT(Send(0, 1, Abort{}), IsOk());
+    ASSERT_THAT(Send(0, 1, wire::Abort{}), IsOk());
     EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u)));
     // The other way, and who has connected, is not.
-    Arrive(1, 1, Halted{});
+    Arrive(1, 1, wire::Halted{});
     inner_->to_give.push_back({1, Incarnation{1}, ""});
     EXPECT_THAT(Receive(), ElementsAre(1, 0));
 
     cut_ = std::pair(Direction::kReport, 1);
-    Arrive(1, 2, Halted{});
-    Arrive(0, 3, Halted{});
+    Arrive(1, 2, wire::Halted{});
+    Arrive(0, 3, wire::Halted{});
     EXPECT_THAT(Receive(), ElementsAre(3));
-    ASSERT_THAT(Send(1, 2, Abort{}), IsOk());
+    ASSERT_THAT(Send(1, 2, wire::Abort{}), IsOk());
 
     cut_.reset();
-    Arrive(1, 4, Halted{});
+    Arrive(1, 4, wire::Halted{});
     EXPECT_THAT(Receive(), ElementsAre(4));
     EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u), std::pair(1, 2u)));
   }
@@ -203,38 +205,39 @@ TEST_F(FaultyHubTest, NothingPassesALinkThatIsCutUntilItHeals) {
 TEST_F(FaultyHubTest, AFullQueueIsReportedUntilThereIsRoom) {
   Make("");
   full_ = 1;
-  EXPECT_THAT(Send(1, 1, Abort{}),
+  EXPECT_THAT(Send(1, 1, wire::Abort{}),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("full")));
-  EXPECT_THAT(Send(0, 1, Abort{}), IsOk());
+  EXPECT_THAT(Send(0, 1, wire::Abort{}), IsOk());
   full_.reset();
-  EXPECT_THAT(Send(1, 2, Abort{}), IsOk());
+  EXPECT_THAT(Send(1, 2, wire::Abort{}), IsOk());
   EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u), std::pair(1, 2u)));
 }
 
 TEST_F(FaultyHubTest, WhoIsNotThereIsReported) {
   Make("");
   inner_->gone = true;
-  EXPECT_THAT(Send(0, 1, Commit{}), StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(Send(0, 1, wire::Commit{}),
+              StatusIs(absl::StatusCode::kUnavailable));
 }
 
 TEST_F(FaultyHubTest, SwapEchoAndRepeat) {
   Make(
       "swap_command=prepare echo_command=resume swap_report=prepared repeat=0");
-  ASSERT_THAT(Send(1, 1, Prepare{}), IsOk());
-  ASSERT_THAT(Send(0, 1, Commit{}), IsOk());  // another channel
+  ASSERT_THAT(Send(1, 1, wire::Prepare{}), IsOk());
+  ASSERT_THAT(Send(0, 1, wire::Commit{}), IsOk());  // another channel
   EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u)));
-  ASSERT_THAT(Send(1, 2, Commit{}), IsOk());
+  ASSERT_THAT(Send(1, 2, wire::Commit{}), IsOk());
   EXPECT_THAT(Receive(100), IsEmpty());
   EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u), std::pair(1, 2u),
                                         std::pair(1, 1u)));
   inner_->sent.clear();
-  ASSERT_THAT(Send(1, 3, Resume{}), IsOk());
-  ASSERT_THAT(Send(1, 4, Abort{}), IsOk());
+  ASSERT_THAT(Send(1, 3, wire::Resume{}), IsOk());
+  ASSERT_THAT(Send(1, 4, wire::Abort{}), IsOk());
   EXPECT_THAT(Receive(100), IsEmpty());
   EXPECT_THAT(inner_->sent, ElementsAre(std::pair(1, 3u), std::pair(1, 4u),
                                         std::pair(1, 3u)));
   // Nothing comes to overtake it: it has waited long enough at last.
-  Arrive(0, 1, Prepared{});
+  Arrive(0, 1, wire::Prepared{});
   EXPECT_THAT(Receive(1000), IsEmpty());
   EXPECT_THAT(Receive(1000), IsEmpty());
   EXPECT_EQ(inner_->waited_ms, FaultyHub::kSwapTimeout.count());
@@ -245,9 +248,9 @@ TEST_F(FaultyHubTest, SwapEchoAndRepeat) {
 
 TEST_F(FaultyHubTest, ALateCopyComesWhenItIsDue) {
   Make("echo_command=abort:300");
-  ASSERT_THAT(Send(1, 1, Abort{}), IsOk());
-  ASSERT_THAT(Send(1, 2, Prepare{}), IsOk());
-  ASSERT_THAT(Send(1, 3, Commit{}), IsOk());
+  ASSERT_THAT(Send(1, 1, wire::Abort{}), IsOk());
+  ASSERT_THAT(Send(1, 2, wire::Prepare{}), IsOk());
+  ASSERT_THAT(Send(1, 3, wire::Commit{}), IsOk());
   Advance(300);
   EXPECT_THAT(Receive(), IsEmpty());
   EXPECT_THAT(inner_->sent, ElementsAre(std::pair(1, 1u), std::pair(1, 2u),
@@ -256,17 +259,17 @@ TEST_F(FaultyHubTest, ALateCopyComesWhenItIsDue) {
 
 TEST_F(FaultyHubTest, RepeatedMessagesComeTwice) {
   Make("repeat=1");
-  ASSERT_THAT(Send(1, 1, Commit{}), IsOk());
+  ASSERT_THAT(Send(1, 1, wire::Commit{}), IsOk());
   EXPECT_THAT(inner_->sent, ElementsAre(std::pair(1, 1u), std::pair(1, 1u)));
-  Arrive(0, 1, Hello{});
+  Arrive(0, 1, wire::Hello{});
   EXPECT_THAT(Receive(), ElementsAre(1, 1));
 }
 
 TEST_F(FaultyHubTest, DelayKeepsTheOrderOfAChannel) {
   Make("delay_command=abort:500");
-  ASSERT_THAT(Send(1, 1, Abort{}), IsOk());
-  ASSERT_THAT(Send(1, 2, Commit{}), IsOk());
-  ASSERT_THAT(Send(0, 1, Commit{}), IsOk());
+  ASSERT_THAT(Send(1, 1, wire::Abort{}), IsOk());
+  ASSERT_THAT(Send(1, 2, wire::Commit{}), IsOk());
+  ASSERT_THAT(Send(0, 1, wire::Commit{}), IsOk());
   EXPECT_THAT(inner_->sent, ElementsAre(std::pair(0, 1u)));
   EXPECT_THAT(Receive(-1), IsEmpty());
   EXPECT_EQ(inner_->waited_ms, 500);
@@ -279,7 +282,7 @@ TEST_F(FaultyHubTest, DelayKeepsTheOrderOfAChannel) {
 TEST_F(FaultyHubTest, WhatIsHeldIsBounded) {
   Make("delay_ms=600000");
   for (uint64_t i = 1; i <= 2 * FaultyHub::kMaxHeld; ++i) {
-    ASSERT_THAT(Send(0, i, Abort{}), IsOk());
+    ASSERT_THAT(Send(0, i, wire::Abort{}), IsOk());
   }
   EXPECT_LE(hub_->num_held(), FaultyHub::kMaxHeld);
   EXPECT_GE(inner_->sent.size(), FaultyHub::kMaxHeld);

@@ -292,7 +292,7 @@ TEST(Weights, TheSpareSlotIsNotTouched) {
     Memory memory(shape);
     std::memset(memory.experts.data(), 0x5a, memory.experts.size());
     ASSERT_THAT(LoadWeights(shape, "", true, memory.Target(0, layout)), IsOk());
-    const int spare = layout.tp_size == 1 ? 0 : shape.experts.num_moe_layers;
+    const int spare = layout.is_ep() ? 0 : shape.experts.num_moe_layers;
     for (const std::byte byte : Slot(shape, memory, spare)) {
       ASSERT_EQ(byte, std::byte{0x5a});
     }

@@ -82,7 +82,7 @@ TEST_F(SequenceTableTest, ASequenceThatCannotBeComputedIsMarkedAndTakenIn) {
 }
 
 TEST_F(SequenceTableTest, ARestoredSequenceIsRefusedAsAnAdmittedOne) {
-  Restore::Sequence sequence;
+  RestoredSequence sequence;
   sequence.admission = Admit(0, {kVocabulary}).admissions[0];
   ASSERT_THAT(table_.Put(sequence), IsOk());
   EXPECT_TRUE(table_.IsRefused(0));

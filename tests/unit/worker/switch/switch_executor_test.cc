@@ -113,16 +113,17 @@ class SwitchExecutorTest : public testing::Test {
   }
 
   // PREPARE and COMMIT on every rank, each on a thread.
-  std::vector<Switched> Switch(Epoch epoch, Layout target, const KvPlan& plan) {
-    std::vector<Switched> switched(kRanks);
+  std::vector<wire::Switched> Switch(Epoch epoch, Layout target,
+                                     const KvPlan& plan) {
+    std::vector<wire::Switched> switched(kRanks);
     std::vector<std::thread> threads;
     for (Rank r = 0; r < kRanks; ++r) {
       threads.emplace_back([&, r] {
-        const Prepared prepared =
-            executors_[r]->Prepare(Prepare{epoch, target, plan});
+        const wire::Prepared prepared =
+            executors_[r]->Prepare(wire::Prepare{epoch, target, plan});
         EXPECT_TRUE(prepared.ok) << prepared.reason;
         const cpu_set_t allowed = AllowedHere();
-        const auto done = executors_[r]->Commit(Commit{epoch, StepId{9}});
+        const auto done = executors_[r]->Commit(wire::Commit{epoch, StepId{9}});
         const cpu_set_t after = AllowedHere();
         EXPECT_TRUE(CPU_EQUAL(&allowed, &after));
         EXPECT_THAT(done, IsOk());
@@ -148,8 +149,8 @@ class SwitchExecutorTest : public testing::Test {
 TEST_F(SwitchExecutorTest, PrepareRefusesWhatCannotBeDone) {
   SwitchExecutor& executor = *executors_[0];
   const auto refused = [&](uint64_t epoch, Layout target, const KvPlan& plan) {
-    const Prepared prepared =
-        executor.Prepare(Prepare{Epoch{epoch}, target, plan});
+    const wire::Prepared prepared =
+        executor.Prepare(wire::Prepare{Epoch{epoch}, target, plan});
     EXPECT_FALSE(prepared.ok);
     EXPECT_EQ(prepared.epoch, Epoch{epoch});
     return prepared.reason;
@@ -173,7 +174,7 @@ TEST_F(SwitchExecutorTest, PrepareRefusesWhatCannotBeDone) {
   plan.tables[0].tables[0].kv_begin = 1;
   EXPECT_THAT(refused(1, tp, plan), HasSubstr("heads of rank 0"));
   // An epoch is never used twice, a lower one not at all.
-  EXPECT_TRUE(executor.Prepare(Prepare{Epoch{5}, tp, ToTp()}).ok);
+  EXPECT_TRUE(executor.Prepare(wire::Prepare{Epoch{5}, tp, ToTp()}).ok);
   EXPECT_THAT(refused(5, tp, ToTp()), HasSubstr("epoch 5 after 5"));
   EXPECT_THAT(refused(4, tp, ToTp()), HasSubstr("epoch 4 after 5"));
 }
@@ -181,13 +182,13 @@ TEST_F(SwitchExecutorTest, PrepareRefusesWhatCannotBeDone) {
 TEST_F(SwitchExecutorTest, ACommitThatIsNotPreparedChangesNothing) {
   SwitchExecutor& executor = *executors_[0];
   const auto not_prepared = StatusIs(absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(executor.Commit(Commit{Epoch{1}, StepId{1}}), not_prepared);
-  const Prepare prepare{Epoch{2}, TensorParallel(kRanks), ToTp()};
+  EXPECT_THAT(executor.Commit(wire::Commit{Epoch{1}, StepId{1}}), not_prepared);
+  const wire::Prepare prepare{Epoch{2}, TensorParallel(kRanks), ToTp()};
   ASSERT_TRUE(executor.Prepare(prepare).ok);
-  EXPECT_THAT(executor.Commit(Commit{Epoch{1}, StepId{1}}), not_prepared);
+  EXPECT_THAT(executor.Commit(wire::Commit{Epoch{1}, StepId{1}}), not_prepared);
   executor.Abort(Epoch{1});  // another's: changes nothing
   executor.Abort(Epoch{2});
-  EXPECT_THAT(executor.Commit(Commit{Epoch{2}, StepId{1}}), not_prepared);
+  EXPECT_THAT(executor.Commit(wire::Commit{Epoch{2}, StepId{1}}), not_prepared);
   EXPECT_EQ(executor.layout(), ExpertParallel());
   EXPECT_THAT(sequences_[0]->Find(0)->pages, testing::ElementsAre(3, 4));
 }
