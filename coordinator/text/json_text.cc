@@ -90,8 +90,5 @@ void AppendDouble(double value, std::string* out) {
 }
 
 void AppendInt(int64_t value, std::string* out) { AppendShortest(value, out); }
-void AppendUint(uint64_t value, std::string* out) {
-  AppendShortest(value, out);
-}
 
 }  // namespace moebius

@@ -18,6 +18,5 @@ void AppendFloat(float value, std::string* out);
 void AppendDouble(double value, std::string* out);
 
 void AppendInt(int64_t value, std::string* out);
-void AppendUint(uint64_t value, std::string* out);
 
 }  // namespace moebius

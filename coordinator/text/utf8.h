@@ -30,9 +30,6 @@ class Utf8Repairer {
   // text afterwards.
   void Flush(std::string* out);
 
-  // True if bytes are held back.
-  bool pending() const { return size_ != 0; }
-
  private:
   uint8_t held_[4] = {};
   uint8_t size_ = 0;    // bytes held

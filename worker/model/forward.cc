@@ -36,10 +36,6 @@ class ForwardImpl : public Forward {
   ForwardImpl(const ForwardOptions& options, RotaryTable rotary);
 
   absl::Status Run(const ForwardBatch& batch, LogitsSink& sink) override;
-  void MapExchange(Rank peer, const std::byte* base) override {
-    CHECK(peer >= 0 && peer < num_ranks() && base != nullptr);
-    if (peer != rank_) peers_[peer] = base;
-  }
 
  private:
   bool tp() const { return layout_.tp_size > 1; }

@@ -99,9 +99,6 @@ class Forward {
   // shows impossible numbers. After an error the step may be run again once the
   // group is in step again.
   virtual absl::Status Run(const ForwardBatch& batch, LogitsSink& sink) = 0;
-
-  // Rank `peer` has come back with its exchange region mapped elsewhere.
-  virtual void MapExchange(Rank peer, const std::byte* base) = 0;
 };
 
 }  // namespace moebius
