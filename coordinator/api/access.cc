@@ -1,6 +1,7 @@
 #include "coordinator/api/access.h"
 
 #include <string>
+#include <string_view>
 
 #include "absl/strings/match.h"
 #include "common/base/cat.h"
@@ -8,7 +9,10 @@
 #include "coordinator/http/api_error.h"
 
 namespace moebius {
+namespace {
 
+// The key of "Authorization: Bearer KEY"; "" if there is no such header, more
+// than one, or one of another scheme.
 std::string_view BearerKey(const HttpRequest& head) {
   constexpr std::string_view kScheme = "bearer ";
   const std::string* only = nullptr;
@@ -30,6 +34,8 @@ std::string_view BearerKey(const HttpRequest& head) {
 bool IsOpenToAll(std::string_view path) {
   return IsProbe(path) || path == "/version";
 }
+
+}  // namespace
 
 bool IsTrusted(const std::optional<ApiKeys>& keys, const HttpRequest& head) {
   if (!keys.has_value()) return true;

@@ -18,7 +18,6 @@ bool IsFilter(std::string_view name);
 absl::StatusOr<bool> CallTest(Runtime& runtime, std::string_view name,
                               const Value& input,
                               const ArgumentValues& arguments);
-bool IsTest(std::string_view name);
 
 // What Python finds under `name` on a value of this type.
 enum class MethodKind {

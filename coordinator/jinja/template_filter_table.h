@@ -1,4 +1,4 @@
-// How the files of filters hand their functions to the dispatcher.
+// How a file of filters hands its functions to the dispatcher.
 #pragma once
 
 #include <string_view>
@@ -15,8 +15,7 @@ struct NamedFilter {
                                 const ArgumentValues& arguments);
 };
 
-absl::Span<const NamedFilter> ScalarFilters();  // template_filters.cc
-absl::Span<const NamedFilter>
-SequenceFilters();  // template_sequence_filters.cc
+// Those of template_sequence_filters.cc.
+absl::Span<const NamedFilter> SequenceFilters();
 
 }  // namespace moebius::jinja

@@ -419,7 +419,8 @@ constexpr NamedFilter kScalarFilters[] = {
 };
 
 const NamedFilter* FindFilter(std::string_view name) {
-  for (const auto table : {ScalarFilters(), SequenceFilters()}) {
+  for (const auto table :
+       {absl::MakeConstSpan(kScalarFilters), SequenceFilters()}) {
     const auto at = std::find_if(
         table.begin(), table.end(),
         [name](const NamedFilter& filter) { return filter.name == name; });
@@ -429,8 +430,6 @@ const NamedFilter* FindFilter(std::string_view name) {
 }
 
 }  // namespace
-
-absl::Span<const NamedFilter> ScalarFilters() { return kScalarFilters; }
 
 bool IsFilter(std::string_view name) { return FindFilter(name) != nullptr; }
 

@@ -138,6 +138,12 @@ const PairTest* FindPairTest(std::string_view name) {
 constexpr std::string_view kContentTests[] = {"even",  "odd",    "lower",
                                               "upper", "filter", "test"};
 
+bool IsTest(std::string_view name) {
+  return FindKindTest(name) || FindPairTest(name) ||
+         std::find(std::begin(kContentTests), std::end(kContentTests), name) !=
+             std::end(kContentTests);
+}
+
 absl::StatusOr<bool> ContentTest(Runtime& runtime, std::string_view name,
                                  const Value& input) {
   if (name == "even" || name == "odd") {
@@ -153,12 +159,6 @@ absl::StatusOr<bool> ContentTest(Runtime& runtime, std::string_view name,
 }
 
 }  // namespace
-
-bool IsTest(std::string_view name) {
-  return FindKindTest(name) || FindPairTest(name) ||
-         std::find(std::begin(kContentTests), std::end(kContentTests), name) !=
-             std::end(kContentTests);
-}
 
 absl::StatusOr<bool> CallTest(Runtime& runtime, std::string_view name,
                               const Value& input,

@@ -42,8 +42,7 @@ Json ToJson(const WorkerStatus& worker) {
           {"pages_free", worker.pages_free}};
 }
 
-}  // namespace
-
+// "ep", "tp" or "auto".
 std::string LayoutChoiceName(LayoutChoice choice) {
   switch (choice) {
     case LayoutChoice::kEp:
@@ -55,6 +54,8 @@ std::string LayoutChoiceName(LayoutChoice choice) {
   }
   return "ep";
 }
+
+}  // namespace
 
 std::string SwitchReportJson(const SwitchReport& report) {
   return Dump(ToJson(report));

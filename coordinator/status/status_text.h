@@ -38,9 +38,6 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info);
 //    "prepare_ms","pause_ms","switch_ms","weight_ms","kv_ms"}
 std::string SwitchReportJson(const SwitchReport& report);
 
-// "ep", "tp" or "auto".
-std::string LayoutChoiceName(LayoutChoice choice);
-
 // The same and the front's counts in the text format of Prometheus 0.0.4; the
 // names begin with "moebius_".
 std::string MetricsText(const EngineStatus& status, const ServerInfo& info,

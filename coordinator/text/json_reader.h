@@ -43,7 +43,6 @@ class JsonReader {
   absl::StatusOr<Array> AsArray(Element element, std::string_view key) const;
   absl::StatusOr<std::string_view> AsString(Element element,
                                             std::string_view key) const;
-  absl::StatusOr<bool> AsBool(Element element, std::string_view key) const;
 
   // A member that must be there.
   absl::StatusOr<Element> Require(Object object, std::string_view member,
@@ -64,6 +63,8 @@ class JsonReader {
                          std::string_view key) const;
 
  private:
+  absl::StatusOr<bool> AsBool(Element element, std::string_view key) const;
+
   std::string name_;
 };
 

@@ -10,6 +10,22 @@
 #include "deploy/bench/bench_commands.h"
 
 namespace moebius {
+namespace {
+
+// Processor and cores of this machine: {"cpu": "...", "cores": 2}.
+nlohmann::json DescribeMachine() {
+  std::string cpu = "unknown";
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (!line.starts_with("model name")) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) cpu = line.substr(colon + 2);
+    break;
+  }
+  return {{"cpu", cpu}, {"cores", std::thread::hardware_concurrency()}};
+}
+
+}  // namespace
 
 void AddTimeLimit(CLI::App& command, double& timeout_s) {
   command
@@ -40,18 +56,6 @@ void SayCutShort(const absl::Status& status, double timeout_s, uint64_t done,
                 " s (--timeout)");
   std::printf("%s\n",
               Cat(why, ": ", done, " of ", wanted, " ", what, ".").c_str());
-}
-
-nlohmann::json DescribeMachine() {
-  std::string cpu = "unknown";
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (!line.starts_with("model name")) continue;
-    const size_t colon = line.find(": ");
-    if (colon != std::string::npos) cpu = line.substr(colon + 2);
-    break;
-  }
-  return {{"cpu", cpu}, {"cores", std::thread::hardware_concurrency()}};
 }
 
 absl::Status WriteFigures(const std::string& file, nlohmann::json figures) {

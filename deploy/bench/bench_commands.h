@@ -33,9 +33,6 @@ absl::Status NothingMeasured(const absl::Status& status, double timeout_s);
 void SayCutShort(const absl::Status& status, double timeout_s, uint64_t done,
                  uint64_t wanted, std::string_view what);
 
-// Processor and cores of this machine: {"cpu": "...", "cores": 2}.
-nlohmann::json DescribeMachine();
-
 // Writes `figures` to the file, if its name is not empty, with the machine in
 // it.
 absl::Status WriteFigures(const std::string& file, nlohmann::json figures);

@@ -96,16 +96,13 @@ SwitchFigures ParseSwitchFigures(const Json& report) {
   return figures;
 }
 
-std::string LayoutRequestBody(std::string_view layout) {
-  return Json{{"layout", std::string(layout)}}.dump();
-}
-
 absl::StatusOr<SwitchFigures> RequestLayout(EventLoop& loop, const Url& admin,
                                             std::string_view layout,
                                             absl::Duration timeout) {
-  ASSIGN_OR_RETURN(const HttpAnswer answer,
-                   HttpRequest(loop, admin, "POST", "/admin/layout",
-                               LayoutRequestBody(layout), timeout));
+  ASSIGN_OR_RETURN(
+      const HttpAnswer answer,
+      HttpRequest(loop, admin, "POST", "/admin/layout",
+                  Json{{"layout", std::string(layout)}}.dump(), timeout));
   const absl::StatusOr<Json> report = ParseAnswer(answer);
   if (absl::IsFailedPrecondition(report.status())) {
     // Also said when it is in that layout already, which is no failure.

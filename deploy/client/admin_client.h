@@ -46,9 +46,6 @@ struct SwitchFigures {
 };
 SwitchFigures ParseSwitchFigures(const nlohmann::json& report);
 
-// Body of POST /admin/layout.
-std::string LayoutRequestBody(std::string_view layout);
-
 // Asks for a layout ("ep", "tp", "auto") and waits until the switch has ended;
 // one that is in force already comes back with `done` false.
 // Errors: also kFailedPrecondition with the reason when it was refused.

@@ -44,6 +44,12 @@ class Reader : public std::enable_shared_from_this<Reader> {
 
 }  // namespace
 
+EventLoop::Impl::Impl() {
+  signals.add(SIGINT);
+  signals.add(SIGTERM);
+  WaitForSignal();
+}
+
 void EventLoop::Impl::WaitForSignal() {
   signals.async_wait([this](error_code error, int) {
     if (error) return;
@@ -73,11 +79,7 @@ absl::Status EventLoop::Impl::Run(const std::function<bool()>& done,
   return absl::OkStatus();
 }
 
-EventLoop::EventLoop() : impl_(std::make_unique<Impl>()) {
-  impl_->signals.add(SIGINT);
-  impl_->signals.add(SIGTERM);
-  impl_->WaitForSignal();
-}
+EventLoop::EventLoop() : impl_(std::make_unique<Impl>()) {}
 
 EventLoop::~EventLoop() = default;
 

@@ -13,9 +13,12 @@ struct EventLoop::Impl {
   boost::asio::signal_set signals{io};
   bool interrupted = false;
 
-  void WaitForSignal();
+  Impl();
   absl::Status Run(const std::function<bool()>& done, absl::Duration timeout,
                    bool heed_signals);
+
+ private:
+  void WaitForSignal();
 };
 
 }  // namespace moebius

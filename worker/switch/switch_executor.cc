@@ -43,8 +43,8 @@ std::vector<pthread_t> ThreadsOf(ThreadPool* pool) {
   return threads;
 }
 
-}  // namespace
-
+// A hash of what every rank must agree on after a switch: layout, epoch and all
+// page tables.
 uint64_t TablesChecksum(Epoch epoch, Layout layout,
                         absl::Span<const KvTable> tables) {
   Fnv1a hash;
@@ -62,6 +62,8 @@ uint64_t TablesChecksum(Epoch epoch, Layout layout,
   }
   return hash.hash();
 }
+
+}  // namespace
 
 SwitchExecutor::SwitchExecutor(const SwitchContext& context, Layout layout)
     : context_(context), layout_(layout) {}

@@ -81,9 +81,4 @@ class SwitchExecutor {
   std::optional<wire::Prepare> prepared_;
 };
 
-// A hash of what every rank must agree on after a switch: layout, epoch and all
-// page tables.
-uint64_t TablesChecksum(Epoch epoch, Layout layout,
-                        absl::Span<const KvTable> tables);
-
 }  // namespace moebius
