@@ -23,6 +23,18 @@
 // So any run of whole units of an expert is one contiguous block in each of
 // its three matrices, which is what moves when the layout switches.
 //
+// An expert lies in one ExpertBlock or in several at a fixed stride: pieces of
+// equal numbers of rows, piece p with rows [p * rows, (p + 1) * rows) of the
+// intermediate dimension. Operators take an ExpertView of it. Two experts e0
+// and e1 of hidden = 32 and 32 rows in 2 pieces, where blocks s0 and s1 hold
+// one piece of every expert:
+//
+//   byte      0       3072      6144      9216     12288
+//             | e0 s0 | e1 s0   | e0 s1   | e1 s1   |
+//   e1 is {slot + 1536, hidden 32, rows 16, num_pieces 2, piece_stride 3072}:
+//   piece 0   gate 0..15 at  3072, up 0..15 at  4096, down 0..15 at  5120
+//   piece 1   gate 16..31 at 9216, up 16..31 at 10240, down 16..31 at 11264
+//
 // A KV head page holds, for one KV head and kPageTokens tokens, for every layer
 // in turn, K as [head_dim][16 tokens] and then V as [16 tokens][head_dim].
 //
@@ -140,6 +152,26 @@ struct ExpertBlock {
   }
   RowParallelMatrix down() const {
     return {data + 2 * matrix_elements(), hidden, intermediate};
+  }
+};
+
+// One expert, or the part of it that a rank holds, in pieces (drawn above).
+struct ExpertView {
+  const Bf16* data = nullptr;  // of the first piece
+  int hidden = 0;
+  int rows = 0;  // of a piece; a multiple of 16
+  int num_pieces = 1;
+  ptrdiff_t piece_stride = 0;  // elements from one piece to the next
+
+  int intermediate() const { return rows * num_pieces; }
+  ExpertBlock piece(int p) const {
+    return {data + p * piece_stride, hidden, rows};
+  }
+  // Pieces [begin, end) as a view; may be none.
+  ExpertView PieceRange(int begin, int end) const {
+    CHECK(0 <= begin && begin <= end && end <= num_pieces);
+    return {data + begin * piece_stride, hidden, rows, end - begin,
+            piece_stride};
   }
 };
 

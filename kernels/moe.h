@@ -58,12 +58,14 @@ class ExpertWorkspace {
 // For each group e and each row r of it, with weight w:
 //   h = silu(x_r gate_e^T) * (x_r up_e^T) * w;   acc_r += fixed(h down_e^T)
 // where the last product is cut into slices of slice_rows of the intermediate
-// dimension as in RowParallelGemm. experts[e] is the block of group e; all
-// blocks have the same sizes.
+// dimension as in RowParallelGemm. experts[e] is the expert of group e; all
+// have the same sizes. The integers do not depend on how many pieces an expert
+// lies in, rows of zeros add nothing, and an expert of no rows or no pieces is
+// not read.
 // REQUIRES: experts.size() == groups.num_experts(); hidden == x.cols ==
-//   acc.cols; slice_rows a multiple of 16 that divides the blocks'
-//   intermediate size; rows of the groups inside x and acc.
-void ExpertsFfn(ConstRows x, absl::Span<const ExpertBlock> experts,
+//   acc.cols; slice_rows a multiple of 16 that divides the rows of a piece;
+//   rows of the groups inside x and acc.
+void ExpertsFfn(ConstRows x, absl::Span<const ExpertView> experts,
                 const ExpertGroups& groups, int slice_rows, FixedRows acc,
                 ExpertWorkspace* workspace, ThreadPool* pool);
 

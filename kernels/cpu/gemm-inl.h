@@ -21,11 +21,14 @@
 #define MOEBIUS_KERNELS_SLICE_RANGE_
 namespace moebius {
 
-// Slices of the reduced dimension of one rank, in pairs of k.
+// Slices [begin, end) of a reduced dimension that lies in one matrix, or in
+// several of one shape at a fixed stride.
 struct SliceRange {
-  int first_pair = 0;  // of the matrix, where the activations begin
-  int slice_pairs = 0;
-  int num_slices = 0;
+  int begin = 0;
+  int end = 0;
+  int slice_pairs = 0;  // pairs of k
+  int slices_per_matrix = 0;
+  ptrdiff_t matrix_stride = 0;  // elements
 };
 
 }  // namespace moebius
@@ -217,8 +220,21 @@ HWY_INLINE void AddFixed(const PanelVec (&v)[kVecs], int64_t* acc) {
   }
 }
 
+template <int kRows, int kPanels>
+HWY_INLINE void AddFixed(const Accumulators<kRows, kPanels>& sums,
+                         int64_t* const* acc) {
+  MOEBIUS_UNROLL
+  for (int m = 0; m < kRows; ++m) {
+    MOEBIUS_UNROLL
+    for (int j = 0; j < kPanels; ++j) {
+      AddFixed(sums.v[m][j], acc[m] + j * kPanelRows);
+    }
+  }
+}
+
 // acc[m][0 .. 16 * kPanels) += the slices' sums for panels j, j + 1, ...
-//   x[m]    activations, from first_pair on
+//   x[m]    activations, from the first slice on
+//   w       the matrix of slice 0
 //   acc[m]  at column 16 j
 template <int kRows, int kPanels>
 HWY_INLINE void SlicedChains(const float* const* x, RowParallelMatrix w,
@@ -227,25 +243,38 @@ HWY_INLINE void SlicedChains(const float* const* x, RowParallelMatrix w,
   constexpr int kUnitPairs = kUnitRows / 2;
   constexpr ptrdiff_t kPanelStride = kUnitPairs * kLineElements;
   const ptrdiff_t unit_stride = ptrdiff_t{kUnitRows} * w.n;
-  const Bf16* const base = w.data + first_panel * kPanelStride;
+  const int last_unit = w.k / kUnitRows - 1;
+  // From the last unit of a matrix to the first one of the next.
+  const ptrdiff_t matrix_jump = range.matrix_stride - last_unit * unit_stride;
+  const Bf16* base =
+      w.data + first_panel * kPanelStride +
+      range.begin / range.slices_per_matrix * range.matrix_stride;
   const float* rows[kRows];
   MOEBIUS_UNROLL
   for (int m = 0; m < kRows; ++m) rows[m] = x[m];
-  int pair = range.first_pair;
+  int in_matrix = range.begin % range.slices_per_matrix;
+  int pair = in_matrix * range.slice_pairs;
   ptrdiff_t offset = 0;
-  for (int s = 0; s < range.num_slices; ++s) {
+  for (int s = range.begin; s < range.end; ++s, ++in_matrix) {
+    if (in_matrix == range.slices_per_matrix) {
+      in_matrix = 0;
+      pair = 0;
+      base += range.matrix_stride;
+    }
     const int end = pair + range.slice_pairs;
     Accumulators<kRows, kPanels> sums;
     SetZero(sums);
     while (pair < end) {
+      const int unit = pair / kUnitPairs;
       const int in_unit = pair % kUnitPairs;
       const int run =
           kUnitPairs - in_unit < end - pair ? kUnitPairs - in_unit : end - pair;
+      const ptrdiff_t jump = unit == last_unit ? matrix_jump : unit_stride;
       const Bf16* lines[kPanels];
       MOEBIUS_UNROLL
       for (int j = 0; j < kPanels; ++j) {
-        lines[j] = base + (pair / kUnitPairs) * unit_stride +
-                   in_unit * kLineElements + j * kPanelStride;
+        lines[j] = base + unit * unit_stride + in_unit * kLineElements +
+                   j * kPanelStride;
       }
       for (ptrdiff_t i = 0; i < run; ++i, offset += 2) {
         // Few rows wait for memory, and the next unit is a jump away that no
@@ -253,20 +282,14 @@ HWY_INLINE void SlicedChains(const float* const* x, RowParallelMatrix w,
         if constexpr (kRows <= 2) {
           MOEBIUS_UNROLL
           for (int j = 0; j < kPanels; ++j) {
-            hwy::Prefetch(lines[j] + unit_stride + i * kLineElements);
+            hwy::Prefetch(lines[j] + jump + i * kLineElements);
           }
         }
         Step2<kRows, kPanels>(rows, offset, lines, i * kLineElements, sums);
       }
       pair += run;
     }
-    MOEBIUS_UNROLL
-    for (int m = 0; m < kRows; ++m) {
-      MOEBIUS_UNROLL
-      for (int j = 0; j < kPanels; ++j) {
-        AddFixed(sums.v[m][j], acc[m] + j * kPanelRows);
-      }
-    }
+    AddFixed(sums, acc);
   }
 }
 

@@ -190,7 +190,10 @@ void RowParallelGemm(ConstRows x, RowParallelMatrix w, int k_begin,
   CHECK(k_begin >= 0 && k_begin % slice_rows == 0 && x.cols % slice_rows == 0 &&
         k_begin + x.cols <= w.k);
   CHECK(acc.rows == x.rows && acc.cols == w.n);
-  const SliceRange range{k_begin / 2, slice_rows / 2, x.cols / slice_rows};
+  const int begin_slice = k_begin / slice_rows;
+  const int end_slice = begin_slice + x.cols / slice_rows;
+  const SliceRange range{begin_slice, end_slice, slice_rows / 2,
+                         std::max(end_slice, 1), ptrdiff_t{w.n} * w.k};
   const int panels = w.n / kPanelRows;
   if (panels == 0 || x.rows == 0) return;
   const int tasks = NumTasks(pool, panels);

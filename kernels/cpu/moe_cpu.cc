@@ -24,6 +24,8 @@ struct ExpertRows {
   const float* weights = nullptr;
   int count = 0;
   float* hidden = nullptr;  // [count][intermediate]
+  ptrdiff_t stride = 0;     // elements
+  float* row(int i) const { return hidden + i * stride; }
 };
 
 }  // namespace moebius
@@ -116,20 +118,28 @@ HWY_INLINE PanelVec SiluTimes(PanelVec gate, PanelVec up, PanelVec weight) {
   return hn::Mul(hn::Mul(hn::Div(gate, denominator), up), weight);
 }
 
+// The panels of units [unit, unit + units): all gates, then all ups.
+HWY_INLINE void UnitPanels(const ExpertView& expert, int unit, int units,
+                           const Bf16** panels) {
+  const int piece_units = expert.rows / kUnitRows;
+  for (int j = 0; j < units; ++j) {
+    const ExpertBlock piece = expert.piece((unit + j) / piece_units);
+    const int panel = (unit + j) % piece_units;
+    panels[j] = piece.gate().panel(panel);
+    panels[units + j] = piece.up().panel(panel);
+  }
+}
+
 // hidden = silu(x gate^T) * (x up^T) * weight, units [begin, end).
-void GateUpUnits(ConstRows x, const ExpertBlock& block, const ExpertRows& rows,
+void GateUpUnits(ConstRows x, const ExpertView& expert, const ExpertRows& rows,
                  int begin, int end) {
   const PanelFloats d;
-  const PackedMatrix gate = block.gate(), up = block.up();
   const TileCutter tiles(rows.count);
   const int most = std::max(2, MaxPanels(tiles.MaxSize()));
   for (int unit = begin; unit < end;) {
     const int units = PanelsToTake(end - unit, most / 2);
-    const Bf16* panels[8] = {};  // all gates, then all ups
-    for (int j = 0; j < units; ++j) {
-      panels[j] = gate.panel(unit + j);
-      panels[units + j] = up.panel(unit + j);
-    }
+    const Bf16* panels[8] = {};
+    UnitPanels(expert, unit, units, panels);
     int first = 0;
     for (int t = 0; t < tiles.tiles; ++t) {
       const int size = tiles.SizeOf(t);
@@ -138,9 +148,7 @@ void GateUpUnits(ConstRows x, const ExpertBlock& block, const ExpertRows& rows,
       const auto store = [&](int m, int j, const PanelVec(&g)[kVecs],
                              const PanelVec(&u)[kVecs]) HWY_ATTR {
         const auto weight = hn::Set(d, rows.weights[first + m]);
-        float* to = rows.hidden +
-                    (first + m) * static_cast<ptrdiff_t>(block.intermediate) +
-                    ptrdiff_t{unit + j} * kUnitRows;
+        float* to = rows.row(first + m) + ptrdiff_t{unit + j} * kUnitRows;
         for (int v = 0; v < kVecs; ++v) {
           hn::StoreU(SiluTimes(g[v], u[v], weight), d, to + v * kVecLanes);
         }
@@ -178,21 +186,31 @@ void GateUpUnits(ConstRows x, const ExpertBlock& block, const ExpertRows& rows,
   }
 }
 
+// The steps of the reduced dimension that run over a chunk of rows together:
+// activations and weights of a dense MLP would else not stay in the caches.
+constexpr int kRunSteps = 1536;
+
 // acc += fixed(hidden down^T), panels [begin, end).
-void DownPanels(const ExpertBlock& block, const ExpertRows& rows,
+void DownPanels(const ExpertView& expert, const ExpertRows& rows,
                 int slice_rows, FixedRows acc, int begin, int end) {
   constexpr int kChunk = 64;
-  const SliceRange range{0, slice_rows / 2, block.intermediate / slice_rows};
-  for (int first = 0; first < rows.count; first += kChunk) {
-    const int count = std::min(kChunk, rows.count - first);
-    const float* from[kChunk];
-    int64_t* to[kChunk];
-    for (int m = 0; m < count; ++m) {
-      from[m] = rows.hidden +
-                (first + m) * static_cast<ptrdiff_t>(block.intermediate);
-      to[m] = acc.row(rows.rows[first + m]);
+  const int num_slices = expert.intermediate() / slice_rows;
+  const int run = std::max(1, kRunSteps / slice_rows);
+  for (int slice = 0; slice < num_slices; slice += run) {
+    const SliceRange range{slice, std::min(slice + run, num_slices),
+                           slice_rows / 2, expert.rows / slice_rows,
+                           expert.piece_stride};
+    for (int first = 0; first < rows.count; first += kChunk) {
+      const int count = std::min(kChunk, rows.count - first);
+      const float* from[kChunk];
+      int64_t* to[kChunk];
+      for (int m = 0; m < count; ++m) {
+        from[m] = rows.row(first + m) + ptrdiff_t{slice} * slice_rows;
+        to[m] = acc.row(rows.rows[first + m]);
+      }
+      RowParallelPanels(from, count, expert.piece(0).down(), range, begin, end,
+                        to);
     }
-    RowParallelPanels(from, count, block.down(), range, begin, end, to);
   }
 }
 
@@ -207,6 +225,27 @@ namespace {
 HWY_EXPORT(RouteRow);
 HWY_EXPORT(GateUpUnits);
 HWY_EXPORT(DownPanels);
+
+int LargestGroup(const ExpertGroups& groups) {
+  int most = 0;
+  for (int e = 0; e < groups.num_experts(); ++e) {
+    most = std::max(most, groups.offsets[e + 1] - groups.offsets[e]);
+  }
+  return most;
+}
+
+void CheckShapes(ConstRows x, absl::Span<const ExpertView> experts,
+                 int slice_rows, ConstFixedRows acc) {
+  const ExpertView& first = experts[0];
+  CHECK(first.hidden % kPanelRows == 0 && first.hidden == x.cols &&
+        first.hidden == acc.cols);
+  CHECK(slice_rows > 0 && slice_rows % kUnitRows == 0 &&
+        first.rows % slice_rows == 0);
+  for (const ExpertView& expert : experts) {
+    CHECK(expert.hidden == first.hidden && expert.rows == first.rows &&
+          expert.num_pieces == first.num_pieces);
+  }
+}
 
 }  // namespace
 
@@ -231,36 +270,28 @@ void RouteTopK(ConstRows logits, int top_k, bool renormalize,
   });
 }
 
-void ExpertsFfn(ConstRows x, absl::Span<const ExpertBlock> experts,
+void ExpertsFfn(ConstRows x, absl::Span<const ExpertView> experts,
                 const ExpertGroups& groups, int slice_rows, FixedRows acc,
                 ExpertWorkspace* workspace, ThreadPool* pool) {
   const int num_experts = groups.num_experts();
   CHECK(num_experts == static_cast<int>(experts.size()));
   if (num_experts == 0 || groups.rows.empty()) return;
-  const int hidden = experts[0].hidden;
-  const int intermediate = experts[0].intermediate;
-  CHECK(hidden % kPanelRows == 0 && hidden == x.cols && hidden == acc.cols);
-  CHECK(slice_rows > 0 && slice_rows % kUnitRows == 0 &&
-        intermediate % slice_rows == 0);
-  for (const ExpertBlock& block : experts) {
-    CHECK(block.hidden == hidden && block.intermediate == intermediate);
-  }
-  const int units = intermediate / kUnitRows;
-  const int panels = hidden / kPanelRows;
+  CheckShapes(x, experts, slice_rows, acc);
+  const int units = experts[0].intermediate() / kUnitRows;
+  if (units == 0) return;
+  const int panels = x.cols / kPanelRows;
+  // A line more, so that the rows of a tile do not share the sets of a cache.
+  const ptrdiff_t stride = experts[0].intermediate() + ptrdiff_t{16};
   const auto rows_of = [&](int expert, float* results) {
     const int32_t begin = groups.offsets[expert];
     return ExpertRows{groups.rows.data() + begin, groups.weights.data() + begin,
-                      groups.offsets[expert + 1] - begin, results};
+                      groups.offsets[expert + 1] - begin, results, stride};
   };
 
   if (NumThreads(pool) == 1) {
     // One expert at a time: its results are still in the cache.
-    int most = 0;
-    for (int e = 0; e < num_experts; ++e) {
-      most = std::max(most, groups.offsets[e + 1] - groups.offsets[e]);
-    }
     float* results =
-        workspace->Reserve(static_cast<size_t>(most) * intermediate);
+        workspace->Reserve(static_cast<size_t>(LargestGroup(groups) * stride));
     for (int e = 0; e < num_experts; ++e) {
       const ExpertRows rows = rows_of(e, results);
       if (rows.count == 0) continue;
@@ -273,14 +304,14 @@ void ExpertsFfn(ConstRows x, absl::Span<const ExpertBlock> experts,
 
   // First all intermediate rows, by expert and units; then all sums, by
   // columns of acc, so that no two threads add to one place.
-  float* results = workspace->Reserve(groups.rows.size() *
-                                      static_cast<size_t>(intermediate));
+  float* results =
+      workspace->Reserve(groups.rows.size() * static_cast<size_t>(stride));
   const auto rows_at = [&](int expert) {
-    return rows_of(
-        expert,
-        results + static_cast<size_t>(groups.offsets[expert]) * intermediate);
+    return rows_of(expert, results + groups.offsets[expert] * stride);
   };
-  const int parts = std::min(units, NumThreads(pool));
+  // Several tasks a thread also where there is one expert.
+  const int parts =
+      std::min(units, std::max(1, 4 / num_experts) * NumThreads(pool));
   ParallelFor(pool, num_experts * parts, [&](int task) {
     const int e = task / parts, part = task % parts;
     const ExpertRows rows = rows_at(e);

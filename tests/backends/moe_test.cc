@@ -1,7 +1,10 @@
 #include "kernels/moe.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -130,6 +133,71 @@ struct Experts {
   int count() const { return static_cast<int>(gate.size()); }
 };
 
+// All experts in pieces as a slot has them: block p holds piece p of every
+// expert, then a line that belongs to nobody. Rows of the intermediate
+// dimension from experts.intermediate up to `padded` are zeros; what belongs to
+// nobody is NaN.
+class PiecedExperts {
+ public:
+  PiecedExperts(const Experts& experts, int num_pieces, int padded)
+      : slot_(static_cast<size_t>(num_pieces) *
+                  (experts.count() * ExpertBlock::NumElements(
+                                         experts.hidden, padded / num_pieces) +
+                   kGap),
+              ToBf16(kNan)) {
+    const int rows = padded / num_pieces;
+    const size_t size = ExpertBlock::NumElements(experts.hidden, rows);
+    const size_t stride = experts.count() * size + kGap;
+    for (int e = 0; e < experts.count(); ++e) {
+      const auto gate = Padded(experts.gate[e], experts.hidden, padded);
+      const auto up = Padded(experts.up[e], experts.hidden, padded);
+      const auto down = PaddedColumns(experts.down[e], experts, padded);
+      Bf16* const at = slot_.data() + e * size;
+      for (int p = 0; p < num_pieces; ++p) {
+        PackExpert(gate.data(), up.data(), down.data(), experts.hidden, padded,
+                   p * rows, (p + 1) * rows, at + p * stride);
+      }
+      views_.push_back({at, experts.hidden, rows, num_pieces,
+                        static_cast<ptrdiff_t>(stride)});
+    }
+  }
+  std::vector<ExpertView>& views() { return views_; }
+
+ private:
+  static constexpr size_t kGap = 32;
+  static std::vector<Bf16> Padded(std::vector<Bf16> w, int cols, int rows) {
+    w.resize(static_cast<size_t>(rows) * cols, Bf16{});
+    return w;
+  }
+  static std::vector<Bf16> PaddedColumns(const std::vector<Bf16>& w,
+                                         const Experts& experts, int cols) {
+    std::vector<Bf16> out(static_cast<size_t>(experts.hidden) * cols, Bf16{});
+    for (int i = 0; i < experts.hidden; ++i) {
+      std::copy_n(w.begin() + ptrdiff_t{i} * experts.intermediate,
+                  experts.intermediate, out.begin() + ptrdiff_t{i} * cols);
+    }
+    return out;
+  }
+  AlignedVector<Bf16> slot_;
+  std::vector<ExpertView> views_;
+};
+
+FixedSums RunViews(absl::Span<const ExpertView> experts, const Activations& x,
+                   const ExpertGroups& groups, int slice_rows,
+                   ThreadPool* pool) {
+  FixedSums acc(x.view().rows, x.view().cols);
+  ExpertWorkspace workspace;
+  ExpertsFfn(x.view(), experts, groups, slice_rows, acc.rows(), &workspace,
+             pool);
+  return acc;
+}
+
+ExpertGroups GroupsOf(const Routes& routes, int top_k, int num_experts) {
+  ExpertGroups groups;
+  GroupByExpert(routes.experts, routes.weights, top_k, 0, num_experts, &groups);
+  return groups;
+}
+
 // What one rank adds: experts [first, last), rows [begin, end) of each.
 FixedSums RunRank(const Experts& all, const Activations& x,
                   const Routes& routes, int top_k, int first, int last,
@@ -137,21 +205,17 @@ FixedSums RunRank(const Experts& all, const Activations& x,
                   ThreadPool* pool = nullptr) {
   const size_t size = ExpertBlock::NumElements(all.hidden, end - begin);
   AlignedVector<Bf16> slot(size * (last - first));
-  std::vector<ExpertBlock> blocks;
+  std::vector<ExpertView> views;
   for (int e = first; e < last; ++e) {
     Bf16* at = slot.data() + size * (e - first);
     PackExpert(all.gate[e].data(), all.up[e].data(), all.down[e].data(),
                all.hidden, all.intermediate, begin, end, at);
-    blocks.push_back({at, all.hidden, end - begin});
+    views.push_back({at, all.hidden, end - begin});
   }
   ExpertGroups groups;
   GroupByExpert(routes.experts, routes.weights, top_k, first, last - first,
                 &groups);
-  FixedSums acc(x.view().rows, all.hidden);
-  ExpertWorkspace workspace;
-  ExpertsFfn(x.view(), blocks, groups, slice_rows, acc.rows(), &workspace,
-             pool);
-  return acc;
+  return RunViews(views, x, groups, slice_rows, pool);
 }
 
 TEST(ExpertsFfn, EqualsTheReference) {
@@ -229,13 +293,11 @@ TEST(ExpertsFfn, ADenseMlpIsOneExpertOfWeightOne) {
   AlignedVector<Bf16> block(ExpertBlock::NumElements(32, 96));
   PackExpert(experts.gate[0].data(), experts.up[0].data(),
              experts.down[0].data(), 32, 96, 0, 96, block.data());
-  const ExpertBlock dense{block.data(), 32, 96};
+  const ExpertView dense{block.data(), 32, 96};
   ExpertGroups groups;
   GroupAllRows(5, &groups);
-  FixedSums acc(5, 32);
-  ExpertWorkspace workspace;
-  ExpertsFfn(x.view(), absl::MakeConstSpan(&dense, 1), groups, 96, acc.rows(),
-             &workspace, nullptr);
+  FixedSums acc =
+      RunViews(absl::MakeConstSpan(&dense, 1), x, groups, 96, nullptr);
   const auto values = x.ToDouble();
   for (int i = 0; i < 5; ++i) {
     const auto want = reference::Expert(
@@ -245,6 +307,96 @@ TEST(ExpertsFfn, ADenseMlpIsOneExpertOfWeightOne) {
       ASSERT_NEAR(acc.ToDouble(i, d), want[d], 2e-5);
     }
   }
+}
+
+TEST(ExpertsFfn, PiecesDoNotChangeTheIntegers) {
+  constexpr int kHidden = 48, kIntermediate = 384;
+  const Experts experts(4, kHidden, kIntermediate, 12);
+  RandomTensors random(13);
+  ThreadPool two(2), three(3);
+  PiecedExperts whole(experts, 1, kIntermediate);
+  for (const int rows : {1, 2, 3, 5, 9, 70}) {
+    const Activations x = random.Rows(rows, kHidden, 1.0f, kHidden + 5);
+    const ExpertGroups groups =
+        GroupsOf(Route(random.Rows(rows, 4), 2, true), 2, 4);
+    for (const int slice_rows : {16, 48}) {
+      const FixedSums want =
+          RunViews(whole.views(), x, groups, slice_rows, nullptr);
+      for (const int num_pieces : {1, 2, 3, 4, 8}) {
+        if (kIntermediate / num_pieces % slice_rows != 0) continue;
+        PiecedExperts pieces(experts, num_pieces, kIntermediate);
+        for (ThreadPool* pool :
+             {static_cast<ThreadPool*>(nullptr), &two, &three}) {
+          ASSERT_EQ(RunViews(pieces.views(), x, groups, slice_rows, pool), want)
+              << rows << " rows, slices of " << slice_rows << ", " << num_pieces
+              << " pieces, " << NumThreads(pool) << " threads";
+        }
+      }
+    }
+  }
+}
+
+// Long enough that the operator does not take all slices at once.
+TEST(ExpertsFfn, RangesOfPiecesAddUpToTheExpert) {
+  constexpr int kHidden = 16;
+  const Experts experts(1, kHidden, 4096, 14);
+  RandomTensors random(15);
+  ThreadPool pool(2);
+  PiecedExperts pieces(experts, 4, 4096);
+  const ExpertView whole = pieces.views()[0];
+  for (const int rows : {1, 6, 70}) {
+    const Activations x = random.Rows(rows, kHidden);
+    ExpertGroups groups;
+    GroupAllRows(rows, &groups);
+    const auto run = [&](ExpertView view, ThreadPool* threads) {
+      return RunViews(absl::MakeConstSpan(&view, 1), x, groups, 128, threads);
+    };
+    for (ThreadPool* threads : {static_cast<ThreadPool*>(nullptr), &pool}) {
+      const FixedSums all = run(whole, threads);
+      FixedSums sum(rows, kHidden);
+      for (int p = 0; p < 4; ++p)
+        sum += run(whole.PieceRange(p, p + 1), threads);
+      ASSERT_EQ(sum, all) << rows << " rows";
+      sum = run(whole.PieceRange(0, 1), threads);
+      sum += run(whole.PieceRange(1, 4), threads);
+      ASSERT_EQ(sum, all) << rows << " rows";
+      ASSERT_EQ(run(whole.PieceRange(2, 2), threads), FixedSums(rows, kHidden));
+    }
+  }
+}
+
+TEST(ExpertsFfn, RowsOfZerosAddNothing) {
+  constexpr int kHidden = 32, kIntermediate = 80;
+  const Experts experts(3, kHidden, kIntermediate, 16);
+  RandomTensors random(17);
+  ThreadPool pool(2);
+  PiecedExperts whole(experts, 1, kIntermediate);
+  for (const int rows : {1, 4, 21}) {
+    const Activations x = random.Rows(rows, kHidden);
+    const ExpertGroups groups =
+        GroupsOf(Route(random.Rows(rows, 3), 2, true), 2, 3);
+    const FixedSums want = RunViews(whole.views(), x, groups, 16, nullptr);
+    for (const int num_pieces : {1, 2, 4, 8}) {
+      PiecedExperts padded(experts, num_pieces, 128);
+      ASSERT_EQ(RunViews(padded.views(), x, groups, 16, nullptr), want);
+      ASSERT_EQ(RunViews(padded.views(), x, groups, 16, &pool), want);
+    }
+  }
+}
+
+TEST(ExpertsFfn, ExpertsWithoutRowsAreNotTouched) {
+  const Experts experts(4, 32, 64, 18);
+  RandomTensors random(19);
+  ThreadPool pool(2);
+  const Activations x = random.Rows(3, 32);
+  // Expert 1 alone has rows.
+  const ExpertGroups groups = GroupsOf({{1, 1, 1}, {.5f, .25f, 1.0f}}, 1, 4);
+  PiecedExperts pieces(experts, 4, 64);
+  const FixedSums want = RunViews(pieces.views(), x, groups, 16, nullptr);
+  for (const int e : {0, 2, 3}) pieces.views()[e].data = nullptr;
+  EXPECT_EQ(RunViews(pieces.views(), x, groups, 16, nullptr), want);
+  EXPECT_EQ(RunViews(pieces.views(), x, groups, 16, &pool), want);
+  EXPECT_NE(want, FixedSums(3, 32));
 }
 
 TEST(ExpertsFfn, NoAssignmentsNoWork) {

@@ -201,15 +201,26 @@ BENCHMARK(ReduceBench)->Arg(1)->Arg(32);
 
 // ---- experts ---------------------------------------------------------------
 
+// A layer's experts. `stored` of them have memory, the others share it.
+struct ExpertSizes {
+  int hidden, intermediate, slice_rows, num_experts, top_k;
+  int num_pieces = 1;
+  int stored = num_experts;
+};
+
 // One layer: every row goes to top_k random experts.
-void ExpertsBench(benchmark::State& state, int hidden, int intermediate,
-                  int slice_rows, int num_experts, int top_k) {
+void ExpertsBench(benchmark::State& state, ExpertSizes sizes) {
+  const auto [hidden, intermediate, slice_rows, num_experts, top_k, num_pieces,
+              stored] = sizes;
   const int rows = static_cast<int>(state.range(0));
   const size_t size = ExpertBlock::NumElements(hidden, intermediate);
-  auto slot = Weights(size * num_experts);
-  std::vector<ExpertBlock> blocks;
+  const size_t piece_size = size / num_pieces;
+  auto slot = Weights(size * stored);
+  std::vector<ExpertView> views;
   for (int e = 0; e < num_experts; ++e) {
-    blocks.push_back({slot.data() + size * e, hidden, intermediate});
+    views.push_back({slot.data() + piece_size * (e % stored), hidden,
+                     intermediate / num_pieces, num_pieces,
+                     static_cast<ptrdiff_t>(piece_size * stored)});
   }
   RandomTensors random(1);
   const Activations x = random.Rows(rows, hidden);
@@ -232,15 +243,32 @@ void ExpertsBench(benchmark::State& state, int hidden, int intermediate,
   ExpertWorkspace workspace;
   int i = 0;
   for (auto _ : state) {
-    ExpertsFfn(x.view(), blocks, groups[i++ % kRoutings], slice_rows,
-               acc.rows(), &workspace, nullptr);
+    ExpertsFfn(x.view(), views, groups[i++ % kRoutings], slice_rows, acc.rows(),
+               &workspace, nullptr);
     benchmark::ClobberMemory();
   }
   Report(state, 2.0 * rows * top_k * size, 2.0 * size * used / kRoutings);
 }
-BENCHMARK_CAPTURE(ExpertsBench, verse, 256, 128, 16, 16, 4) ROWS;
-BENCHMARK_CAPTURE(ExpertsBench, verse_tp2, 256, 64, 16, 16, 4) ROWS;
-BENCHMARK_CAPTURE(ExpertsBench, qwen_64_experts, 2048, 768, 96, 64, 8) ROWS;
+constexpr ExpertSizes kVerseExperts{256, 128, 16, 16, 4},
+    kVerseTp2Experts{256, 64, 16, 16, 4}, kQwen64Experts{2048, 768, 96, 64, 8};
+BENCHMARK_CAPTURE(ExpertsBench, verse, kVerseExperts) ROWS;
+BENCHMARK_CAPTURE(ExpertsBench, verse_tp2, kVerseTp2Experts) ROWS;
+BENCHMARK_CAPTURE(ExpertsBench, qwen_64_experts, kQwen64Experts) ROWS;
+
+// All 128 experts in the memory of 16.
+void PiecesBench(benchmark::State& state) {
+  const int num_pieces = static_cast<int>(state.range(1));
+  ExpertsBench(state, {2048, 768, 96, 128, 8, num_pieces, 16});
+}
+BENCHMARK(PiecesBench)
+    ->ArgNames({"rows", "pieces"})
+    ->ArgsProduct({{1, 8, 32}, {1, 4, 8}});
+
+// A dense MLP is one expert that every row goes to.
+void DenseMlpBench(benchmark::State& state) {
+  ExpertsBench(state, {2048, 6144, 768, 1, 1, 8});
+}
+BENCHMARK(DenseMlpBench) ROWS->Arg(512);
 
 void RouteBench(benchmark::State& state, int num_experts, int top_k) {
   const int rows = static_cast<int>(state.range(0));

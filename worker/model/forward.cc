@@ -85,8 +85,8 @@ class ForwardImpl : public Forward {
   Barrier* const barrier_;
   ThreadPool* const pool_;
   const RotaryTable rotary_;
-  std::vector<int> moe_index_;                                   // [layer]
-  std::vector<std::vector<ExpertBlock>> ep_blocks_, tp_blocks_;  // [MoE layer]
+  std::vector<int> moe_index_;                                    // [layer]
+  std::vector<std::vector<ExpertView>> ep_experts_, tp_experts_;  // [MoE layer]
 
   // Of the step being run.
   Layout layout_;
@@ -125,8 +125,8 @@ ForwardImpl::ForwardImpl(const ForwardOptions& options, RotaryTable rotary)
              SlotOf(layout, moe_layer) * shape_.experts.slot_bytes();
     };
     const Layout ep = ExpertParallel(), tp = TensorParallel(shape_.num_ranks);
-    ep_blocks_.push_back(ViewSlot(shape_, ep, slot(ep)));
-    tp_blocks_.push_back(ViewSlot(shape_, tp, slot(tp)));
+    ep_experts_.push_back(ViewSlot(shape_, ep, slot(ep)));
+    tp_experts_.push_back(ViewSlot(shape_, tp, slot(tp)));
     ++moe_layer;
   }
 
@@ -295,7 +295,7 @@ absl::Status ForwardImpl::MoeTp(int l, int rows) {
                 config.experts_per_token, 0, config.num_experts, &groups_);
   const FixedRows sums = Sums(1, rows);
   ZeroFixedPoint(sums, pool_);
-  ExpertsFfn(normed, tp_blocks_[moe_index_[l]], groups_,
+  ExpertsFfn(normed, tp_experts_[moe_index_[l]], groups_,
              shape_.expert_slice_rows, sums, &workspace_, pool_);
   return ReduceOverRanks(1, rows);
 }
@@ -333,7 +333,7 @@ absl::Status ForwardImpl::MoeEp(int l, int rows) {
                 absl::MakeConstSpan(all_weights, count), top_k,
                 rank_ * shape_.local_experts(), shape_.local_experts(),
                 &groups_);
-  ExpertsFfn(x, ep_blocks_[moe_index_[l]], groups_, shape_.expert_slice_rows,
+  ExpertsFfn(x, ep_experts_[moe_index_[l]], groups_, shape_.expert_slice_rows,
              Sums(1, total_rows), &workspace_, pool_);
   if (num_ranks() > 1) RETURN_IF_ERROR(Wait());
   ReduceTouched(first_row, rows);
@@ -413,8 +413,8 @@ void ForwardImpl::ReduceTouched(int first_row, int rows) {
   }
 }
 
-// A dense MLP is an expert that every row goes to, in slices. In EP it is the
-// owner's alone, in TP a rank computes some slices.
+// A dense MLP is an expert that every row goes to, a piece a slice. In EP it is
+// the owner's alone, in TP a rank computes some slices.
 absl::Status ForwardImpl::DenseMlp(int l, int rows) {
   const DenseWeights::Layer& weights = weights_.layers[l];
   const Rows normed = Normed(rows);
@@ -424,17 +424,10 @@ absl::Status ForwardImpl::DenseMlp(int l, int rows) {
   const IndexRange slices =
       tp() ? ShareOf(shape_.num_mlp_slices, num_ranks(), rank_)
            : IndexRange{0, shape_.num_mlp_slices};
-  groups_.offsets.assign(1, 0);
-  groups_.rows.clear();
-  for (int s = 0; s < slices.size(); ++s) {
-    for (int row = 0; row < rows; ++row) groups_.rows.push_back(row);
-    groups_.offsets.push_back(static_cast<int32_t>(groups_.rows.size()));
-  }
-  groups_.weights.assign(groups_.rows.size(), 1.0f);
-  ExpertsFfn(normed,
-             absl::MakeConstSpan(weights.mlp.data() + slices.begin,
-                                 static_cast<size_t>(slices.size())),
-             groups_, shape_.mlp_slice_rows, sums, &workspace_, pool_);
+  const ExpertView mlp = weights.mlp.PieceRange(slices.begin, slices.end);
+  GroupAllRows(rows, &groups_);
+  ExpertsFfn(normed, absl::MakeConstSpan(&mlp, 1), groups_,
+             shape_.mlp_slice_rows, sums, &workspace_, pool_);
   if (tp()) return ReduceOverRanks(1, rows);
   const ConstFixedRows own = sums;
   ReduceFixedPoint(absl::MakeConstSpan(&own, 1), Residual(rows), pool_);

@@ -347,29 +347,27 @@ DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense) {
       layer.router = {at(place.router), config.num_experts, hidden};
       continue;
     }
-    const size_t elements =
-        ExpertBlock::NumElements(hidden, shape.mlp_slice_rows);
-    for (int s = 0; s < shape.num_mlp_slices; ++s) {
-      layer.mlp.push_back(
-          {at(place.mlp) + s * elements, hidden, shape.mlp_slice_rows});
-    }
+    layer.mlp = {at(place.mlp), hidden, shape.mlp_slice_rows,
+                 shape.num_mlp_slices,
+                 static_cast<ptrdiff_t>(
+                     ExpertBlock::NumElements(hidden, shape.mlp_slice_rows))};
   }
   return weights;
 }
 
-std::vector<ExpertBlock> ViewSlot(const ModelShape& shape, Layout layout,
-                                  const std::byte* slot) {
+std::vector<ExpertView> ViewSlot(const ModelShape& shape, Layout layout,
+                                 const std::byte* slot) {
   CHECK(Aligned(slot));
   const bool tp = layout.tp_size > 1;
   const int count = tp ? shape.config.num_experts : shape.local_experts();
   const size_t elements = shape.expert_elements(layout);
-  std::vector<ExpertBlock> blocks(static_cast<size_t>(count));
+  std::vector<ExpertView> experts(static_cast<size_t>(count));
   for (int e = 0; e < count; ++e) {
-    blocks[e] = {reinterpret_cast<const Bf16*>(slot) + e * elements,
-                 shape.config.hidden_size,
-                 shape.config.moe_intermediate_size / layout.tp_size};
+    experts[e] = {reinterpret_cast<const Bf16*>(slot) + e * elements,
+                  shape.config.hidden_size,
+                  shape.config.moe_intermediate_size / layout.tp_size};
   }
-  return blocks;
+  return experts;
 }
 
 absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,

@@ -49,8 +49,8 @@ struct DenseWeights {
     absl::Span<const float> input_norm, post_norm, q_norm, k_norm;
     PackedMatrix qkv;
     RowParallelMatrix output;
-    PackedMatrix router;           // MoE layers
-    std::vector<ExpertBlock> mlp;  // dense layers: [num_mlp_slices]
+    PackedMatrix router;  // MoE layers
+    ExpertView mlp;       // dense layers: a piece a slice
   };
   PackedMatrix embedding, lm_head;
   absl::Span<const float> final_norm;
@@ -58,9 +58,9 @@ struct DenseWeights {
 };
 DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense);
 
-// The blocks of one slot: EP [local experts], TP [experts].
-std::vector<ExpertBlock> ViewSlot(const ModelShape& shape, Layout layout,
-                                  const std::byte* slot);
+// The experts of one slot: EP [local experts], TP [experts].
+std::vector<ExpertView> ViewSlot(const ModelShape& shape, Layout layout,
+                                 const std::byte* slot);
 
 struct LoadTarget {
   Rank rank = 0;
