@@ -269,7 +269,9 @@ HWY_INLINE void SlicedChains(const float* const* x, RowParallelMatrix w,
       const int in_unit = pair % kUnitPairs;
       const int run =
           kUnitPairs - in_unit < end - pair ? kUnitPairs - in_unit : end - pair;
-      const ptrdiff_t jump = unit == last_unit ? matrix_jump : unit_stride;
+      const ptrdiff_t jump = unit != last_unit   ? unit_stride
+                             : s + 1 < range.end ? matrix_jump
+                                                 : 0;
       const Bf16* lines[kPanels];
       MOEBIUS_UNROLL
       for (int j = 0; j < kPanels; ++j) {
