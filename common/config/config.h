@@ -31,7 +31,6 @@ struct Config {
   int spin_us = -1;          // spin before sleeping in a barrier; -1: by load
   bool kv_bfloat16 = false;  // kv_dtype: float32 | bfloat16
   int64_t kv_bytes = 0;      // KV memory of a worker; 0: from max_running
-  std::string numerics = "exact";
 
   // control: between coordinator and workers (channel.h)
   bool control_tcp = false;  // transport: ipc | tcp

@@ -141,7 +141,7 @@ ConfigKey Choice(std::string_view name, std::string_view help,
   for (const auto& choice : choices) names.push_back(choice.first);
   return ConfigKey{name,
                    help,
-                   Cat(choices.size() > 1 ? "one of " : "", JoinWords(names)),
+                   Cat("one of ", JoinWords(names)),
                    true,
                    [=](Config& config, std::string_view text) {
                      for (const auto& [choice, value] : choices) {
@@ -323,11 +323,6 @@ std::vector<ConfigKey> MakeKeys() {
                        "has for all; 0 makes room for scheduler.max_running "
                        "sequences.",
                        &Config::kv_bytes, 0, int64_t{16384} << 30));
-  keys.push_back(Choice<std::string>(
-      "workers.numerics",
-      "exact gives bit-equal results in both layouts and for any number of "
-      "workers.",
-      &Config::numerics, {{"exact", "exact"}}));
   // control
   keys.push_back(Choice<bool>(
       "control.transport",

@@ -9,9 +9,9 @@
 
 namespace moebius {
 
-// Of config.json, the tokenizer's files, the weights, and how they are computed
-// with (numerics, type of the KV). Two that differ in any of it have different
-// ones, but for chance; the same files in another place have the same.
+// Of config.json, the tokenizer's files, the weights, and the type of the KV.
+// Two that differ in any of it have different ones, but for chance; the same
+// files in another place have the same.
 //
 // Weights are opaque files: name, size and bytes. Files of up to 64 MiB count
 // as a whole. Of a larger one its first block, its safetensors header, and
