@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "common/base/check.h"
+#include "common/base/split_mix.h"
 #include "kernels/cpu/vocabulary_scan.h"
 
 namespace moebius {
@@ -153,7 +154,7 @@ double UniformDraw(uint64_t seed, uint64_t token_index) {
        static_cast<uint32_t>(token_index >> 32), 0, 0},
       {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   const uint64_t bits = uint64_t{words[1]} << 32 | words[0];
-  return static_cast<double>(bits >> 11) * 0x1.0p-53;
+  return UnitInterval(bits);
 }
 
 TokenHistory::Entry& TokenHistory::Find(int32_t token) {

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "common/base/cat.h"
+#include "common/base/split_mix.h"
 #include "common/base/status_macros.h"
 
 namespace moebius {
@@ -143,14 +144,11 @@ absl::StatusOr<MessageFaults> ParseMessageFaults(std::string_view text) {
   return faults;
 }
 
-// SplitMix64 of the number of the draw.
+// Seeds and draws go in with different factors: neighbouring seeds would else
+// draw the same numbers.
 double MessageFates::Draw() {
-  uint64_t x =
-      faults_.seed * 0x9e3779b97f4a7c15 + ++draws_ * 0xd1342543de82ef95;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  x ^= x >> 31;
-  return static_cast<double>(x >> 11) * 0x1.0p-53;
+  return UnitInterval(
+      SplitMix(faults_.seed * kSplitMixGamma + ++draws_ * 0xd1342543de82ef95));
 }
 
 MessageFate MessageFates::Next(Direction direction, size_t message, Rank rank) {

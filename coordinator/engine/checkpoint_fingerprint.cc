@@ -33,7 +33,8 @@ constexpr size_t kMaxWeightFiles = 100'000;
 constexpr size_t kReadBytes = size_t{1} << 20;
 
 // For telling files apart, not for anything hostile. Every bit of a word
-// reaches all of the hash with the words that follow.
+// reaches all of the hash with the words that follow; those of Fnv1a reach the
+// higher ones alone. Its numbers are in journals, so it stays as it is.
 class Mixer {
  public:
   void Add(uint64_t word) {

@@ -7,16 +7,9 @@
 #include <string>
 
 #include "absl/strings/str_format.h"
+#include "common/base/split_mix.h"
 
 namespace moebius {
-
-// SplitMix64 (Steele, Lea, Flood 2014): a bijection that scrambles a counter.
-inline uint64_t ScrambleCounter(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
 
 // Begins at a place that the system's generator drew. Thread-safe.
 class RandomIds {
@@ -29,11 +22,11 @@ class RandomIds {
   // 32 hexadecimal digits.
   std::string Next() {
     const uint64_t n = Count();
-    return absl::StrFormat("%016x%016x", ScrambleCounter(base_ + n),
-                           ScrambleCounter(~base_ + n));
+    return absl::StrFormat("%016x%016x", SplitMixAt(base_, n),
+                           SplitMixAt(~base_, n));
   }
   uint64_t NextNumber() {
-    return ScrambleCounter(base_ ^ ScrambleCounter(Count()));
+    return SplitMixAt(base_ ^ SplitMixAt(Count(), 0), 0);
   }
 
  private:

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/base/split_mix.h"
+
 namespace moebius {
 
 std::string_view ChaosDeedName(ChaosDeed deed) {
@@ -21,11 +23,8 @@ std::string_view ChaosDeedName(ChaosDeed deed) {
 }
 
 uint64_t ChaosDraw(uint64_t seed, uint64_t index, uint64_t count) {
-  uint64_t x = seed * 0x9e3779b97f4a7c15 + index + 1;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  x ^= x >> 31;
-  return count == 0 ? 0 : x % count;
+  if (count == 0) return 0;
+  return SplitMix(seed * kSplitMixGamma + index + 1) % count;
 }
 
 std::vector<ChaosMoment> MomentsOf(const ChaosPlan& plan) {

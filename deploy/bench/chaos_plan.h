@@ -62,8 +62,7 @@ struct ChaosMoment {
 inline constexpr size_t kMaxChaosMoments = 100'000;
 std::vector<ChaosMoment> MomentsOf(const ChaosPlan& plan);
 
-// A number below `count` for the index-th draw of a plan. SplitMix64 (Steele,
-// Lea, Flood 2014).
+// A number below `count` for the index-th draw of a plan.
 uint64_t ChaosDraw(uint64_t seed, uint64_t index, uint64_t count);
 
 }  // namespace moebius

@@ -4,28 +4,23 @@
 #include <string_view>
 
 #include "common/base/check.h"
+#include "common/base/fnv.h"
+#include "common/base/split_mix.h"
 #include "worker/model/tensor_source.h"
 
 namespace moebius {
 namespace {
 
-// FNV-1a, 64 bits (Fowler, Noll, Vo).
 uint64_t HashName(std::string_view name) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : name) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  }
-  return hash;
+  Fnv1a hash;
+  for (const char c : name) hash.Add(static_cast<unsigned char>(c));
+  return hash.hash();
 }
 
 // The sum of four uniform numbers is near enough to a normal one
 // (Irwin-Hall, n = 4): standard deviation 65536 * sqrt(4 / 12).
 float Element(uint64_t seed, uint64_t index) {
-  // SplitMix64 (Steele, Lea, Flood 2014) at position `index`.
-  uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  z ^= z >> 31;
+  const uint64_t z = SplitMixAt(seed, index);
   const int32_t sum = static_cast<int32_t>((z & 0xffff) + ((z >> 16) & 0xffff) +
                                            ((z >> 32) & 0xffff) + (z >> 48));
   return static_cast<float>(sum - 2 * 65535) * (0.02f / 37837.0f);

@@ -2,20 +2,10 @@
 
 #include <atomic>
 
+#include "common/base/split_mix.h"
 #include "kernels/pull.h"
 
 namespace moebius {
-namespace {
-
-// Finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom
-// number generators, OOPSLA 2014).
-uint64_t Mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
 
 uint64_t WeightChecksum(const ExpertShape& shape, Layout layout, Rank rank,
                         const std::byte* experts, ThreadPool* pool) {
@@ -43,7 +33,7 @@ uint64_t WeightChecksum(const ExpertShape& shape, Layout layout, Rank rank,
         const uint64_t place =
             (expert * 3 + matrix) * units_of_matrix + first_unit + u;
         const absl::Span<const std::byte> bytes(unit, unit_bytes);
-        of_expert += Mix(Checksum(bytes, nullptr) + Mix(place + 1));
+        of_expert += SplitMix(Checksum(bytes, nullptr) + SplitMix(place + 1));
       }
     }
     sum.fetch_add(of_expert, std::memory_order_relaxed);

@@ -327,5 +327,14 @@ TEST(DummyWeights, AreBellShapedAndDependOnNameAndPlaceAlone) {
   EXPECT_NE(other, whole);
 }
 
+// Tokens in journals were drawn from them.
+TEST(DummyWeights, StayWhatTheyWere) {
+  std::vector<Bf16> row(4);
+  ASSERT_THAT(MakeDummyWeights()->ReadBf16("w", MatrixSlice::Whole(1, 4),
+                                           absl::MakeSpan(row)),
+              IsOk());
+  EXPECT_EQ(row, (std::vector<Bf16>{{0xbbf8}, {0xbc79}, {0xbcdc}, {0x3c30}}));
+}
+
 }  // namespace
 }  // namespace moebius
