@@ -21,6 +21,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/base/deadline.h"
 #include "common/base/descriptors.h"
+#include "common/base/errno_status.h"
 #include "common/base/lasting_failure.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
@@ -68,7 +69,7 @@ class EndOfService {
     end->signal_fd_ = UniqueFd(signalfd(-1, &signals, SFD_CLOEXEC));
     int pipe_fds[2];
     if (end->signal_fd_.get() < 0 || pipe2(pipe_fds, O_CLOEXEC) != 0) {
-      return absl::ErrnoToStatus(errno, "signalfd");
+      return ErrnoStatus("signalfd");
     }
     end->read_fd_ = UniqueFd(pipe_fds[0]);
     end->write_fd_ = UniqueFd(pipe_fds[1]);

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/errno_status.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/channel/channel_keys.h"
@@ -26,9 +27,9 @@ constexpr absl::Duration kNewsTimeout = absl::Milliseconds(200);
 
 absl::StatusOr<UniqueFd> LockGroup(const std::string& dir) {
   UniqueFd lock(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!lock) return absl::ErrnoToStatus(errno, dir);
+  if (!lock) return ErrnoStatus(dir);
   if (flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
-  if (errno != EWOULDBLOCK) return absl::ErrnoToStatus(errno, dir);
+  if (errno != EWOULDBLOCK) return ErrnoStatus(dir);
   return absl::FailedPreconditionError(
       absl::StrCat(dir, ": another coordinator serves this group"));
 }

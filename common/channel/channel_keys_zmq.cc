@@ -3,10 +3,9 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include <cerrno>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/base/errno_status.h"
 #include "common/base/ids.h"
 #include "common/channel/channel_keys.h"
 
@@ -39,13 +38,13 @@ absl::StatusOr<ChannelKeyPair> MakeChannelKeyPair() {
 
 absl::StatusOr<UniqueFd> WriteChannelKeys(const ChannelKeys& keys) {
   UniqueFd fd(memfd_create("moebius-control-keys", MFD_CLOEXEC));
-  if (!fd) return absl::ErrnoToStatus(errno, "memfd_create");
+  if (!fd) return ErrnoStatus("memfd_create");
   std::string text =
       absl::StrCat(keys.own.secret_key, "\n", keys.own.public_key, "\n");
   for (const std::string& peer : keys.peers) absl::StrAppend(&text, peer, "\n");
   if (pwrite(fd.get(), text.data(), text.size(), 0) !=
       static_cast<ssize_t>(text.size())) {
-    return absl::ErrnoToStatus(errno, "writing the keys of a control channel");
+    return ErrnoStatus("writing the keys of a control channel");
   }
   return fd;
 }

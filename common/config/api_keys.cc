@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 #include "common/base/unique_fd.h"
 
@@ -21,7 +22,7 @@ absl::Status Invalid(std::string message) {
 
 absl::Status CheckFile(int fd, const std::string& path) {
   struct stat info {};
-  if (fstat(fd, &info) != 0) return absl::ErrnoToStatus(errno, path);
+  if (fstat(fd, &info) != 0) return ErrnoStatus(path);
   if (!S_ISREG(info.st_mode)) {
     return Invalid(Cat(path, ": allowed is a regular file of API keys"));
   }
@@ -47,7 +48,7 @@ absl::StatusOr<std::string> ReadAll(int fd, const std::string& path) {
   while (size < text.size()) {
     const ssize_t n = read(fd, text.data() + size, text.size() - size);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return absl::ErrnoToStatus(errno, path);
+    if (n < 0) return ErrnoStatus(path);
     if (n == 0) break;
     size += static_cast<size_t>(n);
   }

@@ -7,13 +7,13 @@
 
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <new>
 #include <thread>
 
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/base/unique_fd.h"
@@ -41,13 +41,13 @@ absl::StatusOr<std::unique_ptr<FaultTable>> FaultTable::Map(
   const std::string path = Cat(directory, "/", kFaultTableName);
   UniqueFd fd(::open(path.c_str(), flags | O_RDWR | O_CLOEXEC | O_NOFOLLOW,
                      S_IRUSR | S_IWUSR));
-  if (!fd) return absl::ErrnoToStatus(errno, path);
+  if (!fd) return ErrnoStatus(path);
   if (::ftruncate(fd.get(), sizeof(Block)) != 0) {
-    return absl::ErrnoToStatus(errno, path);
+    return ErrnoStatus(path);
   }
   void* const base = ::mmap(nullptr, sizeof(Block), PROT_READ | PROT_WRITE,
                             MAP_SHARED, fd.get(), 0);
-  if (base == MAP_FAILED) return absl::ErrnoToStatus(errno, path);
+  if (base == MAP_FAILED) return ErrnoStatus(path);
   return std::unique_ptr<FaultTable>(
       new FaultTable(std::launder(static_cast<Block*>(base))));
 }

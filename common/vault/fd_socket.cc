@@ -11,14 +11,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/deadline.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 
 namespace moebius {
 namespace {
-
-absl::Status Errno(absl::string_view what) {
-  return absl::ErrnoToStatus(errno, what);
-}
 
 absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
   sockaddr_un address{};
@@ -34,7 +31,7 @@ absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
 
 absl::StatusOr<UniqueFd> NewSocket(int flags) {
   UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0));
-  if (!fd) return Errno("socket");
+  if (!fd) return ErrnoStatus("socket");
   return fd;
 }
 
@@ -50,7 +47,7 @@ absl::Status PollFor(int socket, short events, const Deadline& deadline,
     pollfd entry{socket, events, 0};
     const int ready = ::poll(&entry, 1, deadline.left_ms());
     if (ready > 0) return absl::OkStatus();
-    if (ready < 0 && errno != EINTR) return Errno("poll");
+    if (ready < 0 && errno != EINTR) return ErrnoStatus("poll");
     if (deadline.expired()) return absl::DeadlineExceededError(what);
   }
 }
@@ -87,15 +84,15 @@ absl::StatusOr<UniqueFd> ListenUnix(const std::string& path, int backlog) {
   ASSIGN_OR_RETURN(UniqueFd fd, NewSocket(SOCK_NONBLOCK));
   // The mode of the socket file is that of the descriptor at bind time, so
   // there is no moment at which others could connect.
-  if (::fchmod(fd.get(), 0600) != 0) return Errno("fchmod of a socket");
+  if (::fchmod(fd.get(), 0600) != 0) return ErrnoStatus("fchmod of a socket");
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address),
              sizeof(address)) != 0) {
     if (errno == EADDRINUSE) {
       return absl::AlreadyExistsError(absl::StrCat(path, " exists already"));
     }
-    return Errno(absl::StrCat("bind ", path));
+    return ErrnoStatus(absl::StrCat("bind ", path));
   }
-  if (::listen(fd.get(), backlog) != 0) return Errno("listen");
+  if (::listen(fd.get(), backlog) != 0) return ErrnoStatus("listen");
   return fd;
 }
 
@@ -108,7 +105,7 @@ absl::StatusOr<UniqueFd> ConnectUnix(const std::string& path,
   const timeval limit = absl::ToTimeval(
       std::clamp(timeout, absl::Milliseconds(1), absl::Hours(1)));
   if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit))) {
-    return Errno("SO_SNDTIMEO");
+    return ErrnoStatus("SO_SNDTIMEO");
   }
   while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address),
                    sizeof(address)) != 0) {
@@ -121,9 +118,10 @@ absl::StatusOr<UniqueFd> ConnectUnix(const std::string& path,
       return absl::UnavailableError(
           absl::StrCat("nobody listens at ", path, ": ", strerror(errno)));
     }
-    return Errno(absl::StrCat("connect ", path));
+    return ErrnoStatus(absl::StrCat("connect ", path));
   }
-  if (::fcntl(fd.get(), F_SETFL, O_NONBLOCK) != 0) return Errno("O_NONBLOCK");
+  if (::fcntl(fd.get(), F_SETFL, O_NONBLOCK) != 0)
+    return ErrnoStatus("O_NONBLOCK");
   return fd;
 }
 
@@ -134,14 +132,14 @@ absl::StatusOr<UniqueFd> AcceptUnix(int listener) {
   if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) {
     return absl::UnavailableError("no connection waits");
   }
-  return Errno("accept");
+  return ErrnoStatus("accept");
 }
 
 absl::StatusOr<std::pair<UniqueFd, UniqueFd>> UnixPair() {
   int fds[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0,
                    fds) != 0) {
-    return Errno("socketpair");
+    return ErrnoStatus("socketpair");
   }
   return std::pair(UniqueFd(fds[0]), UniqueFd(fds[1]));
 }
@@ -150,7 +148,7 @@ absl::StatusOr<PeerCredentials> PeerOf(int socket) {
   ucred credentials{};
   socklen_t size = sizeof(credentials);
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) {
-    return Errno("SO_PEERCRED");
+    return ErrnoStatus("SO_PEERCRED");
   }
   return PeerCredentials{credentials.pid, credentials.uid};
 }
@@ -178,7 +176,7 @@ absl::Status SendPacket(int socket, absl::Span<const std::byte> bytes,
     }
     if (errno == EINTR) continue;
     if (PeerGone(errno)) return absl::UnavailableError("the peer is gone");
-    if (errno != EAGAIN) return Errno("sendmsg");
+    if (errno != EAGAIN) return ErrnoStatus("sendmsg");
     RETURN_IF_ERROR(
         PollFor(socket, POLLOUT, deadline, "the peer reads nothing"));
   }
@@ -212,7 +210,7 @@ absl::StatusOr<Packet> ReceivePacket(int socket, absl::Span<std::byte> buffer,
     }
     if (errno == EINTR) continue;
     if (PeerGone(errno)) return absl::UnavailableError("the peer is gone");
-    if (errno != EAGAIN) return Errno("recvmsg");
+    if (errno != EAGAIN) return ErrnoStatus("recvmsg");
     RETURN_IF_ERROR(PollFor(socket, POLLIN, deadline, "nothing came in time"));
   }
 }

@@ -15,6 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 #include "common/base/unique_fd.h"
 
@@ -64,7 +65,7 @@ class File {
     file.fd_.reset(open(file.path_.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat info;
     if (!file.fd_ || fstat(file.fd_.get(), &info) != 0) {
-      return absl::ErrnoToStatus(errno, Cat("cannot read ", file.path_));
+      return ErrnoStatus(Cat("cannot read ", file.path_));
     }
     file.size_bytes_ = static_cast<uint64_t>(info.st_size);
     return file;
@@ -85,7 +86,7 @@ class File {
                   static_cast<off_t>(offset + done));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) {
-          return absl::ErrnoToStatus(errno, Cat("cannot read ", path_));
+          return ErrnoStatus(Cat("cannot read ", path_));
         }
         if (n == 0) break;  // it has become shorter
         done += static_cast<size_t>(n);

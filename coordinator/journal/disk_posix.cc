@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 #include "common/faults/fault_point.h"
 
@@ -26,7 +27,7 @@ auto Retry(Call call) {
 }
 
 absl::Status ErrnoOf(const char* what, const std::string& path) {
-  return absl::ErrnoToStatus(errno, Cat("cannot ", what, " ", path));
+  return ErrnoStatus(Cat("cannot ", what, " ", path));
 }
 
 class PosixFile final : public DiskFile {

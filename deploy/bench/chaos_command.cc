@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 #include "common/faults/fault_point.h"
 #include "deploy/bench/chaos_plan.h"
@@ -142,7 +143,7 @@ absl::StatusOr<std::string> Chaos::Signal(int64_t pid, std::string_view program,
     return Cat("process ", pid, " was gone already");
   }
   if (::kill(static_cast<pid_t>(pid), sig) != 0) {
-    return absl::ErrnoToStatus(errno, AbslView(Cat("signalling ", pid)));
+    return ErrnoStatus(Cat("signalling ", pid));
   }
   return Cat("process ", pid);
 }

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -18,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "common/base/cat.h"
 #include "common/base/deadline.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 #include "deploy/client/admin_client.h"
 #include "deploy/launcher/group.h"
@@ -90,7 +90,7 @@ absl::Status ServedGroup::Launch(
     std::function<void(std::string_view)> on_progress) {
   ASSIGN_OR_RETURN(const std::string program, OwnProgram());
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe2");
+  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus("pipe2");
   UniqueFd ready_read(ends[0]), ready_write(ends[1]);
   std::vector<std::string> argv = {program, "serve"};
   argv.insert(argv.end(), serve_args.begin(), serve_args.end());

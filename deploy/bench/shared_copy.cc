@@ -5,16 +5,15 @@
 
 #include <algorithm>
 #include <barrier>
-#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <thread>
 #include <vector>
 
-#include "common/base/cat.h"
 #include "common/base/check.h"
 #include "common/base/core_binding.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 #include "common/base/unique_fd.h"
 
@@ -29,11 +28,11 @@ class SharedMapping {
   static absl::StatusOr<SharedMapping> Create(size_t size_bytes) {
     UniqueFd fd(memfd_create("moebius-bench", MFD_CLOEXEC));
     if (!fd || ftruncate(fd.get(), static_cast<off_t>(size_bytes)) != 0) {
-      return absl::ErrnoToStatus(errno, "memfd_create");
+      return ErrnoStatus("memfd_create");
     }
     void* base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                       fd.get(), 0);
-    if (base == MAP_FAILED) return absl::ErrnoToStatus(errno, "mmap");
+    if (base == MAP_FAILED) return ErrnoStatus("mmap");
     std::memset(base, 1, size_bytes);
     return SharedMapping(static_cast<std::byte*>(base), size_bytes);
   }

@@ -2,12 +2,12 @@
 // program knows what one is, so it does the work.
 #include <unistd.h>
 
-#include <cerrno>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "deploy/cli/command.h"
 #include "deploy/launcher/child_process.h"
 
@@ -21,7 +21,7 @@ int BecomeCoordinator(const char* action, const std::string& dir) {
   if (!program.ok()) return ReportError(program.status());
   execl(program->c_str(), program->c_str(), "journal", action, dir.c_str(),
         nullptr);
-  return ReportError(absl::ErrnoToStatus(errno, Cat("cannot run ", *program)));
+  return ReportError(ErrnoStatus(Cat("cannot run ", *program)));
 }
 
 void AddAction(CLI::App& command, const char* name, const char* description,

@@ -15,6 +15,7 @@
 
 #include "common/base/cat.h"
 #include "common/base/check.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 
 // glibc 2.36 forgets to say that it is C.
@@ -31,7 +32,7 @@ struct Pipe {
 
 absl::StatusOr<Pipe> MakePipe() {
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe2");
+  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus("pipe2");
   return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
@@ -75,7 +76,7 @@ bool IsProgram(const std::string& path) {
 absl::Status SetNonBlocking(int fd) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) {
-    return absl::ErrnoToStatus(errno, "fcntl");
+    return ErrnoStatus("fcntl");
   }
   return absl::OkStatus();
 }
@@ -92,7 +93,7 @@ absl::StatusOr<ChildProcess> StartChild(const std::vector<std::string>& argv,
   }
   pointers.push_back(nullptr);
   UniqueFd null_fd(open("/dev/null", O_RDONLY | O_CLOEXEC));
-  if (!null_fd) return absl::ErrnoToStatus(errno, "/dev/null");
+  if (!null_fd) return ErrnoStatus("/dev/null");
   ASSIGN_OR_RETURN(Pipe out, MakePipe());
   ASSIGN_OR_RETURN(Pipe err, MakePipe());
   ASSIGN_OR_RETURN(Pipe failed, MakePipe());
@@ -101,7 +102,7 @@ absl::StatusOr<ChildProcess> StartChild(const std::vector<std::string>& argv,
 
   const pid_t parent = getpid();
   const pid_t pid = fork();
-  if (pid < 0) return absl::ErrnoToStatus(errno, "fork");
+  if (pid < 0) return ErrnoStatus("fork");
   if (pid == 0) {
     BecomeProgram(pointers.data(), parent, null_fd.get(), out.write.get(),
                   err.write.get(), failed.write.get(), inherited.data(),
@@ -110,7 +111,7 @@ absl::StatusOr<ChildProcess> StartChild(const std::vector<std::string>& argv,
   ChildProcess child{pid, UniqueFd(pidfd_open(pid, 0)), std::move(out.read),
                      std::move(err.read)};
   if (!child.pidfd) {
-    const absl::Status status = absl::ErrnoToStatus(errno, "pidfd_open");
+    const absl::Status status = ErrnoStatus("pidfd_open");
     kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
     return status;
@@ -130,7 +131,7 @@ absl::StatusOr<ChildProcess> StartChild(const std::vector<std::string>& argv,
 }
 
 absl::Status SignalChild(const ChildProcess& child, int signal) {
-  if (kill(child.pid, signal) != 0) return absl::ErrnoToStatus(errno, "kill");
+  if (kill(child.pid, signal) != 0) return ErrnoStatus("kill");
   return absl::OkStatus();
 }
 
@@ -149,7 +150,7 @@ absl::StatusOr<std::string> OwnProgram() {
   char path[PATH_MAX];
   const ssize_t n = readlink("/proc/self/exe", path, sizeof path);
   if (n <= 0 || n == sizeof path) {
-    return absl::ErrnoToStatus(errno, "/proc/self/exe");
+    return ErrnoStatus("/proc/self/exe");
   }
   return std::string(path, static_cast<size_t>(n));
 }

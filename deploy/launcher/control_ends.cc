@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 
 namespace moebius {
@@ -53,7 +54,7 @@ absl::StatusOr<UniqueFd> Listen(ListenAddress& address) {
   }
   UniqueFd listener(socket(socket_address.any.sa_family,
                            SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!listener) return absl::ErrnoToStatus(errno, "socket");
+  if (!listener) return ErrnoStatus("socket");
   const int on = 1;
   setsockopt(listener.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (bind(listener.get(), &socket_address.any, size) != 0 ||

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/unique_fd.h"
 
 namespace moebius {
@@ -39,7 +40,7 @@ absl::Status CheckPortIsFree(const ListenAddress& address, std::string_view key,
         Cat("'", address.host, "' is not an IPv4 or IPv6 address"));
   }
   UniqueFd probe(socket(storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!probe) return absl::ErrnoToStatus(errno, "socket");
+  if (!probe) return ErrnoStatus("socket");
   const int on = 1;
   setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (bind(probe.get(), reinterpret_cast<sockaddr*>(&storage), size) == 0) {

@@ -19,6 +19,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "common/base/cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 
 namespace moebius {
@@ -76,7 +77,7 @@ bool IsStale(const fs::path& dir) {
 absl::StatusOr<std::string> RandomName() {
   uint64_t bits = 0;
   if (getrandom(&bits, sizeof bits, 0) != sizeof bits) {
-    return absl::ErrnoToStatus(errno, "getrandom");
+    return ErrnoStatus("getrandom");
   }
   return Cat(kPrefix, getpid(), "-",
              absl::StrFormat("%010x", bits & 0xffffffffff));
@@ -133,7 +134,7 @@ absl::Status PrivateDir::TakeLock() {
   UniqueFd lock(open(Cat(path_, "/", kLockName).c_str(),
                      O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!lock || flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::ErrnoToStatus(errno, Cat("cannot lock ", path_));
+    return ErrnoStatus(Cat("cannot lock ", path_));
   }
   lock_ = std::move(lock);
   return absl::OkStatus();
@@ -177,12 +178,12 @@ absl::Status PrivateDir::Put(const std::string& name,
   UniqueFd file(open(path.c_str(),
                      O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
                      0600));
-  if (!file) return absl::ErrnoToStatus(errno, Cat("cannot write ", path));
+  if (!file) return ErrnoStatus(Cat("cannot write ", path));
   size_t done = 0;
   while (done < text.size()) {
     const ssize_t n = write(file.get(), text.data() + done, text.size() - done);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return absl::ErrnoToStatus(errno, Cat("cannot write ", path));
+    if (n <= 0) return ErrnoStatus(Cat("cannot write ", path));
     done += static_cast<size_t>(n);
   }
   return absl::OkStatus();

@@ -8,12 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "common/base/errno_status.h"
 #include "common/base/logging.h"
 #include "common/base/printable.h"
 #include "common/base/status_macros.h"
@@ -27,10 +26,6 @@ namespace {
 constexpr uint64_t kListenerId = 0;
 constexpr uint64_t kWakeId = 1;
 constexpr uint64_t kFirstConnection = 2;
-
-absl::Status Errno(absl::string_view what) {
-  return absl::ErrnoToStatus(errno, what);
-}
 
 VaultMessage AnswerTo(const VaultMessage& request) {
   VaultMessage answer;
@@ -83,13 +78,13 @@ absl::StatusOr<std::unique_ptr<Vault>> Vault::Start(
 absl::Status Vault::Open(const std::string& directory) {
   RETURN_IF_ERROR(CheckVaultDirectory(directory));
   epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
-  if (!epoll_) return Errno("epoll_create1");
+  if (!epoll_) return ErrnoStatus("epoll_create1");
   wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!wake_) return Errno("eventfd");
+  if (!wake_) return ErrnoStatus("eventfd");
   {
     absl::MutexLock lock(&mutex_);
     spare_.reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-    if (!spare_) return Errno("/dev/null");
+    if (!spare_) return ErrnoStatus("/dev/null");
   }
   const std::string path = directory + "/" + std::string(kVaultSocketName);
   ASSIGN_OR_RETURN(listener_, ListenUnix(path, kMaxConnections));
@@ -137,7 +132,7 @@ absl::Status Vault::Watch(int fd, uint64_t id) {
   event.events = EPOLLIN;
   event.data.u64 = id;
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-    return Errno("epoll_ctl");
+    return ErrnoStatus("epoll_ctl");
   }
   return absl::OkStatus();
 }
@@ -531,7 +526,7 @@ absl::Status Vault::HandleDeposit(Connection* connection,
     return Refuse(socket, message, good.message());
   }
   // Peers are to open it for reading only.
-  if (::fchmod(attached.get(), 0400) != 0) return Errno("fchmod");
+  if (::fchmod(attached.get(), 0400) != 0) return ErrnoStatus("fchmod");
   kept_[message.rank][static_cast<int>(message.region)] =
       Kept{std::move(attached), message.size_bytes};
   const absl::Status answered = Answer(socket, message, -1, message.size_bytes);
@@ -570,7 +565,8 @@ absl::Status Vault::AnswerBorrow(Connection* connection) {
       ::open(absl::StrCat("/proc/self/fd/", kept->fd.get()).c_str(),
              O_RDONLY | O_CLOEXEC));
   if (!read_only) {
-    return Refuse(socket, request, Errno("cannot be opened anew").message());
+    return Refuse(socket, request,
+                  ErrnoStatus("cannot be opened anew").message());
   }
   return Answer(socket, request, read_only.get(), kept->size_bytes);
 }

@@ -4,26 +4,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
-
 #include "absl/strings/str_cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/unique_fd.h"
 
 namespace moebius {
-namespace {
-
-absl::Status Errno(absl::string_view what) {
-  return absl::ErrnoToStatus(errno, what);
-}
-
-}  // namespace
+namespace {}  // namespace
 
 absl::Status CheckVaultDirectory(const std::string& directory) {
   UniqueFd fd(
       ::open(directory.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd) return Errno(absl::StrCat("vault directory ", directory));
+  if (!fd) return ErrnoStatus(absl::StrCat("vault directory ", directory));
   struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return Errno("fstat");
+  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus("fstat");
   if (info.st_uid != ::geteuid() || (info.st_mode & 07777) != 0700) {
     return absl::PermissionDeniedError(absl::StrCat(
         "vault directory ", directory, " has mode 0",
@@ -57,7 +50,7 @@ absl::Status MalformedMessage(absl::string_view what) {
 
 absl::Status CheckKeepable(int fd, uint64_t size_bytes) {
   struct stat info {};
-  if (::fstat(fd, &info) != 0) return Errno("fstat");
+  if (::fstat(fd, &info) != 0) return ErrnoStatus("fstat");
   const int flags = ::fcntl(fd, F_GETFL);
   const int seals = S_ISREG(info.st_mode) ? ::fcntl(fd, F_GET_SEALS) : -1;
   if (seals < 0) return absl::InvalidArgumentError("not a memfd");

@@ -5,10 +5,10 @@
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 #include "worker/memory/region.h"
 
@@ -25,19 +25,10 @@ namespace {
 
 constexpr int kSizeSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
-absl::Status Errno(absl::string_view what) {
-  if (errno == ENOMEM || errno == ENOSPC || errno == EMFILE ||
-      errno == ENFILE) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(what, ": ", std::string(strerror(errno))));
-  }
-  return absl::ErrnoToStatus(errno, what);
-}
-
 // Whether `fd` is memory of exactly that size, which will keep it.
 absl::Status CheckMemory(int fd, int64_t size_bytes) {
   struct stat info {};
-  if (::fstat(fd, &info) != 0) return Errno("fstat");
+  if (::fstat(fd, &info) != 0) return ErrnoStatus("fstat");
   if (info.st_size != size_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(
         "memory of ", info.st_size, " bytes where ", size_bytes, " belong"));
@@ -64,7 +55,7 @@ class MemfdRegion final : public Region {
     RETURN_IF_ERROR(CheckMemory(fd.get(), size_bytes_));
     if (::mmap(base_, size_bytes_, ProtectionOf(access_),
                MAP_SHARED | MAP_FIXED, fd.get(), 0) == MAP_FAILED) {
-      return Errno("mmap of a region");
+      return ErrnoStatus("mmap of a region");
     }
     fd_ = std::move(fd);
     return absl::OkStatus();
@@ -79,7 +70,7 @@ absl::StatusOr<std::byte*> MapAligned(int fd, int64_t size_bytes,
   void* const range =
       ::mmap(nullptr, reserved, PROT_NONE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (range == MAP_FAILED) return Errno("mmap of an address range");
+  if (range == MAP_FAILED) return ErrnoStatus("mmap of an address range");
   auto* const first = static_cast<std::byte*>(range);
   const int64_t excess = static_cast<int64_t>(
       reinterpret_cast<uintptr_t>(first) % kRegionAlignment);
@@ -87,7 +78,7 @@ absl::StatusOr<std::byte*> MapAligned(int fd, int64_t size_bytes,
   std::byte* const base = first + head;
   if (::mmap(base, size_bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0) ==
       MAP_FAILED) {
-    const absl::Status failed = Errno("mmap of a region");
+    const absl::Status failed = ErrnoStatus("mmap of a region");
     ::munmap(range, reserved);
     return failed;
   }
@@ -109,7 +100,7 @@ absl::Status BindToNode(std::byte* base, int64_t size_bytes, int node) {
   const long bound =
       ::mbind(base, size_bytes, MPOL_BIND, nodes->maskp, nodes->size + 1, 0);
   const absl::Status status =
-      bound == 0 ? absl::OkStatus() : Errno("mbind of a region");
+      bound == 0 ? absl::OkStatus() : ErrnoStatus("mbind of a region");
   numa_free_nodemask(nodes);
   return status;
 }
@@ -122,7 +113,7 @@ absl::Status Prefault(std::byte* base, int64_t size_bytes,
     if (errno == EINTR || errno == EAGAIN) continue;
     // A page that cannot be had is reported as the signal it would have been.
     if (errno == EFAULT || errno == EHWPOISON) errno = ENOMEM;
-    return Errno(absl::StrCat("allocating ", size_bytes, " bytes"));
+    return ErrnoStatus(absl::StrCat("allocating ", size_bytes, " bytes"));
   }
   return absl::OkStatus();
 }
@@ -156,10 +147,10 @@ absl::StatusOr<std::unique_ptr<Region>> CreateMemfdRegion(
   }
   const int64_t rounded = RoundUpToRegion(size_bytes);
   UniqueFd fd(::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd) return Errno("memfd_create");
-  if (::ftruncate(fd.get(), rounded) != 0) return Errno("ftruncate");
+  if (!fd) return ErrnoStatus("memfd_create");
+  if (::ftruncate(fd.get(), rounded) != 0) return ErrnoStatus("ftruncate");
   if (::fcntl(fd.get(), F_ADD_SEALS, kSizeSeals) != 0) {
-    return Errno("sealing a region");
+    return ErrnoStatus("sealing a region");
   }
   return Map(std::move(fd), rounded, Region::Access::kReadWrite, options);
 }
@@ -175,13 +166,13 @@ absl::StatusOr<std::unique_ptr<Region>> AdoptMemfdRegion(
 absl::StatusOr<UniqueFd> ReopenReadOnly(int fd) {
   UniqueFd read_only(
       ::open(absl::StrCat("/proc/self/fd/", fd).c_str(), O_RDONLY | O_CLOEXEC));
-  if (!read_only) return Errno("opening a region anew");
+  if (!read_only) return ErrnoStatus("opening a region anew");
   return read_only;
 }
 
 absl::StatusOr<UniqueFd> Duplicate(int fd) {
   UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-  if (!copy) return Errno("duplicating a descriptor");
+  if (!copy) return ErrnoStatus("duplicating a descriptor");
   return copy;
 }
 
