@@ -3,13 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <memory>
-#include <sstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/files.h"
 #include "common/base/fnv.h"
 #include "common/base/lasting_failure.h"
 #include "common/base/logging.h"
@@ -87,14 +86,10 @@ absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
 
 // A number that workers of one model have in common.
 absl::StatusOr<uint64_t> ModelDigest(const std::string& model_dir) {
-  std::ifstream file(model_dir + "/config.json", std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) {
-    return absl::NotFoundError(absl::StrCat(model_dir, "/config.json"));
-  }
+  ASSIGN_OR_RETURN(const std::string text,
+                   ReadFile(model_dir + "/config.json", kMaxModelConfigBytes));
   Fnv1a hash;
-  for (unsigned char c : text.str()) hash.Add(c);
+  for (unsigned char c : text) hash.Add(c);
   return hash.hash();
 }
 

@@ -10,6 +10,7 @@
 
 #include "common/base/cat.h"
 #include "common/base/errno_status.h"
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "common/base/unique_fd.h"
 
@@ -40,20 +41,6 @@ absl::Status CheckFile(int fd, const std::string& path) {
                        octal, "): chmod 600 ", path));
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<std::string> ReadAll(int fd, const std::string& path) {
-  std::string text(ApiKeys::kMaxFileBytes + 1, '\0');
-  size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t n = read(fd, text.data() + size, text.size() - size);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return ErrnoStatus(path);
-    if (n == 0) break;
-    size += static_cast<size_t>(n);
-  }
-  text.resize(size);
-  return text;
 }
 
 bool IsPrintable(std::string_view key) {
@@ -93,7 +80,8 @@ absl::StatusOr<ApiKeys> ApiKeys::Load(const std::string& path) {
         path, ": the file of API keys cannot be opened: ", strerror(errno)));
   }
   RETURN_IF_ERROR(CheckFile(file.get(), path));
-  ASSIGN_OR_RETURN(const std::string text, ReadAll(file.get(), path));
+  ASSIGN_OR_RETURN(const std::string text,
+                   ReadDescriptor(file.get(), path, kMaxFileBytes));
   return Parse(text, path);
 }
 

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_replace.h"
 #include "common/base/cat.h"
+#include "common/base/files.h"
 #include "common/base/near_miss.h"
 #include "common/base/status_macros.h"
 #include "common/config/config_keys.h"
@@ -248,23 +248,13 @@ absl::StatusOr<Config> ParseConfigYaml(std::string_view yaml,
 
 absl::StatusOr<Config> LoadConfigYaml(const std::string& path,
                                       const Config& base, ConfigLines* lines) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) {
+  const absl::StatusOr<std::string> text = ReadFile(path, kMaxConfigBytes);
+  if (absl::IsNotFound(text.status())) {
     return absl::NotFoundError(
         Cat(path, ": there is no such configuration file"));
   }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::NotFoundError(Cat(path, ": cannot be opened"));
-  }
-  std::string text(kMaxConfigBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (text.size() > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(
-        Cat(path, ": allowed are at most ", kMaxConfigBytes, " bytes"));
-  }
-  return ParseConfigYaml(text, path, base, lines);
+  RETURN_IF_ERROR(text.status());
+  return ParseConfigYaml(*text, path, base, lines);
 }
 
 absl::Status SetConfigKey(Config& config, std::string_view key_name,

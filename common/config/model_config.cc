@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <fstream>
 #include <iterator>
 #include <limits>
 #include <optional>
@@ -12,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -34,7 +34,6 @@ constexpr int64_t kMaxExperts = 4096;
 constexpr int64_t kMaxExpertsPerToken = 64;
 constexpr int64_t kMaxVocab = 1 << 20;
 constexpr int64_t kMaxPositions = 1 << 24;
-constexpr int64_t kMaxFileBytes = 1 << 20;
 
 // The keys of one JSON object, with errors that name file and key.
 class Keys {
@@ -295,10 +294,10 @@ int ModelConfig::num_moe_layers() const {
 
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
                                              std::string_view file_name) {
-  if (json.size() > static_cast<size_t>(kMaxFileBytes)) {
+  if (json.size() > kMaxModelConfigBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(std::string(file_name), ": ", json.size(),
-                     " bytes; allowed: at most ", kMaxFileBytes));
+                     " bytes; allowed: at most ", kMaxModelConfigBytes));
   }
   const Json document = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) {
@@ -339,20 +338,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir) {
   const std::string path = absl::StrCat(model_dir, "/config.json");
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be opened"));
-  }
-  // A little more than is allowed, so that the parser sees it is too long.
-  std::string text;
-  char block[1 << 14];
-  while (text.size() <= static_cast<size_t>(kMaxFileBytes) &&
-         file.read(block, sizeof(block)).gcount() > 0) {
-    text.append(block, static_cast<size_t>(file.gcount()));
-  }
-  if (file.bad()) {
-    return absl::InternalError(absl::StrCat(path, ": cannot be read"));
-  }
+  ASSIGN_OR_RETURN(const std::string text,
+                   ReadFile(path, kMaxModelConfigBytes));
   return ParseModelConfig(text, path);
 }
 

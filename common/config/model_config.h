@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -40,6 +41,8 @@ inline int ContextLength(const ModelConfig& model, int max_model_len) {
   return max_model_len == 0 ? model.max_positions
                             : std::min(max_model_len, model.max_positions);
 }
+
+inline constexpr size_t kMaxModelConfigBytes = 1 << 20;
 
 // Parses and checks `config.json`. Sizes are bounded (see the .cc file), so
 // products of them fit in 64 bits. Errors name `file_name`, the key and what is

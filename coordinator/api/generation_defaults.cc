@@ -1,13 +1,10 @@
 #include "coordinator/api/generation_defaults.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <limits>
-#include <sstream>
-#include <system_error>
 
 #include "common/base/cat.h"
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "coordinator/api/json_input.h"
 #include "coordinator/api/python_json.h"
@@ -15,7 +12,7 @@
 namespace moebius {
 namespace {
 
-constexpr uintmax_t kMaxFileBytes = 1 << 20;
+constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr int kMaxId = std::numeric_limits<int32_t>::max();
 
 // The keys of a file. What cannot be is noted as a warning and left out.
@@ -95,29 +92,6 @@ absl::StatusOr<Json> ParseObject(std::string_view json, std::string_view file,
   return parsed;
 }
 
-// kNotFound if there is no such file.
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  if (error == std::errc::no_such_file_or_directory) {
-    return absl::NotFoundError(Cat(path, ": no such file"));
-  }
-  if (error) {
-    return absl::UnavailableError(Cat(path, ": ", error.message()));
-  }
-  if (size > kMaxFileBytes) {
-    return absl::InvalidArgumentError(
-        Cat(path, ": larger than ", kMaxFileBytes, " bytes"));
-  }
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) {
-    return absl::UnavailableError(Cat(path, ": cannot be read"));
-  }
-  return std::move(text).str();
-}
-
 }  // namespace
 
 absl::StatusOr<GenerationDefaults> ParseGenerationConfig(
@@ -144,7 +118,7 @@ absl::StatusOr<GenerationDefaults> LoadGenerationDefaults(
     const std::string& model_dir) {
   GenerationDefaults out;
   const std::string path = Cat(model_dir, "/generation_config.json");
-  auto text = ReadSmallFile(path);
+  auto text = ReadFile(path, kMaxFileBytes);
   if (text.ok()) {
     ASSIGN_OR_RETURN(out, ParseGenerationConfig(*text, path));
   } else if (!absl::IsNotFound(text.status())) {
@@ -152,7 +126,8 @@ absl::StatusOr<GenerationDefaults> LoadGenerationDefaults(
   }
   if (out.eos_ids.empty()) {
     const std::string config_path = Cat(model_dir, "/config.json");
-    ASSIGN_OR_RETURN(const std::string config, ReadSmallFile(config_path));
+    ASSIGN_OR_RETURN(const std::string config,
+                     ReadFile(config_path, kMaxFileBytes));
     ASSIGN_OR_RETURN(const Json object,
                      ParseObject(config, config_path, &out.warnings));
     Keys(object, config_path, &out.warnings).Ids("eos_token_id", &out.eos_ids);

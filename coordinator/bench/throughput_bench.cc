@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 
 namespace moebius {
@@ -15,6 +16,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr size_t kMaxSpecificationBytes = 1 << 20;
 constexpr int kMaxCases = 1000;
 constexpr int kMaxRepeat = 1000;
 constexpr int kMaxTimeLimitSeconds = 86400;
@@ -30,11 +32,11 @@ double Median(std::vector<double> values) {
 }
 
 absl::StatusOr<Json> ReadJson(const std::string& path) {
-  std::ifstream file(path);
-  Json json = Json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (!file || json.is_discarded() || !json.is_object() ||
-      !json.contains("cases") || !json["cases"].is_array() ||
-      json["cases"].size() > kMaxCases) {
+  ASSIGN_OR_RETURN(const std::string text,
+                   ReadFile(path, kMaxSpecificationBytes));
+  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded() || !json.is_object() || !json.contains("cases") ||
+      !json["cases"].is_array() || json["cases"].size() > kMaxCases) {
     return absl::InvalidArgumentError(absl::StrCat(
         path, ": not a specification {\"cases\": [...], \"repeat\": n}"));
   }

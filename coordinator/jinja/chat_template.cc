@@ -1,9 +1,8 @@
 #include "coordinator/jinja/chat_template.h"
 
-#include <fstream>
 #include <optional>
-#include <system_error>
 
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "coordinator/jinja/template_characters.h"
 #include "coordinator/jinja/template_json.h"
@@ -21,27 +20,6 @@ constexpr size_t kMaxConfigBytes = 64 << 20;
 constexpr std::string_view kSpecialTokens[] = {
     "bos_token", "eos_token", "unk_token", "sep_token",
     "pad_token", "cls_token", "mask_token"};
-
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path,
-                                     size_t max_bytes) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  if (error) {
-    return absl::NotFoundError(
-        jinja::StrCat(path.string(), ": ", error.message()));
-  }
-  if (size > max_bytes) {
-    return absl::InvalidArgumentError(jinja::StrCat(
-        path.string(), ": ", size, " bytes, more than ", max_bytes));
-  }
-  std::string text(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(text.data(), static_cast<std::streamsize>(size))) {
-    return absl::InvalidArgumentError(
-        jinja::StrCat(path.string(), ": cannot be read"));
-  }
-  return text;
-}
 
 absl::Status Prefixed(std::string_view prefix, const absl::Status& status) {
   return absl::Status(status.code(), jinja::StrCat(prefix, status.message()));
@@ -107,7 +85,7 @@ absl::StatusOr<Sources> SourcesOf(const Json& config) {
 
 // An empty object if there is no such file.
 absl::StatusOr<Json> ReadConfig(const std::filesystem::path& path) {
-  auto text = ReadFile(path, kMaxConfigBytes);
+  auto text = ReadFile(path.string(), kMaxConfigBytes);
   if (absl::IsNotFound(text.status())) return Json::object();
   RETURN_IF_ERROR(text.status());
   Json config = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
@@ -121,9 +99,10 @@ absl::StatusOr<Json> ReadConfig(const std::filesystem::path& path) {
 // Nothing if there is no such file.
 absl::StatusOr<std::optional<std::string>> ReadTemplate(
     const std::filesystem::path& path) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) return std::nullopt;
-  return ReadFile(path, jinja::kMaxTemplateBytes);
+  absl::StatusOr<std::string> text =
+      ReadFile(path.string(), jinja::kMaxTemplateBytes);
+  if (absl::IsNotFound(text.status())) return std::nullopt;
+  return text;
 }
 
 // What marks the end of the final message in a rendering. A template that

@@ -1,47 +1,18 @@
 #include "coordinator/text/tokenizer.h"
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <utility>
 
 #include "common/base/cat.h"
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "coordinator/text/normalizer.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius {
-namespace {
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(
-      std::fopen(path.c_str(), "rb"), &std::fclose);
-  if (file == nullptr) {
-    const auto code = errno == ENOENT ? absl::StatusCode::kNotFound
-                                      : absl::StatusCode::kInvalidArgument;
-    return absl::Status(code, Cat(path, ": ", std::strerror(errno)));
-  }
-  std::string contents;
-  char buffer[1 << 16];
-  size_t count;
-  while ((count = std::fread(buffer, 1, sizeof(buffer), file.get())) > 0) {
-    contents.append(buffer, count);
-    if (contents.size() > kMaxTokenizerFileBytes) {
-      return absl::InvalidArgumentError(
-          Cat(path, ": has more than ", kMaxTokenizerFileBytes, " bytes"));
-    }
-  }
-  if (std::ferror(file.get())) {
-    return absl::InvalidArgumentError(Cat(path, ": ", std::strerror(errno)));
-  }
-  return contents;
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(
     const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string contents, ReadFile(path));
+  ASSIGN_OR_RETURN(const std::string contents,
+                   ReadFile(path, kMaxTokenizerFileBytes));
   return FromJson(contents, path);
 }
 

@@ -5,12 +5,12 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/base/cat.h"
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "deploy/bench/bench_commands.h"
 #include "deploy/cli/command_words.h"
@@ -25,6 +25,8 @@ namespace moebius {
 namespace {
 
 using Json = nlohmann::json;
+
+constexpr size_t kMaxResultBytes = 16 << 20;
 
 struct ThroughputArgs {
   ConfigFlags flags;
@@ -63,10 +65,8 @@ Json MakeSpec(const ThroughputArgs& args) {
 }
 
 absl::StatusOr<Json> ReadResult(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  Json result = Json::parse(text.str(), nullptr, false);
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxResultBytes));
+  Json result = Json::parse(text, nullptr, false);
   if (!result.is_object() || !result["cases"].is_array()) {
     return absl::InternalError("the coordinator wrote no result");
   }

@@ -2,11 +2,10 @@
 #include <yaml-cpp/yaml.h>
 
 #include <array>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 #include "common/base/cat.h"
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "common/faults/fault_point.h"
 #include "deploy/bench/chaos_plan.h"
@@ -161,17 +160,7 @@ absl::StatusOr<ChaosPlan> ReadPlan(const std::string& path,
 }  // namespace
 
 absl::StatusOr<ChaosPlan> LoadChaosPlan(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::NotFoundError(AbslView(Cat(path, " cannot be read")));
-  }
-  std::string text(kMaxPlanBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (text.size() > kMaxPlanBytes) {
-    return absl::InvalidArgumentError(
-        AbslView(Cat(path, " is larger than ", kMaxPlanBytes, " bytes")));
-  }
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxPlanBytes));
   try {
     return ReadPlan(path, YAML::Load(text));
   } catch (const YAML::Exception& e) {

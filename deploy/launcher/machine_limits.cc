@@ -1,27 +1,31 @@
 #include "deploy/launcher/machine_limits.h"
 
 #include <algorithm>
-#include <fstream>
 #include <sstream>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "common/base/cat.h"
+#include "common/base/files.h"
 #include "common/config/model_config.h"
 #include "deploy/launcher/console.h"
 
 namespace moebius {
 namespace {
 
-constexpr int kMaxGroupDepth = 32;  // of control groups
-constexpr int kMaxLines = 1000;     // of a file of the kernel
+constexpr int kMaxGroupDepth = 32;         // of control groups
+constexpr size_t kMaxFileBytes = 1 << 20;  // of the kernel's
+
+// Nothing where it cannot be read.
+std::string TextOf(const std::string& path) {
+  return ReadFile(path, kMaxFileBytes).value_or("");
+}
 
 // The number behind `key` in lines of "KEY NUMBER", with or without a colon.
 std::optional<int64_t> NumberBehind(const std::string& path,
                                     const std::string& key) {
-  std::ifstream file(path);
-  std::string line;
-  for (int i = 0; i < kMaxLines && std::getline(file, line); ++i) {
+  std::istringstream file(TextOf(path));
+  for (std::string line; std::getline(file, line);) {
     std::istringstream words(line);
     std::string name, number;
     words >> name >> number;
@@ -33,7 +37,7 @@ std::optional<int64_t> NumberBehind(const std::string& path,
 
 // A file that is one number. Nothing for "max".
 std::optional<int64_t> NumberIn(const std::string& path) {
-  std::ifstream file(path);
+  std::istringstream file(TextOf(path));
   std::string word;
   int64_t value = 0;
   if (!(file >> word) || !absl::SimpleAtoi(word, &value)) return std::nullopt;
@@ -59,9 +63,8 @@ std::optional<FreeMemory> LeftOf(const std::string& folder,
 // controller of version 1 ("N:memory:/PATH").
 std::vector<std::optional<FreeMemory>> GroupsLeave(const std::string& root) {
   std::vector<std::optional<FreeMemory>> left;
-  std::ifstream file(Cat(root, "/proc/self/cgroup"));
-  std::string line;
-  for (int i = 0; i < kMaxLines && std::getline(file, line); ++i) {
+  std::istringstream file(TextOf(Cat(root, "/proc/self/cgroup")));
+  for (std::string line; std::getline(file, line);) {
     const size_t first = line.find(':');
     const size_t second =
         first == std::string::npos ? first : line.find(':', first + 1);

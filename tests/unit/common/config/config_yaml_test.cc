@@ -440,11 +440,12 @@ TEST(ConfigYaml, BudgetBelowRunningSequencesIsRefused) {
                        HasSubstr("scheduler.max_running")));
 }
 
-TEST_F(InFolder, MissingFileAndFolderAreNotFound) {
+TEST_F(InFolder, AMissingFileIsNotFoundAndAFolderInvalid) {
   EXPECT_THAT(LoadConfigYaml((folder_ / "x.yaml").string()),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("x.yaml")));
   EXPECT_THAT(LoadConfigYaml(folder_.string()),
-              StatusIs(absl::StatusCode::kNotFound));
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("is a directory")));
 }
 
 TEST_F(InFolder, FileOverTheBoundIsRefused) {
