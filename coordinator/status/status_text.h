@@ -22,20 +22,30 @@ struct ServerInfo {
   uint64_t term = 1;  // its life
 };
 
-// Durations in milliseconds, sizes in bytes:
-//   {"version","model","model_path","max_model_len","uptime_s","ready",
-//    "draining","not_ready_reason","loaded_share": null or 0 to 1,"layout",
-//    "layout_choice","switch_state","last_step","running","waiting","requests":{"total","finished","aborted"},
-//    "tokens":{"prompt","generated"},"preemptions",
-//    "switches":{"total","refused","last":null or as SwitchReportJson},
-//    "nonfinite_logits":{"rows","last_step","last_slot"},
-//    "step_ms","decision_us","load","http_connections",
-//    "workers":[{"rank","pid","connected","weight_bytes","pages_total",
-//                "pages_free"}]}
+// Durations in milliseconds, sizes in bytes. These are all keys (a test
+// compares them with what is written):
+//   {"version", "model", "model_path", "max_model_len", "uptime_s",
+//    "pid": the coordinator's, "term": its life,
+//    "ready", "draining", "not_ready_reason",
+//    "loaded_share": null or 0 to 1,
+//    "layout": "ep" or "tp", "layout_choice": "ep" or "tp" or "auto",
+//    "switch_state", "last_step", "running", "waiting",
+//    "requests": {"total", "finished", "aborted"},
+//    "tokens": {"prompt", "generated"},
+//    "preemptions",
+//    "dropped_tokens": positions to be computed again,
+//    "journal": {"trouble": empty or why nothing new is accepted, "bytes"},
+//    "recoveries": {"total", "last_ms": from halt to resume},
+//    "switches": {"total", "refused", "last": null or as SwitchReportJson},
+//    "nonfinite_logits": {"rows", "last_step", "last_slot"},
+//    "step_ms", "decision_us", "load", "http_connections",
+//    "workers": [{"rank", "pid", "incarnation", "connected", "weight_bytes",
+//                 "pages_total", "pages_free"}]}
 std::string StatusJson(const EngineStatus& status, const ServerInfo& info);
 
-//   {"epoch","from","to","done","reason","boundary","weight_bytes","kv_bytes",
-//    "prepare_ms","pause_ms","switch_ms","weight_ms","kv_ms"}
+//   {"epoch", "from", "to", "done", "changed": the same, "reason", "boundary",
+//    "weight_bytes", "kv_bytes", "prepare_ms", "pause_ms", "switch_ms",
+//    "weight_ms", "kv_ms"}
 std::string SwitchReportJson(const SwitchReport& report);
 
 // The same and the front's counts in the text format of Prometheus 0.0.4; the
