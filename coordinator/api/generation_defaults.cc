@@ -8,6 +8,7 @@
 #include "common/base/status_macros.h"
 #include "coordinator/api/json_input.h"
 #include "coordinator/api/python_json.h"
+#include "coordinator/api/request_fields.h"
 
 namespace moebius {
 namespace {
@@ -22,52 +23,44 @@ class Keys {
        std::vector<std::string>* warnings)
       : object_(object), file_(file), warnings_(warnings) {}
 
-  void Number(const char* key, double low, double high,
-              std::string_view allowed, std::optional<float>* out) {
-    const Json* value = Find(key);
-    if (value == nullptr) return;
-    const double number = value->is_number()
-                              ? value->get<double>()
-                              : std::numeric_limits<double>::quiet_NaN();
-    if (!(number >= low && number <= high)) return Warn(key, allowed);
-    *out = static_cast<float>(number);
+  void Number(std::string_view key, FieldReader::Range range,
+              std::optional<float>* out) {
+    FieldReader fields(object_);
+    fields.Number(key, range, out);
+    WarnOf(fields);
   }
 
-  void Integer(const char* key, int64_t low, std::optional<int>* out) {
-    const Json* value = Find(key);
-    if (value == nullptr) return;
-    if (!value->is_number_integer() || *value < low || *value > kMaxId) {
-      return Warn(key, Cat("an integer from ", low, " to ", kMaxId));
-    }
-    *out = value->get<int>();
+  void Integer(std::string_view key, int low, std::optional<int>* out) {
+    FieldReader fields(object_);
+    std::optional<int64_t> number;
+    fields.Int(key, low, kMaxId, &number);
+    WarnOf(fields);
+    if (number) *out = static_cast<int>(*number);
   }
 
   // Of a list, those that are token ids.
-  void Ids(const char* key, std::vector<int32_t>* out) {
-    const Json* value = Find(key);
+  void Ids(std::string_view key, std::vector<int32_t>* out) {
+    FieldReader fields(object_);
+    const Json* value = fields.Find(key);
     if (value == nullptr) return;
     const Json list = value->is_array() ? *value : Json::array({*value});
-    bool all = true;
-    for (const Json& id : list) {
-      if (id.is_number_integer() && id >= 0 && id <= kMaxId &&
-          out->size() < kMaxEosIds) {
-        out->push_back(id.get<int32_t>());
+    for (const Json& item : list) {
+      const std::optional<int32_t> id = AsTokenId(item, kMaxId);
+      if (id && out->size() < kMaxEosIds) {
+        out->push_back(*id);
       } else {
-        all = false;
+        fields.Fail(key, Cat("a token id or a list of at most ", kMaxEosIds),
+                    &item);
       }
     }
-    if (!all) Warn(key, Cat("a token id or a list of at most ", kMaxEosIds));
+    WarnOf(fields);
   }
 
  private:
-  const Json* Find(const char* key) const {
-    const auto it = object_.find(key);
-    return it == object_.end() || it->is_null() ? nullptr : &*it;
-  }
-
-  void Warn(const char* key, std::string_view allowed) {
+  void WarnOf(const FieldReader& fields) {
+    if (!fields.error()) return;
     warnings_->push_back(
-        Cat(file_, ": \"", key, "\" must be ", allowed, "; passed over"));
+        Cat(file_, ": ", fields.error()->message, "; passed over"));
   }
 
   const Json& object_;
@@ -100,12 +93,10 @@ absl::StatusOr<GenerationDefaults> ParseGenerationConfig(
   ASSIGN_OR_RETURN(const Json object,
                    ParseObject(json, file_name, &out.warnings));
   Keys keys(object, file_name, &out.warnings);
-  const float tiny = std::numeric_limits<float>::min();
-  keys.Number("temperature", 0, 100, "a number from 0 to 100",
-              &out.temperature);
-  keys.Number("top_p", tiny, 1, "a number above 0, up to 1", &out.top_p);
-  keys.Number("min_p", 0, 1, "a number from 0 to 1", &out.min_p);
-  keys.Number("repetition_penalty", tiny, 100, "a number above 0, up to 100",
+  keys.Number("temperature", {.high = 100}, &out.temperature);
+  keys.Number("top_p", {.high = 1, .open_low = true}, &out.top_p);
+  keys.Number("min_p", {.high = 1}, &out.min_p);
+  keys.Number("repetition_penalty", {.high = 100, .open_low = true},
               &out.repetition_penalty);
   keys.Integer("top_k", -1, &out.top_k);
   keys.Integer("max_new_tokens", 1, &out.max_new_tokens);

@@ -83,7 +83,8 @@ void FieldReader::Int(std::string_view name, int64_t low, int64_t high,
   if (number) *out = static_cast<int>(*number);
 }
 
-void FieldReader::Number(std::string_view name, Range range, float* out) {
+void FieldReader::Number(std::string_view name, Range range,
+                         std::optional<float>* out) {
   const Json* value = Find(name);
   if (value == nullptr) return;
   const double number = value->is_number()
@@ -104,6 +105,12 @@ void FieldReader::Number(std::string_view name, Range range, float* out) {
     result = std::numeric_limits<float>::min();
   }
   *out = result;
+}
+
+void FieldReader::Number(std::string_view name, Range range, float* out) {
+  std::optional<float> number;
+  Number(name, range, &number);
+  if (number) *out = *number;
 }
 
 void FieldReader::String(std::string_view name, size_t max_bytes,

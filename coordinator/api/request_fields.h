@@ -40,6 +40,7 @@ class FieldReader {
   void Int(std::string_view name, int64_t low, int64_t high,
            std::optional<int64_t>* out);
   void Int(std::string_view name, int64_t low, int64_t high, int* out);
+  void Number(std::string_view name, Range range, std::optional<float>* out);
   void Number(std::string_view name, Range range, float* out);
   void String(std::string_view name, size_t max_bytes, std::string* out);
   // An array of token ids below `vocab_size`.

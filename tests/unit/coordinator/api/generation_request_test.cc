@@ -372,18 +372,18 @@ TEST(GenerationDefaults, AWrongValueIsPassedOverWithAWarning) {
     const char* json;
     const char* warning;
   } kCases[] = {
-      {R"("temperature":"x")", "f.json: \"temperature\" must be a number"},
-      {R"("temperature":-1)", "\"temperature\""},
+      {R"("temperature":"x")", "f.json: `temperature` must be a number"},
+      {R"("temperature":-1)", "`temperature`"},
       {R"("temperature":NaN)", "read as Python does"},
-      {R"("top_p":0.0)", "\"top_p\" must be a number above 0"},
-      {R"("min_p":2)", "\"min_p\" must be a number from 0 to 1"},
-      {R"("repetition_penalty":0)", "\"repetition_penalty\""},
-      {R"("top_k":1.5)", "\"top_k\" must be an integer"},
-      {R"("top_k":99999999999)", "\"top_k\""},
-      {R"("top_k":99999999999999999999999)", "\"top_k\""},
-      {R"("max_new_tokens":0)", "\"max_new_tokens\""},
-      {R"("eos_token_id":"a")", "\"eos_token_id\" must be a token id"},
-      {R"("eos_token_id":-1)", "\"eos_token_id\" must be a token id"},
+      {R"("top_p":0.0)", "`top_p` must be a number above 0"},
+      {R"("min_p":2)", "`min_p` must be a number from 0 to 1"},
+      {R"("repetition_penalty":0)", "`repetition_penalty`"},
+      {R"("top_k":1.5)", "`top_k` must be an integer"},
+      {R"("top_k":99999999999)", "`top_k`"},
+      {R"("top_k":99999999999999999999999)", "`top_k`"},
+      {R"("max_new_tokens":0)", "`max_new_tokens`"},
+      {R"("eos_token_id":"a")", "`eos_token_id` must be a token id"},
+      {R"("eos_token_id":-1)", "`eos_token_id` must be a token id"},
   };
   for (const auto& c : kCases) {
     const auto parsed = ParseGenerationConfig(
@@ -409,7 +409,7 @@ TEST(GenerationDefaults, OfAKeyGivenTwiceTheLastCountsWithAWarning) {
   EXPECT_THAT(parsed->eos_ids, ElementsAre(1, 2));
   EXPECT_THAT(parsed->warnings,
               ElementsAre(HasSubstr("the key \"top_k\" is given twice"),
-                          HasSubstr("\"eos_token_id\"")));
+                          HasSubstr("`eos_token_id`")));
 }
 
 TEST(GenerationDefaults, TheTokenizersEndIsAddedOnce) {
