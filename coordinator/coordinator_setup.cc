@@ -4,6 +4,7 @@
 #include <sys/file.h>
 
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -50,12 +51,10 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
       LogWarn("worker ", rank, " cannot be replaced: ", sent.ToString());
     }
   };
-  engine.news_of = [&vault](Rank rank) {
-    return vault.NewsOf(rank, kNewsTimeout).value_or(WorkerNews{});
-  };
-  engine.has_ended = [&vault](Rank rank, Incarnation incarnation) {
-    const auto news = vault.NewsOf(rank, kNewsTimeout);
-    return news.ok() && news->incarnation != incarnation;
+  engine.news_of = [&vault](Rank rank) -> std::optional<WorkerNews> {
+    auto news = vault.NewsOf(rank, kNewsTimeout);
+    if (!news.ok()) return std::nullopt;
+    return *std::move(news);
   };
   return engine;
 }

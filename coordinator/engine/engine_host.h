@@ -54,11 +54,9 @@ struct EngineOptions {
   std::function<void(std::vector<RequestId>)> on_forgotten;
   // Has that life of a worker ended, if it is not yet, and replaced.
   std::function<void(Rank, Incarnation)> replace_worker;
-  // What is known of a worker that we wait for. May wait a moment.
-  std::function<WorkerNews(Rank)> news_of;
-  // Whether that life of a worker has ended, as far as anybody knows. May wait
-  // a moment.
-  std::function<bool(Rank, Incarnation)> has_ended;
+  // What is known of a worker; nothing: nobody answers. A life that is not the
+  // one in the news has ended. May wait a moment.
+  std::function<std::optional<WorkerNews>(Rank)> news_of;
   // The time; null: the steady clock's.
   std::function<std::chrono::steady_clock::time_point()> now;
   // Once, when every worker has joined.

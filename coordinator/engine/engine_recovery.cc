@@ -211,16 +211,15 @@ void EngineHost::LookAfterSocket(Clock::time_point now) {
 // Nothing is sent to workers that have nothing to do, so nothing is missed when
 // they die; and whose successors do not come up never says a word.
 absl::Status EngineHost::LookAfterIdleWorkers(Clock::time_point now) {
-  if (!running() || !flying_.empty() || !options_.has_ended ||
+  if (!running() || !flying_.empty() || !options_.news_of ||
       now - last_look_ <= kTroublePeriod) {
     return absl::OkStatus();
   }
   last_look_ = now;
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
-    if (!group_.member(r).joined ||
-        !options_.has_ended(r, group_.member(r).incarnation)) {
-      continue;
-    }
+    if (!group_.member(r).joined) continue;
+    const std::optional<WorkerNews> news = options_.news_of(r);
+    if (!news || news->incarnation == group_.member(r).incarnation) continue;
     LogWarn("worker ", r, " has ended");
     RETURN_IF_ERROR(Apply(WorkerLost{r}));
   }
@@ -276,8 +275,8 @@ std::string EngineHost::TroubleOfMissing() const {
   const RankSet missing = Missing();
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     if (!missing.contains(r)) continue;
-    std::string trouble = options_.news_of(r).trouble;
-    if (!trouble.empty()) troubles.push_back(std::move(trouble));
+    const std::optional<WorkerNews> news = options_.news_of(r);
+    if (news && !news->trouble.empty()) troubles.push_back(news->trouble);
   }
   return absl::StrJoin(troubles, "; ");
 }
@@ -293,7 +292,7 @@ void EngineHost::LookAtLoading() {
   int untold = 0;
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     if (!emptied_.contains(r)) continue;
-    const WorkerNews news = options_.news_of(r);
+    const WorkerNews news = options_.news_of(r).value_or(WorkerNews{});
     done += static_cast<double>(news.done_bytes);
     total += static_cast<double>(news.total_bytes);
     most = std::max(most, static_cast<double>(news.total_bytes));

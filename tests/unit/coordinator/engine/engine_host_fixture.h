@@ -201,7 +201,8 @@ class EngineHostTest : public testing::Test {
   }
 
   int vocab_size_ = 0;  // 0: the coordinator lets every token pass
-  std::function<WorkerNews(Rank)> news_;  // null: nobody knows anything
+  // Null: nobody knows anything.
+  std::function<std::optional<WorkerNews>(Rank)> news_;
   Config config_;
   SimulatedDisk disk_{1};
   std::unique_ptr<Journal> journal_;  // on `disk_`; null: there is none

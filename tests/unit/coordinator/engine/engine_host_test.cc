@@ -1,4 +1,7 @@
 // Requests and switches: every request's tokens are those of a quiet run.
+#include <atomic>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -280,7 +283,8 @@ TEST_F(EngineHostTest, AWorkerThatCannotLoadIsLeftToTheLauncher) {
 TEST_F(EngineHostTest, WhileWeightsLoadStatusSaysHowMuchIsThere) {
   // Rank 1 has not said yet how much it has to load.
   news_ = [](Rank rank) {
-    return rank == 0 ? WorkerNews{{}, "", 600, 800} : WorkerNews{};
+    const Incarnation alive{1};
+    return rank == 0 ? WorkerNews{alive, "", 600, 800} : WorkerNews{alive};
   };
   Start(/*join=*/false);
   hub_->HoldLoads(true);
@@ -296,6 +300,29 @@ TEST_F(EngineHostTest, WhileWeightsLoadStatusSaysHowMuchIsThere) {
   hub_->HoldLoads(false);
   ASSERT_TRUE(ready_.WaitForNotificationWithTimeout(kLong));
   EXPECT_FALSE(engine_->GetStatus().loaded_share.has_value());
+}
+
+TEST_F(EngineHostTest, AWorkerThatEndsWithoutWorkIsMissed) {
+  // The engine outlives the test's body.
+  const auto has_ended = std::make_shared<std::atomic<bool>>(false);
+  news_ = [has_ended](Rank rank) {
+    return WorkerNews{Incarnation{rank == 1 && *has_ended ? 0u : 1u}};
+  };
+  Start();
+  *has_ended = true;
+  AwaitReplaced(1, 1);
+}
+
+TEST_F(EngineHostTest, NoNewsOfAWorkerIsNoReasonToMissIt) {
+  const auto asked = std::make_shared<std::atomic<int>>(0);
+  news_ = [asked](Rank) {
+    ++*asked;
+    return std::nullopt;
+  };
+  Start();
+  while (*asked < 2 * config_.num_workers) std::this_thread::yield();
+  EXPECT_TRUE(engine_->GetStatus().ready);
+  EXPECT_EQ(engine_->GetStatus().recoveries_total, 0u);
 }
 
 TEST_F(EngineHostTest, DrainFinishesWhatWasAcceptedAndTakesNoMore) {
