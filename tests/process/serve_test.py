@@ -335,8 +335,8 @@ class OthersCheckpointTest(unittest.TestCase):
             self.assertEqual(answer.json()["error"]["param"],
                              "add_generation_prompt")
             said = group.said()
-            for warning in ['4096 "<tool_call>"', '"top_p" must be',
-                            '"eos_token_id" must be',
+            for warning in ['4096 "<tool_call>"', '`top_p` must be',
+                            '`eos_token_id` must be',
                             'the key "top_k" is given twice']:
                 self.assertEqual(said.count(warning), 1, warning + said)
 
