@@ -165,8 +165,8 @@ absl::Status WithAdvice(const std::string& dir, const absl::Status& status) {
 absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options,
                                           uint64_t checkpoint) {
   const Config& config = options.config;
-  const std::string dir = config.journal_dir.empty() ? options.dir + "/journal"
-                                                     : config.journal_dir;
+  const std::string dir = config.journal.dir.empty() ? options.dir + "/journal"
+                                                     : config.journal.dir;
   OpenedJournal opened;
   ASSIGN_OR_RETURN(opened.disk, PosixDisk::Open(dir));
   JournalOptions journal_options;
@@ -174,11 +174,8 @@ absl::StatusOr<OpenedJournal> OpenJournal(const CoordinatorOptions& options,
   journal_options.unix_ms = UnixMs();
   std::random_device random;
   journal_options.salt = uint64_t{random()} << 32 | random();
-  journal_options.fsync = config.journal_fsync == "always"
-                              ? FsyncPolicy::kAlways
-                          : config.journal_fsync == "step" ? FsyncPolicy::kStep
-                                                           : FsyncPolicy::kNone;
-  journal_options.rotate_bytes = config.journal_rotate_bytes;
+  journal_options.fsync = config.journal.fsync;
+  journal_options.rotate_bytes = config.journal.rotate_bytes;
   auto found = Journal::Open(journal_options, *opened.disk);
   if (!found.ok()) return WithAdvice(dir, found.status());
   Journal::Opened& journal = *found;
@@ -204,19 +201,19 @@ HttpServerOptions ServerOptions(const Config& config,
   HttpServerOptions options;
   options.listen = listen;
   options.max_connections = max_connections;
-  options.header_timeout_ms = config.header_timeout_ms;
-  options.body_timeout_ms = config.body_timeout_ms;
-  options.write_timeout_ms = config.write_timeout_ms;
-  options.max_body_bytes = static_cast<size_t>(config.max_body_bytes);
+  options.header_timeout_ms = config.http.header_timeout_ms;
+  options.body_timeout_ms = config.http.body_timeout_ms;
+  options.write_timeout_ms = config.http.write_timeout_ms;
+  options.max_body_bytes = static_cast<size_t>(config.http.max_body_bytes);
   options.max_stream_buffer_bytes =
-      static_cast<size_t>(config.stream_buffer_bytes);
+      static_cast<size_t>(config.http.stream_buffer_bytes);
   return options;
 }
 
 // How many connections the listeners may hold; says it if they are fewer than
 // was wanted.
 absl::StatusOr<ConnectionBudget> ReserveDescriptors(const Config& config) {
-  const ConnectionBudget wanted = {config.max_connections,
+  const ConnectionBudget wanted = {config.http.max_connections,
                                    kMaxAdminConnections};
   const int open = NumOpenDescriptors();
   const int limit = RaiseDescriptorLimit(DescriptorsFor(open, wanted));
@@ -239,6 +236,20 @@ absl::StatusOr<std::optional<ApiKeys>> LoadKeys(const std::string& file,
   return keys;
 }
 
+// Requests of earlier coordinators, for clients that come back for them.
+void RestoreCalls(const JournalState& state, CallTable& calls) {
+  for (const auto& [first, request] : state.requests()) {
+    if (absl::Status status =
+            calls.Restore(first, request.choices.size(),
+                          request.num_unfinished > 0, request.context);
+        !status.ok()) {
+      LogWarn("request ", first.value,
+              " of an earlier coordinator cannot be asked for: ",
+              status.ToString());
+    }
+  }
+}
+
 }  // namespace
 
 absl::Status RunCoordinator(const CoordinatorOptions& options,
@@ -250,11 +261,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                      }
                    }));
   RETURN_IF_ERROR(CheckConfig(config));
-  ASSIGN_OR_RETURN(auto api_keys, LoadKeys(config.api_keys_file, "http"));
-  ASSIGN_OR_RETURN(auto admin_keys, LoadKeys(config.admin_key_file, "admin"));
-  ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model_path));
+  ASSIGN_OR_RETURN(auto api_keys, LoadKeys(config.http.api_keys_file, "http"));
+  ASSIGN_OR_RETURN(auto admin_keys,
+                   LoadKeys(config.admin.api_key_file, "admin"));
+  ASSIGN_OR_RETURN(const auto codec, CheckpointCodec::Load(config.model.path));
   ASSIGN_OR_RETURN(GenerationDefaults defaults,
-                   LoadGenerationDefaults(config.model_path));
+                   LoadGenerationDefaults(config.model.path));
   for (const std::string& warning : defaults.warnings) LogWarn(warning);
   AddEnd(codec->eos_id(), &defaults);
   ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
@@ -275,7 +287,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   const int vocab_size = engine_options.model.vocab_size;
   if (const std::string names = TokensBeyond(codec->tokenizer(), vocab_size);
       !names.empty()) {
-    LogWarn(config.model_path, "/tokenizer.json has tokens beyond the ",
+    LogWarn(config.model.path, "/tokenizer.json has tokens beyond the ",
             vocab_size,
             " of config.json; a text that gives one is refused: ", names);
   }
@@ -305,44 +317,36 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   EngineHost engine(std::move(engine_options), std::move(hub));
 
   FrontMetrics metrics;
-  IoThreads threads(config.http_threads, "http");
+  IoThreads threads(config.http.threads, "http");
   IoThreads admin_threads(1, "admin");
   OpenAiApiOptions api_options;
   api_options.limits = {ServedModelName(config),
                         max_model_len,
                         vocab_size,
                         std::move(defaults),
-                        config.max_queue,
-                        config.allow_request_templates};
-  api_options.model_root = config.model_path;
+                        config.scheduler.max_queue,
+                        config.http.allow_request_templates};
+  api_options.model_root = config.model.path;
   api_options.version = kVersion;
-  api_options.admission =
-      MakeAdmissionRules(api_keys.has_value(), config.listen.host,
-                         config.allowed_hosts, config.allowed_origins);
+  api_options.admission = MakeAdmissionRules(
+      api_keys.has_value(), config.http.host, config.http.allowed_hosts,
+      config.http.allowed_origins);
   api_options.keys = std::move(api_keys);
-  api_options.calls = {std::chrono::milliseconds(config.resume_window_ms),
-                       std::chrono::microseconds(config.write_interval_us),
-                       std::chrono::milliseconds(config.waiting_comment_ms)};
+  api_options.calls = {
+      std::chrono::milliseconds(config.journal.resume_window_ms),
+      std::chrono::microseconds(config.http.write_interval_us),
+      std::chrono::milliseconds(config.http.waiting_comment_ms)};
   OpenAiApi api(engine, *codec, threads, metrics, std::move(api_options));
   calls = &api.calls();
-  for (const auto& [first, request] : opened.journal->state().requests()) {
-    if (absl::Status status =
-            calls->Restore(first, request.choices.size(),
-                           request.num_unfinished > 0, request.context);
-        !status.ok()) {
-      LogWarn("request ", first.value,
-              " of an earlier coordinator cannot be asked for: ",
-              status.ToString());
-    }
-  }
+  RestoreCalls(opened.journal->state(), *calls);
 
   std::unique_ptr<HttpServer> server, admin_server;
   AdminApiOptions admin_options;
   admin_options.info = {kVersion,
                         ServedModelName(config),
-                        config.model_path,
+                        config.model.path,
                         max_model_len,
-                        config.num_workers,
+                        config.workers.count,
                         0,
                         0};
   admin_options.info.pid = getpid();
@@ -353,7 +357,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   admin_options.faults = faults.get();
   admin_options.admission =
       MakeAdmissionRules(admin_keys.has_value(), config.admin.host,
-                         config.admin_allowed_hosts, "");
+                         config.admin.allowed_hosts, "");
   admin_options.keys = std::move(admin_keys);
   AdminApi admin(engine, metrics, std::move(admin_options));
   // Whatever ends us, sockets and their threads end before the APIs do.
@@ -364,13 +368,15 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     admin_threads.Stop();
   });
   ASSIGN_OR_RETURN(const ConnectionBudget budget, ReserveDescriptors(config));
-  ASSIGN_OR_RETURN(server, HttpServer::Start(
-                               ServerOptions(config, config.listen, budget.api),
-                               threads, api));
+  ASSIGN_OR_RETURN(server,
+                   HttpServer::Start(
+                       ServerOptions(config, config.http.address(), budget.api),
+                       threads, api));
   ASSIGN_OR_RETURN(
       admin_server,
-      HttpServer::Start(ServerOptions(config, config.admin, budget.admin),
-                        admin_threads, admin));
+      HttpServer::Start(
+          ServerOptions(config, config.admin.address(), budget.admin),
+          admin_threads, admin));
   engine.Start();
 
   // Listeners answer probes while workers load; requests get 503 until then.
@@ -395,7 +401,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     engine.DrainForGood([&end](bool drained) {
       if (drained) end->Notify();  // on_failed says the other
     });
-    end->Wait(config.drain_timeout_ms);
+    end->Wait(config.http.drain_timeout_ms);
   }
   engine.Stop();
   const absl::Status status = failed();
@@ -411,10 +417,10 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   announce.join();
   *num_cut = engine.num_cut();
   if (!status.ok() || *num_cut == 0) return status;
-  return absl::DeadlineExceededError(
-      absl::StrCat("the drain did not end within ", config.drain_timeout_ms,
-                   " ms: ", *num_cut, *num_cut == 1 ? " request" : " requests",
-                   " in flight had to be cut"));
+  return absl::DeadlineExceededError(absl::StrCat(
+      "the drain did not end within ", config.http.drain_timeout_ms,
+      " ms: ", *num_cut, *num_cut == 1 ? " request" : " requests",
+      " in flight had to be cut"));
 }
 
 }  // namespace moebius

@@ -40,9 +40,9 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
     VaultClient& vault) {
   EngineOptions engine;
   engine.config = options.config;
-  ASSIGN_OR_RETURN(engine.model, LoadModelConfig(options.config.model_path));
+  ASSIGN_OR_RETURN(engine.model, LoadModelConfig(options.config.model.path));
   engine.max_model_len =
-      ContextLength(engine.model, options.config.max_model_len);
+      ContextLength(engine.model, options.config.model.max_model_len);
   engine.term = options.term;
   engine.served_before = options.term.value > 1;
   engine.tokenizer = &tokenizer;
@@ -64,7 +64,7 @@ absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
                                              VaultClient& vault) {
   const Config& config = options.config;
   std::unique_ptr<Hub> hub;
-  if (config.control_tcp) {
+  if (config.control.transport == ControlTransport::kTcp) {
     ASSIGN_OR_RETURN(const ChannelKeys keys,
                      ReadChannelKeys(options.control_keys_fd));
     ASSIGN_OR_RETURN(hub,
@@ -76,9 +76,9 @@ absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
   }
   if (faults == nullptr) return hub;
   ASSIGN_OR_RETURN(MessageFaults messages,
-                   ParseMessageFaults(config.message_faults));
+                   ParseMessageFaults(config.faults.messages));
   if (messages.any()) {
-    LogWarn("faults of messages: ", config.message_faults);
+    LogWarn("faults of messages: ", config.faults.messages);
   }
   return std::make_unique<FaultyHub>(
       std::move(hub), std::move(messages),
@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<Hub>> BindHub(const CoordinatorOptions& options,
 
 absl::StatusOr<std::unique_ptr<FaultTable>> OpenFaults(
     const CoordinatorOptions& options) {
-  if (!options.config.faults_enabled) return nullptr;
+  if (!options.config.faults.enabled) return nullptr;
   return FaultTable::Open(options.dir);
 }
 

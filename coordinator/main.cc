@@ -57,7 +57,7 @@ int main(int argc, char** argv) {
   const int exit_code = moebius::RunChildProgram(
       program, [&](const moebius::Config& config, moebius::VaultClient& vault) {
         options.config = config;
-        if (port >= 0) options.config.listen.port = port;
+        if (port >= 0) options.config.http.port = port;
         if (admin_port >= 0) options.config.admin.port = admin_port;
         options.dir = program.dir;
         return moebius::RunCoordinator(options, vault, &num_cut);

@@ -39,8 +39,8 @@ constexpr int64_t RoundUp(int64_t bytes, int64_t multiple) {
 }
 
 TokenBoard::Capacity BoardCapacity(const Config& config) {
-  return {static_cast<uint32_t>(config.max_running),
-          static_cast<uint32_t>(config.token_budget)};
+  return {static_cast<uint32_t>(config.scheduler.max_running),
+          static_cast<uint32_t>(config.scheduler.token_budget)};
 }
 
 // How much of what this worker has.
@@ -54,28 +54,32 @@ struct Sizes {
 
 absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
   Sizes sizes;
-  sizes.context_length = ContextLength(shape.config, config.max_model_len);
+  sizes.context_length =
+      ContextLength(shape.config, config.model.max_model_len);
   sizes.page = Forward::KvFormat(
-      shape, config.kv_bfloat16 ? KvType::kBf16 : KvType::kFloat32);
+      shape, config.workers.kv_dtype == KvDtype::kBfloat16 ? KvType::kBf16
+                                                           : KvType::kFloat32);
   const int64_t page_bytes = static_cast<int64_t>(sizes.page.page_bytes());
   const int64_t blocks = (sizes.context_length + kPageTokens - 1) / kPageTokens;
   const int64_t pages_of_longest = blocks * shape.config.num_kv_heads;
-  int64_t pages = config.kv_bytes / page_bytes;
-  if (config.kv_bytes == 0) {
-    pages = std::max(pages_of_longest,
-                     std::min<int64_t>(kDefaultKvBytes / page_bytes,
-                                       pages_of_longest * config.max_running));
+  int64_t pages = config.workers.kv_bytes / page_bytes;
+  if (config.workers.kv_bytes == 0) {
+    pages = std::max(
+        pages_of_longest,
+        std::min<int64_t>(kDefaultKvBytes / page_bytes,
+                          pages_of_longest * config.scheduler.max_running));
   }
   if (pages < pages_of_longest) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "workers.kv_bytes is ", config.kv_bytes, ", but one sequence of ",
-        sizes.context_length, " tokens needs ", pages_of_longest * page_bytes,
-        ": raise it, or lower model.max_model_len"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("workers.kv_bytes is ", config.workers.kv_bytes,
+                     ", but one sequence of ", sizes.context_length,
+                     " tokens needs ", pages_of_longest * page_bytes,
+                     ": raise it, or lower model.max_model_len"));
   }
   sizes.num_pages =
       static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
   sizes.exchange_bytes =
-      RoundUp(Forward::ExchangeBytes(shape, config.token_budget), 64);
+      RoundUp(Forward::ExchangeBytes(shape, config.scheduler.token_budget), 64);
   sizes.geometry[RegionKind::kExperts] = shape.experts.region_bytes();
   sizes.geometry[RegionKind::kDense] = PlanDense(shape).size_bytes;
   sizes.geometry[RegionKind::kKv] = sizes.num_pages * page_bytes;
@@ -102,10 +106,10 @@ struct PlannedModel {
 
 absl::StatusOr<PlannedModel> PlanModel(const Config& config) {
   PlannedModel plan;
-  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model_path));
-  ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model, config.num_workers));
+  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model.path));
+  ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model, config.workers.count));
   ASSIGN_OR_RETURN(plan.sizes, PlanSizes(config, plan.shape));
-  ASSIGN_OR_RETURN(plan.digest, ModelDigest(config.model_path));
+  ASSIGN_OR_RETURN(plan.digest, ModelDigest(config.model.path));
   return plan;
 }
 
@@ -143,7 +147,8 @@ absl::StatusOr<wire::Loaded> LoadPart(const Config& config,
                           load.to,
                           load.layers_done};
   ASSIGN_OR_RETURN(const LoadStats loaded,
-                   LoadWeights(shape, config.model_path, config.dummy_weights,
+                   LoadWeights(shape, config.model.path,
+                               config.model.load_format == LoadFormat::kDummy,
                                target, [&host](int64_t done, int64_t total) {
                                  host.OnProgress(done, total);
                                }));
@@ -178,7 +183,7 @@ absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
   ForwardOptions options;
   options.shape = shape;
   options.rank = rank;
-  options.max_rows = config.token_budget;
+  options.max_rows = config.scheduler.token_budget;
   options.max_positions = sizes.context_length;
   options.kv_type = sizes.page.type;
   options.num_pages = sizes.num_pages;
@@ -195,17 +200,17 @@ absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
 }  // namespace
 
 int ThreadsOf(const Config& config) {
-  if (config.threads_per_worker > 0) return config.threads_per_worker;
+  if (config.workers.threads > 0) return config.workers.threads;
   const int cores =
       std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  return std::max(1, cores / config.num_workers);
+  return std::max(1, cores / config.workers.count);
 }
 
 absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
                        const volatile std::sig_atomic_t* stop) {
   const Config& config = options.config;
   const Rank rank = options.rank;
-  const int num_ranks = config.num_workers;
+  const int num_ranks = config.workers.count;
   const absl::StatusOr<PlannedModel> planned = PlanModel(config);
   if (!planned.ok()) return Lasting(planned.status());
   const auto& [shape, sizes, digest] = *planned;
@@ -230,7 +235,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   ThreadPool pool(ThreadsOf(config) - 1);
   ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
                                                barrier.get(), &pool));
-  SequenceTable sequences(rank, config.max_running, sizes.num_pages,
+  SequenceTable sequences(rank, config.scheduler.max_running, sizes.num_pages,
                           shape.config.vocab_size);
   TokenBoard board(
       memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
@@ -252,7 +257,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   loop.hello.num_ranks = num_ranks;
   loop.hello.pid = static_cast<uint32_t>(getpid());
   loop.hello.num_pages = sizes.num_pages;
-  loop.hello.max_slots = config.max_running;
+  loop.hello.max_slots = config.scheduler.max_running;
   loop.hello.model_digest = digest;
   loop.hello.memory = memory->memory_of(rank);
   loop.load = [&](const wire::Load& load) -> absl::StatusOr<wire::Loaded> {

@@ -17,9 +17,9 @@ BarrierOptions BarrierOptionsOf(const Config& config) {
       std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   BarrierOptions options;
   options.spin_us =
-      config.spin_us >= 0
-          ? config.spin_us
-          : DefaultSpinUs(config.num_workers, ThreadsOf(config), cores);
+      config.workers.spin_us >= 0
+          ? config.workers.spin_us
+          : DefaultSpinUs(config.workers.count, ThreadsOf(config), cores);
   return options;
 }
 
@@ -32,7 +32,7 @@ class ProcessHost final : public WorkerHost {
   MemoryVault& vault() override { return vault_; }
   absl::StatusOr<std::unique_ptr<Link>> Connect() override {
     const Config& config = options_.config;
-    if (!config.control_tcp) {
+    if (config.control.transport == ControlTransport::kIpc) {
       return Link::Connect(place_.dir, options_.rank, options_.incarnation);
     }
     ASSIGN_OR_RETURN(const ChannelKeys keys,
@@ -44,7 +44,7 @@ class ProcessHost final : public WorkerHost {
       absl::Span<std::byte* const> signals) override {
     return std::make_unique<GroupStepBarrier>(
         options_.rank, signals, BarrierOptionsOf(options_.config),
-        absl::Milliseconds(options_.config.step_timeout_ms));
+        absl::Milliseconds(options_.config.workers.step_timeout_ms));
   }
   void OnProgress(int64_t done, int64_t total) override {
     vault_.Progress(done, total).IgnoreError();

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "common/base/cat.h"
+#include "common/base/log_level.h"
 
 namespace moebius {
 
@@ -21,10 +22,9 @@ inline constexpr size_t kMaxLogLineBytes = 1800;
 // From now on messages go to standard error in this form. Once in a process.
 void StartLogging(const std::string& name);
 
-// The least that is written: "debug", "info", "warn", "error", or "off".
-void SetLogLevel(const std::string& least);
+// The least that is written.
+void SetLogLevel(LogLevel least);
 
-enum class LogLevel { kDebug, kInfo, kWarn, kError };
 bool IsLogged(LogLevel level);
 void WriteLog(LogLevel level, std::string_view message);
 

@@ -31,6 +31,8 @@ std::unique_ptr<spdlog::formatter> OneLineFormatter() {
 
 spdlog::level::level_enum LevelOf(LogLevel level) {
   switch (level) {
+    case LogLevel::kTrace:
+      return spdlog::level::trace;
     case LogLevel::kDebug:
       return spdlog::level::debug;
     case LogLevel::kInfo:
@@ -38,9 +40,11 @@ spdlog::level::level_enum LevelOf(LogLevel level) {
     case LogLevel::kWarn:
       return spdlog::level::warn;
     case LogLevel::kError:
+      return spdlog::level::err;
+    case LogLevel::kOff:
       break;
   }
-  return spdlog::level::err;
+  return spdlog::level::off;
 }
 
 }  // namespace
@@ -50,9 +54,7 @@ void StartLogging(const std::string& name) {
   spdlog::set_formatter(OneLineFormatter());
 }
 
-void SetLogLevel(const std::string& least) {
-  spdlog::set_level(spdlog::level::from_str(least));
-}
+void SetLogLevel(LogLevel least) { spdlog::set_level(LevelOf(least)); }
 
 bool IsLogged(LogLevel level) {
   return spdlog::default_logger_raw()->should_log(LevelOf(level));

@@ -193,12 +193,12 @@ bool IsLoopback(const std::string& host) {
 
 // A listener that other machines may reach needs keys, or a word that it needs
 // none. `keys_file` and `allow` are the keys of the configuration for these.
-absl::Status CheckExposure(const ListenAddress& address, bool has_keys,
-                           bool allowed, std::string_view section,
-                           std::string_view keys_file, std::string_view flags) {
-  if (has_keys || allowed || IsLoopback(address.host)) return absl::OkStatus();
+absl::Status CheckExposure(const std::string& host, bool has_keys, bool allowed,
+                           std::string_view section, std::string_view keys_file,
+                           std::string_view flags) {
+  if (has_keys || allowed || IsLoopback(host)) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      Cat("key '", section, ".host' is ", address.host,
+      Cat("key '", section, ".host' is ", host,
           ", which other machines may reach, and nobody would have to show a "
           "key: allowed is a loopback address (127.0.0.1, ::1), or a file of "
           "keys in '",
@@ -266,32 +266,33 @@ absl::Status SetConfigKey(Config& config, std::string_view key_name,
 }
 
 absl::Status CheckConfig(const Config& config) {
-  if (config.listen.port != 0 && config.listen.port == config.admin.port &&
-      config.listen.host == config.admin.host) {
+  if (config.http.port != 0 && config.http.port == config.admin.port &&
+      config.http.host == config.admin.host) {
     return absl::InvalidArgumentError(
-        Cat("keys 'http.port' and 'admin.port' are both ", config.listen.port,
+        Cat("keys 'http.port' and 'admin.port' are both ", config.http.port,
             ": allowed are two different ports (or 0)"));
   }
-  RETURN_IF_ERROR(CheckExposure(config.listen, !config.api_keys_file.empty(),
-                                config.allow_unauthenticated, "http",
-                                "api_keys_file",
-                                "--api-keys-file, --allow-unauthenticated"));
   RETURN_IF_ERROR(
-      CheckExposure(config.admin, !config.admin_key_file.empty(),
-                    config.admin_allow_unauthenticated, "admin", "api_key_file",
+      CheckExposure(config.http.host, !config.http.api_keys_file.empty(),
+                    config.http.allow_unauthenticated, "http", "api_keys_file",
+                    "--api-keys-file, --allow-unauthenticated"));
+  RETURN_IF_ERROR(
+      CheckExposure(config.admin.host, !config.admin.api_key_file.empty(),
+                    config.admin.allow_unauthenticated, "admin", "api_key_file",
                     "--admin-api-key-file, --admin-allow-unauthenticated"));
-  if (config.control_tcp &&
+  if (config.control.transport == ControlTransport::kTcp &&
       (config.control.host == "0.0.0.0" || config.control.host == "::")) {
     return absl::InvalidArgumentError(
         Cat("key 'control.host' is ", config.control.host,
             ": allowed is one address, at which the workers reach the "
             "coordinator"));
   }
-  if (config.token_budget < config.max_running) {
+  if (config.scheduler.token_budget < config.scheduler.max_running) {
     return absl::InvalidArgumentError(
-        Cat("key 'scheduler.token_budget' is ", config.token_budget,
+        Cat("key 'scheduler.token_budget' is ", config.scheduler.token_budget,
             ": allowed is at least 'scheduler.max_running' (",
-            config.max_running, "), a token for each sequence in flight"));
+            config.scheduler.max_running,
+            "), a token for each sequence in flight"));
   }
   return absl::OkStatus();
 }
@@ -341,8 +342,8 @@ absl::StatusOr<std::string> ResolveModelPath(std::string_view model_path,
 }
 
 std::string ServedModelName(const Config& config) {
-  if (!config.served_model_name.empty()) return config.served_model_name;
-  const fs::path path = fs::path(config.model_path).lexically_normal();
+  if (!config.model.served_name.empty()) return config.model.served_name;
+  const fs::path path = fs::path(config.model.path).lexically_normal();
   return path.has_filename() ? path.filename().string()
                              : path.parent_path().filename().string();
 }

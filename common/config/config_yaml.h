@@ -83,7 +83,7 @@ std::string ToYaml(const Config& config);
 absl::StatusOr<std::string> ResolveModelPath(std::string_view model_path,
                                              std::string_view config_file);
 
-// config.served_model_name, or the last folder of the model path.
+// config.model.served_name, or the last folder of the model path.
 std::string ServedModelName(const Config& config);
 
 }  // namespace moebius

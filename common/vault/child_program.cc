@@ -19,10 +19,10 @@ absl::Status LoadAndRun(
     const std::function<absl::Status(const Config&, VaultClient&)>& body) {
   auto config = LoadConfigYaml(program.config_path);
   if (!config.ok()) return config.status();
-  SetLogLevel(config->log_level);
+  SetLogLevel(config->log.level);
   std::unique_ptr<FaultTable> faults;
   std::unique_ptr<TableFaultHandler> handler;
-  if (config->faults_enabled) {
+  if (config->faults.enabled) {
     ASSIGN_OR_RETURN(faults, FaultTable::Open(program.dir));
     handler = std::make_unique<TableFaultHandler>(faults.get(), program.rank);
     SetFaultHandler(handler.get());

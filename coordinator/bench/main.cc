@@ -21,7 +21,7 @@ namespace {
 absl::Status Measure(const CoordinatorOptions& options, VaultClient& vault,
                      const std::string& spec, const std::string& result) {
   ASSIGN_OR_RETURN(const auto codec,
-                   CheckpointCodec::Load(options.config.model_path));
+                   CheckpointCodec::Load(options.config.model.path));
   ASSIGN_OR_RETURN(const auto faults, OpenFaults(options));
   ASSIGN_OR_RETURN(const UniqueFd lock, LockGroup(options.dir));
   ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));

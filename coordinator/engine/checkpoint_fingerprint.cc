@@ -156,12 +156,12 @@ absl::StatusOr<std::vector<fs::path>> WeightFiles(const fs::path& folder) {
 }  // namespace
 
 absl::StatusOr<uint64_t> FingerprintCheckpoint(const Config& config) {
-  const fs::path folder(config.model_path);
+  const fs::path folder(config.model.path);
   Mixer mixer;
   // Once the value of a key of the configuration. It stays, since fingerprints
   // are in journals.
   mixer.Add("exact");
-  mixer.Add(uint64_t{config.kv_bfloat16});
+  mixer.Add(uint64_t{config.workers.kv_dtype == KvDtype::kBfloat16});
   for (const char* name :
        {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
         "merges.txt"}) {
@@ -169,7 +169,7 @@ absl::StatusOr<uint64_t> FingerprintCheckpoint(const Config& config) {
     if (!fs::exists(folder / name, ignored)) continue;
     RETURN_IF_ERROR(AddFile(folder / name, kMaxBlocksOfFile, mixer));
   }
-  if (config.dummy_weights) {
+  if (config.model.load_format == LoadFormat::kDummy) {
     mixer.Add("dummy");
     return mixer.hash();
   }

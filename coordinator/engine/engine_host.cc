@@ -25,17 +25,17 @@ constexpr int kStallTickMs = 1000;
 EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub)
     : options_(std::move(options)),
       hub_(std::move(hub)),
-      group_(hub_.get(), options_.config.num_workers, options_.term),
-      membership_(Gathering{RankSet::All(options_.config.num_workers), 0}),
-      stands_(options_.config.num_workers),
-      loaded_checksums_(options_.config.num_workers),
-      held_(options_.config.num_workers) {
-  status_.choice = options_.config.layout;
+      group_(hub_.get(), options_.config.workers.count, options_.term),
+      membership_(Gathering{RankSet::All(options_.config.workers.count), 0}),
+      stands_(options_.config.workers.count),
+      loaded_checksums_(options_.config.workers.count),
+      held_(options_.config.workers.count) {
+  status_.choice = options_.config.layout.choice;
   status_.layout = InitialLayout(options_.config);
   status_.not_ready_reason = "waiting for workers";
   status_.switch_state = "steady";
-  status_.workers.resize(options_.config.num_workers);
-  for (Rank r = 0; r < options_.config.num_workers; ++r) {
+  status_.workers.resize(options_.config.workers.count);
+  for (Rank r = 0; r < options_.config.workers.count; ++r) {
     status_.workers[r].rank = r;
   }
   absl::MutexLock lock(&mutex_);
@@ -63,9 +63,10 @@ void EngineHost::Stop() {
 absl::StatusOr<std::vector<RequestId>> EngineHost::Submit(
     std::vector<Generation> generations, std::string context) {
   const int count = static_cast<int>(generations.size());
-  const int most = options_.journal == nullptr
-                       ? options_.config.max_queue
-                       : std::min(options_.config.max_queue, kMaxGenerations);
+  const int most =
+      options_.journal == nullptr
+          ? options_.config.scheduler.max_queue
+          : std::min(options_.config.scheduler.max_queue, kMaxGenerations);
   if (count < 1 || count > most) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a request of ", count, " generations; 1 to ", most, " may wait"));
@@ -90,10 +91,10 @@ absl::StatusOr<std::vector<RequestId>> EngineHost::Submit(
             options_.max_model_len - 1, " and at least one token of answer"));
       }
     }
-    if (queued_ + count > options_.config.max_queue) {
+    if (queued_ + count > options_.config.scheduler.max_queue) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "the queue is full: ", queued_, " requests are waiting of at most ",
-          options_.config.max_queue));
+          options_.config.scheduler.max_queue));
     }
     queued_ += count;
     for (int i = 0; i < count; ++i) ids.push_back(RequestId{next_request_++});
@@ -332,13 +333,13 @@ absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
                                          Layout layout, StepId first_step) {
   const Config& config = options_.config;
   SchedulerOptions scheduler;
-  scheduler.attention = {config.num_workers, options_.model.num_q_heads,
+  scheduler.attention = {config.workers.count, options_.model.num_q_heads,
                          options_.model.num_kv_heads};
   scheduler.layout = layout;
   scheduler.first_step = first_step;
-  scheduler.max_running = config.max_running;
-  scheduler.max_queue = config.max_queue;
-  scheduler.token_budget = config.token_budget;
+  scheduler.max_running = config.scheduler.max_running;
+  scheduler.max_queue = config.scheduler.max_queue;
+  scheduler.token_budget = config.scheduler.token_budget;
   scheduler.max_model_len = options_.max_model_len;
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     const wire::Hello& hello = group_.member(r).hello;
@@ -399,7 +400,7 @@ void EngineHost::TakeInbox() {
     }
     const Layout target = request.choice == LayoutChoice::kEp
                               ? ExpertParallel()
-                              : TensorParallel(options_.config.num_workers);
+                              : TensorParallel(options_.config.workers.count);
     const absl::Status status =
         switches_->Request(target, std::move(request.callback), Now());
     if (!status.ok()) LogWarn("switch: ", status.ToString());

@@ -92,8 +92,8 @@ absl::Status EngineHost::TickJournal(Clock::time_point now) {
   const Config& config = options_.config;
   const int64_t unix_ms = options_.unix_ms ? options_.unix_ms() : 0;
   const std::vector<RequestId> forgotten = journal->state().ForgetEndedBefore(
-      unix_ms - config.results_keep_ms, config.results_max,
-      static_cast<uint64_t>(config.results_bytes));
+      unix_ms - config.journal.keep_results_ms, config.journal.keep_results,
+      static_cast<uint64_t>(config.journal.keep_results_bytes));
   for (RequestId request : forgotten) {
     RETURN_IF_ERROR(Note(journal::Forgotten{request}));
   }
@@ -150,7 +150,7 @@ RecoveryPlan EngineHost::PlanFromJournal() const {
   plan.next_step = StepId{1};
   if (options_.journal == nullptr) return plan;
   RecoveryInput input;
-  input.attention = {options_.config.num_workers, options_.model.num_q_heads,
+  input.attention = {options_.config.workers.count, options_.model.num_q_heads,
                      options_.model.num_kv_heads};
   input.initial = plan.layout;
   input.stands = stands_;

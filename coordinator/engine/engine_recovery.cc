@@ -44,7 +44,8 @@ absl::Status EngineHost::Apply(const MembershipEvent& event) {
   const MembershipState before = membership_;
   // Within a step or a layer a worker hears nothing; beyond the timeout of
   // that it is no use.
-  const int max_asked = 2 + options_.config.step_timeout_ms / kHaltRetryMs;
+  const int max_asked =
+      2 + options_.config.workers.step_timeout_ms / kHaltRetryMs;
   ASSIGN_OR_RETURN(MembershipTransition transition,
                    Next(membership_, event, group_.num_ranks(), max_asked));
   membership_ = transition.next;
@@ -168,7 +169,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
     const bool stalled =
         !flying_.empty() && !switches_->committing() &&
         now - last_progress_ >
-            std::chrono::milliseconds(options_.config.stall_timeout_ms);
+            std::chrono::milliseconds(options_.config.workers.stall_timeout_ms);
     if (stalled) LogWarn("no result of step ", flying_.front().value);
     if (stalled || switches_->TakeStalled()) {
       RETURN_IF_ERROR(Apply(GroupInterrupted{}));

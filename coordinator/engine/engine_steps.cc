@@ -26,7 +26,8 @@ void Average(double& average, double value) {
 
 absl::Status EngineHost::IssueSteps() {
   while (switches_->steps_allowed() &&
-         static_cast<int>(flying_.size()) < options_.config.steps_ahead) {
+         static_cast<int>(flying_.size()) <
+             options_.config.scheduler.steps_ahead) {
     const auto begin = Now();
     std::optional<StepPlan> plan = scheduler_->NextStep();
     if (!plan.has_value()) break;

@@ -19,14 +19,15 @@ class PolicyHost {
   using Clock = std::chrono::steady_clock;
 
   explicit PolicyHost(const Config& config)
-      : automatic_(config.layout == LayoutChoice::kAuto &&
-                   config.num_workers > 1) {
-    config_.num_ranks = config.num_workers;
-    config_.threshold = config.switch_threshold > 0 ? config.switch_threshold
-                                                    : 2 * config.num_workers;
-    config_.hysteresis = config.hysteresis;
-    config_.min_dwell_ms = config.min_dwell_ms;
-    config_.smoothing_ms = config.smoothing_ms;
+      : automatic_(config.layout.choice == LayoutChoice::kAuto &&
+                   config.workers.count > 1) {
+    config_.num_ranks = config.workers.count;
+    config_.threshold = config.layout.switch_threshold > 0
+                            ? config.layout.switch_threshold
+                            : 2 * config.workers.count;
+    config_.hysteresis = config.layout.hysteresis;
+    config_.min_dwell_ms = config.layout.min_dwell_ms;
+    config_.smoothing_ms = config.layout.smoothing_ms;
   }
 
   void SetChoice(LayoutChoice choice) {

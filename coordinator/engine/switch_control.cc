@@ -115,8 +115,8 @@ absl::Status SwitchControl::OnSendPrepare(const SendPrepare& effect,
   }
   current_->plan = *std::move(plan);
   current_->begin = now;
-  deadline_ =
-      now + std::chrono::milliseconds(options_.config.prepare_timeout_ms);
+  deadline_ = now + std::chrono::milliseconds(
+                        options_.config.layout.prepare_timeout_ms);
   group_->Broadcast(wire::Prepare{effect.epoch, effect.target, current_->plan});
   return FaultPoint(FaultId::kCoordinatorPrepared);
 }
@@ -141,7 +141,7 @@ absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
   current_->result_before = last_result_;
   RETURN_IF_ERROR(scheduler_->ApplySwitch(current_->report.to, current_->plan));
   deadline_ =
-      now + std::chrono::milliseconds(options_.config.switch_timeout_ms);
+      now + std::chrono::milliseconds(options_.config.layout.switch_timeout_ms);
   RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorDecided));
   const wire::Commit commit{effect.epoch, effect.boundary};
   const RankSet first = RankSet::All(group_->num_ranks() / 2);
@@ -154,8 +154,8 @@ absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
 absl::Status SwitchControl::OnHalted(Clock::time_point now) {
   RETURN_IF_ERROR(Apply(GroupHalts{}, now));
   if (std::holds_alternative<Committing>(state_)) {
-    deadline_ =
-        now + std::chrono::milliseconds(options_.config.switch_timeout_ms);
+    deadline_ = now + std::chrono::milliseconds(
+                          options_.config.layout.switch_timeout_ms);
   }
   return absl::OkStatus();
 }

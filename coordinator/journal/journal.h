@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/config/config.h"
 #include "coordinator/journal/disk.h"
 #include "coordinator/journal/journal_record.h"
 #include "coordinator/journal/journal_state.h"
@@ -19,14 +20,6 @@ namespace moebius {
 // Stop reason, with FinishReason::kAbort, of what ended because another
 // checkpoint had begun it.
 inline constexpr char kOtherCheckpoint[] = "other_checkpoint";
-
-// When commits are synced. Whatever it says, they survive the end of the
-// process, and segments are synced before they take the place of others.
-//   kNone    never: a loss of power takes the last ones, and can leave holes
-//            before later ones, which are found and reported as corruption
-//   kStep    once a commit
-//   kAlways  after every record of a commit
-enum class FsyncPolicy { kNone, kStep, kAlways };
 
 struct JournalOptions {
   // Fingerprint of the checkpoint that tokens are drawn from from now on. What

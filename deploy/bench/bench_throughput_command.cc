@@ -96,14 +96,16 @@ std::string Describe(const Json& result) {
 
 absl::Status Run(const ThroughputArgs& args) {
   Config defaults;
-  defaults.log_level = "warn";
+  defaults.log.level = LogLevel::kWarn;
   ASSIGN_OR_RETURN(Config config, args.flags.Load(defaults));
   const int most_streams =
       *std::max_element(args.streams.begin(), args.streams.end());
-  config.max_running = std::max(config.max_running, most_streams);
-  config.token_budget = std::max(config.token_budget, config.max_running);
+  config.scheduler.max_running =
+      std::max(config.scheduler.max_running, most_streams);
+  config.scheduler.token_budget =
+      std::max(config.scheduler.token_budget, config.scheduler.max_running);
   // Only the benchmark switches.
-  config.layout =
+  config.layout.choice =
       args.layouts.front() == "tp" ? LayoutChoice::kTp : LayoutChoice::kEp;
   ASSIGN_OR_RETURN(PrivateDir dir,
                    PrivateDir::Create(PrivateDir::DefaultBase()));
@@ -127,8 +129,8 @@ absl::Status Run(const ThroughputArgs& args) {
                 result["cases"].size(), MakeSpec(args)["cases"].size(),
                 "cases");
   }
-  result["model"] = config.model_path;
-  result["workers"] = config.num_workers;
+  result["model"] = config.model.path;
+  result["workers"] = config.workers.count;
   return WriteFigures(args.json_file, std::move(result));
 }
 

@@ -121,14 +121,15 @@ absl::StatusOr<Config> ConfigFlags::Load(const Config& defaults) const {
     RETURN_IF_ERROR(set(flag->key, flag->value, flag->name));
   }
   absl::StatusOr<std::string> path =
-      ResolveModelPath(config.model_path, relative_to);
+      ResolveModelPath(config.model.path, relative_to);
   if (!path.ok()) {
     return absl::NotFoundError(
         Cat(origin, ": allowed is the folder of a checkpoint; there is ",
             StdView(path.status().message())));
   }
-  config.model_path = *std::move(path);
-  for (std::string* file : {&config.api_keys_file, &config.admin_key_file}) {
+  config.model.path = *std::move(path);
+  for (std::string* file :
+       {&config.http.api_keys_file, &config.admin.api_key_file}) {
     // Its readers may have another current directory.
     if (!file->empty()) *file = std::filesystem::absolute(*file).string();
   }

@@ -23,7 +23,7 @@ union SocketAddress {
   sockaddr_in6 v6;
 };
 
-absl::Status CannotListen(const ListenAddress& address) {
+absl::Status CannotListen(const ControlConfig& address) {
   const int error = errno;
   return absl::ErrnoToStatus(
       error, Cat("cannot listen for workers on ", address.host, " port ",
@@ -34,7 +34,7 @@ absl::Status CannotListen(const ListenAddress& address) {
 }
 
 // Sets the port of `address` to the one that it has got.
-absl::StatusOr<UniqueFd> Listen(ListenAddress& address) {
+absl::StatusOr<UniqueFd> Listen(ControlConfig& address) {
   SocketAddress socket_address = {};
   socklen_t size = 0;
   const auto port = htons(static_cast<uint16_t>(address.port));
@@ -81,7 +81,7 @@ absl::StatusOr<ControlEnds::End> EndOf(const ChannelKeys& keys) {
 absl::StatusOr<ControlEnds> ControlEnds::Make(Config& config) {
   ControlEnds ends;
   ASSIGN_OR_RETURN(ends.hub_, MakeChannelKeyPair());
-  for (Rank rank = 0; rank < config.num_workers; ++rank) {
+  for (Rank rank = 0; rank < config.workers.count; ++rank) {
     ASSIGN_OR_RETURN(ChannelKeyPair pair, MakeChannelKeyPair());
     ends.ranks_.push_back(std::move(pair));
   }

@@ -58,7 +58,7 @@ class Group {
   Group(const GroupOptions& options, Console& console)
       : options_(options), console_(console) {
     policy_.one_shot = options.one_shot;
-    policy_.drain_timeout_ms = options.config.drain_timeout_ms;
+    policy_.drain_timeout_ms = options.config.http.drain_timeout_ms;
   }
   // Whatever happened: no child outlives it.
   ~Group() {
@@ -115,18 +115,18 @@ absl::Status Group::Start() {
                                                     : options_.state_dir));
   dir_.emplace(std::move(dir));
   Config config = options_.config;
-  if (config.control_tcp) {
+  if (config.control.transport == ControlTransport::kTcp) {
     ASSIGN_OR_RETURN(ControlEnds ends, ControlEnds::Make(config));
     control_.emplace(std::move(ends));
   }
   RETURN_IF_ERROR(dir_->WriteFile(kConfigName, ToYaml(config)));
-  if (options_.config.faults_enabled) RETURN_IF_ERROR(ArmFaults());
+  if (options_.config.faults.enabled) RETURN_IF_ERROR(ArmFaults());
   ASSIGN_OR_RETURN(vault_, Vault::Start(dir_->path(), [this](const auto& r) {
                      reports_.Push(r);
                    }));
-  const ChildSet all = ChildSet::Group(options_.config.num_workers);
+  const ChildSet all = ChildSet::Group(options_.config.workers.count);
   state_ = GroupStarting{all, all, {}, {}};
-  for (Rank rank = 0; rank < options_.config.num_workers; ++rank) {
+  for (Rank rank = 0; rank < options_.config.workers.count; ++rank) {
     RETURN_IF_ERROR(StartMember(rank));
   }
   return StartMember(kCoordinatorChild);
@@ -160,7 +160,7 @@ void Group::LookAfterDirectory() {
 absl::Status Group::ArmFaults() {
   ASSIGN_OR_RETURN(faults_, FaultTable::Create(dir_->path()));
   for (absl::string_view text :
-       absl::StrSplit(options_.config.faults, ' ', absl::SkipEmpty())) {
+       absl::StrSplit(options_.config.faults.arm, ' ', absl::SkipEmpty())) {
     ASSIGN_OR_RETURN(const FaultSpec fault, ParseFault(StdView(text)));
     RETURN_IF_ERROR(faults_->Arm(fault));
   }
@@ -454,19 +454,19 @@ void Group::Announce() {
   console_.EndProgress();
   const Config& config = options_.config;
   if (options_.banner) {
-    const std::string url = UrlOf(config.listen.host, port_);
+    const std::string url = UrlOf(config.http.host, port_);
     const std::string name = ServedModelName(config);
     const std::string_view layout =
-        config.layout == LayoutChoice::kEp   ? "expert parallel (ep)"
-        : config.layout == LayoutChoice::kTp ? "tensor parallel (tp)"
-                                             : "chosen by load (auto)";
-    console_.Out(Cat("Moebius serves ", name, " from ", config.num_workers,
-                     config.num_workers == 1 ? " worker" : " workers",
+        config.layout.choice == LayoutChoice::kEp   ? "expert parallel (ep)"
+        : config.layout.choice == LayoutChoice::kTp ? "tensor parallel (tp)"
+                                                    : "chosen by load (auto)";
+    console_.Out(Cat("Moebius serves ", name, " from ", config.workers.count,
+                     config.workers.count == 1 ? " worker" : " workers",
                      ", layout ", layout, "."));
     console_.Out(Cat("  OpenAI API  ", url, "/v1"));
     console_.Out(Cat("  admin       ", UrlOf(config.admin.host, admin_port_)));
     console_.Out(Cat("Try it:"));
-    const bool has_keys = !config.api_keys_file.empty();
+    const bool has_keys = !config.http.api_keys_file.empty();
     console_.Out(
         Cat("  curl ", url, "/v1/completions ",
             has_keys ? "-H \"Authorization: Bearer $MOEBIUS_API_KEY\" " : "",
@@ -475,20 +475,21 @@ void Group::Announce() {
             nlohmann::json(name).dump(),
             ", \"prompt\": \"And the LORD said unto Moses,\", "
             "\"max_tokens\": 40}'"));
-    if (config.num_workers > 1) {
-      console_.Out(Cat("  moebius layout ",
-                       config.layout == LayoutChoice::kTp ? "ep" : "tp",
-                       " --admin ", UrlOf(config.admin.host, admin_port_),
-                       config.admin_key_file.empty()
-                           ? std::string()
-                           : Cat(" --api-key-file ", config.admin_key_file)));
+    if (config.workers.count > 1) {
+      console_.Out(
+          Cat("  moebius layout ",
+              config.layout.choice == LayoutChoice::kTp ? "ep" : "tp",
+              " --admin ", UrlOf(config.admin.host, admin_port_),
+              config.admin.api_key_file.empty()
+                  ? std::string()
+                  : Cat(" --api-key-file ", config.admin.api_key_file)));
     }
     console_.Out("Ctrl-C drains and stops; a second one stops at once.");
   }
   if (options_.ready_fd >= 0) {
     const nlohmann::json line = {{"pid", getpid()},
                                  {"directory", dir_->path()},
-                                 {"host", config.listen.host},
+                                 {"host", config.http.host},
                                  {"port", port_},
                                  {"admin_host", config.admin.host},
                                  {"admin_port", admin_port_}};
@@ -522,13 +523,13 @@ absl::StatusOr<int> RunGroup(const GroupOptions& options, Console& console) {
     // Their readers will see for themselves; but before anything is started it
     // is easier to hear.
     RETURN_IF_ERROR(
-        CheckKeyFile(options.config.api_keys_file, "http.api_keys_file"));
+        CheckKeyFile(options.config.http.api_keys_file, "http.api_keys_file"));
     RETURN_IF_ERROR(
-        CheckKeyFile(options.config.admin_key_file, "admin.api_key_file"));
+        CheckKeyFile(options.config.admin.api_key_file, "admin.api_key_file"));
     RETURN_IF_ERROR(
-        CheckPortIsFree(options.config.listen, "http.port", "--port"));
-    RETURN_IF_ERROR(
-        CheckPortIsFree(options.config.admin, "admin.port", "--admin-port"));
+        CheckPortIsFree(options.config.http.address(), "http.port", "--port"));
+    RETURN_IF_ERROR(CheckPortIsFree(options.config.admin.address(),
+                                    "admin.port", "--admin-port"));
   }
   Group group(options, console);
   RETURN_IF_ERROR(group.Start());

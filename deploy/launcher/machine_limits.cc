@@ -108,25 +108,26 @@ std::optional<FreeMemory> ReadFreeMemory(const std::string& root) {
 
 absl::Status CheckKvMemory(const Config& config, const FreeMemory& free) {
   // The key's limit keeps the product within 64 bits.
-  const int64_t wanted = config.kv_bytes * config.num_workers;
+  const int64_t wanted = config.workers.kv_bytes * config.workers.count;
   if (wanted <= free.bytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      Cat("key 'workers.kv_bytes' (--kv-bytes): ", config.num_workers,
-          config.num_workers == 1 ? " worker" : " workers", " with ",
-          HumanBytes(static_cast<uint64_t>(config.kv_bytes)),
+      Cat("key 'workers.kv_bytes' (--kv-bytes): ", config.workers.count,
+          config.workers.count == 1 ? " worker" : " workers", " with ",
+          HumanBytes(static_cast<uint64_t>(config.workers.kv_bytes)),
           " of KV memory each want ", HumanBytes(static_cast<uint64_t>(wanted)),
           "; there are ", HumanBytes(static_cast<uint64_t>(free.bytes)), " (",
           free.said_by, ")"));
 }
 
 absl::Status CheckLength(const Config& config) {
-  const auto model = LoadModelConfig(config.model_path);
-  if (!model.ok() || config.max_model_len <= model->max_positions) {
+  const auto model = LoadModelConfig(config.model.path);
+  if (!model.ok() || config.model.max_model_len <= model->max_positions) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
-      Cat("key 'model.max_model_len' (--max-model-len): ", config.max_model_len,
-          " tokens are more than the model's ", model->max_positions,
+      Cat("key 'model.max_model_len' (--max-model-len): ",
+          config.model.max_model_len, " tokens are more than the model's ",
+          model->max_positions,
           " (max_position_embeddings in its config.json); beyond those its "
           "answers would be nonsense"));
 }

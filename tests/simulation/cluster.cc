@@ -90,7 +90,7 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
     front_.AllowRepetition();
   }
   SetFaultHandler(this);
-  SetLogLevel(run.trace ? "info" : "off");
+  SetLogLevel(run.trace ? LogLevel::kInfo : LogLevel::kOff);
 }
 
 Cluster::~Cluster() {

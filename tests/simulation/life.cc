@@ -243,7 +243,7 @@ std::unique_ptr<StepBarrier> Life::MakeBarrier(
   signals_.clear();
   for (std::byte* base : signals) signals_.push_back(SignalsAt(base));
   return std::make_unique<BarrierEnd>(
-      this, signals, int64_t{options_.config.step_timeout_ms} * 1000);
+      this, signals, int64_t{options_.config.workers.step_timeout_ms} * 1000);
 }
 
 absl::Status Life::OnReady() {

@@ -158,23 +158,24 @@ std::string Show(const Options& o) {
 Config ConfigOf(const Options& options, const std::string& model_path,
                 int64_t sequence_bytes) {
   Config config;
-  config.model_path = model_path;
-  config.num_workers = options.num_workers;
-  config.threads_per_worker = 1;
-  config.spin_us = 0;
-  config.kv_bytes = static_cast<int64_t>(options.pool * sequence_bytes) + 1;
-  config.layout = options.layout;
-  config.steps_ahead = options.steps_ahead;
-  config.token_budget = options.token_budget;
-  config.max_running = options.max_running;
-  config.max_queue = 128;
-  config.switch_threshold = 4;
-  config.min_dwell_ms = 100;
-  config.smoothing_ms = 50;
-  config.step_timeout_ms = 300;
-  config.stall_timeout_ms = 1500;
-  config.prepare_timeout_ms = 300;
-  config.switch_timeout_ms = 1000;
+  config.model.path = model_path;
+  config.workers.count = options.num_workers;
+  config.workers.threads = 1;
+  config.workers.spin_us = 0;
+  config.workers.kv_bytes =
+      static_cast<int64_t>(options.pool * sequence_bytes) + 1;
+  config.layout.choice = options.layout;
+  config.scheduler.steps_ahead = options.steps_ahead;
+  config.scheduler.token_budget = options.token_budget;
+  config.scheduler.max_running = options.max_running;
+  config.scheduler.max_queue = 128;
+  config.layout.switch_threshold = 4;
+  config.layout.min_dwell_ms = 100;
+  config.layout.smoothing_ms = 50;
+  config.workers.step_timeout_ms = 300;
+  config.workers.stall_timeout_ms = 1500;
+  config.layout.prepare_timeout_ms = 300;
+  config.layout.switch_timeout_ms = 1000;
   return config;
 }
 

@@ -11,7 +11,7 @@ namespace {
 class Logging : public testing::Test {
  protected:
   static void SetUpTestSuite() { StartLogging("test"); }
-  void TearDown() override { SetLogLevel("info"); }
+  void TearDown() override { SetLogLevel(LogLevel::kInfo); }
 
   static std::string Logged(const std::string& quoted) {
     testing::internal::CaptureStderr();
@@ -38,10 +38,10 @@ TEST_F(Logging, WhatIsBelowTheLevelIsNotWritten) {
   testing::internal::CaptureStderr();
   LogDebug("a");
   LogInfo("b ", 1);
-  SetLogLevel("error");
+  SetLogLevel(LogLevel::kError);
   LogWarn("c");
   LogError("d ", 2.5);
-  SetLogLevel("off");
+  SetLogLevel(LogLevel::kOff);
   LogError("e");
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "I b 1\nE d 2.5\n");
 }

@@ -22,7 +22,7 @@ class CheckpointFingerprintTest : public testing::Test {
     std::string name = testing::TempDir() + "/checkpointXXXXXX";
     EXPECT_NE(mkdtemp(name.data()), nullptr);
     folder_ = name;
-    config_.model_path = name;
+    config_.model.path = name;
     Write("config.json", "{}");
     Write("tokenizer.json", "{\"model\": 1}");
     Write("model.safetensors", "the weights");
@@ -67,7 +67,7 @@ TEST_F(CheckpointFingerprintTest, ACopyInAnotherPlaceIsTheSame) {
        {"config.json", "tokenizer.json", "model.safetensors"}) {
     fs::copy_file(folder_ / name, copy / name);
   }
-  config_.model_path = copy.string();
+  config_.model.path = copy.string();
   EXPECT_EQ(Fingerprint(), before);
 }
 
@@ -99,15 +99,19 @@ TEST_F(CheckpointFingerprintTest, WhatDoesNotTouchTheTokensDoesNotCount) {
 
 TEST_F(CheckpointFingerprintTest, TheTypeOfTheKvCounts) {
   const uint64_t before = Fingerprint();
-  config_.kv_bfloat16 = true;
+  config_.workers.kv_dtype = KvDtype::kBfloat16;
   EXPECT_NE(Fingerprint(), before);
 }
 
 // It is in journals that are on disks already.
 TEST_F(CheckpointFingerprintTest, TheNumberStaysWhatItWas) {
-  EXPECT_EQ(Fingerprint(), 2964108979779279581u);
-  config_.dummy_weights = true;
-  EXPECT_EQ(Fingerprint(), 17609543860520211929u);
+  EXPECT_EQ(Fingerprint(), 0x2922a1699f4a1addu);
+  config_.model.load_format = LoadFormat::kDummy;
+  EXPECT_EQ(Fingerprint(), 0xf461aad77ef7d5d9u);
+  config_.workers.kv_dtype = KvDtype::kBfloat16;
+  EXPECT_EQ(Fingerprint(), 0x2d53a25094972ffau);
+  config_.model.load_format = LoadFormat::kAuto;
+  EXPECT_EQ(Fingerprint(), 0x882133f00d8df50u);
 }
 
 // Two signs that flip, in the highest bits of two words.
@@ -122,7 +126,7 @@ TEST_F(CheckpointFingerprintTest, ChangesDoNotCancelOut) {
 
 TEST_F(CheckpointFingerprintTest, MadeUpWeightsAreThatWord) {
   const uint64_t before = Fingerprint();
-  config_.dummy_weights = true;
+  config_.model.load_format = LoadFormat::kDummy;
   const uint64_t made_up = Fingerprint();
   EXPECT_NE(made_up, before);
   Write("model.safetensors", "others");

@@ -84,21 +84,21 @@ class Listener {
 class EngineHostTest : public testing::Test {
  protected:
   void SetUp() override {
-    config_.num_workers = 2;
-    config_.max_running = 32;
-    config_.max_queue = 64;
-    config_.token_budget = 64;
-    config_.layout = LayoutChoice::kEp;
+    config_.workers.count = 2;
+    config_.scheduler.max_running = 32;
+    config_.scheduler.max_queue = 64;
+    config_.scheduler.token_budget = 64;
+    config_.layout.choice = LayoutChoice::kEp;
   }
 
   void Start(bool join = true) {
     SchedulerOptions workers;
-    workers.attention = {config_.num_workers, 8, 4};
+    workers.attention = {config_.workers.count, 8, 4};
     workers.layout = InitialLayout(config_);
-    workers.max_running = config_.max_running;
-    workers.token_budget = config_.token_budget;
+    workers.max_running = config_.scheduler.max_running;
+    workers.token_budget = config_.scheduler.token_budget;
     workers.max_model_len = 1024;
-    workers.pages_per_rank.assign(config_.num_workers, FakeHub::kPages);
+    workers.pages_per_rank.assign(config_.workers.count, FakeHub::kPages);
     auto hub = std::make_unique<FakeHub>(workers);
     hub_ = hub.get();
     EngineOptions options;

@@ -184,7 +184,7 @@ TEST_F(EngineHostTest, ADeathAfterTheCommitRollsForward) {
 }
 
 TEST_F(EngineHostTest, ALostReportCostsARoundOfRecovery) {
-  config_.stall_timeout_ms = 100;  // it may have been the last one
+  config_.workers.stall_timeout_ms = 100;  // it may have been the last one
   Start();
   const RequestId id = InMidStream(1, 900, 2).front();
   hub_->LoseNextReport();
@@ -194,11 +194,11 @@ TEST_F(EngineHostTest, ALostReportCostsARoundOfRecovery) {
 }
 
 TEST_F(EngineHostTest, ResultsThatAreLostRightAfterASwitchAreMissed) {
-  config_.stall_timeout_ms = 100;
+  config_.workers.stall_timeout_ms = 100;
   Start();
   const RequestId id = InMidStream(1, 900, 2).front();
   // All that are under way: nothing that follows shows the gap.
-  hub_->LoseResultsAfterSwitch(config_.steps_ahead);
+  hub_->LoseResultsAfterSwitch(config_.scheduler.steps_ahead);
   const auto asked = Ask(LayoutChoice::kTp);
   hub_->Hold(false);
   const auto report = asked->Await();
@@ -212,15 +212,15 @@ TEST_F(EngineHostTest, ResultsThatAreLostRightAfterASwitchAreMissed) {
 TEST_F(EngineHostTest, AWorkerThatConnectsAgainCostsARoundOfRecovery) {
   Start();
   const RequestId id = InMidStream(1, 900, 2).front();
-  hub_->BreakConnection(config_.steps_ahead);
+  hub_->BreakConnection(config_.scheduler.steps_ahead);
   hub_->Hold(false);
   ExpectQuietTokens(id, 10, 900);
   EXPECT_EQ(engine_->GetStatus().recoveries_total, 1u);
 }
 
 TEST_F(EngineHostTest, AWorkerThatDoesNotHaltIsReplaced) {
-  config_.step_timeout_ms = 10;
-  config_.stall_timeout_ms = 100;
+  config_.workers.step_timeout_ms = 10;
+  config_.workers.stall_timeout_ms = 100;
   Start();
   const RequestId id = InMidStream(1, 900, 2).front();
   hub_->Deafen(0);  // nothing is obeyed any more
@@ -257,8 +257,8 @@ TEST_F(EngineHostTest, WhoLoadsSlowlyAnswersOftenAndIsSaidToHaveLoadedOnce) {
 
 // Nothing else tells of a worker that has missed its Resume: no step is out.
 TEST_F(EngineHostTest, AWorkerThatDoesNotAnswerPrepareIsHalted) {
-  config_.step_timeout_ms = 10;
-  config_.prepare_timeout_ms = 50;
+  config_.workers.step_timeout_ms = 10;
+  config_.layout.prepare_timeout_ms = 50;
   Start();
   hub_->Deafen(0);
   const auto report = SwitchTo(LayoutChoice::kTp);

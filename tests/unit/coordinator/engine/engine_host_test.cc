@@ -320,7 +320,7 @@ TEST_F(EngineHostTest, NoNewsOfAWorkerIsNoReasonToMissIt) {
     return std::nullopt;
   };
   Start();
-  while (*asked < 2 * config_.num_workers) std::this_thread::yield();
+  while (*asked < 2 * config_.workers.count) std::this_thread::yield();
   EXPECT_TRUE(engine_->GetStatus().ready);
   EXPECT_EQ(engine_->GetStatus().recoveries_total, 0u);
 }
@@ -384,10 +384,10 @@ TEST_F(EngineHostTest, StopEndsWhatIsRunning) {
 }
 
 TEST_F(EngineHostTest, TheAutomaticChoiceFollowsTheLoad) {
-  config_.layout = LayoutChoice::kAuto;
-  config_.switch_threshold = 8;
-  config_.min_dwell_ms = 0;
-  config_.smoothing_ms = 0;
+  config_.layout.choice = LayoutChoice::kAuto;
+  config_.layout.switch_threshold = 8;
+  config_.layout.min_dwell_ms = 0;
+  config_.layout.smoothing_ms = 0;
   Start();
   EXPECT_EQ(engine_->GetStatus().layout, TensorParallel(2));
   std::vector<RequestId> ids;

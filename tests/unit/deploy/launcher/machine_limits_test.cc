@@ -77,8 +77,8 @@ TEST_F(FreeMemoryTest, VersionOneOfControlGroups) {
 
 TEST(CheckKvMemory, RefusesMoreThanThereIsWithTheFigures) {
   Config config;
-  config.num_workers = 2;
-  config.kv_bytes = int64_t{8} << 30;
+  config.workers.count = 2;
+  config.workers.kv_bytes = int64_t{8} << 30;
   const FreeMemory free{(int64_t{16} << 30) - 1, "MemAvailable"};
   EXPECT_THAT(
       CheckKvMemory(config, free),
@@ -88,23 +88,23 @@ TEST(CheckKvMemory, RefusesMoreThanThereIsWithTheFigures) {
                "(MemAvailable)"));
   EXPECT_THAT(CheckKvMemory(config, {int64_t{16} << 30, "MemAvailable"}),
               IsOk());
-  config.kv_bytes = 0;
+  config.workers.kv_bytes = 0;
   EXPECT_THAT(CheckKvMemory(config, {0, "MemAvailable"}), IsOk());
 }
 
 TEST(CheckLength, RefusesMoreThanTheModelHasWithTheFigures) {
   Config config;
   const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
-  config.model_path =
+  config.model.path =
       std::string(source != nullptr ? source : ".") + "/models/verse-moe";
-  config.max_model_len = 4096;
+  config.model.max_model_len = 4096;
   EXPECT_THAT(CheckLength(config), IsOk());
-  config.max_model_len = 4097;
+  config.model.max_model_len = 4097;
   EXPECT_THAT(CheckLength(config),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("4097 tokens are more than the model's 4096 "
                                  "(max_position_embeddings")));
-  config.model_path = "/nowhere";
+  config.model.path = "/nowhere";
   EXPECT_THAT(CheckLength(config), IsOk());
 }
 

@@ -1,0 +1,10 @@
+// How grave a message of the log is.
+#pragma once
+
+namespace moebius {
+
+// kTrace and kOff are for the least that is written (SetLogLevel): no message
+// is of these levels.
+enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff };
+
+}  // namespace moebius
