@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "common/layout/layout.h"
+#include "common/layout/blocks.h"
 #include "kernels/thread_pool.h"
 
 namespace moebius {

@@ -107,7 +107,8 @@ struct PlannedModel {
 absl::StatusOr<PlannedModel> PlanModel(const Config& config) {
   PlannedModel plan;
   ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model.path));
-  ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model, config.workers.count));
+  ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model, config.workers.count,
+                                              config.layout.spare_slots));
   ASSIGN_OR_RETURN(plan.sizes, PlanSizes(config, plan.shape));
   ASSIGN_OR_RETURN(plan.digest, ModelDigest(config.model.path));
   return plan;
@@ -128,24 +129,10 @@ absl::StatusOr<wire::Loaded> LoadPart(const Config& config,
                                       const WorkerMemory& memory,
                                       const wire::Load& load, WorkerHost& host,
                                       ThreadPool* pool) {
-  const int num_ranks = memory.num_ranks();
-  for (Layout layout : {load.layout, load.to}) {
-    if (!layout.served(num_ranks)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("weights of tp_size ", layout.tp_size));
-    }
-  }
-  if (load.layers_done > shape.experts.num_moe_layers ||
-      (load.layers_done > 0 && load.to == load.layout)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "weights of a switch with ", load.layers_done, " layers done"));
-  }
-  const LoadTarget target{memory.rank(),
-                          load.layout,
+  RETURN_IF_ERROR(Validate(load.experts, shape.experts));
+  const LoadTarget target{memory.rank(), load.experts,
                           memory.mutable_base(RegionKind::kDense),
-                          memory.mutable_base(RegionKind::kExperts),
-                          load.to,
-                          load.layers_done};
+                          memory.mutable_base(RegionKind::kExperts)};
   ASSIGN_OR_RETURN(const LoadStats loaded,
                    LoadWeights(shape, config.model.path,
                                config.model.load_format == LoadFormat::kDummy,
@@ -155,11 +142,8 @@ absl::StatusOr<wire::Loaded> LoadPart(const Config& config,
   LogDebug("loaded ", loaded.bytes_written, " bytes from ", loaded.bytes_read,
            " read");
   const std::byte* experts = memory.base(RegionKind::kExperts, memory.rank());
-  uint64_t checksum = 0;
-  if (load.layers_done == 0) {
-    checksum = WeightChecksum(shape.experts, load.layout, memory.rank(),
-                              experts, pool);
-  }
+  const uint64_t checksum =
+      WeightChecksum(shape.experts, load.experts, memory.rank(), experts, pool);
   return wire::Loaded{0, static_cast<uint64_t>(loaded.bytes_written), checksum};
 }
 
@@ -197,6 +181,21 @@ absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
   return Forward::Create(options);
 }
 
+wire::Hello HelloOf(const Config& config, const PlannedModel& plan,
+                    const WorkerMemory& memory) {
+  wire::Hello hello;
+  hello.rank = memory.rank();
+  hello.num_ranks = memory.num_ranks();
+  hello.pid = static_cast<uint32_t>(getpid());
+  hello.num_pages = plan.sizes.num_pages;
+  hello.max_slots = config.scheduler.max_running;
+  hello.model_digest = plan.digest;
+  hello.memory = memory.memory_of(memory.rank());
+  hello.padding_bytes =
+      static_cast<uint64_t>(plan.shape.experts.padding_bytes());
+  return hello;
+}
+
 }  // namespace
 
 int ThreadsOf(const Config& config) {
@@ -213,7 +212,8 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   const int num_ranks = config.workers.count;
   const absl::StatusOr<PlannedModel> planned = PlanModel(config);
   if (!planned.ok()) return Lasting(planned.status());
-  const auto& [shape, sizes, digest] = *planned;
+  const ModelShape& shape = planned->shape;
+  const Sizes& sizes = planned->sizes;
 
   WorkerMemoryOptions memory_options;
   memory_options.incarnation = options.incarnation;
@@ -242,24 +242,19 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
       BasesOf(*memory, sizes.exchange_bytes), BoardCapacity(config));
   StepExecutor steps(StepContext{rank, num_ranks, shape.attention, &sequences,
                                  forward.get(), &board, barrier.get()});
-  SwitchExecutor switches(
-      SwitchContext{rank, num_ranks, shape.experts, shape.attention,
-                    static_cast<int64_t>(sizes.page.page_bytes()),
-                    sizes.num_pages, memory.get(), &sequences, barrier.get(),
-                    &pool},
-      InitialLayout(config));
+  SwitchExecutor switches(SwitchContext{
+      rank, num_ranks, shape.experts, shape.attention,
+      static_cast<int64_t>(sizes.page.page_bytes()), sizes.num_pages,
+      memory.get(), &sequences, barrier.get(), &pool});
+
+  const std::unique_ptr<WeightCheck> check = host.MakeWeightCheck(
+      shape.experts, rank, memory->base(RegionKind::kExperts, rank));
 
   ASSIGN_OR_RETURN(const auto link, host.Connect());
   WorkerLoop::Context loop;
   loop.rank = rank;
   loop.incarnation = options.incarnation;
-  loop.hello.rank = rank;
-  loop.hello.num_ranks = num_ranks;
-  loop.hello.pid = static_cast<uint32_t>(getpid());
-  loop.hello.num_pages = sizes.num_pages;
-  loop.hello.max_slots = config.scheduler.max_running;
-  loop.hello.model_digest = digest;
-  loop.hello.memory = memory->memory_of(rank);
+  loop.hello = HelloOf(config, *planned, *memory);
   loop.load = [&](const wire::Load& load) -> absl::StatusOr<wire::Loaded> {
     auto loaded = LoadPart(config, planned->shape, *memory, load, host, &pool);
     if (!loaded.ok()) return LastingIfOfInput(loaded.status());
@@ -275,6 +270,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   loop.sequences = &sequences;
   loop.barrier = barrier.get();
   loop.signals = memory->own_signals();
+  loop.check = check.get();
   RETURN_IF_ERROR(host.OnReady());
   return WorkerLoop(loop).Run(stop);
 }

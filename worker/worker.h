@@ -15,6 +15,7 @@
 #include "common/config/config.h"
 #include "common/vault/memory_vault.h"
 #include "worker/peers/step_barrier.h"
+#include "worker/switch/weight_check.h"
 
 namespace moebius {
 
@@ -35,6 +36,9 @@ class WorkerHost {
   // `signals` as GroupBarrier takes them.
   virtual std::unique_ptr<StepBarrier> MakeBarrier(
       absl::Span<std::byte* const> signals) = 0;
+  // `experts`: base of the region, which outlives it.
+  virtual std::unique_ptr<WeightCheck> MakeWeightCheck(
+      const ExpertShape& shape, Rank rank, const std::byte* experts) = 0;
   // `done` of `total` bytes of weights are loaded.
   virtual void OnProgress(int64_t done, int64_t total) = 0;
   // Everything is in place; Hello goes out next.

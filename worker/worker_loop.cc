@@ -40,6 +40,7 @@ Stand WorkerLoop::WhereWeStand() const {
       StepId{context_.signals->progress.step.load(std::memory_order_relaxed)},
       context_.barrier->abandoned(),
       progress.epoch,
+      progress.side,
       progress.layers_done,
       progress.waves_done,
       context_.signals->progress.loaded.load(std::memory_order_relaxed) != 0,
@@ -60,6 +61,7 @@ absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
   while (!shut_down_ && *stop == 0) {
     ASSIGN_OR_RETURN(const auto bytes,
                      context_.link->Receive(context_.poll_ms));
+    SendCheck();
     if (!bytes.has_value()) continue;
     const absl::Status status = Handle(*bytes);
     if (status.ok()) continue;
@@ -178,10 +180,12 @@ absl::Status WorkerLoop::On(const wire::Load& load) {
   if (!halted_ || load.round != round_) return absl::OkStatus();
   // Said again, since it or our answer was lost or took long.
   if (!loaded_.has_value()) {
+    context_.check->GiveUp();
     ASSIGN_OR_RETURN(loaded_, context_.load(load));
     loaded_->round = round_;
     StoreSwitchProgress(context_.signals,
-                        SwitchProgress{load.epoch, load.layers_done, 0});
+                        SwitchProgress{load.epoch, load.experts.side,
+                                       load.experts.layers_done, 0});
   }
   Send(*loaded_);
   return absl::OkStatus();
@@ -199,6 +203,7 @@ absl::Status WorkerLoop::On(const wire::Restore& restore) {
 absl::Status WorkerLoop::On(const wire::Resume& resume) {
   if (!halted_ || resume.round != round_) return absl::OkStatus();
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerResumed));
+  RETURN_IF_ERROR(context_.switches->GoOn(resume.experts, resume.last_epoch));
   RETURN_IF_ERROR(context_.meet(resume.memories));
   context_.signals->progress.weight_checksum.store(resume.weight_checksum,
                                                    std::memory_order_relaxed);
@@ -211,19 +216,33 @@ absl::Status WorkerLoop::On(const wire::Resume& resume) {
   }
   if (!restoring_) context_.sequences->Reset();
   context_.barrier->GoOn(resume.next_barrier);
-  context_.switches->GoOn(resume.layout, resume.last_epoch);
   next_step_ = resume.next_step;
   halted_ = false;
-  if (!resume.tail.has_value()) return absl::OkStatus();
+  if (!resume.tail.has_value()) {
+    if (resume.check_weights) {
+      context_.check->Begin(resume.last_epoch, context_.switches->experts());
+    }
+    return absl::OkStatus();
+  }
+  context_.check->GiveUp();
   ASSIGN_OR_RETURN(const wire::Switched switched,
-                   context_.switches->Finish(*resume.tail, resume.layout));
+                   context_.switches->Finish(*resume.tail));
   return SendSwitched(switched);
 }
 
 absl::Status WorkerLoop::SendSwitched(const wire::Switched& switched) {
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerSwitched));
   Send(switched);
+  context_.check->Begin(switched.epoch, context_.switches->experts());
   return absl::OkStatus();
+}
+
+// Halted, nobody would hear it: a coordinator that wants it asks again.
+void WorkerLoop::SendCheck() {
+  if (halted_) return;
+  if (const auto sum = context_.check->Take()) {
+    Send(wire::WeightsChecked{sum->epoch, sum->checksum});
+  }
 }
 
 absl::Status WorkerLoop::On(const StepPlan& plan) {
@@ -231,12 +250,11 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
     return absl::FailedPreconditionError(absl::StrCat(
         "step ", plan.step.value, " where ", next_step_.value, " was next"));
   }
-  const Layout layout = context_.switches->layout();
-  if (plan.layout.attention != layout || plan.layout.experts != layout) {
+  const ExpertsState& experts = context_.switches->experts();
+  if (plan.layout != StepLayout{experts.to, experts}) {
     return absl::FailedPreconditionError(
         absl::StrCat("step ", plan.step.value,
-                     " is planned in another layout "
-                     "than the one we are in"));
+                     " is planned in another layout than the one we are in"));
   }
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStep));
   const auto begin = std::chrono::steady_clock::now();
@@ -272,6 +290,7 @@ absl::Status WorkerLoop::On(const wire::Commit& commit) {
                      next_step_.value, " is next"));
   }
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerCommit));
+  context_.check->GiveUp();
   ASSIGN_OR_RETURN(const wire::Switched switched,
                    context_.switches->Commit(commit));
   return SendSwitched(switched);

@@ -17,6 +17,7 @@
 #include "worker/steps/sequence_table.h"
 #include "worker/steps/step_executor.h"
 #include "worker/switch/switch_executor.h"
+#include "worker/switch/weight_check.h"
 
 namespace moebius {
 
@@ -49,6 +50,7 @@ class WorkerLoop {
     SequenceTable* sequences = nullptr;
     StepBarrier* barrier = nullptr;
     SignalsBlock* signals = nullptr;
+    WeightCheck* check = nullptr;
     // Fills our memory with weights; the bytes, and the checksum of our part.
     std::function<absl::StatusOr<wire::Loaded>(const wire::Load&)> load;
     // Sees to it that we see those memories: [rank] the life that made it.
@@ -81,7 +83,9 @@ class WorkerLoop {
   absl::Status On(const wire::Commit& commit);
   absl::Status On(const wire::Abort& abort);
   absl::Status On(const wire::Shutdown& shutdown);
+  // After a switch: its figures, and later whether the weights are right.
   absl::Status SendSwitched(const wire::Switched& switched);
+  void SendCheck();
   // Halts by itself.
   void Interrupt(const absl::Status& why);
   Stand WhereWeStand() const;

@@ -8,6 +8,7 @@
 #include "common/base/status_macros.h"
 #include "common/channel/channel_keys.h"
 #include "worker/peers/group_barrier.h"
+#include "worker/switch/thread_weight_check.h"
 
 namespace moebius {
 namespace {
@@ -45,6 +46,10 @@ class ProcessHost final : public WorkerHost {
     return std::make_unique<GroupStepBarrier>(
         options_.rank, signals, BarrierOptionsOf(options_.config),
         absl::Milliseconds(options_.config.workers.step_timeout_ms));
+  }
+  std::unique_ptr<WeightCheck> MakeWeightCheck(
+      const ExpertShape& shape, Rank rank, const std::byte* experts) override {
+    return std::make_unique<ThreadWeightCheck>(shape, rank, experts);
   }
   void OnProgress(int64_t done, int64_t total) override {
     vault_.Progress(done, total).IgnoreError();

@@ -24,7 +24,7 @@ using Incarnation = Id<struct IncarnationTag>;  // lives of a worker
 using RequestId = Id<struct RequestTag>;        // one generation (one choice)
 
 // Largest group of workers.
-inline constexpr int kMaxRanks = 8;
+inline constexpr int kMaxRanks = 16;
 // In place of a rank where the coordinator speaks.
 inline constexpr Rank kCoordinatorRank = -1;
 // Tokens of a KV page.

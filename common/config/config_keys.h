@@ -15,7 +15,7 @@ namespace moebius {
 struct ConfigKey {
   std::string_view name;  // "workers.count"
   std::string_view help;  // one sentence
-  std::string allowed;    // "a whole number from 1 to 8"
+  std::string allowed;    // "a whole number from 1 to 16"
   bool is_text = false;   // a quoted scalar is legal
   // False, with nothing changed, if the text is not what `allowed` says.
   std::function<bool(Config&, std::string_view)> set;

@@ -13,7 +13,7 @@
 // a key said twice, a value of the wrong type or out of its range is an error
 // of the form
 //
-//   FILE:LINE: key 'workers.count': allowed is a whole number from 1 to 8, not
+//   FILE:LINE: key 'workers.count': allowed is a whole number from 1 to 16, not
 //   'two'
 //
 // Thread-safe: no state.
@@ -37,7 +37,7 @@ inline constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 struct ConfigKeyInfo {
   std::string name;           // "workers.count"
   std::string help;           // one sentence
-  std::string allowed;        // "a whole number from 1 to 8"
+  std::string allowed;        // "a whole number from 1 to 16"
   std::string default_value;  // as ToYaml writes it
 };
 // All keys, section by section.

@@ -20,9 +20,9 @@ enum class Direction : uint8_t { kCommand, kReport };
 inline constexpr std::array<std::string_view, 10> kCommandNames = {
     "greet", "halt",    "load",   "restore", "resume",
     "step",  "prepare", "commit", "abort",   "shutdown"};
-inline constexpr std::array<std::string_view, 8> kReportNames = {
-    "hello",  "halted",   "loaded",   "interrupted",
-    "result", "prepared", "switched", "fault"};
+inline constexpr std::array<std::string_view, 9> kReportNames = {
+    "hello",    "halted",   "loaded", "interrupted",    "result",
+    "prepared", "switched", "fault",  "weights_checked"};
 
 // What befalls a message.
 struct MessageFate {

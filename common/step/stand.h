@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "common/base/ids.h"
+#include "common/layout/experts_state.h"
 #include "common/layout/kv_plan.h"
-#include "common/layout/layout.h"
 #include "common/step/step_plan.h"
 
 namespace moebius {
@@ -16,8 +16,10 @@ namespace moebius {
 struct Stand {
   StepId last_executed;
   uint64_t barriers = 0;  // it waits for none up to this number any more
-  // Its record of the last switch that it began.
+  // Its record of the last switch that it began, and the side on which all
+  // layers lay before it; of no switch, where they were loaded.
   Epoch switch_epoch;
+  Side side = Side::kLow;
   int layers_done = 0;
   int waves_done = 0;
   // Weights are in its memory. False: the memory is new.
@@ -48,12 +50,10 @@ struct RestoredSequence {
                          const RestoredSequence&) = default;
 };
 
-// What is left of a committed switch: layers and waves from these on, in the
-// order of the switch. The one in flight is done again.
+// What is left of a committed switch beside the experts, whose ExpertsState
+// says it of them: waves from these on. The one in flight is done again.
 struct SwitchTail {
   Epoch epoch;
-  Layout from;
-  int layers_done = 0;
   int waves_done = 0;
   KvPlan kv;
 };

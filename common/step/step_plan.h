@@ -6,8 +6,8 @@
 
 #include "absl/container/inlined_vector.h"
 #include "common/base/ids.h"
+#include "common/layout/experts_state.h"
 #include "common/layout/kv_plan.h"
-#include "common/layout/layout.h"
 #include "common/step/sampling_params.h"
 
 namespace moebius {

@@ -47,7 +47,7 @@ struct Admission {
 struct StepPlan {
   step @0 :UInt64;
   attentionTp @1 :UInt8;
-  expertsTp @2 :UInt8;
+  experts @2 :ExpertsState;
   released @3 :List(UInt32);
   admissions @4 :List(Admission);
   rowSlot @5 :List(UInt32);
@@ -96,12 +96,17 @@ struct Restore {
   computed @3 :List(UInt32);
 }
 
+struct ExpertsState {
+  fromTp @0 :UInt8;
+  toTp @1 :UInt8;
+  high @2 :Bool;  # the side
+  layersDone @3 :UInt16;
+}
+
 struct Load {
   round @0 :UInt64;
-  layoutTp @1 :UInt8;
-  toTp @2 :UInt8;
-  layersDone @3 :UInt16;
-  epoch @4 :UInt64;
+  experts @1 :ExpertsState;
+  epoch @2 :UInt64;
 }
 
 struct Halt {
@@ -110,21 +115,20 @@ struct Halt {
 }
 
 struct SwitchTail {
-  fromTp @0 :UInt8;
-  layersDone @1 :UInt16;
-  wavesDone @2 :UInt16;
-  plan @3 :Prepare;
+  wavesDone @0 :UInt16;
+  plan @1 :Prepare;
 }
 
 struct Resume {
   round @0 :UInt64;
-  layoutTp @1 :UInt8;
+  experts @1 :ExpertsState;
   nextStep @2 :UInt64;
   nextBarrier @3 :UInt64;
   lastEpoch @4 :UInt64;
   tail @5 :SwitchTail;  # null: none
   memories @6 :List(UInt64);
   weightChecksum @7 :UInt64;
+  checkWeights @8 :Bool;
 }
 
 struct Commit {
@@ -164,6 +168,7 @@ struct Halted {
   pages @12 :List(UInt32);
   loaded @13 :Bool;
   epochsOver @14 :UInt64;
+  high @15 :Bool;  # the side
 }
 
 struct Loaded {
@@ -180,6 +185,7 @@ struct Hello {
   maxSlots @4 :UInt32;
   modelDigest @5 :UInt64;
   memory @6 :UInt64;
+  paddingBytes @7 :UInt64;
 }
 
 struct Ranking {
@@ -218,12 +224,16 @@ struct Prepared {
 struct Switched {
   epoch @0 :UInt64;
   checksum @1 :UInt64;
-  weightChecksum @2 :UInt64;
-  weightBytes @3 :UInt64;
-  kvBytes @4 :UInt64;
-  weightUs @5 :UInt32;
-  kvUs @6 :UInt32;
-  totalUs @7 :UInt32;
+  weightBytes @2 :UInt64;
+  kvBytes @3 :UInt64;
+  weightUs @4 :UInt32;
+  kvUs @5 :UInt32;
+  totalUs @6 :UInt32;
+}
+
+struct WeightsChecked {
+  epoch @0 :UInt64;
+  weightChecksum @1 :UInt64;
 }
 
 # Fault, and Interrupted.
@@ -243,5 +253,6 @@ struct Report {
     switched @6 :Switched;
     fault @7 :Trouble;
     loaded @8 :Loaded;
+    weightsChecked @9 :WeightsChecked;
   }
 }

@@ -22,15 +22,15 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/ids.h"
+#include "common/layout/experts_state.h"
 #include "common/layout/kv_plan.h"
-#include "common/layout/layout.h"
 #include "common/step/stand.h"
 #include "common/step/step_plan.h"
 #include "common/step/step_result.h"
 
 namespace moebius::wire {
 
-inline constexpr uint32_t kVersion = 4;
+inline constexpr uint32_t kVersion = 5;
 inline constexpr size_t kMaxMessageBytes = size_t{64} << 20;
 
 struct Envelope {
@@ -54,15 +54,13 @@ struct Halt {
   bool tell_sequences = false;  // Halted.sequences are wanted
 };
 
-// Your memory is new: fill it from the checkpoint with the weights of `layout`
-// or, of a switch that is under way, those of `to` in the first layers_done
-// layers of its order. The answer is Loaded.
+// Your memory is new: fill it from the checkpoint, the layers in the slots and
+// layouts that `experts` says, be it in the midst of a switch. The answer is
+// Loaded.
 struct Load {
   uint64_t round = 0;
-  Layout layout;
+  ExpertsState experts;
   Epoch epoch;  // of the switch
-  Layout to;    // == layout: no switch
-  int layers_done = 0;
 };
 
 // Asks whether a switch can be done; changes nothing that steps can see.
@@ -83,7 +81,8 @@ struct Restore {
 // answer is Switched), and go on.
 struct Resume {
   uint64_t round = 0;
-  Layout layout;  // of steps from now on, after the tail
+  // What all memories hold now: steady, or a switch as far as all are with it.
+  ExpertsState experts;
   StepId next_step;
   uint64_t next_barrier = 0;  // above every number that any rank has used
   Epoch last_epoch;           // highest ever proposed
@@ -91,7 +90,9 @@ struct Resume {
   std::vector<Incarnation> memories;
   // Of the whole model, see worker/switch/weight_checksum.h; workers keep it.
   uint64_t weight_checksum = 0;
-  std::optional<SwitchTail> tail;
+  std::optional<SwitchTail> tail;  // there is one unless experts.steady()
+  // Without a tail: report WeightsChecked for last_epoch.
+  bool check_weights = false;
 };
 
 // Do the prepared switch before step `boundary`.
@@ -117,10 +118,11 @@ struct Hello {
   Rank rank = 0;
   int num_ranks = 1;
   uint32_t pid = 0;
-  uint32_t num_pages = 0;     // head pages of its pool
-  uint32_t max_slots = 0;     // sequence slots
-  uint64_t model_digest = 0;  // of config.json: all ranks must agree
-  Incarnation memory;         // the life that made the memory
+  uint32_t num_pages = 0;      // head pages of its pool
+  uint32_t max_slots = 0;      // sequence slots
+  uint64_t model_digest = 0;   // of config.json: all ranks must agree
+  Incarnation memory;          // the life that made the memory
+  uint64_t padding_bytes = 0;  // of the whole group's experts (blocks.h)
 };
 
 // The answer to Halt.
@@ -151,14 +153,21 @@ struct Prepared {
 
 struct Switched {
   Epoch epoch;
-  uint64_t checksum = 0;         // of tables and layout: equal on every rank
-  uint64_t weight_checksum = 0;  // summed over ranks it is the same in every
-                                 // layout: see worker/switch/weight_checksum.h
-  uint64_t weight_bytes = 0;     // written on this rank
+  uint64_t checksum = 0;      // of tables and layout: equal on every rank
+  uint64_t weight_bytes = 0;  // written on this rank
   uint64_t kv_bytes = 0;
   uint32_t weight_us = 0;
   uint32_t kv_us = 0;
   uint32_t total_us = 0;
+};
+
+// What this rank's slots hold since the switch of that epoch, taken beside the
+// steps after it: summed over ranks it is the same in every layout, see
+// worker/switch/weight_checksum.h. Does not come when another switch, a new
+// load or the end of the worker was earlier.
+struct WeightsChecked {
+  Epoch epoch;
+  uint64_t weight_checksum = 0;
 };
 
 // Something that the worker cannot mend; it ends after sending this, and its
@@ -169,7 +178,7 @@ struct Fault {
 };
 
 using Report = std::variant<Hello, Halted, Loaded, Interrupted, StepResult,
-                            Prepared, Switched, Fault>;
+                            Prepared, Switched, Fault, WeightsChecked>;
 
 // ---- codec -----------------------------------------------------------------
 

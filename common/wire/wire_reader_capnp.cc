@@ -77,10 +77,19 @@ absl::Status ReadRows(wire_schema::StepPlan::Reader in,
   return absl::OkStatus();
 }
 
+absl::Status Read(wire_schema::ExpertsState::Reader in, ExpertsState& out) {
+  ASSIGN_OR_RETURN(out.from, ReadLayout(in.getFromTp()));
+  ASSIGN_OR_RETURN(out.to, ReadLayout(in.getToTp()));
+  out.side = in.getHigh() ? Side::kHigh : Side::kLow;
+  out.layers_done = in.getLayersDone();
+  if (out.steady() && out.layers_done != 0) return Malformed("experts");
+  return absl::OkStatus();
+}
+
 absl::Status Read(wire_schema::StepPlan::Reader in, StepPlan& out) {
   out.step = StepId{in.getStep()};
   ASSIGN_OR_RETURN(out.layout.attention, ReadLayout(in.getAttentionTp()));
-  ASSIGN_OR_RETURN(out.layout.experts, ReadLayout(in.getExpertsTp()));
+  RETURN_IF_ERROR(Read(in.getExperts(), out.layout.experts));
   out.released = ReadList<uint32_t>(in.getReleased());
   for (uint32_t slot : out.released) {
     if (slot >= kMaxSlotNumber) return Malformed("released slot");
@@ -136,33 +145,33 @@ absl::Status Read(wire_schema::Restore::Reader in, Restore& out) {
 
 absl::Status Read(wire_schema::Load::Reader in, Load& out) {
   out.round = in.getRound();
-  ASSIGN_OR_RETURN(out.layout, ReadLayout(in.getLayoutTp()));
-  ASSIGN_OR_RETURN(out.to, ReadLayout(in.getToTp()));
-  out.layers_done = in.getLayersDone();
+  RETURN_IF_ERROR(Read(in.getExperts(), out.experts));
   out.epoch = Epoch{in.getEpoch()};
   return absl::OkStatus();
 }
 
 absl::Status Read(wire_schema::Resume::Reader in, Resume& out) {
   out.round = in.getRound();
-  ASSIGN_OR_RETURN(out.layout, ReadLayout(in.getLayoutTp()));
+  RETURN_IF_ERROR(Read(in.getExperts(), out.experts));
   out.next_step = StepId{in.getNextStep()};
   out.next_barrier = in.getNextBarrier();
   out.last_epoch = Epoch{in.getLastEpoch()};
   out.weight_checksum = in.getWeightChecksum();
+  out.check_weights = in.getCheckWeights();
   for (uint64_t memory : in.getMemories()) {
     out.memories.push_back(Incarnation{memory});
   }
   if (out.memories.size() > kMaxRanks) return Malformed("memories");
+  if (in.hasTail() == out.experts.steady()) return Malformed("tail");
   if (!in.hasTail()) return absl::OkStatus();
   const auto tail = in.getTail();
   Prepare plan;
   RETURN_IF_ERROR(Read(tail.getPlan(), plan));
-  if (plan.target != out.layout) return Malformed("layout of a switch's tail");
+  if (plan.target != out.experts.to) {
+    return Malformed("layout of a switch's tail");
+  }
   SwitchTail& value = out.tail.emplace();
   value.epoch = plan.epoch;
-  ASSIGN_OR_RETURN(value.from, ReadLayout(tail.getFromTp()));
-  value.layers_done = tail.getLayersDone();
   value.waves_done = tail.getWavesDone();
   value.kv = std::move(plan.kv);
   return absl::OkStatus();
@@ -245,6 +254,7 @@ absl::Status Read(wire_schema::Hello::Reader in, Hello& out) {
   out.max_slots = in.getMaxSlots();
   out.model_digest = in.getModelDigest();
   out.memory = Incarnation{in.getMemory()};
+  out.padding_bytes = in.getPaddingBytes();
   if (out.num_ranks < 1 || out.num_ranks > kMaxRanks ||
       out.rank >= out.num_ranks || out.max_slots > kMaxSlotNumber) {
     return Malformed("hello");
@@ -257,6 +267,7 @@ absl::Status Read(wire_schema::Halted::Reader in, Halted& out) {
   out.stand = {StepId{in.getLastExecuted()},
                in.getBarriers(),
                Epoch{in.getSwitchEpoch()},
+               in.getHigh() ? Side::kHigh : Side::kLow,
                in.getLayersDone(),
                in.getWavesDone(),
                in.getLoaded(),
@@ -353,12 +364,17 @@ absl::Status ReadBody(wire_schema::Report::Reader in, Report& out) {
                        ReadReason(in.getPrepared().getReason()));
       return absl::OkStatus();
     }
+    case wire_schema::Report::WEIGHTS_CHECKED: {
+      const auto body = in.getWeightsChecked();
+      out = WeightsChecked{Epoch{body.getEpoch()}, body.getWeightChecksum()};
+      return absl::OkStatus();
+    }
     case wire_schema::Report::SWITCHED: {
       const auto body = in.getSwitched();
-      out = Switched{Epoch{body.getEpoch()},   body.getChecksum(),
-                     body.getWeightChecksum(), body.getWeightBytes(),
-                     body.getKvBytes(),        body.getWeightUs(),
-                     body.getKvUs(),           body.getTotalUs()};
+      out = Switched{Epoch{body.getEpoch()}, body.getChecksum(),
+                     body.getWeightBytes(),  body.getKvBytes(),
+                     body.getWeightUs(),     body.getKvUs(),
+                     body.getTotalUs()};
       return absl::OkStatus();
     }
     case wire_schema::Report::FAULT:

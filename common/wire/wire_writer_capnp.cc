@@ -49,10 +49,17 @@ void BuildRows(wire_schema::StepPlan::Builder out,
   }
 }
 
+void Build(wire_schema::ExpertsState::Builder out, const ExpertsState& in) {
+  out.setFromTp(in.from.tp_size);
+  out.setToTp(in.to.tp_size);
+  out.setHigh(in.side == Side::kHigh);
+  out.setLayersDone(in.layers_done);
+}
+
 void Build(wire_schema::StepPlan::Builder out, const StepPlan& in) {
   out.setStep(in.step.value);
   out.setAttentionTp(in.layout.attention.tp_size);
-  out.setExpertsTp(in.layout.experts.tp_size);
+  Build(out.initExperts(), in.layout.experts);
   FillList(out.initReleased(in.released.size()), in.released);
   auto admissions = out.initAdmissions(in.admissions.size());
   for (unsigned i = 0; i < in.admissions.size(); ++i) {
@@ -85,19 +92,18 @@ void Build(wire_schema::Restore::Builder out, const Restore& in) {
 
 void Build(wire_schema::Resume::Builder out, const Resume& in) {
   out.setRound(in.round);
-  out.setLayoutTp(in.layout.tp_size);
+  Build(out.initExperts(), in.experts);
   out.setNextStep(in.next_step.value);
   out.setNextBarrier(in.next_barrier);
   out.setLastEpoch(in.last_epoch.value);
   out.setWeightChecksum(in.weight_checksum);
+  out.setCheckWeights(in.check_weights);
   FillColumn(out.initMemories(in.memories.size()), in.memories,
              [](auto& m) { return m.value; });
   if (!in.tail.has_value()) return;
   auto tail = out.initTail();
-  tail.setFromTp(in.tail->from.tp_size);
-  tail.setLayersDone(in.tail->layers_done);
   tail.setWavesDone(in.tail->waves_done);
-  Build(tail.initPlan(), Prepare{in.tail->epoch, in.layout, in.tail->kv});
+  Build(tail.initPlan(), Prepare{in.tail->epoch, in.experts.to, in.tail->kv});
 }
 
 void Build(wire_schema::Halted::Builder out, const Halted& in) {
@@ -105,6 +111,7 @@ void Build(wire_schema::Halted::Builder out, const Halted& in) {
   out.setLastExecuted(in.stand.last_executed.value);
   out.setBarriers(in.stand.barriers);
   out.setSwitchEpoch(in.stand.switch_epoch.value);
+  out.setHigh(in.stand.side == Side::kHigh);
   out.setLayersDone(in.stand.layers_done);
   out.setWavesDone(in.stand.waves_done);
   out.setLoaded(in.stand.loaded);
@@ -195,9 +202,7 @@ std::string Encode(const CommandMessage& message) {
     void operator()(const Load& in) {
       auto out = root.initLoad();
       out.setRound(in.round);
-      out.setLayoutTp(in.layout.tp_size);
-      out.setToTp(in.to.tp_size);
-      out.setLayersDone(in.layers_done);
+      Build(out.initExperts(), in.experts);
       out.setEpoch(in.epoch.value);
     }
     void operator()(const Restore& in) { Build(root.initRestore(), in); }
@@ -231,6 +236,7 @@ std::string Encode(const ReportMessage& message) {
       out.setMaxSlots(in.max_slots);
       out.setModelDigest(in.model_digest);
       out.setMemory(in.memory.value);
+      out.setPaddingBytes(in.padding_bytes);
     }
     void operator()(const Halted& in) { Build(root.initHalted(), in); }
     void operator()(const Loaded& in) {
@@ -253,12 +259,16 @@ std::string Encode(const ReportMessage& message) {
       auto out = root.initSwitched();
       out.setEpoch(in.epoch.value);
       out.setChecksum(in.checksum);
-      out.setWeightChecksum(in.weight_checksum);
       out.setWeightBytes(in.weight_bytes);
       out.setKvBytes(in.kv_bytes);
       out.setWeightUs(in.weight_us);
       out.setKvUs(in.kv_us);
       out.setTotalUs(in.total_us);
+    }
+    void operator()(const WeightsChecked& in) {
+      auto out = root.initWeightsChecked();
+      out.setEpoch(in.epoch.value);
+      out.setWeightChecksum(in.weight_checksum);
     }
     void operator()(const Fault& in) { Build(root.initFault(), in); }
   };

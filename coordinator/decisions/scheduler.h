@@ -16,8 +16,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/ids.h"
+#include "common/layout/experts_state.h"
 #include "common/layout/kv_plan.h"
-#include "common/layout/layout.h"
 #include "common/step/sampling_params.h"
 #include "common/step/stand.h"
 #include "common/step/step_plan.h"
@@ -205,6 +205,10 @@ class Scheduler {
   std::vector<journal::RunningSequence> Running() const;
 
   Layout layout() const { return pages_.layout(); }
+  // Where the experts lie, as plans say it. Every switch turns the side.
+  const ExpertsState& experts() const { return experts_; }
+  // What the workers' memory holds. REQUIRES: steady, in layout().
+  void SetExperts(const ExpertsState& experts);
   // The first step that no worker has been told to run.
   StepId next_step() const { return next_step_; }
   int steps_in_flight() const { return num_in_flight_; }
@@ -337,6 +341,7 @@ class Scheduler {
   SchedulerOptions options_;
   PageTables pages_;
   StepId next_step_;
+  ExpertsState experts_;
 
   std::vector<Sequence> sequences_;
   std::vector<uint32_t> unused_sequences_;

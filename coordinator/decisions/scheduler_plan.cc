@@ -22,7 +22,7 @@ std::optional<StepPlan> Scheduler::NextStep() {
   draft.record = &record;
   draft.budget = static_cast<uint32_t>(options_.token_budget);
   draft.plan.step = next_step_;
-  draft.plan.layout = {pages_.layout(), pages_.layout()};
+  draft.plan.layout = {pages_.layout(), experts_};
   draft.plan.items.reserve(num_running_);
   draft.plan.page_rows.reserve(last_rows_);
   PlanDecodes(draft);

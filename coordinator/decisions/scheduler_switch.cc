@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/check.h"
 #include "common/base/status_macros.h"
 #include "coordinator/decisions/scheduler.h"
 
@@ -57,6 +58,7 @@ absl::Status Scheduler::ApplySwitch(Layout target, const KvPlan& plan) {
       !status.ok()) {
     return absl::FailedPreconditionError(status.message());
   }
+  experts_ = experts_.Towards(target).Finished();
   load_tokens_.fill(0);
   load_sequences_.fill(0);
   for (const KvTable& table : tables) {
@@ -66,6 +68,11 @@ absl::Status Scheduler::ApplySwitch(Layout target, const KvPlan& plan) {
     ++load_sequences_[slot.group];
   }
   return absl::OkStatus();
+}
+
+void Scheduler::SetExperts(const ExpertsState& experts) {
+  CHECK(experts.steady() && experts.to == layout());
+  experts_ = experts;
 }
 
 }  // namespace moebius

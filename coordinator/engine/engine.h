@@ -84,6 +84,8 @@ struct EngineStatus {
   uint64_t recoveries_total = 0;      // rounds after the first
   double last_recovery_ms = 0;        // of the last one, from halt to resume
   uint64_t switches_total = 0, switches_refused_total = 0;
+  // Switches whose weights were found right, beside the steps after them.
+  uint64_t switches_checked_total = 0;
   std::optional<SwitchReport> last_switch;
   // Rows of logits that held a NaN or an infinity, and where the last ones
   // were.
@@ -95,6 +97,7 @@ struct EngineStatus {
   double load = 0;         // smoothed requests in flight, what auto looks at
   std::string journal_trouble;  // nothing new is accepted as long as there is
   uint64_t journal_bytes = 0;
+  uint64_t padding_bytes = 0;  // of the experts, in all workers' memory
   std::vector<WorkerStatus> workers;
 };
 

@@ -304,6 +304,10 @@ absl::Status EngineHost::TakeReport(Rank rank, wire::Report report) {
       if (!host->running()) return absl::OkStatus();
       return host->switches_->OnSwitched(rank, switched, host->Now());
     }
+    absl::Status operator()(const wire::WeightsChecked& checked) {
+      if (!host->running()) return absl::OkStatus();
+      return host->switches_->OnWeightsChecked(rank, checked);
+    }
     absl::Status operator()(const wire::Fault& fault) {
       LogError("worker ", rank, " failed in step ", fault.step.value, ": ",
                fault.reason);
@@ -325,6 +329,11 @@ absl::Status EngineHost::OnHello(Rank rank) {
   worker.pid = member.hello.pid;
   worker.incarnation = member.incarnation.value;
   worker.pages_total = member.hello.num_pages;
+  if (status_.padding_bytes != member.hello.padding_bytes) {
+    status_.padding_bytes = member.hello.padding_bytes;
+    LogInfo("the experts do not divide evenly over the group: padding takes ",
+            status_.padding_bytes, " bytes");
+  }
   if (!scheduler_.has_value()) worker.pages_free = worker.pages_total;
   return Apply(WorkerJoined{rank});
 }
@@ -489,6 +498,7 @@ void EngineHost::Publish() {
     status_.dropped_tokens_total = counters.dropped_tokens;
     status_.switch_state = switches_->state_name();
     status_.switches_total = switches_->num_done();
+    status_.switches_checked_total = switches_->num_checked();
     status_.switches_refused_total = switches_->num_refused();
     status_.last_switch = switches_->last();
     status_.load = policy_->smoothed_load();

@@ -186,11 +186,13 @@ class EngineHost final : public Engine {
   absl::Status LookAfterIdleWorkers(Clock::time_point now);
   void LookAfterSocket(Clock::time_point now);
   void Halt(const SendHalt& halt);
-  void Load(const SendLoad& load);
+  absl::Status Load(const SendLoad& load);
   void SendHaltTo(RankSet ranks, uint64_t round);
-  void SendLoadTo(RankSet ranks, uint64_t round);
+  absl::StatusOr<ExpertsState> ExpertsNow();
+  absl::Status SendLoadTo(RankSet ranks, uint64_t round);
   uint64_t WeightChecksum() const;
   // The first time: begins, unless it has to wait for the journal.
+  absl::StatusOr<wire::Resume> MakeResume(uint64_t round, bool first);
   absl::Status Resume(uint64_t round);
   absl::Status BeginIfItWaits();
   void SendSequences(uint64_t round);

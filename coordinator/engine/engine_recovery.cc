@@ -81,8 +81,7 @@ absl::Status EngineHost::Carry(const MembershipEffect& effect) {
     return absl::OkStatus();
   }
   if (const auto* load = std::get_if<SendLoad>(&effect)) {
-    Load(*load);
-    return absl::OkStatus();
+    return Load(*load);
   }
   return Resume(std::get<ResumeGroup>(effect).round);
 }
@@ -99,39 +98,46 @@ void EngineHost::SendHaltTo(RankSet ranks, uint64_t round) {
   group_.SendTo(ranks, wire::Halt{round, tell});
 }
 
-void EngineHost::Load(const SendLoad& load) {
+absl::Status EngineHost::Load(const SendLoad& load) {
   round_deadline_ = Now() + kLoadTimeout;
   load_pause_ = std::chrono::milliseconds(kHaltRetryMs);
   load_again_ = Now() + load_pause_;
   emptied_ = load.ranks;
   last_look_ = Clock::time_point();  // at once: it is said how far they are
-  SendLoadTo(load.ranks, load.round);
+  return SendLoadTo(load.ranks, load.round);
 }
 
-// The weights that these ranks are to have: those of the layout we are in, or
-// of a committed switch as far as the others have come with it.
-void EngineHost::SendLoadTo(RankSet ranks, uint64_t round) {
+// What the memories hold: the layout we are in, or a committed switch as far as
+// the group has come with it.
+absl::StatusOr<ExpertsState> EngineHost::ExpertsNow() {
+  const int num_layers = options_.model.num_moe_layers();
+  if (switches_.has_value()) {
+    return ExpertsOfGroup(stands_, num_layers, scheduler_->layout(),
+                          switches_->Unfinished());
+  }
+  const RecoveryPlan plan = PlanFromJournal();
+  std::optional<UnfinishedSwitch> unfinished;
+  if (plan.unfinished) {
+    const journal::SwitchDecided& decided = *options_.journal->state().undone();
+    unfinished = {decided.epoch, decided.from, decided.to};
+  }
+  return ExpertsOfGroup(stands_, num_layers, plan.layout, unfinished);
+}
+
+// The weights that these ranks are to have.
+absl::Status EngineHost::SendLoadTo(RankSet ranks, uint64_t round) {
   wire::Load order;
   order.round = round;
+  ASSIGN_OR_RETURN(order.experts, ExpertsNow());
   if (switches_.has_value()) {
-    order.layout = order.to = scheduler_->layout();
-    if (const auto tail = switches_->Tail(stands_)) {
-      order.layout = tail->from;
-      order.epoch = tail->epoch;
-      order.layers_done = tail->layers_done;
+    if (const auto unfinished = switches_->Unfinished()) {
+      order.epoch = unfinished->epoch;
     }
-  } else {
-    const RecoveryPlan plan = PlanFromJournal();
-    order.layout = order.to = plan.layout;
-    if (plan.unfinished) {
-      const journal::SwitchDecided& decided =
-          *options_.journal->state().undone();
-      order.layout = decided.from;
-      order.epoch = decided.epoch;
-      order.layers_done = LayersDone(decided.epoch, stands_);
-    }
+  } else if (!order.experts.steady()) {
+    order.epoch = options_.journal->state().undone()->epoch;
   }
   group_.SendTo(ranks, order);
+  return absl::OkStatus();
 }
 
 // Of the whole model: what the ranks with weights were told, or the sum of what
@@ -159,7 +165,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
     load_again_ = now + load_pause_;
     // A command that was lost stands between: only HALT mends that.
     SendHaltTo(loading->unloaded, loading->round);
-    SendLoadTo(loading->unloaded, loading->round);
+    RETURN_IF_ERROR(SendLoadTo(loading->unloaded, loading->round));
   }
   if (now - last_greeting_ > std::chrono::milliseconds(kHaltRetryMs)) {
     last_greeting_ = now;
@@ -324,6 +330,34 @@ absl::Status EngineHost::BeginIfItWaits() {
   return Resume(std::get<Running>(membership_).round);
 }
 
+// What all are to go on from. `first`: this coordinator has not had a group
+// yet.
+absl::StatusOr<wire::Resume> EngineHost::MakeResume(uint64_t round,
+                                                    bool first) {
+  wire::Resume resume;
+  resume.round = round;
+  ASSIGN_OR_RETURN(resume.experts, ExpertsNow());
+  scheduler_->SetExperts(resume.experts.steady() ? resume.experts
+                                                 : resume.experts.Finished());
+  resume.next_step = scheduler_->next_step();
+  for (const Stand& stand : stands_) {
+    resume.next_barrier = std::max(resume.next_barrier, stand.barriers + 1);
+  }
+  resume.last_epoch = switches_->last_epoch();
+  for (Rank r = 0; r < group_.num_ranks(); ++r) {
+    resume.memories.push_back(group_.member(r).hello.memory);
+  }
+  resume.tail = switches_->Tail(stands_);
+  // What was heard of it may be of memory that is gone, and a successor cannot
+  // know what its predecessor had heard.
+  const bool untold =
+      first && options_.served_before && resume.last_epoch.value > 0;
+  const bool check = untold || switches_->check_is_open();
+  if (check) switches_->OpenCheck();
+  resume.check_weights = check && !resume.tail.has_value();
+  return resume;
+}
+
 absl::Status EngineHost::Resume(uint64_t round) {
   const auto now = Now();
   round_deadline_.reset();
@@ -349,19 +383,8 @@ absl::Status EngineHost::Resume(uint64_t round) {
   }
   SendSequences(round);
 
-  wire::Resume resume;
-  resume.round = round;
-  resume.layout = scheduler_->layout();
-  resume.next_step = scheduler_->next_step();
-  for (const Stand& stand : stands_) {
-    resume.next_barrier = std::max(resume.next_barrier, stand.barriers + 1);
-  }
-  resume.last_epoch = switches_->last_epoch();
+  ASSIGN_OR_RETURN(wire::Resume resume, MakeResume(round, first));
   resume.weight_checksum = weight_checksum;
-  for (Rank r = 0; r < group_.num_ranks(); ++r) {
-    resume.memories.push_back(group_.member(r).hello.memory);
-  }
-  resume.tail = switches_->Tail(stands_);
   const bool tail = resume.tail.has_value();
   group_.Broadcast(std::move(resume));
   RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorResumed));

@@ -142,6 +142,7 @@ absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
   RETURN_IF_ERROR(scheduler_->ApplySwitch(current_->report.to, current_->plan));
   deadline_ =
       now + std::chrono::milliseconds(options_.config.layout.switch_timeout_ms);
+  OpenCheck();
   RETURN_IF_ERROR(FaultPoint(FaultId::kCoordinatorDecided));
   const wire::Commit commit{effect.epoch, effect.boundary};
   const RankSet first = RankSet::All(group_->num_ranks() / 2);
@@ -160,21 +161,20 @@ absl::Status SwitchControl::OnHalted(Clock::time_point now) {
   return absl::OkStatus();
 }
 
-int LayersDone(Epoch epoch, absl::Span<const Stand> stands) {
-  int done = 0;
-  for (const Stand& stand : stands) {
-    if (stand.switch_epoch == epoch) done = std::max(done, stand.layers_done);
-  }
-  return done;
+std::optional<UnfinishedSwitch> SwitchControl::Unfinished() const {
+  const auto* committing = std::get_if<Committing>(&state_);
+  if (committing == nullptr) return std::nullopt;
+  return UnfinishedSwitch{committing->epoch, committing->from,
+                          committing->target};
 }
 
-// As with layers, so with waves; nobody has gone beyond the next one.
+// As with layers, so with waves: the highest record counts, since nobody has
+// gone beyond the next one.
 std::optional<SwitchTail> SwitchControl::Tail(
     absl::Span<const Stand> stands) const {
   const auto* committing = std::get_if<Committing>(&state_);
   if (committing == nullptr) return std::nullopt;
-  SwitchTail tail{committing->epoch, committing->from,
-                  LayersDone(committing->epoch, stands), 0, current_->plan};
+  SwitchTail tail{committing->epoch, 0, current_->plan};
   for (const Stand& stand : stands) {
     if (stand.switch_epoch != committing->epoch) continue;
     tail.waves_done = std::max(tail.waves_done, stand.waves_done);
@@ -199,6 +199,7 @@ void SwitchControl::Recover(Epoch proposed,
   current.report.boundary = unfinished->boundary;
   current.plan = unfinished->plan;
   current.switched.resize(group_->num_ranks());
+  OpenCheck();
 }
 
 void SwitchControl::DropPages() {
@@ -231,8 +232,7 @@ absl::Status SwitchControl::OnSwitched(Rank rank,
   return Apply(SwitchedBy{rank, switched.epoch}, now);
 }
 
-absl::Status SwitchControl::CheckSums() const {
-  uint64_t weights = 0;
+absl::Status SwitchControl::CheckTables() const {
   const std::optional<wire::Switched>& first = current_->switched[0];
   for (Rank r = 0; r < group_->num_ranks(); ++r) {
     const std::optional<wire::Switched>& one = current_->switched[r];
@@ -241,19 +241,39 @@ absl::Status SwitchControl::CheckSums() const {
                                      " workers 0 and ", r,
                                      " do not hold the same page tables"));
     }
-    weights += one->weight_checksum;
-  }
-  if (weights != options_.weight_checksum) {
-    return absl::DataLossError(
-        Cat("after switch ", first->epoch.value,
-            " the expert weights are not what was loaded"));
   }
   return absl::OkStatus();
 }
 
+void SwitchControl::OpenCheck() {
+  Check& check = check_.emplace(Check{});
+  check.epoch = last_epoch();
+  check.sums.resize(group_->num_ranks());
+}
+
+absl::Status SwitchControl::OnWeightsChecked(
+    Rank rank, const wire::WeightsChecked& checked) {
+  if (!check_.has_value() || check_->epoch != checked.epoch) {
+    return absl::OkStatus();
+  }
+  check_->sums[rank] = checked.weight_checksum;
+  uint64_t weights = 0;
+  for (const std::optional<uint64_t>& sum : check_->sums) {
+    if (!sum.has_value()) return absl::OkStatus();
+    weights += *sum;
+  }
+  const Epoch epoch = check_->epoch;
+  check_.reset();
+  ++num_checked_;
+  if (weights == options_.weight_checksum) return absl::OkStatus();
+  return absl::DataLossError(Cat("after switch ", epoch.value,
+                                 " the expert weights are not what was "
+                                 "loaded"));
+}
+
 absl::Status SwitchControl::OnDone() {
   deadline_.reset();
-  RETURN_IF_ERROR(CheckSums());
+  RETURN_IF_ERROR(CheckTables());
   // If this is lost, a new coordinator sees it from where the workers stand.
   Log(journal::SwitchDone{current_->report.epoch}).IgnoreError();
   ++num_done_;

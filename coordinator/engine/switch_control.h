@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "common/config/config.h"
 #include "common/wire/wire.h"
+#include "coordinator/decisions/experts_of_group.h"
 #include "coordinator/decisions/layout_machine.h"
 #include "coordinator/decisions/scheduler.h"
 #include "coordinator/engine/engine.h"
@@ -31,10 +32,6 @@ struct SwitchOptions {
   // there is no journal.
   std::function<absl::Status(journal::Record)> log;
 };
-
-// Layers of the switch that are done on every rank. A rank that has passed the
-// barrier behind a layer proves it, whatever the others recorded.
-int LayersDone(Epoch epoch, absl::Span<const Stand> stands);
 
 // SwitchControl
 //
@@ -74,7 +71,8 @@ class SwitchControl {
   // Recovery. Every worker has halted: a switch that is only being prepared is
   // refused, a committed one is to be finished by all of them.
   absl::Status OnHalted(Clock::time_point now);
-  // What is left of it, given where they stand.
+  // It, and what is left of its pages, given where they stand.
+  std::optional<UnfinishedSwitch> Unfinished() const;
   std::optional<SwitchTail> Tail(absl::Span<const Stand> stands) const;
   Epoch last_epoch() const;
   bool committing() const { return std::holds_alternative<Committing>(state_); }
@@ -82,6 +80,15 @@ class SwitchControl {
   // no sequences left.
   void DropPages();
   uint64_t weight_checksum() const { return options_.weight_checksum; }
+  // The weights of the last switch have not been checked on every rank: who
+  // resumes is to do it again, since what was under way may have ended.
+  bool check_is_open() const { return check_.has_value(); }
+  // Opens it for the last epoch, of which no rank has told yet.
+  void OpenCheck();
+  // A rank's share; kDataLoss when all are there and they are not what was
+  // loaded. One of another epoch than the last is late and means nothing.
+  absl::Status OnWeightsChecked(Rank rank, const wire::WeightsChecked& checked);
+  uint64_t num_checked() const { return num_checked_; }
   // A PREPARE without an answer, or a committed switch that makes no progress,
   // since the last call: the group must be halted and resumed.
   bool TakeStalled() { return std::exchange(stalled_, false); }
@@ -104,6 +111,11 @@ class SwitchControl {
     Layout target;
     SwitchCallback callback;
   };
+  // Of the weights, after a switch and beside the steps.
+  struct Check {
+    Epoch epoch;
+    std::vector<std::optional<uint64_t>> sums;  // [rank]
+  };
   // The attempt under way.
   struct Current {
     SwitchReport report;
@@ -124,7 +136,7 @@ class SwitchControl {
   absl::Status OnSendPrepare(const SendPrepare& effect, Clock::time_point now);
   absl::Status OnSendCommit(const SendCommit& effect, Clock::time_point now);
   absl::Status OnDone();
-  absl::Status CheckSums() const;
+  absl::Status CheckTables() const;
   void Answer(bool done, std::string reason);
 
   const SwitchOptions options_;
@@ -136,7 +148,9 @@ class SwitchControl {
   std::optional<Clock::time_point> deadline_;
   std::optional<Clock::time_point> last_result_;
   std::optional<SwitchReport> last_;
+  std::optional<Check> check_;
   uint64_t num_done_ = 0;
+  uint64_t num_checked_ = 0;
   uint64_t num_refused_ = 0;
   bool stalled_ = false;
 };

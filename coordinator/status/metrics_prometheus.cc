@@ -96,6 +96,9 @@ void AddLayout(const EngineStatus& status, Families& out) {
             status.switch_state != "steady");
   out.Counter("moebius_switches_total", "Switches done.",
               status.switches_total);
+  out.Counter("moebius_switches_checked_total",
+              "Switches whose weights were found right.",
+              status.switches_checked_total);
   out.Counter("moebius_switches_refused_total", "Switches refused.",
               status.switches_refused_total);
   if (!status.last_switch) return;

@@ -103,6 +103,7 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info) {
         {"last_ms", status.last_recovery_ms}}},
       {"switches",
        {{"total", status.switches_total},
+        {"checked", status.switches_checked_total},
         {"refused", status.switches_refused_total},
         {"last", last}}},
       {"nonfinite_logits",
@@ -113,6 +114,7 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info) {
       {"decision_us", status.decision_us},
       {"load", status.load},
       {"http_connections", info.http_connections},
+      {"padding_bytes", status.padding_bytes},
       {"workers", workers}};
   return Dump(out);
 }

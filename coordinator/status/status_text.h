@@ -36,9 +36,11 @@ struct ServerInfo {
 //    "dropped_tokens": positions to be computed again,
 //    "journal": {"trouble": empty or why nothing new is accepted, "bytes"},
 //    "recoveries": {"total", "last_ms": from halt to resume},
-//    "switches": {"total", "refused", "last": null or as SwitchReportJson},
+//    "switches": {"total", "checked": of those, with weights found right,
+//                "refused", "last": null or as SwitchReportJson},
 //    "nonfinite_logits": {"rows", "last_step", "last_slot"},
 //    "step_ms", "decision_us", "load", "http_connections",
+//    "padding_bytes": what dividing the experts over the group costs it,
 //    "workers": [{"rank", "pid", "incarnation", "connected", "weight_bytes",
 //                 "pages_total", "pages_free"}]}
 std::string StatusJson(const EngineStatus& status, const ServerInfo& info);

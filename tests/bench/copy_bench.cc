@@ -19,7 +19,7 @@
 #include "benchmark/benchmark.h"
 #include "common/base/check.h"
 #include "common/base/core_binding.h"
-#include "common/layout/layout.h"
+#include "common/layout/experts_state.h"
 #include "worker/memory/worker_memory.h"
 #include "worker/peers/group_barrier.h"
 #include "worker/switch/pull.h"
@@ -42,7 +42,7 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// The small checkpoint: segments of 32 KiB, 6 MiB a rank.
+// The small checkpoint: segments of 0.75 MiB, 6 MiB a rank.
 ExpertShape SmallShape() {
   ExpertShape shape;
   shape.num_ranks = kRanks;
@@ -54,7 +54,7 @@ ExpertShape SmallShape() {
 }
 
 // Experts of Qwen3-30B-A3B (768 rows of 2048 BF16), 4 layers of 16 of them:
-// segments of 1.5 MiB, 302 MB a rank.
+// segments of 38 MB, 302 MB a rank.
 ExpertShape LargeShape() {
   ExpertShape shape = SmallShape();
   shape.intermediate_rows = 768;
@@ -87,10 +87,13 @@ struct Bench {
   // One rank's copies of a whole switch, a barrier after each layer if given.
   void Switch(Rank rank, bool to_tp, GroupBarrier* barrier) const {
     const Layout ep = ExpertParallel(), tp = TensorParallel(kRanks);
-    const Layout from = to_tp ? ep : tp, to = to_tp ? tp : ep;
-    for (int layer : SwitchLayerOrder(shape.num_moe_layers, to)) {
-      const SlotPull pull{shape.slot_bytes(), SlotOf(from, layer),
-                          SlotOf(to, layer)};
+    // EP lies high, TP low.
+    const ExpertsState state = to_tp ? ExpertsState{ep, tp, Side::kHigh, 0}
+                                     : ExpertsState{tp, ep, Side::kLow, 0};
+    for (int i = 0; i < shape.num_moe_layers; ++i) {
+      const int layer = state.LayerAt(shape, i);
+      const SlotPull pull{shape.slot_bytes(), state.SourceSlot(shape, layer),
+                          state.TargetSlot(shape, layer)};
       CHECK(PullSlot(*memories[rank], pull, segments[to_tp ? 0 : 1][rank],
                      nullptr)
                 .ok());

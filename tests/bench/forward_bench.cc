@@ -95,7 +95,8 @@ class Group {
       InitSignals(rank.signals.get(), r, num_ranks, Incarnation{1});
       signals.push_back(rank.signals.get());
       CHECK(LoadWeights(*shape, dir, false,
-                        {r, layout_, rank.dense.get(), rank.experts.get()})
+                        {r, ExpertsState::At(layout_, Side::kLow),
+                         rank.dense.get(), rank.experts.get()})
                 .ok());
     }
     for (Rank r = 0; r < num_ranks; ++r) {
@@ -126,9 +127,8 @@ class Group {
       const int heads = HeadsOf(shape->attention, layout_, r).num_kv();
       PageId next = 0;
       for (int s = 0; s < num_sequences; ++s) {
-        std::vector<PageId> pages;
+        std::vector<PageId>& pages = rank.pages.emplace_back();
         for (int i = 0; i < num_blocks * heads; ++i) pages.push_back(next++);
-        rank.pages.push_back(std::move(pages));
       }
       for (const auto& pages : rank.pages) {
         rank.sequences.push_back({pages.data(), num_blocks});
@@ -148,7 +148,7 @@ class Group {
   // `count` tokens of each sequence from `position` on; logits of the last one
   // if `logits`.
   void Step(int num_sequences, int count, int position, bool logits) {
-    const bool tp = layout_.tp_size > 1;
+    const bool tp = !layout_.is_ep();
     const int num_ranks = static_cast<int>(ranks_.size());
     for (Rank r = 0; r < num_ranks; ++r) {
       RankState& rank = ranks_[r];

@@ -53,7 +53,7 @@ class RefusesTest(unittest.TestCase):
         path, result = self.serve_config("workers:\n  count: many\n")
         self.assertEqual(result.returncode, 2)
         self.assertIn(f"{path}:2: key 'workers.count': allowed is a whole "
-                      "number from 1 to 8, not 'many'", result.stderr)
+                      "number from 1 to 16, not 'many'", result.stderr)
 
     def test_unknown_key_in_file(self):
         path, result = self.serve_config("workers:\n  cuont: 2\n")
@@ -82,10 +82,10 @@ class RefusesTest(unittest.TestCase):
         self.assertIn("/nowhere/model", result.stderr)
 
     def test_bad_flag_value(self):
-        result = self.serve("--model", MODEL, "--workers", "9")
+        result = self.serve("--model", MODEL, "--workers", "17")
         self.assertEqual(result.returncode, 2)
         self.assertIn("--workers: key 'workers.count': allowed is a whole "
-                      "number from 1 to 8, not '9'", result.stderr)
+                      "number from 1 to 16, not '17'", result.stderr)
 
     def test_unknown_words_are_named_with_the_nearest_known_one(self):
         for words, said in (

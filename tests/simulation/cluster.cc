@@ -413,18 +413,20 @@ void Cluster::Order(LayoutChoice choice) {
 }
 
 void Cluster::CheckSlots(const char* when, Rank rank) {
-  const Layout layout = observer_.layout();
+  const ExpertsState& state = observer_.experts();
   const TinyModel::Slots& expected =
-      model_.SlotsOf(options_.num_workers, layout, rank);
+      model_.SlotsOf(options_.num_workers, state.to, rank);
   const std::byte* const actual = store_.View(RegionKind::kExperts, rank);
   if (actual == nullptr) return;
-  const int64_t slot_bytes = expected.shape.slot_bytes();
-  for (int layer = 0; layer < expected.shape.num_moe_layers; ++layer) {
-    const int64_t begin = SlotOf(layout, layer) * slot_bytes;
-    if (std::memcmp(actual + begin, expected.bytes.data() + begin,
+  ExpertShape shape = expected.shape;
+  shape.spare_slots = options_.spare_slots;
+  const int64_t slot_bytes = shape.slot_bytes();
+  for (int layer = 0; layer < shape.num_moe_layers; ++layer) {
+    if (std::memcmp(actual + state.SlotOf(shape, layer) * slot_bytes,
+                    expected.bytes.data() + layer * slot_bytes,
                     static_cast<size_t>(slot_bytes)) != 0) {
       world_.Violate('D', Cat(when, " layer ", layer, " of rank ", rank,
-                              " is not that of layout ", LayoutName(layout)));
+                              " is not that of layout ", LayoutName(state.to)));
     }
   }
 }

@@ -91,6 +91,9 @@ class Cluster final : public LifeSite, public FaultHandler {
   absl::Status OnCoordinatorFaultPoint(FaultId id);
   bool OnTake(Life& life, std::string& bytes) override;
   bool OnSend(Life& life, std::string& bytes) override;
+  bool KeepsCheck() override {
+    return mutant_ != nullptr && mutant_->KeepsCheck();
+  }
   bool PassesEarly(Life& life) override {
     return mutant_ != nullptr && mutant_->PassesEarly(life);
   }

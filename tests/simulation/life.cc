@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "common/base/cat.h"
 #include "common/base/check.h"
+#include "worker/switch/weight_checksum.h"
 
 namespace moebius::simulation {
 namespace {
@@ -115,6 +116,47 @@ class Life::BarrierEnd final : public StepBarrier {
   GroupStepBarrier inner_;
   const int64_t timeout_us_;
   uint64_t next_;
+};
+
+// Done some time after the switch, and then reads what is in the slots.
+class Life::LateCheck final : public WeightCheck {
+ public:
+  LateCheck(Life* life, const ExpertShape& shape, const std::byte* experts)
+      : life_(life), shape_(shape), experts_(experts) {}
+
+  void Begin(Epoch epoch, const ExpertsState& state) override {
+    const bool kept = kept_.has_value();
+    task_ = Task{epoch, kept ? std::exchange(kept_, {})->state : state,
+                 life_->site_->world().now_us() +
+                     life_->site_->Jitter(0, kLatestCheckUs)};
+  }
+  void GiveUp() override {
+    if (life_->site_->KeepsCheck()) kept_ = task_;
+    task_.reset();
+  }
+  std::optional<Sum> Take() override {
+    if (!task_.has_value() || life_->site_->world().now_us() < task_->done_us) {
+      return std::nullopt;
+    }
+    const Sum sum{
+        task_->epoch,
+        WeightChecksum(shape_, task_->state, life_->rank(), experts_, nullptr)};
+    task_.reset();
+    return sum;
+  }
+
+ private:
+  static constexpr int64_t kLatestCheckUs = 300'000;
+  struct Task {
+    Epoch epoch;
+    ExpertsState state;
+    int64_t done_us = 0;
+  };
+  Life* const life_;
+  const ExpertShape shape_;
+  const std::byte* const experts_;
+  std::optional<Task> task_;
+  std::optional<Task> kept_;  // by a planted bug
 };
 
 // ---- its life --------------------------------------------------------------
@@ -244,6 +286,12 @@ std::unique_ptr<StepBarrier> Life::MakeBarrier(
   for (std::byte* base : signals) signals_.push_back(SignalsAt(base));
   return std::make_unique<BarrierEnd>(
       this, signals, int64_t{options_.config.workers.step_timeout_ms} * 1000);
+}
+
+std::unique_ptr<WeightCheck> Life::MakeWeightCheck(const ExpertShape& shape,
+                                                   Rank,
+                                                   const std::byte* experts) {
+  return std::make_unique<LateCheck>(this, shape, experts);
 }
 
 absl::Status Life::OnReady() {

@@ -42,6 +42,9 @@ class LifeSite {
   virtual bool OnSend(Life& life, std::string& bytes) = 0;
   // A planted bug: the barrier is passed though not everyone is there.
   virtual bool PassesEarly(Life& life) = 0;
+  // A planted bug: a check of the weights goes on though a switch begins, and
+  // its sum is told as that of the switch.
+  virtual bool KeepsCheck() = 0;
   // A planted bug in what the vault hands out.
   virtual absl::StatusOr<RegionDescriptor> Withdraw(Life& life,
                                                     RegionKind kind) = 0;
@@ -88,6 +91,8 @@ class Life final : public WorkerHost {
   absl::StatusOr<std::unique_ptr<Link>> Connect() override;
   std::unique_ptr<StepBarrier> MakeBarrier(
       absl::Span<std::byte* const> signals) override;
+  std::unique_ptr<WeightCheck> MakeWeightCheck(
+      const ExpertShape& shape, Rank rank, const std::byte* experts) override;
   void OnProgress(int64_t, int64_t) override {}
   absl::Status OnReady() override;
   void OnFailed(const absl::Status&) override {}
@@ -96,6 +101,7 @@ class Life final : public WorkerHost {
   class VaultEnd;
   class LinkEnd;
   class BarrierEnd;
+  class LateCheck;
   struct Killed {};
 
   void Main();

@@ -1,5 +1,3 @@
-#include "tests/simulation/mutants.h"
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -7,6 +5,7 @@
 #include <variant>
 
 #include "common/base/unique_fd.h"
+#include "tests/simulation/mutant_makers.h"
 #include "worker/memory/region.h"
 #include "worker/memory/signals.h"
 
@@ -14,149 +13,47 @@ namespace moebius::simulation {
 namespace {
 
 using wire::CommandMessage;
-using wire::Commit;
 using wire::Halted;
 using wire::Load;
-using wire::Prepare;
-using wire::ReportMessage;
 using wire::Restore;
 using wire::Resume;
 
-// A mutant made of functions; those that are null do nothing.
-class FromFunctions : public Mutant {
- public:
-  std::function<bool(Rank, CommandMessage&)> command;
-  std::function<bool(Rank, ReportMessage&)> report;
-  std::function<bool(Rank, Incarnation, CommandMessage&)> taken;
-  std::function<void(Life&, FaultId, VaultStore&)> at_point;
-  std::function<bool(Life&)> early;
-  std::function<void(Rank, RegionKind, VaultStore&,
-                     absl::StatusOr<RegionDescriptor>&)>
-      withdraw;
-  std::function<void(std::vector<Output>&)> outputs;
-  std::function<void(SimDisk&)> coordinator_lost;
-  bool spares = false;
-  bool never_syncs = false;
-
-  bool OnCommand(Rank rank, CommandMessage& message, bool&) override {
-    return command && command(rank, message);
-  }
-  bool OnReport(Rank rank, ReportMessage& message, bool&) override {
-    return report && report(rank, message);
-  }
-  bool OnTaken(Rank rank, Incarnation incarnation, CommandMessage& message,
-               bool&) override {
-    return taken && taken(rank, incarnation, message);
-  }
-  void OnFaultPoint(Life& life, FaultId id, VaultStore& store) override {
-    if (at_point) at_point(life, id, store);
-  }
-  bool PassesEarly(Life& life) override { return early && early(life); }
-  void OnWithdraw(Rank rank, RegionKind kind, VaultStore& store,
-                  absl::StatusOr<RegionDescriptor>& kept) override {
-    if (withdraw) withdraw(rank, kind, store, kept);
-  }
-  void OnOutputs(std::vector<Output>& all) override {
-    if (outputs) outputs(all);
-  }
-  void OnCoordinatorLost(SimDisk& disk) override {
-    if (coordinator_lost) coordinator_lost(disk);
-  }
-  bool NeverSyncs() override { return never_syncs; }
-  bool SparesTheDead() override { return spares; }
-};
-
-using Make = std::function<std::unique_ptr<Mutant>(uint64_t)>;
-
-Make OfCommands(std::function<bool(Rank, CommandMessage&)> change) {
-  return [change](uint64_t) {
-    auto mutant = std::make_unique<FromFunctions>();
-    mutant->command = change;
-    return mutant;
-  };
-}
-// Changes the commands of one kind.
-template <typename T>
-Make Of(std::function<bool(Rank, T&)> change) {
-  return OfCommands([change](Rank rank, CommandMessage& message) {
-    auto* const body = std::get_if<T>(&message.command);
-    return body != nullptr && change(rank, *body);
-  });
-}
-template <typename T>
-Make OfReports(std::function<bool(Rank, T&)> change) {
-  return [change](uint64_t) {
-    auto mutant = std::make_unique<FromFunctions>();
-    mutant->report = [change](Rank rank, ReportMessage& message) {
-      auto* const body = std::get_if<T>(&message.report);
-      return body != nullptr && change(rank, *body);
-    };
-    return mutant;
-  };
-}
-Make OfWithdrawals(std::function<void(Rank, RegionKind, VaultStore&,
-                                      absl::StatusOr<RegionDescriptor>&)>
-                       change) {
-  return [change](uint64_t) {
-    auto mutant = std::make_unique<FromFunctions>();
-    mutant->withdraw = change;
-    return mutant;
-  };
-}
-Make OfOutputs(std::function<void(std::vector<Output>&, uint64_t&)> change) {
-  return [change](uint64_t) {
-    auto mutant = std::make_unique<FromFunctions>();
-    mutant->outputs = [change,
-                       count = uint64_t{0}](std::vector<Output>& all) mutable {
-      change(all, count);
-    };
-    return mutant;
-  };
-}
-
 // ---- recovery --------------------------------------------------------------
 
-constexpr int kLayers = 3;  // of the simulated models
-
-bool ChangeTail(Resume& resume,
-                const std::function<bool(SwitchTail&)>& change) {
-  return resume.tail.has_value() && change(*resume.tail);
+Make OfTails(std::function<bool(Resume&)> change) {
+  return Of<Resume>([change](Rank, Resume& resume) {
+    return resume.tail.has_value() && change(resume);
+  });
 }
 
 void AddRecovery(std::vector<MutantInfo>& all) {
   all.push_back({"tail-skips-layer",
                  "the layer in flight counts as done when a switch is finished",
-                 Of<Resume>([](Rank, Resume& resume) {
-                   return ChangeTail(resume, [](SwitchTail& tail) {
-                     if (tail.layers_done >= kLayers) return false;
-                     ++tail.layers_done;
-                     return true;
-                   });
+                 OfTails([](Resume& resume) {
+                   if (resume.experts.layers_done >= kLayers) return false;
+                   ++resume.experts.layers_done;
+                   return true;
                  })});
   all.push_back({"tail-repeats-layer",
                  "a layer whose sources are gone is done again",
-                 Of<Resume>([](Rank, Resume& resume) {
-                   return ChangeTail(resume, [](SwitchTail& tail) {
-                     if (tail.layers_done == 0) return false;
-                     --tail.layers_done;
-                     return true;
-                   });
+                 OfTails([](Resume& resume) {
+                   if (resume.experts.layers_done == 0) return false;
+                   --resume.experts.layers_done;
+                   return true;
                  })});
   all.push_back({"tail-forgets-pages",
                  "the waves of a switch count as done when it is finished",
-                 Of<Resume>([](Rank, Resume& resume) {
-                   return ChangeTail(resume, [](SwitchTail& tail) {
-                     tail.waves_done = static_cast<int>(tail.kv.waves.size());
-                     return !tail.kv.waves.empty();
-                   });
+                 OfTails([](Resume& resume) {
+                   SwitchTail& tail = *resume.tail;
+                   tail.waves_done = static_cast<int>(tail.kv.waves.size());
+                   return !tail.kv.waves.empty();
                  })});
   all.push_back({"commit-reversed", "a recovery takes a committed switch back",
-                 Of<Resume>([](Rank, Resume& resume) {
-                   return ChangeTail(resume, [&](SwitchTail& tail) {
-                     resume.layout = tail.from;
-                     resume.tail.reset();
-                     return true;
-                   });
+                 OfTails([](Resume& resume) {
+                   resume.experts = ExpertsState::At(resume.experts.from,
+                                                     resume.experts.side);
+                   resume.tail.reset();
+                   return true;
                  })});
   all.push_back({"barrier-number-reused",
                  "a group resumes with barriers that some have arrived at",
@@ -243,100 +140,6 @@ void AddRecovery(std::vector<MutantInfo>& all) {
                  }});
 }
 
-// ---- switches --------------------------------------------------------------
-
-void AddSwitches(std::vector<MutantInfo>& all) {
-  all.push_back({"kv-move-lost", "a switch forgets a page",
-                 Of<Prepare>([](Rank, Prepare& prepare) {
-                   if (prepare.kv.waves.empty()) return false;
-                   prepare.kv.waves.back().pop_back();
-                   if (prepare.kv.waves.back().empty()) {
-                     prepare.kv.waves.pop_back();
-                   }
-                   return true;
-                 })});
-  all.push_back({"kv-moves-crossed", "a switch takes one page for another",
-                 Of<Prepare>([](Rank, Prepare& prepare) {
-                   for (auto& wave : prepare.kv.waves) {
-                     for (size_t i = 1; i < wave.size(); ++i) {
-                       if (wave[i].dst_rank != wave[0].dst_rank ||
-                           wave[i].src_page == wave[0].src_page) {
-                         continue;
-                       }
-                       std::swap(wave[0].src_page, wave[i].src_page);
-                       std::swap(wave[0].src_rank, wave[i].src_rank);
-                       return true;
-                     }
-                   }
-                   return false;
-                 })});
-  all.push_back(
-      {"record-before-barrier",
-       "a worker records a layer before all others have pulled it",
-       [](uint64_t) {
-         auto mutant = std::make_unique<FromFunctions>();
-         auto epochs = std::make_shared<std::array<Epoch, kMaxRanks>>();
-         mutant->taken = [epochs](Rank rank, Incarnation,
-                                  CommandMessage& message) {
-           if (const auto* commit = std::get_if<Commit>(&message.command)) {
-             (*epochs)[rank] = commit->epoch;
-           } else if (const auto* resume =
-                          std::get_if<Resume>(&message.command);
-                      resume != nullptr && resume->tail.has_value()) {
-             (*epochs)[rank] = resume->tail->epoch;
-           }
-           return false;
-         };
-         mutant->at_point = [epochs](Life& life, FaultId id,
-                                     VaultStore& store) {
-           std::byte* const base =
-               store.MutableView(RegionKind::kSignals, life.rank());
-           if (id != FaultId::kWorkerPulled || base == nullptr) return;
-           SignalsBlock* const block = SignalsAt(base);
-           SwitchProgress progress = LoadSwitchProgress(*block);
-           const Epoch epoch = (*epochs)[life.rank()];
-           if (progress.epoch != epoch) progress = {epoch, 0, 0};
-           progress.layers_done = std::min(progress.layers_done + 1, kLayers);
-           StoreSwitchProgress(block, progress);
-         };
-         return mutant;
-       }});
-  all.push_back(
-      {"kv-page-torn", "the second half of a wave spoils a byte of the first",
-       [](uint64_t) {
-         auto mutant = std::make_unique<FromFunctions>();
-         mutant->at_point = [](Life& life, FaultId id, VaultStore& store) {
-           if (id != FaultId::kWorkerPagesPassed) return;
-           std::byte* const kv =
-               store.MutableView(RegionKind::kKv, life.rank());
-           const int64_t size = store.SizeBytes(RegionKind::kKv, life.rank());
-           if (kv == nullptr) return;
-           for (int64_t i = 0; i < std::min<int64_t>(size, 1 << 20); i += 512) {
-             kv[i] ^= std::byte{1};
-           }
-         };
-         return mutant;
-       }});
-  all.push_back(
-      {"layout-of-one-step-old",
-       "the first step after a switch has the old layout", [](uint64_t) {
-         auto mutant = std::make_unique<FromFunctions>();
-         mutant->command = [layouts = std::array<Layout, kMaxRanks>{}](
-                               Rank rank, CommandMessage& message) mutable {
-           auto* plan = std::get_if<StepPlan>(&message.command);
-           if (plan == nullptr) return false;
-           const Layout before =
-               std::exchange(layouts[rank], plan->layout.attention);
-           if (plan->step.value == 1 || before == plan->layout.attention) {
-             return false;
-           }
-           plan->layout = {before, before};
-           return true;
-         };
-         return mutant;
-       }});
-}
-
 // ---- memory and life -------------------------------------------------------
 
 void AddMemory(std::vector<MutantInfo>& all) {
@@ -398,18 +201,13 @@ void AddMemory(std::vector<MutantInfo>& all) {
                  "a successor with new memory loads the layout of the start",
                  [](uint64_t) {
                    auto mutant = std::make_unique<FromFunctions>();
-                   mutant->command = [first = std::optional<Layout>()](
+                   mutant->command = [first = std::optional<ExpertsState>()](
                                          Rank,
                                          CommandMessage& message) mutable {
                      auto* const load = std::get_if<Load>(&message.command);
                      if (load == nullptr) return false;
-                     if (!first.has_value()) first = load->layout;
-                     if (load->layout == *first && load->layers_done == 0) {
-                       return false;
-                     }
-                     load->layout = load->to = *first;
-                     load->layers_done = 0;
-                     return true;
+                     if (!first.has_value()) first = load->experts;
+                     return std::exchange(load->experts, *first) != *first;
                    };
                    return mutant;
                  }});

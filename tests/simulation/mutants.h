@@ -37,6 +37,8 @@ class Mutant {
   }
   virtual void OnFaultPoint(Life&, FaultId, VaultStore&) {}
   virtual bool PassesEarly(Life&) { return false; }
+  // A check of weights goes on though the next switch begins.
+  virtual bool KeepsCheck() { return false; }
   virtual void OnWithdraw(Rank, RegionKind, VaultStore&,
                           absl::StatusOr<RegionDescriptor>&) {}
   // Outputs on their way to the front.

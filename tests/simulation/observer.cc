@@ -18,10 +18,12 @@ uint64_t HashOf(const StepPlan& plan) {
 }  // namespace
 
 Observer::Observer(World* world, int num_ranks, Layout layout)
-    : world_(world), num_ranks_(num_ranks), first_layout_(layout) {}
+    : world_(world),
+      num_ranks_(num_ranks),
+      first_(ExpertsState::At(layout, Side::kLow)) {}
 
-Layout Observer::layout() const {
-  return decisions_.empty() ? first_layout_ : decisions_.back().target;
+const ExpertsState& Observer::experts() const {
+  return decisions_.empty() ? first_ : decisions_.back().experts;
 }
 
 void Observer::OnCommand(Rank rank, Incarnation, const wire::Command& command) {
@@ -39,11 +41,11 @@ void Observer::On(Rank rank, const StepPlan& plan) {
         'C', Cat("step ", plan.step.value, " after step ", last_planned_));
   }
   last_planned_ = std::max(last_planned_, plan.step.value);
-  Layout layout = first_layout_;
+  ExpertsState experts = first_;
   for (const Decision& decision : decisions_) {
-    if (decision.boundary <= plan.step) layout = decision.target;
+    if (decision.boundary <= plan.step) experts = decision.experts;
   }
-  if (plan.layout.attention != layout || plan.layout.experts != layout) {
+  if (plan.layout != StepLayout{experts.to, experts}) {
     world_->Violate('F', Cat("step ", plan.step.value,
                              " is planned in a layout that was not decided"));
   }
@@ -77,7 +79,8 @@ void Observer::On(Rank rank, const wire::Commit& commit) {
       world_->Violate('F', Cat("an old commit of ", commit.epoch.value));
     }
     decisions_.push_back(
-        {commit.epoch, commit.boundary, prepared->second.target});
+        {commit.epoch, commit.boundary,
+         experts().Towards(prepared->second.target).Finished()});
   } else if (decisions_.back().boundary != commit.boundary) {
     world_->Violate('F', Cat("two boundaries of epoch ", commit.epoch.value));
   }
@@ -116,21 +119,25 @@ void Observer::On(Rank rank, const wire::Resume& resume) {
     tables.pages.clear();
     tables.owner.clear();
   }
+  const ExpertsState after =
+      resume.experts.steady() ? resume.experts : resume.experts.Finished();
   // A commit that no worker was sent, since all had gone, is known from here.
   if (resume.tail.has_value() &&
       (decisions_.empty() || decisions_.back().epoch < resume.tail->epoch)) {
-    decisions_.push_back({resume.tail->epoch, resume.next_step, resume.layout});
+    decisions_.push_back({resume.tail->epoch, resume.next_step,
+                          experts().Towards(after.to).Finished()});
   }
-  // Where no memory has weights, the group begins anew in its first layout.
+  // Where no memory has weights, the group begins anew in its first layout, or
+  // in the midst of the switch; and on whichever side it loads them.
   const bool anew =
-      !resume.tail.has_value() &&
       std::all_of(words_.begin(), words_.end(),
                   [](const Words& words) { return words.loaded == 0; });
-  if (anew && resume.layout != layout()) {
-    const Epoch epoch = decisions_.back().epoch;
-    decisions_.push_back({epoch, StepId{0}, resume.layout});
+  const bool may_be = !resume.tail.has_value() || after.to == experts().to;
+  if (anew && may_be && after != experts()) {
+    const Epoch epoch = decisions_.empty() ? Epoch{0} : decisions_.back().epoch;
+    decisions_.push_back({epoch, StepId{0}, after});
   }
-  if (resume.layout != layout()) {
+  if (after != experts()) {
     world_->Violate('F', "the group resumes in a layout that was not decided");
   }
   if (resume.tail.has_value() &&

@@ -22,7 +22,8 @@ namespace moebius::simulation {
 //   C  a step number stands for one plan and one layout, on all ranks
 //   D  no page belongs to two sequences
 //   E  a worker writes no other's signals, and only the newest life writes
-//   F  what was committed is not reversed, and what was refused not committed
+//   F  what was committed is not reversed, and what was refused not committed;
+//      every switch turns the side of the slots
 class Observer {
  public:
   Observer(World* world, int num_ranks, Layout layout);
@@ -48,7 +49,7 @@ class Observer {
   void AfterSlice(const VaultStore& store, Rank rank, Incarnation incarnation);
 
   // What the last decision says.
-  Layout layout() const;
+  const ExpertsState& experts() const;
   int num_decisions() const { return static_cast<int>(decisions_.size()); }
   StepId last_step() const { return StepId{last_planned_}; }
 
@@ -56,7 +57,7 @@ class Observer {
   struct Decision {
     Epoch epoch;
     StepId boundary;
-    Layout target;
+    ExpertsState experts;  // once it is done
   };
   // Who has which pages, as a worker that missed nothing would know.
   struct Tables {
@@ -88,7 +89,7 @@ class Observer {
 
   World* const world_;
   const int num_ranks_;
-  const Layout first_layout_;
+  const ExpertsState first_;
   std::vector<Decision> decisions_;
   std::map<uint64_t, wire::Prepare> prepared_;  // by epoch
   std::set<uint64_t> aborted_;

@@ -20,6 +20,7 @@ void ChooseGroup(Rng& rng, Options& options) {
   const auto group = kGroups[rng.Int(0, std::size(kGroups) - 1)];
   options.model = group.model;
   options.num_workers = group.num_workers;
+  options.spare_slots = rng.Chance(0.7) ? 1 : rng.Int(2, 3);
   options.layout = static_cast<LayoutChoice>(rng.Int(0, 2));
   options.steps_ahead = rng.Int(1, 4);
   options.token_budget = rng.Int(0, 1) == 0 ? rng.Int(8, 16) : rng.Int(17, 48);
@@ -128,7 +129,8 @@ std::string Show(const Options& o) {
   std::snprintf(
       text, sizeof(text),
       "seed %llu\n"
-      "  group   model %d, %d workers, layout %s, steps ahead %d, budget %d, "
+      "  group   model %d, %d workers, %d spare slots, layout %s, steps ahead "
+      "%d, budget %d, "
       "running %d, pool %.2f\n"
       "  work    %d choices within %d ms, several a request %.2f, aborts "
       "%.2f, refused %.2f, %d switches, %d us a step\n"
@@ -143,14 +145,14 @@ std::string Show(const Options& o) {
       "%.2f of switches, segments of "
       "%llu bytes; %d losses of power",
       static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
-      NameOf(o.layout), o.steps_ahead, o.token_budget, o.max_running, o.pool,
-      o.num_choices, o.arrivals_ms, o.many, o.aborts, o.refused, o.switches,
-      o.step_us, o.loss, o.repetition, o.delay_min_us, o.delay_max_us,
-      o.reorder ? "reordered" : "in order", o.queue_limit, o.partitions,
-      o.fault_ms, o.kills, o.pauses, o.coordinator_pauses, o.crash_in_step,
-      o.crash_in_switch, o.crash_in_recovery, o.max_crashes, o.memory_loss,
-      o.errors, o.stalls, o.coordinator_crash, o.coordinator_kills,
-      o.full_disks, o.full_at_switch,
+      o.spare_slots, NameOf(o.layout), o.steps_ahead, o.token_budget,
+      o.max_running, o.pool, o.num_choices, o.arrivals_ms, o.many, o.aborts,
+      o.refused, o.switches, o.step_us, o.loss, o.repetition, o.delay_min_us,
+      o.delay_max_us, o.reorder ? "reordered" : "in order", o.queue_limit,
+      o.partitions, o.fault_ms, o.kills, o.pauses, o.coordinator_pauses,
+      o.crash_in_step, o.crash_in_switch, o.crash_in_recovery, o.max_crashes,
+      o.memory_loss, o.errors, o.stalls, o.coordinator_crash,
+      o.coordinator_kills, o.full_disks, o.full_at_switch,
       static_cast<unsigned long long>(o.rotate_bytes), o.power_losses);
   return text;
 }
@@ -160,6 +162,7 @@ Config ConfigOf(const Options& options, const std::string& model_path,
   Config config;
   config.model.path = model_path;
   config.workers.count = options.num_workers;
+  config.layout.spare_slots = options.spare_slots;
   config.workers.threads = 1;
   config.workers.spin_us = 0;
   config.workers.kv_bytes =

@@ -14,6 +14,7 @@ struct Options {
   // ---- the group
   int model = 0;  // index among the small models
   int num_workers = 2;
+  int spare_slots = 1;
   LayoutChoice layout = LayoutChoice::kEp;
   int steps_ahead = 2;
   int token_budget = 32;

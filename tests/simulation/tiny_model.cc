@@ -110,7 +110,8 @@ const TinyModel::Slots& TinyModel::SlotsOf(int num_ranks, Layout layout,
   AlignedBytes dense(PlanDense(shape).size_bytes);
   AlignedBytes experts(shape.experts.region_bytes());
   Must(LoadWeights(shape, dir_.path(), false,
-                   {rank, layout, dense.data(), experts.data()}));
+                   {rank, ExpertsState::At(layout, Side::kLow), dense.data(),
+                    experts.data()}));
   Slots slots{shape.experts, {experts.span().begin(), experts.span().end()}};
   return slots_.emplace(key, std::move(slots)).first->second;
 }

@@ -12,7 +12,7 @@
 
 #include "common/config/config.h"
 #include "common/config/model_config.h"
-#include "common/layout/layout.h"
+#include "common/layout/experts_state.h"
 #include "coordinator/text/tokenizer.h"
 #include "tests/unit/worker/model/checkpoint_writer.h"
 
@@ -36,8 +36,8 @@ class TinyModel {
   // KV of the longest sequence, all heads.
   int64_t sequence_bytes() const;
 
-  // How the slots of a rank must look in a layout, one after the other; loaded
-  // from the checkpoint at the first call.
+  // How the slots of a rank must look in a layout, low, one after the other;
+  // loaded from the checkpoint at the first call.
   struct Slots {
     ExpertShape shape;
     std::vector<std::byte> bytes;  // the whole region

@@ -8,7 +8,7 @@
 namespace moebius {
 namespace {
 
-constexpr int kEpochBits = 40;
+constexpr int kEpochBits = 39;
 constexpr int kCountBits = 12;
 constexpr uint64_t kMaxCount = (uint64_t{1} << kCountBits) - 1;
 
@@ -46,18 +46,21 @@ absl::Status CheckSignals(const std::byte* base, Rank rank, int num_ranks) {
 void StoreSwitchProgress(SignalsBlock* own, const SwitchProgress& progress) {
   const uint64_t layers = progress.layers_done;
   const uint64_t waves = progress.waves_done;
+  const uint64_t high = progress.side == Side::kHigh;
   CHECK(progress.epoch.value < uint64_t{1} << kEpochBits);
   CHECK(layers <= kMaxCount && waves <= kMaxCount);
-  own->progress.switch_record.store(
-      progress.epoch.value << 2 * kCountBits | layers << kCountBits | waves,
-      std::memory_order_release);
+  own->progress.switch_record.store((progress.epoch.value << 1 | high)
+                                            << 2 * kCountBits |
+                                        layers << kCountBits | waves,
+                                    std::memory_order_release);
 }
 
 SwitchProgress LoadSwitchProgress(const SignalsBlock& block) {
   const uint64_t record =
       block.progress.switch_record.load(std::memory_order_acquire);
   return SwitchProgress{
-      Epoch{record >> 2 * kCountBits},
+      Epoch{record >> (2 * kCountBits + 1)},
+      (record >> 2 * kCountBits & 1) != 0 ? Side::kHigh : Side::kLow,
       static_cast<int>(record >> kCountBits & kMaxCount),
       static_cast<int>(record & kMaxCount),
   };

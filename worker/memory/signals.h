@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "common/base/ids.h"
+#include "common/layout/experts_state.h"
 
 namespace moebius {
 
@@ -79,12 +80,13 @@ SignalsBlock* InitSignals(std::byte* base, Rank rank, int num_ranks,
 absl::Status CheckSignals(const std::byte* base, Rank rank, int num_ranks);
 SignalsBlock* SignalsAt(std::byte* base);
 
-// How far a rank is in a switch. The three travel in one word, so a reader
+// How far a rank is in a switch. The four travel in one word, so a reader
 // never meets the numbers of one switch under the epoch of another.
 struct SwitchProgress {
-  Epoch epoch;          // below 2^40
-  int layers_done = 0;  // of the switch's order of layers, below 4096
-  int waves_done = 0;   // of the KV plan, below 4096
+  Epoch epoch;             // below 2^39
+  Side side = Side::kLow;  // where all layers lay before
+  int layers_done = 0;     // of the switch's order of layers, below 4096
+  int waves_done = 0;      // of the KV plan, below 4096
   friend bool operator==(const SwitchProgress&,
                          const SwitchProgress&) = default;
 };

@@ -38,7 +38,8 @@ class ForwardImpl : public Forward {
   absl::Status Run(const ForwardBatch& batch, LogitsSink& sink) override;
 
  private:
-  bool tp() const { return layout_.tp_size > 1; }
+  // Of attention: whether all ranks have all rows of the step.
+  bool tp() const { return !layout_.is_ep(); }
   int hidden() const { return shape_.config.hidden_size; }
   int num_ranks() const { return shape_.num_ranks; }
   float eps() const { return static_cast<float>(shape_.config.rms_norm_eps); }
@@ -67,11 +68,13 @@ class ForwardImpl : public Forward {
   absl::Status ReduceOverRanks(int which, int rows);
   void MlpSums(int l, ConstRows normed, FixedRows sums);
   void Route(int l, ConstRows normed, int32_t* experts, float* weights);
-  absl::Status MoeTp(int l, int rows);
-  absl::Status MoeEp(int l, int rows);
+  absl::Status Moe(int l, int rows, const ExpertsState& state);
+  struct Entered;
+  absl::StatusOr<Entered> Enter(int l, int rows, const SlotView& view);
+  absl::Status Leave(const Entered& entered, int rows, Layout experts);
   absl::Status DenseMlp(int l, int rows);
-  absl::Status Gather(int rows, int* first_row, int* total_rows);
-  void ReduceTouched(int first_row, int rows);
+  absl::Status Gather(int rows, const SlotView& view, Entered* entered);
+  void ReduceTouched(int first_row, int rows, Layout layout);
   absl::Status Logits(const ForwardBatch& batch, LogitsSink& sink);
   absl::Status LogitsTp(const ForwardBatch& batch, LogitsSink& sink);
 
@@ -85,8 +88,8 @@ class ForwardImpl : public Forward {
   Barrier* const barrier_;
   ThreadPool* const pool_;
   const RotaryTable rotary_;
-  std::vector<int> moe_index_;                                    // [layer]
-  std::vector<std::vector<ExpertView>> ep_experts_, tp_experts_;  // [MoE layer]
+  std::vector<int> moe_index_;                                // [layer]
+  std::vector<std::vector<ExpertView>> ep_slots_, tp_slots_;  // [slot]
 
   // Of the step being run.
   Layout layout_;
@@ -119,15 +122,14 @@ ForwardImpl::ForwardImpl(const ForwardOptions& options, RotaryTable rotary)
   int moe_layer = 0;
   for (int l = 0; l < config.num_layers; ++l) {
     moe_index_.push_back(moe_layer);
-    if (!config.is_moe_layer[l]) continue;
-    const auto slot = [&](Layout layout) {
-      return options.experts +
-             SlotOf(layout, moe_layer) * shape_.experts.slot_bytes();
-    };
-    const Layout ep = ExpertParallel(), tp = TensorParallel(shape_.num_ranks);
-    ep_experts_.push_back(ViewSlot(shape_, ep, slot(ep)));
-    tp_experts_.push_back(ViewSlot(shape_, tp, slot(tp)));
-    ++moe_layer;
+    if (config.is_moe_layer[l]) ++moe_layer;
+  }
+  for (int slot = 0; slot < shape_.experts.num_slots(); ++slot) {
+    const std::byte* const base =
+        options.experts + slot * shape_.experts.slot_bytes();
+    ep_slots_.push_back(ViewSlot(shape_, ExpertParallel(), base));
+    tp_slots_.push_back(
+        ViewSlot(shape_, TensorParallel(shape_.num_ranks), base));
   }
 
   const int64_t rows = options.max_rows;
@@ -144,12 +146,12 @@ ForwardImpl::ForwardImpl(const ForwardOptions& options, RotaryTable rotary)
 
 absl::Status ForwardImpl::Run(const ForwardBatch& batch, LogitsSink& sink) {
   layout_ = batch.layout.attention;
-  if (!(batch.layout.experts == layout_) || !layout_.served(num_ranks())) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "step: layouts ", layout_.tp_size, " and ",
-        batch.layout.experts.tp_size, " of attention and experts; allowed: ",
-        "both 1 or both ", num_ranks()));
+  if (!layout_.served(num_ranks())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step: attention of tp_size ", layout_.tp_size,
+                     "; allowed: 1 or ", num_ranks()));
   }
+  RETURN_IF_ERROR(Validate(batch.layout.experts, shape_.experts));
   heads_ = HeadsOf(shape_.attention, layout_, rank_);
   RETURN_IF_ERROR(rows_.Build(batch, num_ranks(), rank_, place_.max_rows,
                               rotary_.max_positions(), heads_.num_kv()));
@@ -191,7 +193,7 @@ absl::Status ForwardImpl::Layer(int l, const ForwardBatch& batch, int* rows) {
     ReduceFixedPoint(absl::MakeConstSpan(&own, 1), Residual(*rows), pool_);
   }
   if (!shape_.config.is_moe_layer[l]) return DenseMlp(l, *rows);
-  return tp() ? MoeTp(l, *rows) : MoeEp(l, *rows);
+  return Moe(l, *rows, batch.layout.experts);
 }
 
 // qkv columns [0, q) become the attention of all rows.
@@ -284,68 +286,61 @@ void ForwardImpl::Route(int l, ConstRows normed, int32_t* experts,
             pool_);
 }
 
-absl::Status ForwardImpl::MoeTp(int l, int rows) {
-  const ModelConfig& config = shape_.config;
-  const Rows normed = Normed(rows);
-  RmsNorm(Residual(rows), weights_.layers[l].post_norm, eps(), normed, pool_);
-  Route(l, normed, experts_of_.data(), weights_of_.data());
-  const size_t count = static_cast<size_t>(rows) * config.experts_per_token;
-  GroupByExpert(absl::MakeConstSpan(experts_of_.data(), count),
-                absl::MakeConstSpan(weights_of_.data(), count),
-                config.experts_per_token, 0, config.num_experts, &groups_);
-  const FixedRows sums = Sums(1, rows);
-  ZeroFixedPoint(sums, pool_);
-  ExpertsFfn(normed, tp_experts_[moe_index_[l]], groups_,
-             shape_.expert_slice_rows, sums, &workspace_, pool_);
-  return ReduceOverRanks(1, rows);
+// Rows as the experts of this rank are to see them, with their routing.
+struct ForwardImpl::Entered {
+  Rows x;
+  const int32_t* experts = nullptr;  // [x.rows][top_k]
+  const float* weights = nullptr;    // the same
+  int first_row = 0;                 // of this rank's own rows among them
+};
+
+absl::Status ForwardImpl::Moe(int l, int rows, const ExpertsState& state) {
+  const int moe_layer = moe_index_[l];
+  const Layout layout = state.LayoutOf(shape_.experts, moe_layer);
+  const int slot = state.SlotOf(shape_.experts, moe_layer);
+  const SlotView view = ViewOf(shape_.experts, layout, rank_);
+  ASSIGN_OR_RETURN(const Entered entered, Enter(l, rows, view));
+  const int top_k = shape_.config.experts_per_token;
+  const size_t count = static_cast<size_t>(entered.x.rows) * top_k;
+  GroupByExpert(absl::MakeConstSpan(entered.experts, count),
+                absl::MakeConstSpan(entered.weights, count), top_k,
+                view.first_expert, view.num_experts, &groups_);
+  ExpertsFfn(entered.x, layout.is_ep() ? ep_slots_[slot] : tp_slots_[slot],
+             groups_, shape_.expert_slice_rows, Sums(1, entered.x.rows),
+             &workspace_, pool_);
+  return Leave(entered, rows, layout);
 }
 
-// The owner shows its rows with their experts; every rank computes its experts'
-// share of all rows; the owner adds up.
-absl::Status ForwardImpl::MoeEp(int l, int rows) {
-  const ModelConfig& config = shape_.config;
-  const int top_k = config.experts_per_token;
+// Attention in TP: all rows are here already. In EP the owner shows its rows
+// with their experts, and each rank takes those that it has an expert of.
+// The sums of what is computed here begin at zero.
+absl::StatusOr<ForwardImpl::Entered> ForwardImpl::Enter(int l, int rows,
+                                                        const SlotView& view) {
+  const absl::Span<const float> norm = weights_.layers[l].post_norm;
+  if (tp() || num_ranks() == 1) {
+    RmsNorm(Residual(rows), norm, eps(), Normed(rows), pool_);
+    Route(l, Normed(rows), experts_of_.data(), weights_of_.data());
+    ZeroFixedPoint(Sums(1, rows), pool_);
+    return Entered{Normed(rows), experts_of_.data(), weights_of_.data(), 0};
+  }
   const Rows shown =
       RowsOf(reinterpret_cast<float*>(exchange_ + place_.rows), rows);
-  int32_t* const experts =
-      reinterpret_cast<int32_t*>(exchange_ + place_.experts);
-  float* const weights = reinterpret_cast<float*>(exchange_ + place_.weights);
-  RmsNorm(Residual(rows), weights_.layers[l].post_norm, eps(), shown, pool_);
-  Route(l, shown, experts, weights);
-
-  int first_row = 0, total_rows = rows;
-  Rows x = shown;
-  const int32_t* all_experts = experts;
-  const float* all_weights = weights;
-  if (num_ranks() > 1) {
-    const int64_t header = rows;
-    std::memcpy(exchange_, &header, sizeof(header));
-    RETURN_IF_ERROR(Wait());
-    RETURN_IF_ERROR(Gather(rows, &first_row, &total_rows));
-    x = RowsOf(gathered_.data(), total_rows);
-    all_experts = experts_of_.data();
-    all_weights = weights_of_.data();
-  } else {
-    ZeroFixedPoint(Sums(1, rows), pool_);
-  }
-  const size_t count = static_cast<size_t>(total_rows) * top_k;
-  GroupByExpert(absl::MakeConstSpan(all_experts, count),
-                absl::MakeConstSpan(all_weights, count), top_k,
-                rank_ * shape_.local_experts(), shape_.local_experts(),
-                &groups_);
-  ExpertsFfn(x, ep_experts_[moe_index_[l]], groups_, shape_.expert_slice_rows,
-             Sums(1, total_rows), &workspace_, pool_);
-  if (num_ranks() > 1) RETURN_IF_ERROR(Wait());
-  ReduceTouched(first_row, rows);
-  return absl::OkStatus();
+  RmsNorm(Residual(rows), norm, eps(), shown, pool_);
+  Route(l, shown, reinterpret_cast<int32_t*>(exchange_ + place_.experts),
+        reinterpret_cast<float*>(exchange_ + place_.weights));
+  const int64_t header = rows;
+  std::memcpy(exchange_, &header, sizeof(header));
+  RETURN_IF_ERROR(Wait());
+  Entered entered;
+  RETURN_IF_ERROR(Gather(rows, view, &entered));
+  return entered;
 }
 
 // Pulls the experts of all rows, and the rows that some expert here wants;
 // zeroes the sums of these rows. Rows of rank r stand behind those of r - 1.
-absl::Status ForwardImpl::Gather(int rows, int* first_row, int* total_rows) {
+absl::Status ForwardImpl::Gather(int rows, const SlotView& view,
+                                 Entered* entered) {
   const int top_k = shape_.config.experts_per_token;
-  const int first_expert = rank_ * shape_.local_experts();
-  const int end_expert = first_expert + shape_.local_experts();
   const size_t row_bytes = static_cast<size_t>(hidden()) * sizeof(float);
   int at = 0;
   for (Rank r = 0; r < num_ranks(); ++r) {
@@ -356,7 +351,7 @@ absl::Status ForwardImpl::Gather(int rows, int* first_row, int* total_rows) {
                                               " rows of at most ",
                                               place_.max_rows, " in a step"));
     }
-    if (r == rank_) *first_row = at;
+    if (r == rank_) entered->first_row = at;
     const size_t assignments = static_cast<size_t>(count) * top_k;
     int32_t* const experts = experts_of_.data() + int64_t{at} * top_k;
     std::memcpy(experts, peers_[r] + place_.experts,
@@ -368,7 +363,7 @@ absl::Status ForwardImpl::Gather(int rows, int* first_row, int* total_rows) {
     for (int64_t i = 0; i < count; ++i) {
       const int32_t* const of_row = experts + i * top_k;
       const bool here = std::any_of(of_row, of_row + top_k, [&](int32_t e) {
-        return first_expert <= e && e < end_expert;
+        return view.first_expert <= e && e < view.end_expert();
       });
       if (!here) continue;
       const int64_t row = at + i;
@@ -379,21 +374,38 @@ absl::Status ForwardImpl::Gather(int rows, int* first_row, int* total_rows) {
     }
     at += static_cast<int>(count);
   }
-  *total_rows = at;
+  entered->x = RowsOf(gathered_.data(), at);
+  entered->experts = experts_of_.data();
+  entered->weights = weights_of_.data();
   return absl::OkStatus();
 }
 
-// residual += the sums of the ranks that hold an expert of the row, for runs of
-// rows with the same ones.
-void ForwardImpl::ReduceTouched(int first_row, int rows) {
+// residual += the sums of the rows that are here after the layer.
+absl::Status ForwardImpl::Leave(const Entered& entered, int rows,
+                                Layout experts) {
+  if (num_ranks() == 1) {
+    const ConstFixedRows own = Sums(1, rows);
+    ReduceFixedPoint(absl::MakeConstSpan(&own, 1), Residual(rows), pool_);
+    return absl::OkStatus();
+  }
+  if (tp()) return ReduceOverRanks(1, rows);
+  RETURN_IF_ERROR(Wait());
+  ReduceTouched(entered.first_row, rows, experts);
+  return absl::OkStatus();
+}
+
+// residual += the sums of the ranks that hold something of an expert of the
+// row, for runs of rows with the same ranks.
+void ForwardImpl::ReduceTouched(int first_row, int rows, Layout layout) {
   const int top_k = shape_.config.experts_per_token;
-  const int local = shape_.local_experts();
   const int32_t* const experts =
       reinterpret_cast<const int32_t*>(exchange_ + place_.experts);
   const auto ranks_of = [&](int row) {
     uint32_t ranks = 0;
     for (int t = 0; t < top_k; ++t) {
-      ranks |= 1u << (experts[int64_t{row} * top_k + t] / local);
+      const RankRange range = RanksOfExpert(shape_.experts, layout,
+                                            experts[int64_t{row} * top_k + t]);
+      for (Rank r = range.first; r < range.end; ++r) ranks |= 1u << r;
     }
     return ranks;
   };

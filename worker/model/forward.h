@@ -1,4 +1,4 @@
-// The forward pass of one rank, in either layout.
+// The forward pass of one rank, in any state of the layouts.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/ids.h"
+#include "common/layout/experts_state.h"
 #include "common/layout/kv_plan.h"
-#include "common/layout/layout.h"
 #include "kernels/formats.h"
 #include "kernels/thread_pool.h"
 #include "worker/model/model_shape.h"
@@ -27,7 +27,9 @@ struct SequencePages {
 
 // One step, as one rank sees it. Everything it points to outlives Run().
 struct ForwardBatch {
-  StepLayout layout;  // attention == experts
+  // The experts may be in another layout than attention, and in the midst of a
+  // switch: each layer is computed where it lies.
+  StepLayout layout;
   // Rows are tokens to compute. EP: the rows of this rank's sequences, maybe
   // none. TP: all rows of the step, the same on every rank.
   absl::Span<const int32_t> tokens;
@@ -72,13 +74,18 @@ struct ForwardOptions {
 // Forward
 //
 // Qwen3-MoE over the operators of kernels/. The logits of a row are the same
-// bits in both layouts, for any number of ranks, and whatever else is in the
+// bits in every layout, for any number of ranks, and whatever else is in the
 // step (kernels/gemm.h says why).
 //
+// The layouts of attention and of the experts are two axes. A MoE layer enters
+// from attention's (every rank gets the rows that its experts want), computes
+// the experts of this layer's, and leaves for attention's again (the sums go
+// where the rows are).
+//
 // Collectives are pulls (worker/peers/exchange.h): every rank of the group
-// calls Run() for the same step with the same layout, also without rows. In EP
-// a rank waits twice a MoE layer; in TP twice a layer and once for each chunk
-// of logit rows.
+// calls Run() for the same step with the same layouts, also without rows. With
+// attention in EP a rank waits twice a MoE layer; in TP twice a layer and once
+// for each chunk of logit rows.
 //
 // Cost: no allocation once the largest step has been seen.
 // Threading: one Run() at a time; nothing but Run() may write this rank's

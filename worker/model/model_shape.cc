@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -17,21 +18,45 @@ AttentionShape AttentionOf(const ModelConfig& config, int num_ranks) {
   return {num_ranks, config.num_q_heads, config.num_kv_heads};
 }
 
-ExpertShape ExpertsOf(const ModelConfig& config, int num_ranks) {
+// Group sizes that share the model's heads.
+std::vector<int> GroupSizes(const ModelConfig& config) {
+  std::vector<int> sizes;
+  for (int n = 1; n <= kMaxRanks; ++n) {
+    if (Validate(AttentionOf(config, n)).ok()) sizes.push_back(n);
+  }
+  return sizes;
+}
+
+int PaddedRows(int rows, int num_ranks, int slice_rows) {
+  const int cut = num_ranks * slice_rows;
+  return (rows + cut - 1) / cut * cut;
+}
+
+// Of an expert with `rows` rows of the intermediate dimension.
+int ExpertSliceRows(int rows, const std::vector<int>& group_sizes) {
+  int longest = kUnitRows;
+  for (int slice = 2 * kUnitRows; slice <= rows; slice += kUnitRows) {
+    const bool pays =
+        std::any_of(group_sizes.begin(), group_sizes.end(), [&](int n) {
+          return PaddedRows(rows, n, slice) != PaddedRows(rows, n, kUnitRows);
+        });
+    if (!pays) longest = slice;
+  }
+  return longest;
+}
+
+ExpertShape ExpertsOf(const ModelConfig& config, int num_ranks, int slice_rows,
+                      int spare_slots) {
   ExpertShape shape;
   shape.num_ranks = num_ranks;
   shape.num_moe_layers = config.num_moe_layers();
   if (shape.num_moe_layers == 0) return shape;
   shape.num_experts = config.num_experts;
   shape.intermediate_rows = config.moe_intermediate_size;
-  shape.unit_rows = kUnitRows;
+  shape.unit_rows = slice_rows;
   shape.row_bytes = int64_t{config.hidden_size} * int64_t{sizeof(Bf16)};
+  shape.spare_slots = spare_slots;
   return shape;
-}
-
-bool Divides(const ModelConfig& config, int num_ranks) {
-  return Validate(AttentionOf(config, num_ranks)).ok() &&
-         Validate(ExpertsOf(config, num_ranks)).ok();
 }
 
 absl::Status CheckMultiple(const char* key, int value) {
@@ -51,7 +76,7 @@ IndexRange ShareOf(int total, int num_ranks, Rank rank) {
 }
 
 absl::StatusOr<ModelShape> MakeModelShape(const ModelConfig& config,
-                                          int num_ranks) {
+                                          int num_ranks, int spare_slots) {
   const int num_moe_layers = config.num_moe_layers();
   RETURN_IF_ERROR(CheckMultiple("hidden_size", config.hidden_size));
   RETURN_IF_ERROR(CheckMultiple("head_dim", config.head_dim));
@@ -67,20 +92,20 @@ absl::StatusOr<ModelShape> MakeModelShape(const ModelConfig& config,
   shape.config = config;
   shape.num_ranks = num_ranks;
   shape.attention = AttentionOf(config, num_ranks);
-  shape.experts = ExpertsOf(config, num_ranks);
   RETURN_IF_ERROR(Validate(shape.attention));
+  const std::vector<int> group_sizes = GroupSizes(config);
+  if (num_moe_layers > 0) {
+    shape.expert_slice_rows =
+        ExpertSliceRows(config.moe_intermediate_size, group_sizes);
+  }
+  shape.experts =
+      ExpertsOf(config, num_ranks, shape.expert_slice_rows, spare_slots);
   RETURN_IF_ERROR(Validate(shape.experts));
 
   int num_slices = 1;
-  for (int n = 1; n <= kMaxRanks; ++n) {
-    if (Divides(config, n)) num_slices = std::lcm(num_slices, n);
-  }
+  for (const int n : group_sizes) num_slices = std::lcm(num_slices, n);
   shape.output_slice_rows = shape.q_size() / num_slices;
   CHECK(shape.output_slice_rows * num_slices == shape.q_size());
-  if (num_moe_layers > 0) {
-    shape.expert_slice_rows = config.moe_intermediate_size / num_slices;
-    CHECK(shape.expert_slice_rows % kUnitRows == 0);
-  }
   if (num_moe_layers < config.num_layers) {
     const int units = config.intermediate_size / kUnitRows;
     int slices = num_slices;

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/ids.h"
 #include "common/config/model_config.h"
+#include "common/layout/blocks.h"
 #include "common/layout/layout.h"
 #include "kernels/formats.h"
 
@@ -14,10 +15,15 @@ namespace moebius {
 // ModelShape
 //
 // Row-parallel products are cut into slices of their reduced dimension (see
-// kernels/gemm.h). A slice must be the same for every group size, and whole on
-// every rank; so the number of slices is the least common multiple of all the
-// group sizes that this model allows: 8 where 1, 2, 4 and 8 do. Dense MLPs
-// need not divide: their slices are dealt out as evenly as they go.
+// kernels/gemm.h). A slice must be the same for every group size that shares
+// the model's heads, and whole on every rank:
+//
+//   attention's output   the number of slices is the least common multiple of
+//                        those group sizes: 8 where 1, 2, 4 and 8 do
+//   experts              the longest slice with which no group size pays more
+//                        padding of rows than with the shortest one
+//   dense MLPs           need not divide: their slices are dealt out as evenly
+//                        as they go
 struct ModelShape {
   ModelConfig config;
   int num_ranks = 1;
@@ -30,12 +36,6 @@ struct ModelShape {
 
   int q_size() const { return config.num_q_heads * config.head_dim; }
   int kv_size() const { return config.num_kv_heads * config.head_dim; }
-  int local_experts() const { return config.num_experts / num_ranks; }
-  // Elements of one expert's block in a slot.
-  size_t expert_elements(Layout layout) const {
-    return ExpertBlock::NumElements(
-        config.hidden_size, config.moe_intermediate_size / layout.tp_size);
-  }
 };
 
 // A run of slices, panels or the like that a rank holds.
@@ -48,9 +48,9 @@ struct IndexRange {
 IndexRange ShareOf(int total, int num_ranks, Rank rank);
 
 // Errors: kInvalidArgument naming key and number when a size is not a multiple
-// of 16 (hidden_size, head_dim, the intermediate sizes) or the model cannot be
-// divided over `num_ranks`.
+// of 16 (hidden_size, head_dim, the intermediate sizes) or `num_ranks` cannot
+// share the heads.
 absl::StatusOr<ModelShape> MakeModelShape(const ModelConfig& config,
-                                          int num_ranks);
+                                          int num_ranks, int spare_slots = 1);
 
 }  // namespace moebius

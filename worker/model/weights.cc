@@ -192,18 +192,8 @@ class Loader {
     return absl::OkStatus();
   }
 
-  // Rows [begin, end) of gate and up, columns [begin, end) of down.
-  absl::Status Expert(const std::string& gate, const std::string& up,
-                      const std::string& down, int rows, IndexRange range,
-                      Bf16* out) {
-    const int hidden = shape_.config.hidden_size;
-    RETURN_IF_ERROR(ReadExpert(gate, up, down, rows, range));
-    PackExpert(buffers_[0].data(), buffers_[1].data(), buffers_[2].data(),
-               hidden, range.size(), 0, range.size(), out);
-    Wrote(Bytes(ExpertBlock::NumElements(hidden, range.size())));
-    return absl::OkStatus();
-  }
-
+  // Rows [begin, end) of gate and up, columns [begin, end) of down, into the
+  // three buffers.
   absl::Status ReadExpert(const std::string& gate, const std::string& up,
                           const std::string& down, int rows, IndexRange range) {
     const int hidden = shape_.config.hidden_size;
@@ -234,33 +224,72 @@ class Loader {
     return absl::OkStatus();
   }
 
-  Layout LayoutOfLayer(int moe_layer) const {
-    const int num_layers = shape_.experts.num_moe_layers;
-    const std::vector<int> order = SwitchLayerOrder(num_layers, target_.to);
-    const auto done = order.begin() + target_.layers_done;
-    return std::find(order.begin(), done, moe_layer) != done ? target_.to
-                                                             : target_.layout;
-  }
-
   absl::Status Slot(int l, int moe_layer) {
-    const Layout layout = LayoutOfLayer(moe_layer);
-    const bool tp = layout.tp_size > 1;
-    const int rows = shape_.config.moe_intermediate_size;
-    const IndexRange experts =
-        tp ? IndexRange{0, shape_.config.num_experts}
-           : ShareOf(shape_.config.num_experts, shape_.num_ranks, target_.rank);
-    const IndexRange range = tp ? ShareOf(rows, shape_.num_ranks, target_.rank)
-                                : IndexRange{0, rows};
-    Bf16* out = reinterpret_cast<Bf16*>(target_.experts +
-                                        SlotOf(layout, moe_layer) *
-                                            shape_.experts.slot_bytes());
-    for (int e = experts.begin; e < experts.end; ++e) {
-      RETURN_IF_ERROR(Expert(ExpertName(l, e, "gate_proj"),
-                             ExpertName(l, e, "up_proj"),
-                             ExpertName(l, e, "down_proj"), rows, range, out));
-      out += shape_.expert_elements(layout);
+    const ExpertShape& experts = shape_.experts;
+    const Layout layout = target_.state.LayoutOf(experts, moe_layer);
+    const SlotView view = ViewOf(experts, layout, target_.rank);
+    std::byte* const slot =
+        target_.experts +
+        target_.state.SlotOf(experts, moe_layer) * experts.slot_bytes();
+    for (int e = 0; e < view.num_experts; ++e) {
+      RETURN_IF_ERROR(Expert(l, view.first_expert + e, view,
+                             slot + PieceOffset(experts, layout, e)));
     }
     return absl::OkStatus();
+  }
+
+  // The pieces of one expert, from `out` on. What is padding becomes zeros.
+  absl::Status Expert(int l, int expert, const SlotView& view, std::byte* out) {
+    const ExpertShape& experts = shape_.experts;
+    const int rows = experts.rows_per_block();
+    const int begin = std::min(view.first_row, experts.intermediate_rows);
+    const int end = std::min(view.first_row + view.num_pieces * rows,
+                             experts.intermediate_rows);
+    const bool there = expert < experts.num_experts && begin < end;
+    if (there) {
+      RETURN_IF_ERROR(ReadExpert(ExpertName(l, expert, "gate_proj"),
+                                 ExpertName(l, expert, "up_proj"),
+                                 ExpertName(l, expert, "down_proj"),
+                                 experts.intermediate_rows, {begin, end}));
+    }
+    for (int p = 0; p < view.num_pieces; ++p) {
+      const int first = p * rows;
+      const int count = there ? std::clamp(end - begin - first, 0, rows) : 0;
+      PackPiece(end - begin, first, count, out + p * experts.block_bytes());
+    }
+    Wrote(view.num_pieces * experts.piece_bytes());
+    return absl::OkStatus();
+  }
+
+  // A piece of rows [first, first + count) of the `num_rows` in the buffers,
+  // and zeros.
+  void PackPiece(int num_rows, int first, int count, std::byte* out) {
+    const int hidden = shape_.config.hidden_size;
+    const int rows = shape_.experts.rows_per_block();
+    Bf16* const piece = reinterpret_cast<Bf16*>(out);
+    if (count == rows) {
+      PackExpert(buffers_[0].data(), buffers_[1].data(), buffers_[2].data(),
+                 hidden, num_rows, first, first + count, piece);
+      return;
+    }
+    std::memset(out, 0, static_cast<size_t>(shape_.experts.piece_bytes()));
+    if (count == 0) return;
+    const size_t size = static_cast<size_t>(rows) * hidden;
+    std::vector<Bf16> padded[3] = {std::vector<Bf16>(size),
+                                   std::vector<Bf16>(size),
+                                   std::vector<Bf16>(size)};
+    const size_t bytes = static_cast<size_t>(count) * hidden * sizeof(Bf16);
+    const ptrdiff_t at = static_cast<ptrdiff_t>(first) * hidden;
+    std::memcpy(padded[0].data(), buffers_[0].data() + at, bytes);
+    std::memcpy(padded[1].data(), buffers_[1].data() + at, bytes);
+    for (int h = 0; h < hidden; ++h) {
+      std::memcpy(
+          padded[2].data() + static_cast<ptrdiff_t>(h) * rows,
+          buffers_[2].data() + static_cast<ptrdiff_t>(h) * num_rows + first,
+          count * sizeof(Bf16));
+    }
+    PackExpert(padded[0].data(), padded[1].data(), padded[2].data(), hidden,
+               rows, 0, rows, piece);
   }
 
   const ModelShape& shape_;
@@ -358,14 +387,16 @@ DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense) {
 std::vector<ExpertView> ViewSlot(const ModelShape& shape, Layout layout,
                                  const std::byte* slot) {
   CHECK(Aligned(slot));
-  const bool tp = layout.tp_size > 1;
-  const int count = tp ? shape.config.num_experts : shape.local_experts();
-  const size_t elements = shape.expert_elements(layout);
-  std::vector<ExpertView> experts(static_cast<size_t>(count));
-  for (int e = 0; e < count; ++e) {
-    experts[e] = {reinterpret_cast<const Bf16*>(slot) + e * elements,
-                  shape.config.hidden_size,
-                  shape.config.moe_intermediate_size / layout.tp_size};
+  const ExpertShape& experts_shape = shape.experts;
+  const SlotView view = ViewOf(experts_shape, layout, 0);
+  std::vector<ExpertView> experts(static_cast<size_t>(view.num_experts));
+  for (int e = 0; e < view.num_experts; ++e) {
+    const std::byte* const first = slot + PieceOffset(experts_shape, layout, e);
+    experts[e] = {reinterpret_cast<const Bf16*>(first),
+                  shape.config.hidden_size, experts_shape.rows_per_block(),
+                  view.num_pieces,
+                  static_cast<ptrdiff_t>(experts_shape.block_bytes() /
+                                         int64_t{sizeof(Bf16)})};
   }
   return experts;
 }
@@ -375,9 +406,7 @@ absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
                                       const LoadTarget& target,
                                       const LoadProgress& progress) {
   CHECK(target.rank >= 0 && target.rank < shape.num_ranks);
-  CHECK(target.layout.served(shape.num_ranks));
-  CHECK(target.layers_done >= 0 &&
-        target.layers_done <= shape.experts.num_moe_layers);
+  CHECK(Validate(target.state, shape.experts).ok());
   CHECK(target.dense != nullptr && Aligned(target.dense));
   CHECK(shape.experts.num_moe_layers == 0 ||
         (target.experts != nullptr && Aligned(target.experts)));

@@ -3,8 +3,8 @@
 //
 // The dense region holds, on every rank, all of embedding, attention, norms,
 // routers and dense MLPs; TP uses parts of them as views. The experts region
-// holds the slots of common/layout/layout.h, one ExpertBlock after the other: a
-// rank's experts in EP, its rows of every expert in TP.
+// holds the slots of common/layout/blocks.h, each expert of a block as an
+// ExpertBlock.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/ids.h"
-#include "common/layout/layout.h"
+#include "common/layout/experts_state.h"
 #include "kernels/formats.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/tensor_source.h"
@@ -58,19 +58,15 @@ struct DenseWeights {
 };
 DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense);
 
-// The experts of one slot: EP [local experts], TP [experts].
+// The experts of one slot, padding among them: [ViewOf(...).num_experts].
 std::vector<ExpertView> ViewSlot(const ModelShape& shape, Layout layout,
                                  const std::byte* slot);
 
 struct LoadTarget {
   Rank rank = 0;
-  Layout layout;
+  ExpertsState state;            // where and in which layout each layer goes
   std::byte* dense = nullptr;    // PlanDense(shape).size_bytes
   std::byte* experts = nullptr;  // shape.experts.region_bytes()
-  // In the midst of a switch: the first layers_done layers of its order are to
-  // be in `to`.
-  Layout to;
-  int layers_done = 0;
 };
 struct LoadStats {
   int64_t bytes_read = 0;     // from files
@@ -80,8 +76,8 @@ struct LoadStats {
 using LoadProgress =
     std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
-// Fills the dense region and the slots of `target.layout` of one rank, reading
-// only what goes there. The spare slot is not touched.
+// Fills the dense region and the slots that layers lie in of one rank, reading
+// only what goes there; padding becomes zeros. Free slots are not touched.
 //
 // Both regions must be multiples of 64 in memory. Every tensor of the model is
 // checked before the first byte is written.

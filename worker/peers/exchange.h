@@ -2,7 +2,7 @@
 //
 // A step's collectives alternate between two buffers, so each needs one barrier
 // only: who writes buffer 0 again has passed the barrier of a buffer 1, which
-// nobody reached before he had read buffer 0. Every layer uses buffer 0 first
+// nobody reached before it had read buffer 0. Every layer uses buffer 0 first
 // and buffer 1 last, in both layouts, so this holds across steps and switches.
 // The logits have two buffers of their own, for the same reason.
 //

@@ -9,8 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "common/layout/blocks.h"
 #include "common/layout/kv_plan.h"
-#include "common/layout/layout.h"
 #include "kernels/thread_pool.h"
 #include "worker/memory/worker_memory.h"
 

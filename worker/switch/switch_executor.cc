@@ -9,7 +9,6 @@
 #include "common/faults/fault_point.h"
 #include "worker/memory/signals.h"
 #include "worker/switch/pull.h"
-#include "worker/switch/weight_checksum.h"
 
 namespace moebius {
 namespace {
@@ -65,18 +64,19 @@ uint64_t TablesChecksum(Epoch epoch, Layout layout,
 
 }  // namespace
 
-SwitchExecutor::SwitchExecutor(const SwitchContext& context, Layout layout)
-    : context_(context), layout_(layout) {}
+SwitchExecutor::SwitchExecutor(const SwitchContext& context)
+    : context_(context) {}
 
 absl::Status SwitchExecutor::Check(const wire::Prepare& prepare) const {
   if (prepare.epoch <= last_epoch_) {
     return absl::FailedPreconditionError(absl::StrCat(
         "epoch ", prepare.epoch.value, " after ", last_epoch_.value));
   }
-  const int tp = prepare.target.tp_size;
-  if ((tp != 1 && tp != context_.num_ranks) || prepare.target == layout_) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "cannot switch from tp_size ", layout_.tp_size, " to ", tp));
+  if (!prepare.target.served(context_.num_ranks) || !experts_.steady() ||
+      prepare.target == experts_.to) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot switch from tp_size ", experts_.to.tp_size, " to ",
+                     prepare.target.tp_size));
   }
   if (!context_.memory->peers_mapped()) {
     return absl::UnavailableError("peers are not mapped");
@@ -128,23 +128,31 @@ void SwitchExecutor::Abort(Epoch epoch) {
   if (prepared_.has_value() && prepared_->epoch == epoch) prepared_.reset();
 }
 
-void SwitchExecutor::GoOn(Layout layout, Epoch last) {
-  layout_ = layout;
+absl::Status SwitchExecutor::GoOn(const ExpertsState& experts, Epoch last) {
+  RETURN_IF_ERROR(Validate(experts, context_.experts));
+  experts_ = experts;
   last_epoch_ = last;
   prepared_.reset();
+  return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail,
-                                                    Layout to) {
+// How far we are, for whoever finishes the switch: a rank that has passed the
+// barrier behind a layer proves it done everywhere.
+void SwitchExecutor::Record(const SwitchTail& tail) const {
+  StoreSwitchProgress(context_.memory->own_signals(),
+                      SwitchProgress{tail.epoch, experts_.side,
+                                     experts_.layers_done, tail.waves_done});
+}
+
+absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail) {
+  const ExpertShape& shape = context_.experts;
   const std::vector<CopySegment> segments =
-      PlanSlot(context_.experts, tail.from, to, context_.rank);
-  const std::vector<int> layers =
-      SwitchLayerOrder(context_.experts.num_moe_layers, to);
-  SwitchProgress progress{tail.epoch, tail.layers_done, tail.waves_done};
+      PlanSlot(shape, experts_.from, experts_.to, context_.rank);
   int64_t bytes = 0;
-  for (size_t i = tail.layers_done; i < layers.size(); ++i) {
-    const SlotPull pull{context_.experts.slot_bytes(),
-                        SlotOf(tail.from, layers[i]), SlotOf(to, layers[i])};
+  while (experts_.layers_done < shape.num_moe_layers) {
+    const int layer = experts_.LayerAt(shape, experts_.layers_done);
+    const SlotPull pull{shape.slot_bytes(), experts_.SourceSlot(shape, layer),
+                        experts_.TargetSlot(shape, layer)};
     ASSIGN_OR_RETURN(
         const int64_t moved,
         InHalves(absl::MakeConstSpan(segments), FaultId::kWorkerPull,
@@ -155,16 +163,14 @@ absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail,
     RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPulled));
     RETURN_IF_ERROR(context_.barrier->Wait());
     RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPassed));
-    ++progress.layers_done;
-    StoreSwitchProgress(context_.memory->own_signals(), progress);
+    ++experts_.layers_done;
+    Record(tail);
   }
   return bytes;
 }
 
 absl::StatusOr<int64_t> SwitchExecutor::PullPages(const SwitchTail& tail) {
   PagePuller puller(context_.memory, context_.page_bytes);
-  SwitchProgress progress{tail.epoch, context_.experts.num_moe_layers,
-                          tail.waves_done};
   int64_t bytes = 0;
   for (size_t i = tail.waves_done; i < tail.kv.waves.size(); ++i) {
     ASSIGN_OR_RETURN(
@@ -176,14 +182,12 @@ absl::StatusOr<int64_t> SwitchExecutor::PullPages(const SwitchTail& tail) {
     bytes += moved;
     RETURN_IF_ERROR(context_.barrier->Wait());
     RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPagesPassed));
-    ++progress.waves_done;
-    StoreSwitchProgress(context_.memory->own_signals(), progress);
+    Record({tail.epoch, static_cast<int>(i) + 1, {}});
   }
   return bytes;
 }
 
-absl::StatusOr<wire::Switched> SwitchExecutor::Copy(const SwitchTail& tail,
-                                                    Layout to) {
+absl::StatusOr<wire::Switched> SwitchExecutor::Copy(const SwitchTail& tail) {
   wire::Switched switched;
   switched.epoch = tail.epoch;
   const auto begin = Clock::now();
@@ -197,19 +201,15 @@ absl::StatusOr<wire::Switched> SwitchExecutor::Copy(const SwitchTail& tail,
   // step before the boundary.
   RETURN_IF_ERROR(context_.barrier->Wait());
   const auto weights = Clock::now();
-  ASSIGN_OR_RETURN(const int64_t weight_bytes, PullWeights(tail, to));
+  ASSIGN_OR_RETURN(const int64_t weight_bytes, PullWeights(tail));
   switched.weight_us = MicrosSince(weights);
   const auto pages = Clock::now();
   ASSIGN_OR_RETURN(const int64_t kv_bytes, PullPages(tail));
   switched.kv_us = MicrosSince(pages);
-  layout_ = to;
+  experts_ = experts_.Finished();
   switched.weight_bytes = weight_bytes;
   switched.kv_bytes = kv_bytes;
-  switched.checksum = TablesChecksum(tail.epoch, to, tail.kv.tables);
-  switched.weight_checksum =
-      WeightChecksum(context_.experts, to, context_.rank,
-                     context_.memory->base(RegionKind::kExperts, context_.rank),
-                     context_.pool);
+  switched.checksum = TablesChecksum(tail.epoch, experts_.to, tail.kv.tables);
   switched.total_us = MicrosSince(begin);
   return switched;
 }
@@ -221,31 +221,25 @@ absl::StatusOr<wire::Switched> SwitchExecutor::Commit(
         "commit of epoch ", commit.epoch.value, ", which is not prepared"));
   }
   wire::Prepare prepared = *std::exchange(prepared_, std::nullopt);
-  const SwitchTail whole{prepared.epoch, layout_, 0, 0, std::move(prepared.kv)};
-  ASSIGN_OR_RETURN(const wire::Switched switched, Copy(whole, prepared.target));
+  experts_ = experts_.Towards(prepared.target);
+  const SwitchTail whole{prepared.epoch, 0, std::move(prepared.kv)};
+  ASSIGN_OR_RETURN(const wire::Switched switched, Copy(whole));
   RETURN_IF_ERROR(context_.sequences->ReplaceTables(whole.kv.tables));
   return switched;
 }
 
-absl::StatusOr<wire::Switched> SwitchExecutor::Finish(const SwitchTail& tail,
-                                                      Layout to) {
-  const int tp = to.tp_size;
-  if ((tp != 1 && tp != context_.num_ranks) || tail.from == to ||
-      !tail.from.served(context_.num_ranks) || tail.layers_done < 0 ||
-      tail.waves_done < 0 ||
-      tail.layers_done > context_.experts.num_moe_layers ||
+absl::StatusOr<wire::Switched> SwitchExecutor::Finish(const SwitchTail& tail) {
+  if (experts_.steady() || tail.waves_done < 0 ||
       tail.waves_done > static_cast<int>(tail.kv.waves.size())) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "no switch from tp_size ", tail.from.tp_size, " to ", tp, " with ",
-        tail.layers_done, " layers and ", tail.waves_done, " waves done"));
+        "no switch to finish in tp_size ", experts_.to.tp_size, " with ",
+        tail.waves_done, " of ", tail.kv.waves.size(), " waves done"));
   }
   RETURN_IF_ERROR(CheckMoves(tail.kv));
   // What is complete everywhere, before we overwrite the sources of the layer
   // before it: the others' records may be lost with their memory.
-  StoreSwitchProgress(
-      context_.memory->own_signals(),
-      SwitchProgress{tail.epoch, tail.layers_done, tail.waves_done});
-  return Copy(tail, to);
+  Record(tail);
+  return Copy(tail);
 }
 
 }  // namespace moebius

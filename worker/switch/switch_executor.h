@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/layout/layout.h"
+#include "common/layout/experts_state.h"
 #include "common/wire/wire.h"
 #include "kernels/thread_pool.h"
 #include "worker/memory/worker_memory.h"
@@ -42,9 +42,11 @@ struct SwitchContext {
 // Threading: thread-compatible.
 class SwitchExecutor {
  public:
-  SwitchExecutor(const SwitchContext& context, Layout layout);
+  explicit SwitchExecutor(const SwitchContext& context);
 
-  Layout layout() const { return layout_; }
+  // What every memory of the group holds: steady, or a switch that was broken
+  // off, until Finish.
+  const ExpertsState& experts() const { return experts_; }
 
   // The answer to a PREPARE: refused with a reason when the switch cannot be
   // done from here. Replaces an earlier prepared one that never got a Commit.
@@ -54,29 +56,31 @@ class SwitchExecutor {
   void Abort(Epoch epoch);
 
   // Runs the prepared switch. kFailedPrecondition, changing nothing, unless
-  // that epoch is prepared; any other error leaves the group between layouts,
-  // until Finish. REQUIRES: every step before the boundary has been executed,
-  // none after it.
+  // that epoch is prepared; any other error leaves the group between layouts
+  // until GoOn and Finish. REQUIRES: every step before the boundary has been
+  // executed, none after it.
   absl::StatusOr<wire::Switched> Commit(const wire::Commit& commit);
 
-  // Recovery: weights and pages are in `layout`, whatever we thought of them,
-  // and every epoch up to `last` is over. Forgets what was prepared.
-  void GoOn(Layout layout, Epoch last);
+  // Recovery: the memories hold `experts`, whatever we thought of them, and
+  // every epoch up to `last` is over or to be finished. Forgets what was
+  // prepared. kInvalidArgument, changing nothing, for what cannot be.
+  absl::Status GoOn(const ExpertsState& experts, Epoch last);
 
-  // Recovery: does what is left of a committed switch to `to`, and is in that
-  // layout then. Page tables are the caller's, before or after. Errors as of
-  // Commit; may be called again.
-  absl::StatusOr<wire::Switched> Finish(const SwitchTail& tail, Layout to);
+  // Recovery: does what is left of the switch that GoOn told of. Page tables
+  // are the caller's, before or after. Errors as of Commit; may be called
+  // again after GoOn.
+  absl::StatusOr<wire::Switched> Finish(const SwitchTail& tail);
 
  private:
   absl::Status Check(const wire::Prepare& prepare) const;
   absl::Status CheckMoves(const KvPlan& plan) const;
-  absl::StatusOr<wire::Switched> Copy(const SwitchTail& tail, Layout to);
-  absl::StatusOr<int64_t> PullWeights(const SwitchTail& tail, Layout to);
+  absl::StatusOr<wire::Switched> Copy(const SwitchTail& tail);
+  absl::StatusOr<int64_t> PullWeights(const SwitchTail& tail);
+  void Record(const SwitchTail& tail) const;
   absl::StatusOr<int64_t> PullPages(const SwitchTail& tail);
 
   SwitchContext context_;
-  Layout layout_;
+  ExpertsState experts_;
   Epoch last_epoch_;  // of the latest PREPARE
   std::optional<wire::Prepare> prepared_;
 };

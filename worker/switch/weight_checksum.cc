@@ -1,44 +1,76 @@
 #include "worker/switch/weight_checksum.h"
 
-#include <atomic>
-
 #include "common/base/split_mix.h"
 #include "kernels/pull.h"
 
 namespace moebius {
+namespace {
 
-uint64_t WeightChecksum(const ExpertShape& shape, Layout layout, Rank rank,
-                        const std::byte* experts, ThreadPool* pool) {
-  const bool ep = layout.is_ep();
-  const int num_experts =
-      ep ? shape.num_experts / shape.num_ranks : shape.num_experts;
-  const int first_expert = ep ? rank * num_experts : 0;
-  const int units_of_matrix = shape.intermediate_rows / shape.unit_rows;
-  const int num_units =
-      ep ? units_of_matrix : units_of_matrix / shape.num_ranks;
-  const int first_unit = ep ? 0 : rank * num_units;
+bool IsSet(const std::atomic<bool>* stop) {
+  return stop != nullptr && stop->load(std::memory_order_relaxed);
+}
+
+// Of the local expert of a layer that lies in `slot`.
+uint64_t ExpertChecksum(const ExpertShape& shape, Layout layout,
+                        const SlotView& view, int moe_layer, int local,
+                        const std::byte* slot, const std::atomic<bool>* stop) {
+  const int units_of_piece = shape.rows_per_block() / shape.unit_rows;
+  const int units_of_matrix = shape.padded_rows() / shape.unit_rows;
   const int64_t unit_bytes = shape.unit_rows * shape.row_bytes;
-  std::atomic<uint64_t> sum{0};
-  ParallelFor(pool, shape.num_moe_layers * num_experts, [&](int task) {
-    const int layer = task / num_experts;
-    const int local = task % num_experts;
-    const std::byte* unit = experts +
-                            SlotOf(layout, layer) * shape.slot_bytes() +
-                            int64_t{local} * 3 * num_units * unit_bytes;
-    uint64_t of_expert = 0;
+  const int64_t expert =
+      int64_t{moe_layer} * shape.padded_experts() + view.first_expert + local;
+  uint64_t sum = 0;
+  for (int p = 0; p < view.num_pieces; ++p) {
+    const std::byte* unit =
+        slot + PieceOffset(shape, layout, local) + p * shape.block_bytes();
+    const int first_unit =
+        view.first_row / shape.unit_rows + p * units_of_piece;
     for (int matrix = 0; matrix < 3; ++matrix) {
-      for (int u = 0; u < num_units; ++u, unit += unit_bytes) {
-        const int64_t expert =
-            int64_t{layer} * shape.num_experts + first_expert + local;
+      for (int u = 0; u < units_of_piece; ++u, unit += unit_bytes) {
+        if (IsSet(stop)) return 0;
         const uint64_t place =
             (expert * 3 + matrix) * units_of_matrix + first_unit + u;
         const absl::Span<const std::byte> bytes(unit, unit_bytes);
-        of_expert += SplitMix(Checksum(bytes, nullptr) + SplitMix(place + 1));
+        sum += SplitMix(Checksum(bytes, nullptr) + SplitMix(place + 1));
       }
     }
-    sum.fetch_add(of_expert, std::memory_order_relaxed);
+  }
+  return sum;
+}
+
+}  // namespace
+
+uint64_t WeightChecksum(const ExpertShape& shape, const ExpertsState& state,
+                        Rank rank, const std::byte* experts, ThreadPool* pool) {
+  // Layers may be in two layouts; TP has the most experts in a slot.
+  const int most = shape.padded_experts();
+  std::atomic<uint64_t> sum{0};
+  ParallelFor(pool, shape.num_moe_layers * most, [&](int task) {
+    const int layer = task / most, local = task % most;
+    const Layout layout = state.LayoutOf(shape, layer);
+    const SlotView view = ViewOf(shape, layout, rank);
+    if (local >= view.num_experts) return;
+    const std::byte* const slot =
+        experts + state.SlotOf(shape, layer) * shape.slot_bytes();
+    sum.fetch_add(
+        ExpertChecksum(shape, layout, view, layer, local, slot, nullptr),
+        std::memory_order_relaxed);
   });
   return sum.load();
+}
+
+uint64_t LayerChecksum(const ExpertShape& shape, const ExpertsState& state,
+                       Rank rank, const std::byte* experts, int moe_layer,
+                       const std::atomic<bool>* stop) {
+  const Layout layout = state.LayoutOf(shape, moe_layer);
+  const SlotView view = ViewOf(shape, layout, rank);
+  const std::byte* const slot =
+      experts + state.SlotOf(shape, moe_layer) * shape.slot_bytes();
+  uint64_t sum = 0;
+  for (int local = 0; local < view.num_experts; ++local) {
+    sum += ExpertChecksum(shape, layout, view, moe_layer, local, slot, stop);
+  }
+  return sum;
 }
 
 }  // namespace moebius

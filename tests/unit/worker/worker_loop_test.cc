@@ -55,6 +55,23 @@ class NoBarrier final : public StepBarrier {
   int abandonments = 0;
 };
 
+class ScriptedCheck final : public WeightCheck {
+ public:
+  void Begin(Epoch epoch, const ExpertsState&) override {
+    begun.push_back(epoch);
+    sum = Sum{epoch, 0xfeed};
+  }
+  void GiveUp() override {
+    ++given_up;
+    sum.reset();
+  }
+  std::optional<Sum> Take() override { return std::exchange(sum, {}); }
+
+  std::vector<Epoch> begun;
+  int given_up = 0;
+  std::optional<Sum> sum;
+};
+
 class WorkerLoopTest : public testing::Test {
  protected:
   WorkerLoopTest() {
@@ -64,6 +81,7 @@ class WorkerLoopTest : public testing::Test {
     context_.sequences = &sequences_;
     context_.barrier = &barrier_;
     context_.signals = &signals_;
+    context_.check = &check_;
     context_.load = [this](const wire::Load&) -> absl::StatusOr<wire::Loaded> {
       ++loads_;
       return wire::Loaded{0, 1000, 7};
@@ -93,12 +111,11 @@ class WorkerLoopTest : public testing::Test {
 
   ScriptedLink link_;
   NoBarrier barrier_;
+  ScriptedCheck check_;
   SignalsBlock signals_{};
   SequenceTable sequences_{0, 4, 16, 100};
-  SwitchExecutor switches_{
-      SwitchContext{
-          0, 1, {}, {}, 0, 0, nullptr, &sequences_, &barrier_, nullptr},
-      ExpertParallel()};
+  SwitchExecutor switches_{SwitchContext{
+      0, 1, {}, {}, 0, 0, nullptr, &sequences_, &barrier_, nullptr}};
   WorkerLoop::Context context_;
   int loads_ = 0;
   int resumed_ = 0;
@@ -107,7 +124,7 @@ class WorkerLoopTest : public testing::Test {
 wire::Resume ResumeOf(uint64_t round) {
   wire::Resume resume;
   resume.round = round;
-  resume.layout = ExpertParallel();
+  resume.experts = ExpertsState::At(ExpertParallel(), Side::kLow);
   resume.next_step = StepId{1};
   resume.next_barrier = 1;
   resume.memories = {Incarnation{1}};
@@ -163,9 +180,9 @@ TEST_F(WorkerLoopTest, AHaltBehindALostCommandFreesThePeers) {
 TEST_F(WorkerLoopTest, WeightsThatAreThereAreNotLoadedAgainInTheRound) {
   Come(1, wire::Greet{});
   Come(2, wire::Halt{1});
-  Come(3, wire::Load{1, ExpertParallel(), {}, ExpertParallel(), 0});
+  Come(3, wire::Load{1, {}, {}});
   Come(4, wire::Halt{1});
-  Come(5, wire::Load{1, ExpertParallel(), {}, ExpertParallel(), 0});
+  Come(5, wire::Load{1, {}, {}});
   EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
                                  Kind<wire::Loaded>(), Kind<wire::Halted>(),
                                  Kind<wire::Loaded>()));
@@ -187,12 +204,38 @@ TEST_F(WorkerLoopTest, WhichSwitchesAreOverStaysWithTheMemory) {
             Epoch{5});
 }
 
+TEST_F(WorkerLoopTest, ACheckThatIsAskedForIsTakenAndTold) {
+  wire::Resume resume = ResumeOf(1);
+  resume.last_epoch = Epoch{5};
+  resume.check_weights = true;
+  Come(1, wire::Greet{});
+  Come(2, wire::Halt{1});
+  Come(3, resume);
+  EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
+                                 Kind<wire::WeightsChecked>()));
+  EXPECT_THAT(check_.begun, ElementsAre(Epoch{5}));
+  const auto& told = std::get<wire::WeightsChecked>(link_.reports[2]);
+  EXPECT_EQ(told.epoch, Epoch{5});
+  EXPECT_EQ(told.weight_checksum, 0xfeedu);
+}
+
+// What is loaded would be read half old and half new.
+TEST_F(WorkerLoopTest, ALoadGivesTheCheckUp) {
+  check_.Begin(Epoch{1}, {});
+  Come(1, wire::Greet{});
+  Come(2, wire::Halt{1});
+  Come(3, wire::Load{1, {}, {}});
+  Come(4, ResumeOf(1));
+  EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
+                                 Kind<wire::Loaded>()));
+  EXPECT_EQ(check_.given_up, 1);
+}
+
 TEST_F(WorkerLoopTest, AnotherRoundLoadsAnew) {
   Come(1, wire::Greet{});
   for (uint64_t round : {1, 2}) {
     Come(2 * round, wire::Halt{round});
-    Come(2 * round + 1,
-         wire::Load{round, ExpertParallel(), {}, ExpertParallel(), 0});
+    Come(2 * round + 1, wire::Load{round, {}, {}});
   }
   Run();
   EXPECT_EQ(loads_, 2);

@@ -84,7 +84,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"WordForNumber",
               "\nworkers:\n  count: two\n",
               {"f.yaml:3: key 'workers.count': allowed is a whole number from "
-               "1 to 8, not 'two'"}},
+               "1 to 16, not 'two'"}},
         Wrong{"FractionForWholeNumber",
               "workers: {count: 2.5}\n",
               {"f.yaml:1: key 'workers.count'", "not '2.5'"}},
@@ -93,10 +93,10 @@ INSTANTIATE_TEST_SUITE_P(
               {"f.yaml:2: key 'workers.count'", "not the text"}},
         Wrong{"TooSmall",
               "workers:\n  count: 0\n",
-              {"f.yaml:2: key 'workers.count'", "from 1 to 8", "not '0'"}},
+              {"f.yaml:2: key 'workers.count'", "from 1 to 16", "not '0'"}},
         Wrong{"TooLarge",
-              "workers:\n  count: 9\n",
-              {"f.yaml:2: key 'workers.count'", "not '9'"}},
+              "workers:\n  count: 17\n",
+              {"f.yaml:2: key 'workers.count'", "not '17'"}},
         Wrong{"Beyond64Bits",
               "workers:\n  count: 99999999999999999999\n",
               {"f.yaml:2: key 'workers.count'"}},
@@ -260,7 +260,7 @@ TEST(ConfigYaml, FlagErrorsNameTheFlag) {
   EXPECT_THAT(SetConfigKey(config, "workers.count", "0", "--workers"),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        AllOf(StartsWith("--workers: key 'workers.count'"),
-                             HasSubstr("from 1 to 8"))));
+                             HasSubstr("from 1 to 16"))));
   EXPECT_THAT(SetConfigKey(config, "nonsense", "0", "--set"),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("key 'nonsense' is unknown")));

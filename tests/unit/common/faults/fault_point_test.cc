@@ -25,7 +25,7 @@ using testing::HasSubstr;
 TEST(Fault, WhatIsWrongIsRefusedWithTheForm) {
   for (const char* text :
        {"", "worker.pull", "worker.pull=", "worker.pull=die", "nowhere=crash",
-        "worker.pull@8=crash", "worker.pull@-1=crash", "worker.pull@x=crash",
+        "worker.pull@16=crash", "worker.pull@-1=crash", "worker.pull@x=crash",
         "worker.pull=crash#0", "worker.pull=crash#x", "worker.pull=crash*0",
         "worker.pull=crash:5", "worker.pull=sleep:-1", "worker.pull=sleep:x",
         "worker.pull=error:EWHAT", "worker.pull=sleep:9999999999"}) {

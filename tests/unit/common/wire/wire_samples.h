@@ -19,7 +19,8 @@ inline StepPlan SampleStepPlan() {
   sampling.bad_words = {{8}, {3, 4, 5}};
   StepPlan plan;
   plan.step = StepId{42};
-  plan.layout = {TensorParallel(2), TensorParallel(2)};
+  plan.layout = {TensorParallel(2),
+                 ExpertsState::At(TensorParallel(2), Side::kHigh)};
   plan.released = {3, 9};
   plan.admissions = {{1, RequestId{77}, 3, {5, 6, 7, 8}, sampling},
                      {2, RequestId{78}, 1, {5}, {}}};
@@ -39,22 +40,30 @@ inline std::vector<wire::CommandMessage> SampleCommands() {
       {SampleStepPlan().admissions[0], {1, 1, {{0, 0, 1, {1}}}}, 3},
       {SampleStepPlan().admissions[1], {2, 0, {}}, 0}};
   const wire::Resume plain{
-      6, ExpertParallel(), StepId{5}, 1000, Epoch{8}, {}, 0, {}};
-  wire::Resume with_tail{7,        TensorParallel(2), StepId{6}, 1010,
-                         Epoch{9}, {{1}, {3}},        0xfeed,    {}};
-  with_tail.tail = SwitchTail{Epoch{9}, ExpertParallel(), 3, 1, kv};
-  return {{envelope, wire::Greet{}},
-          {envelope, wire::Halt{6, true}},
-          {envelope,
-           wire::Load{6, ExpertParallel(), Epoch{9}, TensorParallel(2), 3}},
-          {envelope, restore},
-          {envelope, plain},
-          {envelope, with_tail},
-          {envelope, SampleStepPlan()},
-          {envelope, wire::Prepare{Epoch{8}, TensorParallel(2), kv}},
-          {envelope, wire::Commit{Epoch{8}, StepId{43}}},
-          {envelope, wire::Abort{Epoch{8}}},
-          {envelope, wire::Shutdown{}}};
+      6,         ExpertsState::At(ExpertParallel(), Side::kHigh),
+      StepId{5}, 1000,
+      Epoch{8},  {},
+      0,         {}};
+  wire::Resume with_tail{
+      7,         {ExpertParallel(), TensorParallel(2), Side::kHigh, 3},
+      StepId{6}, 1010,
+      Epoch{9},  {{1}, {3}},
+      0xfeed,    {}};
+  with_tail.tail = SwitchTail{Epoch{9}, 1, kv};
+  return {
+      {envelope, wire::Greet{}},
+      {envelope, wire::Halt{6, true}},
+      {envelope,
+       wire::Load{
+           6, {ExpertParallel(), TensorParallel(2), Side::kHigh, 3}, Epoch{9}}},
+      {envelope, restore},
+      {envelope, plain},
+      {envelope, with_tail},
+      {envelope, SampleStepPlan()},
+      {envelope, wire::Prepare{Epoch{8}, TensorParallel(2), kv}},
+      {envelope, wire::Commit{Epoch{8}, StepId{43}}},
+      {envelope, wire::Abort{Epoch{8}}},
+      {envelope, wire::Shutdown{}}};
 }
 
 inline std::vector<wire::ReportMessage> SampleReports() {
@@ -67,6 +76,7 @@ inline std::vector<wire::ReportMessage> SampleReports() {
   hello.max_slots = 256;
   hello.model_digest = 0xabcdef;
   hello.memory = Incarnation{2};
+  hello.padding_bytes = 12345;
   StepResult result;
   result.step = StepId{42};
   result.duration_us = 180;
@@ -79,15 +89,16 @@ inline std::vector<wire::ReportMessage> SampleReports() {
   result.nonfinite_slot = 1;
   return {{envelope, hello},
           {envelope, wire::Halted{6,
-                                  {StepId{41}, 999, Epoch{8}, 3, 1, true,
-                                   0xfeed, Epoch{7}},
+                                  {StepId{41}, 999, Epoch{8}, Side::kHigh, 3, 1,
+                                   true, 0xfeed, Epoch{7}},
                                   {{1, RequestId{77}, 20, 2, {4, 5, 6, 7}},
                                    {3, RequestId{78}, 0, 0, {}}}}},
           {envelope, wire::Loaded{6, 1 << 20, 0xfeedface}},
           {envelope, wire::Interrupted{StepId{42}, "rank 1 not at barrier 7"}},
           {envelope, result},
           {envelope, wire::Prepared{Epoch{8}, false, "no room"}},
-          {envelope, wire::Switched{Epoch{8}, 1, 2, 3, 4, 5, 6, 7}},
+          {envelope, wire::Switched{Epoch{8}, 1, 2, 3, 4, 5, 6}},
+          {envelope, wire::WeightsChecked{Epoch{8}, 0xabad1dea}},
           {envelope, wire::Fault{StepId{42}, "worker 1 did not arrive"}}};
 }
 

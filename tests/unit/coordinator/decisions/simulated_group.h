@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/layout/experts_state.h"
 #include "common/layout/kv_plan.h"
-#include "common/layout/layout.h"
 #include "common/step/step_plan.h"
 #include "common/step/step_result.h"
 #include "coordinator/decisions/scheduler.h"
@@ -57,6 +57,7 @@ class SimulatedGroup {
   SimulatedGroup(const SchedulerOptions& options)
       : options_(options),
         layout_(options.layout),
+        experts_(ExpertsState::At(options.layout, Side::kLow)),
         next_step_(options.first_step),
         slots_(options.max_running) {
     for (const uint32_t pages : options.pages_per_rank) {
@@ -69,8 +70,7 @@ class SimulatedGroup {
   std::vector<StepResult> Execute(const StepPlan& plan) {
     EXPECT_EQ(plan.step, next_step_);
     next_step_ = next_step_.next();
-    EXPECT_TRUE(plan.layout.attention == layout_ &&
-                plan.layout.experts == layout_)
+    EXPECT_EQ(plan.layout, (StepLayout{layout_, experts_}))
         << "a step of another layout";
     EXPECT_FALSE(plan.items.empty());
     for (const uint32_t slot : plan.released) Release(slot);
@@ -107,6 +107,7 @@ class SimulatedGroup {
       }
     }
     layout_ = target;
+    experts_ = experts_.Towards(target).Finished();
     CheckOwnership();
   }
 
@@ -136,6 +137,7 @@ class SimulatedGroup {
   // The next plan is of this step.
   void GoOn(StepId step) { next_step_ = step; }
   Layout layout() const { return layout_; }
+  const ExpertsState& experts() const { return experts_; }
 
   // No page belongs to two sequences.
   void CheckOwnership() const {
@@ -363,6 +365,7 @@ class SimulatedGroup {
 
   SchedulerOptions options_;
   Layout layout_;
+  ExpertsState experts_;  // every switch turns the side
   StepId next_step_;
   std::vector<Slot> slots_;
   std::vector<std::vector<Page>> pools_;  // [rank][page]

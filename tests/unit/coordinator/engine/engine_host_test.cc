@@ -269,6 +269,50 @@ TEST_F(EngineHostTest, WeightsThatCameOutDifferentEndTheGroup) {
               StatusIs(absl::StatusCode::kUnavailable));
 }
 
+// The switch was reported as done before.
+TEST_F(EngineHostTest, WeightsThatAreFoundWrongLateEndTheGroup) {
+  Start();
+  hub_->WithholdChecks();
+  const auto report = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_TRUE(report->done);
+  EXPECT_EQ(engine_->GetStatus().switches_checked_total, 0u);
+  hub_->CorruptNextSwitch();
+  hub_->Check(report->epoch);
+  ASSERT_TRUE(failed_.WaitForNotificationWithTimeout(kLong));
+  EXPECT_THAT(failure_, StatusIs(absl::StatusCode::kDataLoss,
+                                 HasSubstr("after switch 1")));
+}
+
+TEST_F(EngineHostTest, ACheckThatTheNextSwitchOvertookMeansNothing) {
+  Start();
+  hub_->WithholdChecks();
+  const auto first = SwitchTo(LayoutChoice::kTp);
+  const auto second = SwitchTo(LayoutChoice::kEp);
+  ASSERT_THAT(first, IsOk());
+  ASSERT_THAT(second, IsOk());
+  hub_->CorruptNextSwitch();
+  hub_->Check(first->epoch);
+  hub_->Check(second->epoch);
+  // The wrong one was of the first: it came before, and nothing has failed.
+  const auto third = SwitchTo(LayoutChoice::kTp);
+  ASSERT_THAT(third, IsOk());
+  EXPECT_EQ(engine_->GetStatus().switches_checked_total, 1u);
+  EXPECT_FALSE(failed_.HasBeenNotified());
+}
+
+TEST_F(EngineHostTest, AnOpenCheckIsAskedForAgainAfterADeath) {
+  Start();
+  hub_->WithholdChecks();
+  ASSERT_THAT(SwitchTo(LayoutChoice::kTp), IsOk());
+  const RequestId id = InMidStream(1, 500, 5).front();
+  hub_->Kill(1);
+  hub_->Hold(false);
+  hub_->Revive(1);
+  ExpectQuietTokens(id, 10, 500);
+  EXPECT_EQ(engine_->GetStatus().switches_checked_total, 1u);
+}
+
 // What it means is for the launcher to judge, who hears the reason from the
 // worker itself.
 TEST_F(EngineHostTest, AWorkerThatCannotLoadIsLeftToTheLauncher) {

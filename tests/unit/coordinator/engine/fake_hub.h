@@ -126,6 +126,16 @@ class FakeHub final : public Hub {
     refusal_ = std::move(reason);
   }
   // The next switch of rank 1 ends with other weights.
+  // Weights are not checked after switches, until they are asked for again.
+  void WithholdChecks() {
+    absl::MutexLock lock(&mutex_);
+    withhold_checks_ = true;
+  }
+  // A late one.
+  void Check(Epoch epoch) {
+    absl::MutexLock lock(&mutex_);
+    ReportChecked(epoch);
+  }
   void CorruptNextSwitch() {
     absl::MutexLock lock(&mutex_);
     corrupt_ = true;
@@ -228,15 +238,7 @@ class FakeHub final : public Hub {
       return absl::OkStatus();
     }
     if (const auto* halt = std::get_if<wire::Halt>(&message->command)) {
-      halted_ = halted_.with(rank);
-      restored_.clear();
-      Stand stand;
-      stand.barriers = 100 * halt->round + rank;
-      stand.switch_epoch = begun_;
-      stand.layers_done = 1;
-      stand.loaded = loaded_.contains(rank);
-      stand.weight_checksum = WholeChecksum();
-      Report_(rank, wire::Halted{halt->round, stand, {}});
+      ObeyHalt(rank, *halt);
       return absl::OkStatus();
     }
     // Rank 0's copy is carried out for all; the others must be the same.
@@ -317,6 +319,20 @@ class FakeHub final : public Hub {
     return connected_ == all && resumed_ == all;
   }
 
+  void ObeyHalt(Rank rank, const wire::Halt& halt)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    halted_ = halted_.with(rank);
+    restored_.clear();
+    Stand stand;
+    stand.barriers = 100 * halt.round + rank;
+    stand.switch_epoch = begun_;
+    stand.side = group_.experts().side;
+    stand.layers_done = layers_begun_;
+    stand.loaded = loaded_.contains(rank);
+    stand.weight_checksum = WholeChecksum();
+    Report_(rank, wire::Halted{halt.round, stand, {}});
+  }
+
   void ObeyResume(const wire::Resume& resume)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     // Above everybody's.
@@ -325,15 +341,20 @@ class FakeHub final : public Hub {
     halted_ = RankSet();
     resumed_ = RankSet::All(ranks());
     prepared_.reset();
-    if (resume.tail.has_value() && group_.layout() != resume.layout) {
-      EXPECT_EQ(resume.tail->layers_done, begun_ == resume.tail->epoch ? 1 : 0);
-      group_.Switch(resume.layout, resume.tail->kv);
+    if (resume.tail.has_value() && group_.layout() != resume.experts.to) {
+      EXPECT_EQ(resume.experts.from, group_.layout());
+      EXPECT_EQ(resume.experts.side, group_.experts().side);
+      EXPECT_EQ(resume.experts.layers_done,
+                begun_ == resume.tail->epoch ? 1 : 0);
+      group_.Switch(resume.experts.to, resume.tail->kv);
     }
-    EXPECT_EQ(group_.layout(), resume.layout);
+    EXPECT_EQ(group_.layout(), resume.experts.to);
+    layers_begun_ = 0;
     EXPECT_EQ(resume.weight_checksum, WholeChecksum());
     EXPECT_EQ(loaded_, RankSet::All(ranks()));
     group_.TakeOver(std::exchange(restored_, {}));
     group_.GoOn(resume.next_step);
+    if (resume.check_weights) ReportChecked(resume.last_epoch);
     if (!resume.tail.has_value()) return;
     ++num_tails_;
     ReportSwitched(resume.tail->epoch);
@@ -345,13 +366,19 @@ class FakeHub final : public Hub {
       wire::Switched switched;
       switched.epoch = epoch;
       switched.checksum = 7;
-      // The weights are dealt out anew, their sum stays.
-      switched.weight_checksum = r == 0 ? WholeChecksum() : 0;
       switched.weight_bytes = 1000;
-      if (r == 1 && std::exchange(corrupt_, false)) {
-        switched.weight_checksum = 1;
-      }
       Report_(r, switched);
+    }
+    if (!withhold_checks_) ReportChecked(epoch);
+  }
+
+  // The weights are dealt out anew, their sum stays.
+  void ReportChecked(Epoch epoch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    for (Rank r = 0; r < ranks(); ++r) {
+      const bool wrong = r == 1 && std::exchange(corrupt_, false);
+      Report_(r, wire::WeightsChecked{epoch, wrong    ? 1
+                                             : r == 0 ? WholeChecksum()
+                                                      : 0});
     }
   }
 
@@ -404,6 +431,7 @@ class FakeHub final : public Hub {
         commit != nullptr && std::exchange(kill_at_commit_, false)) {
       Lose(1);
       begun_ = commit->epoch;
+      layers_begun_ = 1;
     }
     // Whoever is halted obeys nothing, and nothing ends without everybody.
     if (!halted_.empty()) return;
@@ -449,6 +477,7 @@ class FakeHub final : public Hub {
   RankSet halted_ ABSL_GUARDED_BY(mutex_);
   RankSet deaf_ ABSL_GUARDED_BY(mutex_);
   std::vector<moebius::RestoredSequence> restored_ ABSL_GUARDED_BY(mutex_);
+  int layers_begun_ ABSL_GUARDED_BY(mutex_) = 0;
   Epoch begun_ ABSL_GUARDED_BY(mutex_);  // a switch that a death interrupted
   int num_tails_ ABSL_GUARDED_BY(mutex_) = 0;
   struct {
@@ -466,6 +495,7 @@ class FakeHub final : public Hub {
   int hold_after_ ABSL_GUARDED_BY(mutex_) = 0;
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   bool corrupt_ ABSL_GUARDED_BY(mutex_) = false;
+  bool withhold_checks_ ABSL_GUARDED_BY(mutex_) = false;
   bool lose_ ABSL_GUARDED_BY(mutex_) = false;
   int lose_results_ ABSL_GUARDED_BY(mutex_) = 0;
   bool connect_again_ ABSL_GUARDED_BY(mutex_) = false;

@@ -98,7 +98,7 @@ TEST(MessageFaults, WhatIsWrongIsRefused) {
   for (const char* text :
        {"lose", "lose=", "lose=2", "lose=-1", "lose=x", "delay_ms=-1", "seed=x",
         "loose=1", "lose_command=", "lose_command=comit",
-        "lose_command=commit#0", "lose_command=commit@8",
+        "lose_command=commit#0", "lose_command=commit@16",
         "lose_command=commit@-1", "lose_command=commit:5",
         "delay_command=commit", "delay_command=commit:x", "lose_report=commit",
         "lose_thing=commit", "drop_command=commit"}) {

@@ -294,7 +294,8 @@ TEST_F(WorkerMemoryTest, MemoryOutlivesAKilledOwnerAndASuccessorGoesOn) {
       std::memset((*memory)->mutable_base(kind), 0x5a,
                   (*memory)->size_bytes(kind));
     }
-    StoreSwitchProgress((*memory)->own_signals(), {Epoch{9}, 3, 1});
+    StoreSwitchProgress((*memory)->own_signals(),
+                        {Epoch{9}, Side::kHigh, 3, 1});
     filled.Set();
     for (;;) ::pause();
     return 0;
@@ -330,7 +331,7 @@ TEST_F(WorkerMemoryTest, MemoryOutlivesAKilledOwnerAndASuccessorGoesOn) {
       }
     }
     EXPECT_EQ(LoadSwitchProgress(*(*memory)->own_signals()),
-              (SwitchProgress{Epoch{9}, 3, 1}));
+              (SwitchProgress{Epoch{9}, Side::kHigh, 3, 1}));
     EXPECT_THAT((*memory)->MapPeers(client, kLong), IsOk());
     (*memory)->mutable_base(RegionKind::kKv)[1] = std::byte{0x77};
     adopted.Set();

@@ -45,6 +45,11 @@ ModelConfig OddConfig() {
   return config;
 }
 
+// Both in one layout, the experts low.
+StepLayout In(Layout layout) {
+  return {layout, ExpertsState::At(layout, Side::kLow)};
+}
+
 using LogitMap = std::map<std::pair<int, int>, std::vector<float>>;
 
 std::vector<int32_t> Tokens(int sequence, int begin, int end) {
@@ -176,6 +181,57 @@ TEST(Forward, GroupsOfThreeAndSixAgreeWithOne) {
   }
 }
 
+// 6 experts of 80 rows, hidden size 80: nothing of it divides by 4 or 8.
+TEST(Forward, PaddingChangesNoBit) {
+  ModelConfig config = OddConfig();
+  config.num_experts = 6;
+  config.moe_intermediate_size = 80;
+  ExpectSameBitsEverywhere(config, KvType::kFloat32);
+}
+
+TEST(Forward, GroupsOfTwelveAndSixteenAgreeWithOne) {
+  ModelConfig config = OddConfig();
+  config.num_layers = 2;
+  config.is_moe_layer = {true, true};
+  config.num_q_heads = 48;
+  config.num_kv_heads = 4;
+  config.head_dim = 16;
+  const LogitMap expected =
+      RunAll(Options(config, 1, false), 1000, kSequences, Want::kAll);
+  for (const int n : {12, 16}) {
+    for (const bool tp : {false, true}) {
+      ExpectSameBits(RunAll(Options(config, n, tp), 16, 3, Want::kAll),
+                     expected);
+    }
+  }
+}
+
+// Each layer where it lies, and whatever attention's layout is.
+TEST(Forward, LogitsAreTheSameBitsInTheMidstOfEverySwitch) {
+  ModelConfig config = OddConfig();
+  config.is_moe_layer = {true, true, false, true};
+  const LogitMap expected =
+      RunAll(Options(config, 1, false), 1000, kSequences, Want::kAll);
+  for (const int n : {2, 4}) {
+    const Layout ep = ExpertParallel(), tp = TensorParallel(n);
+    for (const bool attention_tp : {false, true}) {
+      for (const auto& [from, to] : {std::pair(ep, tp), std::pair(tp, ep)}) {
+        for (const Side side : {Side::kLow, Side::kHigh}) {
+          for (int done = 0; done <= 3; ++done) {
+            GroupOptions options = Options(config, n, attention_tp);
+            options.spare_slots = 1 + done % 3;
+            options.experts = ExpertsState{from, to, side, done};
+            SCOPED_TRACE(testing::Message()
+                         << n << " ranks, attention " << attention_tp
+                         << ", from " << from.tp_size << ", " << done);
+            ExpectSameBits(RunAll(options, 33, 3, Want::kLast), expected);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Forward, ManyLogitRowsPassThroughABoundedExchange) {
   ModelConfig config = OddConfig();
   config.vocab_size = 60000;  // 32 rows at a time
@@ -222,13 +278,9 @@ TEST(Forward, AStepRunAgainGivesTheSameLogits) {
   const SequencePages sequences[] = {{pages.data(), 2}};
   const int rows_of_rank[] = {20};
   const uint32_t logit_rows[] = {3, 19};
-  const ForwardBatch batch = {{ExpertParallel(), ExpertParallel()},
-                              tokens,
-                              positions,
-                              sequence,
-                              sequences,
-                              rows_of_rank,
-                              logit_rows};
+  const ForwardBatch batch = {
+      In(ExpertParallel()), tokens,    positions, sequence, sequences,
+      rows_of_rank,         logit_rows};
   Sink first, second;
   ASSERT_THAT(group.forward(0).Run(batch, first), IsOk());
   ASSERT_THAT(group.forward(0).Run(batch, second), IsOk());
@@ -238,7 +290,7 @@ TEST(Forward, AStepRunAgainGivesTheSameLogits) {
 
 // A batch that holds together, for tests to spoil.
 struct BatchParts {
-  StepLayout layout{ExpertParallel(), ExpertParallel()};
+  StepLayout layout = In(ExpertParallel());
   std::vector<int32_t> tokens = {1, 2, 3, 4};
   std::vector<uint32_t> positions = {0, 1, 2, 0};
   std::vector<uint32_t> row_sequence = {0, 0, 0, 1};
@@ -272,8 +324,13 @@ TEST(Forward, ABatchThatDoesNotHoldTogetherIsRefused) {
     EXPECT_THAT(run(spoil),
                 StatusIs(StatusCode::kInvalidArgument, HasSubstr(message)));
   };
-  expect_refused([](auto& b) { b.layout.attention.tp_size = 2; }, "layouts");
-  expect_refused([](auto& b) { b.layout = {{3}, {3}}; }, "layouts");
+  expect_refused([](auto& b) { b.layout.attention.tp_size = 2; },
+                 "attention of tp_size 2");
+  expect_refused([](auto& b) { b.layout.experts.from.tp_size = 2; },
+                 "no experts from tp_size 2 to 1");
+  expect_refused([](auto& b) { b.layout.experts.layers_done = 1; },
+                 "1 of 2 layers done");
+  expect_refused([](auto& b) { b.layout = In(Layout{3}); }, "tp_size 3");
   expect_refused([](auto& b) { b.tokens[1] = 149; }, "149");
   expect_refused([](auto& b) { b.tokens[1] = -1; }, "-1");
   expect_refused([](auto& b) { b.tokens.push_back(1); }, "at most 4");
@@ -356,9 +413,10 @@ TEST(Forward, ABrokenBarrierEndsTheStepWithItsError) {
   options.max_rows = 8;
   options.num_pages = 16;
   for (const Layout layout : {ExpertParallel(), TensorParallel(2)}) {
-    ASSERT_THAT(LoadWeights(*shape, "", true,
-                            {0, layout, dense.data(), experts.data()}),
-                IsOk());
+    ASSERT_THAT(
+        LoadWeights(*shape, "", true,
+                    {0, In(layout).experts, dense.data(), experts.data()}),
+        IsOk());
     options.dense = dense.data();
     options.experts = experts.data();
     options.kv = kv.data();
@@ -374,13 +432,9 @@ TEST(Forward, ABrokenBarrierEndsTheStepWithItsError) {
     struct Sink : LogitsSink {
       void OnLogits(size_t, absl::Span<float>) override { ADD_FAILURE(); }
     } sink;
-    EXPECT_THAT((*forward)->Run({{layout, layout},
-                                 parts.tokens,
-                                 parts.positions,
-                                 parts.row_sequence,
-                                 sequences,
-                                 parts.rows_of_rank,
-                                 parts.logit_rows},
+    EXPECT_THAT((*forward)->Run({In(layout), parts.tokens, parts.positions,
+                                 parts.row_sequence, sequences,
+                                 parts.rows_of_rank, parts.logit_rows},
                                 sink),
                 StatusIs(StatusCode::kDeadlineExceeded, "rank 1 is late"));
   }
@@ -399,7 +453,8 @@ TEST(Forward, APeerThatShowsImpossibleRowsIsDataLoss) {
   AlignedBytes exchange(Forward::ExchangeBytes(*shape, 8)),
       peer(Forward::ExchangeBytes(*shape, 8));
   ASSERT_THAT(LoadWeights(*shape, "", true,
-                          {0, ExpertParallel(), dense.data(), experts.data()}),
+                          {0, In(ExpertParallel()).experts, dense.data(),
+                           experts.data()}),
               IsOk());
   ForwardOptions options;
   options.shape = *shape;

@@ -66,7 +66,8 @@ struct TestGroup::RankState {
 
 TestGroup::TestGroup(const GroupOptions& options)
     : options_(options),
-      shape_(Must(MakeModelShape(options.config, options.num_ranks))),
+      shape_(Must(MakeModelShape(options.config, options.num_ranks,
+                                 options.spare_slots))),
       barrier_(std::make_unique<ThreadBarrier>(options.num_ranks)) {
   const int64_t page_bytes = static_cast<int64_t>(
       Forward::KvFormat(shape_, options.kv_type).page_bytes());
@@ -79,9 +80,8 @@ TestGroup::TestGroup(const GroupOptions& options)
         {},
         nullptr,
         nullptr});
-    Must(LoadWeights(
-        shape_, options.model_dir, options.model_dir.empty(),
-        {r, options.layout, rank->dense.data(), rank->experts.data()}));
+    Must(LoadWeights(shape_, options.model_dir, options.model_dir.empty(),
+                     {r, experts(), rank->dense.data(), rank->experts.data()}));
     for (int page = 0; page < options.num_pages; ++page) {
       rank->free_pages.push_back(static_cast<PageId>(page));
     }
@@ -115,10 +115,15 @@ TestGroup::TestGroup(const GroupOptions& options)
 
 TestGroup::~TestGroup() = default;
 
+ExpertsState TestGroup::experts() const {
+  return options_.experts.value_or(
+      ExpertsState::At(options_.layout, Side::kLow));
+}
+
 Forward& TestGroup::forward(Rank rank) { return *ranks_[rank]->forward; }
 
 void TestGroup::Grow(Sequence& sequence, int id, int length) {
-  const bool tp = options_.layout.tp_size > 1;
+  const bool tp = !options_.layout.is_ep();
   sequence.pages.resize(options_.num_ranks);
   const int blocks = (length + kPageTokens - 1) / kPageTokens;
   for (Rank r = 0; r < options_.num_ranks; ++r) {
@@ -137,7 +142,7 @@ void TestGroup::Grow(Sequence& sequence, int id, int length) {
 
 absl::Status TestGroup::Step(absl::Span<const Piece> pieces,
                              const LogitsSeen& on_logits) {
-  const bool tp = options_.layout.tp_size > 1;
+  const bool tp = !options_.layout.is_ep();
   struct RankBatch : LogitsSink {
     std::vector<int32_t> tokens;
     std::vector<uint32_t> positions, row_sequence, logit_rows;
@@ -193,7 +198,7 @@ absl::Status TestGroup::Step(absl::Span<const Piece> pieces,
   const auto run = [&](Rank r) {
     RankBatch& batch = batches[r];
     ForwardBatch step;
-    step.layout = {options_.layout, options_.layout};
+    step.layout = {options_.layout, experts()};
     step.tokens = batch.tokens;
     step.positions = batch.positions;
     step.row_sequence = batch.row_sequence;

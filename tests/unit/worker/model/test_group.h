@@ -7,13 +7,14 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "common/config/model_config.h"
-#include "common/layout/layout.h"
+#include "common/layout/experts_state.h"
 #include "worker/model/forward.h"
 #include "worker/model/tensor_source.h"
 #include "worker/model/weights.h"
@@ -61,7 +62,10 @@ class ThreadBarrier : public Barrier {
 struct GroupOptions {
   ModelConfig config;
   int num_ranks = 1;
-  Layout layout;
+  Layout layout;  // of attention
+  // The experts: in the same layout, low, unless given.
+  std::optional<ExpertsState> experts;
+  int spare_slots = 1;
   std::string model_dir;  // empty: dummy weights
   int max_rows = 512;
   int num_pages = 128;  // of each rank
@@ -94,6 +98,8 @@ class TestGroup {
                     const LogitsSeen& on_logits);
 
   const ModelShape& shape() const { return shape_; }
+  // What the slots hold.
+  ExpertsState experts() const;
   // Of one rank, for steps that are not well-formed.
   Forward& forward(Rank rank);
 

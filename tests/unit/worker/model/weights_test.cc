@@ -1,5 +1,6 @@
 #include "worker/model/weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -46,7 +47,10 @@ struct Memory {
     std::memset(experts.data(), 0, experts.size());
   }
   LoadTarget Target(Rank rank, Layout layout) {
-    return {rank, layout, dense.data(), experts.data()};
+    return Target(rank, ExpertsState::At(layout, Side::kLow));
+  }
+  LoadTarget Target(Rank rank, const ExpertsState& state) {
+    return {rank, state, dense.data(), experts.data()};
   }
   AlignedBytes dense, experts;
 };
@@ -77,12 +81,9 @@ TEST(ModelShape, SizesThatCannotBeDividedNameTheKey) {
          "moe_intermediate_size: 72");
   expect([](auto& c, auto&) { c.intermediate_size = 72; },
          "intermediate_size: 72");
-  expect([](auto& c, auto&) { c.num_experts = 6; }, "6 experts");
-  expect([](auto& c, auto&) { c.moe_intermediate_size = 96; },
-         "moe_intermediate_size 96");
   expect([](auto&, auto& n) { n = 3; }, "8 query heads");
-  expect([](auto&, auto& n) { n = 0; }, "1 to 8 ranks");
-  expect([](auto&, auto& n) { n = 9; }, "1 to 8 ranks");
+  expect([](auto&, auto& n) { n = 0; }, "1 to 16 ranks");
+  expect([](auto&, auto& n) { n = 17; }, "1 to 16 ranks");
 }
 
 TEST(ModelShape, SlicesAreTheSameForEveryGroupSize) {
@@ -228,7 +229,7 @@ TEST_P(PulledSlots, EqualLoadedOnesByteForByteInBothDirections) {
                         Layout target, Rank rank, int layer) {
     std::vector<const std::byte*> slots;
     for (const Memory& memory : from) {
-      slots.push_back(Slot(shape, memory, SlotOf(source, layer)).data());
+      slots.push_back(Slot(shape, memory, layer).data());
     }
     AlignedBytes pulled(slot_bytes);
     EXPECT_THAT(PullSegments(slots, slot_bytes,
@@ -241,9 +242,9 @@ TEST_P(PulledSlots, EqualLoadedOnesByteForByteInBothDirections) {
     for (Rank r = 0; r < n; ++r) {
       const Layout as_ep = ExpertParallel(), as_tp = TensorParallel(n);
       EXPECT_EQ(pull(ep, as_ep, as_tp, r, layer).span(),
-                Slot(shape, tp[r], SlotOf(as_tp, layer)));
+                Slot(shape, tp[r], layer));
       EXPECT_EQ(pull(tp, as_tp, as_ep, r, layer).span(),
-                Slot(shape, ep[r], SlotOf(as_ep, layer)));
+                Slot(shape, ep[r], layer));
     }
   }
 }
@@ -286,16 +287,110 @@ TEST(Weights, ARankReadsItsOwnExpertsAlone) {
   EXPECT_LE(tp->bytes_read, dense_bytes + 2 * 8 * (2 * matrix / 4 + matrix));
 }
 
-TEST(Weights, TheSpareSlotIsNotTouched) {
-  const ModelShape shape = Shape(SmallConfig(), 2);
-  for (const Layout layout : {ExpertParallel(), TensorParallel(2)}) {
-    Memory memory(shape);
-    std::memset(memory.experts.data(), 0x5a, memory.experts.size());
-    ASSERT_THAT(LoadWeights(shape, "", true, memory.Target(0, layout)), IsOk());
-    const int spare = layout.is_ep() ? 0 : shape.experts.num_moe_layers;
-    for (const std::byte byte : Slot(shape, memory, spare)) {
-      ASSERT_EQ(byte, std::byte{0x5a});
+TEST(Weights, FreeSlotsAreNotTouched) {
+  for (const int spare : {1, 2, 3}) {
+    const auto made = MakeModelShape(SmallConfig(), 2, spare);
+    ASSERT_THAT(made, IsOk());
+    const ModelShape& shape = *made;
+    const Layout ep = ExpertParallel(), tp = TensorParallel(2);
+    for (const ExpertsState& state :
+         {ExpertsState::At(ep, Side::kLow), ExpertsState::At(tp, Side::kHigh),
+          ExpertsState{ep, tp, Side::kHigh, 1},
+          ExpertsState{tp, ep, Side::kLow, 2}}) {
+      Memory memory(shape);
+      std::memset(memory.experts.data(), 0x5a, memory.experts.size());
+      ASSERT_THAT(LoadWeights(shape, "", true, memory.Target(0, state)),
+                  IsOk());
+      std::vector<bool> used(shape.experts.num_slots());
+      for (int layer = 0; layer < shape.experts.num_moe_layers; ++layer) {
+        used[state.SlotOf(shape.experts, layer)] = true;
+      }
+      for (int slot = 0; slot < shape.experts.num_slots(); ++slot) {
+        const auto bytes = Slot(shape, memory, slot);
+        EXPECT_NE(used[slot],
+                  std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) {
+                    return byte == std::byte{0x5a};
+                  }));
+      }
     }
+  }
+}
+
+// In the midst of a switch each layer has the bytes of its own layout.
+TEST(Weights, EachLayerIsLoadedInItsOwnLayout) {
+  const ModelShape shape = Shape(SmallConfig(), 2);
+  const Layout ep = ExpertParallel(), tp = TensorParallel(2);
+  const ExpertsState state{ep, tp, Side::kHigh, 1};
+  Memory mixed(shape), as_ep(shape), as_tp(shape);
+  ASSERT_THAT(LoadWeights(shape, "", true, mixed.Target(1, state)), IsOk());
+  ASSERT_THAT(LoadWeights(shape, "", true, as_ep.Target(1, ep)), IsOk());
+  ASSERT_THAT(LoadWeights(shape, "", true, as_tp.Target(1, tp)), IsOk());
+  EXPECT_EQ(Slot(shape, mixed, 0), Slot(shape, as_tp, 0));
+  EXPECT_EQ(Slot(shape, mixed, 2), Slot(shape, as_ep, 1));
+}
+
+std::vector<Bf16> RowOf(const PackedMatrix& matrix, int row) {
+  std::vector<Bf16> values(static_cast<size_t>(matrix.n) * matrix.k);
+  UnpackMatrix(matrix, values.data(), matrix.k);
+  return {values.begin() + row * matrix.k,
+          values.begin() + (row + 1) * matrix.k};
+}
+
+std::vector<Bf16> ColumnOf(const RowParallelMatrix& matrix, int column) {
+  std::vector<Bf16> values(static_cast<size_t>(matrix.n) * matrix.k);
+  UnpackRowParallel(matrix, values.data(), matrix.k);
+  std::vector<Bf16> of_column;
+  for (int n = 0; n < matrix.n; ++n) {
+    of_column.push_back(values[n * matrix.k + column]);
+  }
+  return of_column;
+}
+
+// Gate, up and down of one row of the intermediate dimension.
+std::vector<std::vector<Bf16>> RowsOf(const ExpertBlock& piece, int row) {
+  return {RowOf(piece.gate(), row), RowOf(piece.up(), row),
+          ColumnOf(piece.down(), row)};
+}
+
+// 6 experts of 80 rows over 4 ranks: 8 experts of 128 rows.
+TEST(Weights, PaddingIsZerosAndTheRestIsWhatItWas) {
+  ModelConfig config = SmallConfig();
+  config.num_experts = 6;
+  config.moe_intermediate_size = 80;
+  const ModelShape one = Shape(config, 1), four = Shape(config, 4);
+  EXPECT_EQ(one.experts.padding_bytes(), 0);
+  EXPECT_EQ(four.experts.padded_experts(), 8);
+  EXPECT_EQ(four.experts.padded_rows(), 128);
+  Memory whole(one);
+  ASSERT_THAT(LoadWeights(one, "", true, whole.Target(0, ExpertParallel())),
+              IsOk());
+  const auto experts = ViewSlot(one, ExpertParallel(), whole.experts.data());
+  const std::vector<std::vector<Bf16>> zeros(
+      3, std::vector<Bf16>(config.hidden_size));
+  for (const Layout layout : {ExpertParallel(), TensorParallel(4)}) {
+    int rows_seen = 0;
+    for (Rank r = 0; r < 4; ++r) {
+      Memory memory(four);
+      std::memset(memory.experts.data(), 0x5a, memory.experts.size());
+      ASSERT_THAT(LoadWeights(four, "", true, memory.Target(r, layout)),
+                  IsOk());
+      const SlotView view = ViewOf(four.experts, layout, r);
+      const auto part = ViewSlot(four, layout, memory.experts.data());
+      ASSERT_EQ(static_cast<int>(part.size()), view.num_experts);
+      for (int e = 0; e < view.num_experts; ++e) {
+        for (int row = 0; row < part[e].intermediate(); ++row) {
+          const int expert = view.first_expert + e;
+          const int in_model = view.first_row + row;
+          const bool there = expert < 6 && in_model < 80;
+          rows_seen += there;
+          ASSERT_EQ(
+              RowsOf(part[e].piece(row / part[e].rows), row % part[e].rows),
+              there ? RowsOf(experts[expert].piece(0), in_model) : zeros)
+              << "expert " << expert << " row " << in_model;
+        }
+      }
+    }
+    EXPECT_EQ(rows_seen, 6 * 80);
   }
 }
 

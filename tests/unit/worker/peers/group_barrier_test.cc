@@ -330,8 +330,11 @@ TEST(Signals, SwitchProgressIsReadAsItWasWritten) {
   const Group group(1);
   EXPECT_EQ(LoadSwitchProgress(*group.block(0)), SwitchProgress{});
   for (const SwitchProgress& progress :
-       {SwitchProgress{Epoch{1}, 0, 0}, SwitchProgress{Epoch{7}, 94, 3},
-        SwitchProgress{Epoch{(uint64_t{1} << 40) - 1}, 4095, 4095}}) {
+       {SwitchProgress{Epoch{1}, Side::kLow, 0, 0},
+        SwitchProgress{Epoch{7}, Side::kHigh, 94, 3},
+        SwitchProgress{Epoch{(uint64_t{1} << 39) - 1}, Side::kLow, 4095, 4095},
+        SwitchProgress{Epoch{(uint64_t{1} << 39) - 1}, Side::kHigh, 4095,
+                       4095}}) {
     StoreSwitchProgress(group.block(0), progress);
     EXPECT_EQ(LoadSwitchProgress(*group.block(0)), progress);
   }

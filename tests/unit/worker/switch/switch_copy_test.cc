@@ -5,7 +5,7 @@
 #include <tuple>
 #include <vector>
 
-#include "common/layout/layout.h"
+#include "common/layout/experts_state.h"
 #include "common/vault/vault_client.h"
 #include "deploy/launcher/vault.h"
 #include "gmock/gmock.h"
@@ -41,24 +41,24 @@ uint64_t WordOf(int layer, int expert, int matrix, int row, int column) {
 }
 
 // Calls fn(word of the slot, value it must have) for a slot of `rank`, written
-// from the description of the layouts, not through PlanSlot.
+// from the description of the blocks, not through their algebra: block (o, s)
+// of N x N has a N-th of the experts and of the rows.
 template <typename Fn>
 void ForEachWord(const ExpertShape& shape, bool ep, Rank rank, int layer,
                  Fn fn) {
-  const int experts =
-      ep ? shape.num_experts / shape.num_ranks : shape.num_experts;
-  const int rows =
-      ep ? shape.intermediate_rows : shape.intermediate_rows / shape.num_ranks;
-  const int first_expert = ep ? rank * experts : 0;
-  const int first_row = ep ? 0 : rank * rows;
+  const int experts = shape.num_experts / shape.num_ranks;
+  const int rows = shape.intermediate_rows / shape.num_ranks;
   const int columns = static_cast<int>(shape.row_bytes / 8);
   int64_t word = 0;
-  for (int expert = 0; expert < experts; ++expert) {
-    for (int matrix = 0; matrix < 3; ++matrix) {
-      for (int row = 0; row < rows; ++row) {
-        for (int column = 0; column < columns; ++column) {
-          fn(word++, WordOf(layer, first_expert + expert, matrix,
-                            first_row + row, column));
+  for (int block = 0; block < shape.num_ranks; ++block) {
+    const int owner = ep ? rank : block, slice = ep ? block : rank;
+    for (int expert = 0; expert < experts; ++expert) {
+      for (int matrix = 0; matrix < 3; ++matrix) {
+        for (int row = 0; row < rows; ++row) {
+          for (int column = 0; column < columns; ++column) {
+            fn(word++, WordOf(layer, owner * experts + expert, matrix,
+                              slice * rows + row, column));
+          }
         }
       }
     }
@@ -76,25 +76,25 @@ class Worker {
 
   GroupBarrier& barrier() { return barrier_; }
 
+  // EP lies high, TP low.
   void FillEp() {
     for (int layer = 0; layer < shape_.num_moe_layers; ++layer) {
       ForEachWord(shape_, true, memory_->rank(), layer,
-                  [slot = Slot(ExpertParallel(), layer)](
-                      int64_t word, uint64_t value) { slot[word] = value; });
+                  [slot = Slot(layer + 1)](int64_t word, uint64_t value) {
+                    slot[word] = value;
+                  });
     }
   }
 
   // Words that are not as they must be in a layout.
   int64_t CountWrong(bool ep) {
-    const Layout layout =
-        ep ? ExpertParallel() : TensorParallel(shape_.num_ranks);
     int64_t wrong = 0;
     for (int layer = 0; layer < shape_.num_moe_layers; ++layer) {
-      ForEachWord(
-          shape_, ep, memory_->rank(), layer,
-          [&wrong, slot = Slot(layout, layer)](int64_t word, uint64_t value) {
-            if (slot[word] != value) ++wrong;
-          });
+      ForEachWord(shape_, ep, memory_->rank(), layer,
+                  [&wrong, slot = Slot(ep ? layer + 1 : layer)](
+                      int64_t word, uint64_t value) {
+                    if (slot[word] != value) ++wrong;
+                  });
     }
     return wrong;
   }
@@ -103,27 +103,29 @@ class Worker {
   // each.
   absl::Status SwitchLayers(Layout from, Layout to, int begin, int end,
                             Epoch epoch) {
+    const Side side = from.is_ep() ? Side::kHigh : Side::kLow;
+    const ExpertsState state{from, to, side, 0};
     const std::vector<CopySegment> segments =
         PlanSlot(shape_, from, to, memory_->rank());
-    const std::vector<int> order = SwitchLayerOrder(shape_.num_moe_layers, to);
     for (int i = begin; i < end; ++i) {
-      const SlotPull pull{shape_.slot_bytes(), SlotOf(from, order[i]),
-                          SlotOf(to, order[i])};
+      const int layer = state.LayerAt(shape_, i);
+      const SlotPull pull{shape_.slot_bytes(), state.SourceSlot(shape_, layer),
+                          state.TargetSlot(shape_, layer)};
       const auto moved = PullSlot(*memory_, pull, segments, &pool_);
       if (!moved.ok()) return moved.status();
       EXPECT_EQ(*moved, shape_.slot_bytes());
       const absl::Status arrived = barrier_.Wait(barrier_.arrived() + 1, kLong);
       if (!arrived.ok()) return arrived;
-      StoreSwitchProgress(memory_->own_signals(), {epoch, i + 1, 0});
+      StoreSwitchProgress(memory_->own_signals(), {epoch, side, i + 1, 0});
     }
     return absl::OkStatus();
   }
 
  private:
-  uint64_t* Slot(Layout layout, int layer) {
+  uint64_t* Slot(int slot) {
     return reinterpret_cast<uint64_t*>(
         memory_->mutable_base(RegionKind::kExperts) +
-        SlotOf(layout, layer) * shape_.slot_bytes());
+        slot * shape_.slot_bytes());
   }
 
   const ExpertShape shape_;
@@ -273,7 +275,7 @@ TEST_F(SwitchCopyTest, RankKilledInALayerIsReplacedAndTheLayerDoneAgain) {
     EXPECT_THAT((*memory)->MapPeers(client, kLong), IsOk());
     const SwitchProgress progress =
         LoadSwitchProgress(*(*memory)->own_signals());
-    EXPECT_EQ(progress, (SwitchProgress{Epoch{1}, 1, 0}));
+    EXPECT_EQ(progress, (SwitchProgress{Epoch{1}, Side::kHigh, 1, 0}));
     Worker worker(shape, memory->get(), 1);
     EXPECT_THAT(worker.SwitchLayers(ep, tp, progress.layers_done, layers,
                                     progress.epoch),

@@ -15,6 +15,7 @@
 #include "tests/status_matchers.h"
 #include "worker/peers/group_barrier.h"
 #include "worker/peers/step_barrier.h"
+#include "worker/switch/pull.h"
 #include "worker/switch/weight_checksum.h"
 
 namespace moebius {
@@ -37,6 +38,7 @@ ExpertShape Experts() {
   return shape;
 }
 const AttentionShape kAttention{kRanks, 4, 2};
+constexpr ExpertsState kStart = ExpertsState::At(ExpertParallel(), Side::kHigh);
 
 // Slot 0: one block, in EP on rank 0 in two pages, in TP a page a rank.
 KvTable TpTable() { return {0, 1, {{0, 0, 1, {3}}, {1, 1, 1, {7}}}}; }
@@ -97,16 +99,16 @@ class SwitchExecutorTest : public testing::Test {
       executors_.push_back(std::make_unique<SwitchExecutor>(
           SwitchContext{r, kRanks, Experts(), kAttention, kPageBytes, kPages,
                         memories_[r].get(), sequences_[r].get(),
-                        barriers_[r].get(), nullptr},
-          ExpertParallel()));
+                        barriers_[r].get(), nullptr}));
+      ASSERT_THAT(executors_[r]->GoOn(kStart, Epoch{0}), IsOk());
     }
   }
 
-  uint64_t Checksum(Layout layout) const {
+  uint64_t Checksum(const ExpertsState& state) const {
     uint64_t sum = 0;
     for (Rank r = 0; r < kRanks; ++r) {
       sum +=
-          WeightChecksum(Experts(), layout, r,
+          WeightChecksum(Experts(), state, r,
                          memories_[r]->base(RegionKind::kExperts, r), nullptr);
     }
     return sum;
@@ -189,7 +191,7 @@ TEST_F(SwitchExecutorTest, ACommitThatIsNotPreparedChangesNothing) {
   executor.Abort(Epoch{1});  // another's: changes nothing
   executor.Abort(Epoch{2});
   EXPECT_THAT(executor.Commit(wire::Commit{Epoch{2}, StepId{1}}), not_prepared);
-  EXPECT_EQ(executor.layout(), ExpertParallel());
+  EXPECT_EQ(executor.experts(), kStart);
   EXPECT_THAT(sequences_[0]->Find(0)->pages, testing::ElementsAre(3, 4));
 }
 
@@ -198,15 +200,17 @@ TEST_F(SwitchExecutorTest, ThereAndBackMovesPagesAndKeepsEveryWeight) {
   const int64_t slot = Experts().slot_bytes();
   for (Rank r = 0; r < kRanks; ++r) {
     const std::byte* base = memories_[r]->base(RegionKind::kExperts, r);
-    // In EP layer l is in slot l + 1.
+    // Layer l is in slot l + 1.
     before.emplace_back(base + slot, base + Experts().region_bytes());
   }
-  const uint64_t loaded = Checksum(ExpertParallel());
+  const uint64_t loaded = Checksum(kStart);
 
   auto switched = Switch(Epoch{1}, TensorParallel(kRanks), ToTp());
   EXPECT_EQ(switched[0].checksum, switched[1].checksum);
-  EXPECT_EQ(switched[0].weight_checksum + switched[1].weight_checksum, loaded);
-  EXPECT_EQ(Checksum(TensorParallel(kRanks)), loaded);
+  const ExpertsState there =
+      ExpertsState::At(TensorParallel(kRanks), Side::kLow);
+  EXPECT_EQ(executors_[0]->experts(), there);
+  EXPECT_EQ(Checksum(there), loaded);
   EXPECT_EQ(switched[0].weight_bytes, uint64_t(3 * slot));
   EXPECT_EQ(switched[1].kv_bytes, uint64_t(kPageBytes));
   EXPECT_THAT(sequences_[0]->Find(0)->pages, testing::ElementsAre(3));
@@ -214,13 +218,82 @@ TEST_F(SwitchExecutorTest, ThereAndBackMovesPagesAndKeepsEveryWeight) {
   EXPECT_EQ(FirstByteOf(1, 7), 4);
 
   switched = Switch(Epoch{2}, ExpertParallel(), ToEp());
-  EXPECT_EQ(switched[0].weight_checksum + switched[1].weight_checksum, loaded);
+  EXPECT_EQ(executors_[0]->experts(), kStart);
+  EXPECT_EQ(Checksum(kStart), loaded);
   EXPECT_THAT(sequences_[0]->Find(0)->pages, testing::ElementsAre(3, 9));
   EXPECT_EQ(sequences_[1]->Find(0)->num_blocks(), 0);
   EXPECT_EQ(FirstByteOf(0, 9), 4);
   for (Rank r = 0; r < kRanks; ++r) {
     const std::byte* base = memories_[r]->base(RegionKind::kExperts, r);
     EXPECT_EQ(std::memcmp(base + slot, before[r].data(), before[r].size()), 0);
+  }
+}
+
+TEST_F(SwitchExecutorTest, GoesOnOnlyInAStateThatCanBe) {
+  SwitchExecutor& executor = *executors_[0];
+  const Layout ep = ExpertParallel(), tp = TensorParallel(kRanks);
+  for (const ExpertsState& impossible :
+       {ExpertsState::At(Layout{3}, Side::kLow),
+        ExpertsState{ep, tp, Side::kLow, 4},
+        ExpertsState{ep, tp, Side::kLow, -1}}) {
+    EXPECT_THAT(executor.GoOn(impossible, Epoch{1}),
+                StatusIs(absl::StatusCode::kInvalidArgument));
+    EXPECT_EQ(executor.experts(), kStart);
+  }
+  EXPECT_THAT(executor.Finish(SwitchTail{Epoch{1}, 0, {}}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  ASSERT_THAT(executor.GoOn({ep, tp, Side::kHigh, 1}, Epoch{1}), IsOk());
+  EXPECT_THAT(
+      executor.Finish(SwitchTail{Epoch{1}, 1, {}}),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1 of 0 waves")));
+  // No switch begins in the midst of another.
+  EXPECT_FALSE(executor.Prepare(wire::Prepare{Epoch{2}, ep, {}}).ok);
+}
+
+// From whichever side, and from any layer on: the rest is done, the side turns,
+// and the record says it.
+TEST_F(SwitchExecutorTest, FinishesASwitchFromAnyLayer) {
+  const Layout ep = ExpertParallel(), tp = TensorParallel(kRanks);
+  ExpertsState before = kStart;
+  uint64_t epoch = 1;
+  for (int broken_at = 0; broken_at <= 3; ++broken_at) {
+    const uint64_t loaded = Checksum(before);
+    const ExpertsState begun = before.Towards(before.to == ep ? tp : ep);
+    // All ranks do `broken_at` layers, as if they had been killed then.
+    for (int i = 0; i < broken_at; ++i) {
+      ExpertsState at = begun;
+      at.layers_done = i;
+      const int layer = at.LayerAt(Experts(), i);
+      for (Rank r = 0; r < kRanks; ++r) {
+        ASSERT_THAT(
+            PullSlot(*memories_[r],
+                     {Experts().slot_bytes(), at.SourceSlot(Experts(), layer),
+                      at.TargetSlot(Experts(), layer)},
+                     PlanSlot(Experts(), at.from, at.to, r), nullptr),
+            IsOk());
+      }
+    }
+    ExpertsState broken = begun;
+    broken.layers_done = broken_at;
+    EXPECT_EQ(Checksum(broken), loaded);
+    std::vector<std::thread> threads;
+    for (Rank r = 0; r < kRanks; ++r) {
+      ASSERT_THAT(executors_[r]->GoOn(broken, Epoch{epoch}), IsOk());
+      threads.emplace_back([&, r] {
+        const auto done =
+            executors_[r]->Finish(SwitchTail{Epoch{epoch}, 0, {}});
+        EXPECT_THAT(done, IsOk());
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (Rank r = 0; r < kRanks; ++r) {
+      EXPECT_EQ(executors_[r]->experts(), begun.Finished());
+      EXPECT_EQ(LoadSwitchProgress(*memories_[r]->own_signals()),
+                (SwitchProgress{Epoch{epoch}, begun.side, 3, 0}));
+    }
+    EXPECT_EQ(Checksum(begun.Finished()), loaded);
+    before = begun.Finished();
+    ++epoch;
   }
 }
 
@@ -240,17 +313,17 @@ TEST_F(SwitchExecutorTest, RanksCopyOnCoresOfTheirOwn) {
 }
 
 TEST_F(SwitchExecutorTest, TheWeightChecksumSeesBytesAndPlaces) {
-  const uint64_t loaded = Checksum(ExpertParallel());
+  const uint64_t loaded = Checksum(kStart);
   std::byte* experts = memories_[1]->mutable_base(RegionKind::kExperts);
   std::byte* unit = experts + Experts().slot_bytes();
   const int64_t unit_bytes = Experts().unit_rows * Experts().row_bytes;
   unit[5] ^= std::byte{1};
-  EXPECT_NE(Checksum(ExpertParallel()), loaded);
+  EXPECT_NE(Checksum(kStart), loaded);
   unit[5] ^= std::byte{1};
-  EXPECT_EQ(Checksum(ExpertParallel()), loaded);
+  EXPECT_EQ(Checksum(kStart), loaded);
   // Two units swapped: the same bytes in other places.
   std::swap_ranges(unit, unit + unit_bytes, unit + unit_bytes);
-  EXPECT_NE(Checksum(ExpertParallel()), loaded);
+  EXPECT_NE(Checksum(kStart), loaded);
 }
 
 }  // namespace
