@@ -170,6 +170,7 @@ void Cluster::StartCoordinator() {
   if (options_.refused > 0) options.model.vocab_size = 0;  // it does not ask
   options.max_model_len = kMaxModelLen;
   options.term = journal_->state().term();
+  options.served_before = ready_once_;
   options.tokenizer = &ByteTokenizer();
   options.journal = journal_.get();
   options.unix_ms = [this] { return world_.now_us() / 1000; };
