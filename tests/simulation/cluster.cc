@@ -66,13 +66,14 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
                  const std::vector<Answer>* answers)
     : options_(options),
       run_(run),
+      script_(run.script),
       model_(ModelOf(options.model)),
       config_(ConfigOf(options, model_.path(), model_.sequence_bytes())),
       num_descriptors_(CountDescriptors()),
       world_(run.trace, run.keep_notes),
-      fault_rng_(options.seed * 4 + 1),
-      order_rng_(options.seed * 4 + 2),
-      work_rng_(options.seed * 4 + 3),
+      fault_rng_(options.seed * 4 + 1, options.steady),
+      order_rng_(options.seed * 4 + 2, options.steady),
+      work_rng_(options.seed * 4 + 3, options.steady),
       network_(&world_, options_, fault_rng_.Fork(),
                {[this](Rank rank, Incarnation incarnation, std::string bytes) {
                   Life* const life = current_[rank];
@@ -89,6 +90,7 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
   if (options_.full_disks > 0 || options_.full_at_switch > 0) {
     front_.AllowRepetition();
   }
+  if (script_ != nullptr) TellScript();
   SetFaultHandler(this);
   SetLogLevel(run.trace ? LogLevel::kInfo : LogLevel::kOff);
 }
@@ -96,6 +98,14 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
 Cluster::~Cluster() {
   for (const auto& life : lives_) life->Kill();
   SetFaultHandler(nullptr);
+}
+
+void Cluster::TellScript() {
+  script_->Bind(&world_, &store_);
+  world_.SetNoteListener([this](auto kind, int rank, uint64_t a, uint64_t b) {
+    script_->OnNote(kind, rank, a, b);
+  });
+  disk_.SetSyncListener([this](auto bytes) { script_->OnJournal(bytes); });
 }
 
 // ---- the machine -----------------------------------------------------------
@@ -175,8 +185,7 @@ void Cluster::StartCoordinator() {
   options.journal = journal_.get();
   options.unix_ms = [this] { return world_.now_us() / 1000; };
   options.listener = [this](std::vector<Output> outputs) {
-    if (mutant_ != nullptr) mutant_->OnOutputs(outputs);
-    front_.Hear(std::move(outputs));
+    Hear(std::move(outputs));
   };
   options.on_ready = [this] { ready_once_ = engine_ready_ = true; };
   options.now = [this] { return world_.Now(); };
@@ -199,6 +208,16 @@ void Cluster::StartCoordinator() {
                    num_coordinators_ > 1 ? &journal_->state() : nullptr);
   WakeCoordinator(1);
   Later(1, [this] { Handle(ChildReady{kCoordinatorChild}); });
+}
+
+void Cluster::Hear(std::vector<Output> outputs) {
+  if (mutant_ != nullptr) mutant_->OnOutputs(outputs);
+  front_.Hear(std::move(outputs));
+  if (script_ == nullptr) return;
+  script_->OnOutputs(front_.choices());
+  if (script_->OrdersSwitch(front_.choices())) {
+    Later(0, [this] { Order(LayoutChoice::kTp); });
+  }
 }
 
 void Cluster::LoseCoordinator(const char* why) {
@@ -349,6 +368,7 @@ void Cluster::Turn() {
     return LoseCoordinator("killed");
   }
   const EngineStatus status = engine_->GetStatus();
+  if (script_ != nullptr) script_->OnChecked(status.switches_checked_total);
   if (status.switches_total != switches_seen_) {
     switches_seen_ = status.switches_total;
     world_.Note("switched", -1, switches_seen_);
@@ -380,7 +400,10 @@ absl::Status Cluster::SendCommand(Rank rank, Incarnation incarnation,
   observer_.OnCommand(rank, incarnation, message->command);
   world_.Note("command", rank, message->command.index(), HashOf(out));
   if (drop) return absl::OkStatus();
-  return network_.SendToWorker(rank, incarnation, std::move(out));
+  const absl::Status sent =
+      network_.SendToWorker(rank, incarnation, std::move(out));
+  if (script_ != nullptr && sent.ok()) script_->OnCommand(rank, *message);
+  return sent;
 }
 
 std::vector<Hub::Message> Cluster::TakeReports() {
@@ -438,6 +461,7 @@ void Cluster::BeforeSlice(Life&) { observer_.Look(store_); }
 
 void Cluster::AfterSlice(Life& life) {
   observer_.AfterSlice(store_, life.rank(), life.incarnation());
+  if (script_ != nullptr) script_->Look();
   for (const auto& other : current_) {
     if (other != nullptr && other->BarrierEnds()) other->WakeFromBarrier();
   }
@@ -471,6 +495,7 @@ bool Cluster::OnSend(Life& life, std::string& bytes) {
   if (mutant_ != nullptr) mutant_->OnReport(life.rank(), *message, drop);
   bytes = Encode(*message);
   world_.Note("report", life.rank(), message->report.index(), HashOf(bytes));
+  if (script_ != nullptr) script_->OnReport(life.rank(), message->report);
   return !drop;
 }
 

@@ -16,6 +16,7 @@
 #include "tests/simulation/network.h"
 #include "tests/simulation/observer.h"
 #include "tests/simulation/options.h"
+#include "tests/simulation/script.h"
 #include "tests/simulation/vault.h"
 #include "tests/simulation/world.h"
 
@@ -25,6 +26,7 @@ struct RunOptions {
   bool trace = false;       // print what happens
   bool keep_notes = false;  // remember the last notes
   const MutantInfo* mutant = nullptr;
+  Script* script = nullptr;  // is played, and told what happens
 };
 
 struct Outcome {

@@ -55,6 +55,10 @@ int64_t DurationOf(Rng& rng) {
 
 void Cluster::Begin() {
   world_.Note("serving", -1);
+  if (script_ != nullptr) {
+    front_.SubmitAt(world_.now_us() + 1'000, {script_->wish()}, -1);
+    return LookWhetherDone();
+  }
   PlanWork();
   if (ask_everything_) {
     world_.After(10'000, [this] { Heal(); });
@@ -216,7 +220,8 @@ void Cluster::LookWhetherDone() {
   if (ending_) return;
   const EngineStatus status =
       engine_ == nullptr ? EngineStatus{} : engine_->GetStatus();
-  if (world_.now_us() >= healed_us_ && front_.all_done() && serving() &&
+  if ((script_ == nullptr || script_->over()) &&
+      world_.now_us() >= healed_us_ && front_.all_done() && serving() &&
       status.ready && status.switch_state == "steady" && orders_open_ == 0 &&
       status.running == 0 && status.waiting == 0) {
     CheckIdle();
@@ -278,6 +283,9 @@ absl::Status Cluster::OnCoordinatorFaultPoint(FaultId id) {
       world_.now_us() < disk_full_until_us_) {
     disk_failed_ = true;
   }
+  if (script_ != nullptr && script_->Strikes(kCoordinatorRank, id)) {
+    throw CoordinatorKilled{};
+  }
   // A group that does not serve ends with its coordinator.
   if (!faults_on_ || !serving() || !ready_once_) return absl::OkStatus();
   if (crashes_ < options_.max_crashes &&
@@ -305,6 +313,7 @@ absl::Status Cluster::OnFaultPoint(Life& life, FaultId id) {
   if (id != FaultId::kWorkerBarrier && order_rng_.Chance(0.2)) {
     life.Sleep(order_rng_.Between(1, 100));
   }
+  if (script_ != nullptr && script_->Strikes(life.rank(), id)) life.Crash();
   if (!faults_on_ || !serving()) return absl::OkStatus();
   const Stage stage = StageOf(id);
   const double crash = stage == Stage::kStep     ? options_.crash_in_step

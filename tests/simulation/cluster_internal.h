@@ -54,6 +54,7 @@ class Cluster final : public LifeSite, public FaultHandler {
   void ReplaceWorker(Rank rank, Incarnation incarnation);
 
   // ---- the coordinator
+  void Hear(std::vector<Output> outputs);
   // SIGKILL: it is gone, with all that it had not written.
   void LoseCoordinator(const char* why);
   void DropCoordinator(bool power_lost);
@@ -68,6 +69,7 @@ class Cluster final : public LifeSite, public FaultHandler {
 
   // ---- what happens to them
   void Begin();
+  void TellScript();
   void PlanWork();
   Wish MakeWish();
   void PlanFaults();
@@ -105,6 +107,7 @@ class Cluster final : public LifeSite, public FaultHandler {
 
   const Options options_;
   const RunOptions run_;
+  Script* const script_;  // null: there is none
   TinyModel& model_;
   const Config config_;
   const int num_descriptors_;  // before anything began

@@ -31,16 +31,22 @@ class SimDisk::File final : public DiskFile {
       part();
       return status;
     }
+    if (disk_->sync_listener_) unsynced_.append(bytes.data(), bytes.size());
     return file_->Append(bytes);
   }
   absl::Status Sync() override {
     RETURN_IF_ERROR(disk_->Meet(FaultId::kJournalSync));
-    return file_->Sync();
+    RETURN_IF_ERROR(file_->Sync());
+    if (disk_->sync_listener_) {
+      disk_->sync_listener_(std::exchange(unsynced_, ""));
+    }
+    return absl::OkStatus();
   }
 
  private:
   SimDisk* const disk_;
   const std::unique_ptr<DiskFile> file_;
+  std::string unsynced_;  // for the listener
 };
 
 absl::Status SimDisk::Meet(FaultId id) {

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "common/faults/fault_point.h"
 #include "coordinator/journal/disk.h"
 #include "tests/simulation/rng.h"
@@ -28,6 +31,12 @@ class SimDisk final : public Disk {
   void Restart(bool power_lost) { disk_.Restart(power_lost); }
   // Writes and syncs fail until then.
   void FailUntil(int64_t until_us) { failing_until_us_ = until_us; }
+
+  // Is given what a file has on disk since the last time, with each sync.
+  using SyncListener = std::function<void(absl::Span<const char> bytes)>;
+  void SetSyncListener(SyncListener listener) {
+    sync_listener_ = std::move(listener);
+  }
 
   // A planted bug: the last bytes of the file with the highest name are gone.
   void CutNewest(size_t count);
@@ -61,6 +70,7 @@ class SimDisk final : public Disk {
   World* const world_;
   Rng rng_;
   int64_t failing_until_us_ = 0;
+  SyncListener sync_listener_;
   SimulatedDisk disk_;
 };
 

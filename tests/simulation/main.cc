@@ -15,6 +15,7 @@
 #include "tests/simulation/cluster.h"
 #include "tests/simulation/mutants.h"
 #include "tests/simulation/options.h"
+#include "tests/simulation/script.h"
 #include "tests/unit/worker/model/checkpoint_writer.h"
 
 namespace moebius::simulation {
@@ -37,6 +38,7 @@ struct Arguments {
   bool list_mutants = false;
   int hunt = 0;
   std::string write;
+  bool script = false;
 };
 
 // What many seeds add up to.
@@ -273,6 +275,16 @@ int PlayAndHunt(const Arguments& arguments, const MutantInfo* mutant) {
   return missed == 0 ? 0 : 1;
 }
 
+int PrintScript() {
+  const absl::StatusOr<std::string> text = PlayScript();
+  if (!text.ok()) {
+    std::fprintf(stderr, "%s\n", text.status().ToString().c_str());
+    return 1;
+  }
+  std::printf("%s", text->c_str());
+  return 0;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(
       "Plays a group of Moebius in one thread under virtual time, with "
@@ -288,8 +300,11 @@ int Main(int argc, char** argv) {
   app.add_option("--hunt", arguments.hunt,
                  "every planted bug must be found within so many seeds");
   app.add_option("--write", arguments.write, "a file for the figures");
+  app.add_flag("--script", arguments.script,
+               "play one scene and print it: the protocol in five minutes");
   CLI11_PARSE(app, argc, argv);
   spdlog::set_pattern("              | %v");
+  if (arguments.script) return PrintScript();
   if (arguments.list_mutants) {
     for (const MutantInfo& info : AllMutants()) {
       std::printf("%-26s %s\n", std::string(info.name).c_str(),

@@ -10,6 +10,7 @@ namespace moebius::simulation {
 
 struct Options {
   uint64_t seed = 0;
+  bool steady = false;  // everything takes the same time every time (rng.h)
 
   // ---- the group
   int model = 0;  // index among the small models

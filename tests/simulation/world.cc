@@ -46,6 +46,7 @@ void World::Note(std::string_view kind, int rank, uint64_t a, uint64_t b) {
   Mix(static_cast<uint64_t>(rank) << 32);
   Mix(a);
   Mix(b);
+  if (note_listener_) note_listener_(kind, rank, a, b);
   if (!trace_ && !keep_) return;
   char line[160];
   std::snprintf(line, sizeof(line), "%10.3f ms  %-28.*s %3d  %llu %llu",

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/faults/fault_point.h"
@@ -59,6 +60,11 @@ class World {
 
   // Adds to the record by which two runs are compared.
   void Note(std::string_view kind, int rank, uint64_t a = 0, uint64_t b = 0);
+  using NoteListener =
+      std::function<void(std::string_view, int, uint64_t, uint64_t)>;
+  void SetNoteListener(NoteListener listener) {
+    note_listener_ = std::move(listener);
+  }
   uint64_t hash() const { return hash_; }
   const std::deque<std::string>& notes() const { return notes_; }
   // Whether the production code's log lines are to be seen.
@@ -94,6 +100,7 @@ class World {
   std::vector<Event> events_;  // a heap
   uint64_t hash_ = 0x6d6f6562697573u;
   std::deque<std::string> notes_;
+  NoteListener note_listener_;
   Tally tally_;
   std::optional<Violation> violation_;
 };
