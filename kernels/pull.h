@@ -12,8 +12,8 @@
 namespace moebius {
 
 // From this many bytes in all, a copy uses streaming stores: it would evict
-// what the caches hold. Below, what was copied is at hand for who reads it
-// next; a slot of 1.5 MB is pulled 1.5 times as fast that way (EPYC,
+// what the caches hold. Below, what was copied is at hand for the reader that
+// comes next; a slot of 1.5 MB is pulled 1.5 times as fast that way (EPYC,
 // copy_bench).
 inline constexpr int64_t kStreamTotalBytes = int64_t{8} << 20;
 

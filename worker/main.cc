@@ -14,7 +14,7 @@ volatile std::sig_atomic_t stop_requested = 0;
 pid_t launcher = 0;
 
 // The launcher alone says when we end. A service manager that signals everybody
-// would else take away who the requests in flight are to be finished with.
+// would else take away the workers that are to finish the requests in flight.
 void OnStop(int, siginfo_t* info, void*) {
   if (info->si_pid == launcher) stop_requested = 1;
 }
@@ -35,10 +35,10 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--rank", program.rank, "rank, from 0")->required();
   app.add_option("--incarnation", options.incarnation.value,
-                 "number of this life of the rank")
+                 "number of this process of the rank")
       ->capture_default_str();
   app.add_flag("--adopt", options.adopt,
-               "go on with the memory of this rank's former life");
+               "go on with the memory of this rank's predecessor");
   app.add_option("--control-keys", place.control_keys_fd,
                  "descriptor to read our keys of the control channel from");
   CLI11_PARSE(app, argc, argv);

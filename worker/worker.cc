@@ -97,7 +97,7 @@ absl::StatusOr<uint64_t> ModelDigest(const std::string& model_dir) {
   return hash.hash();
 }
 
-// What config.json makes of us. Errors would meet another life as well.
+// What config.json makes of us. A successor would meet its errors as well.
 struct PlannedModel {
   ModelShape shape;
   Sizes sizes;
@@ -226,7 +226,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   if (options.adopt) RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerAdopt));
   const std::unique_ptr<StepBarrier> barrier =
       host.MakeBarrier(memory->all_signals());
-  // Whoever still waits for our predecessor waits in vain.
+  // A peer that still waits for our predecessor waits in vain.
   if (options.adopt) {
     barrier->Abandon();
   } else if (options.incarnation.value > 1) {

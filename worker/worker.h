@@ -23,11 +23,11 @@ struct WorkerOptions {
   Config config;
   Rank rank = 0;
   Incarnation incarnation{1};
-  // Go on with the memory of this rank's former life, which the vault keeps.
+  // Go on with the memory of our predecessor, which the vault keeps.
   bool adopt = false;
 };
 
-// What a worker needs of wherever it lives.
+// What a worker needs of its surroundings.
 class WorkerHost {
  public:
   virtual ~WorkerHost() = default;
@@ -49,8 +49,8 @@ class WorkerHost {
 };
 
 // Runs the worker until it is shut down or `*stop` is set; then OK. Errors name
-// what failed, marked as lasting (lasting_failure.h) where another life would
-// find the same; the caller reports them to the launcher.
+// what failed, marked as lasting (lasting_failure.h) where a successor
+// would find the same; the caller reports them to the launcher.
 absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
                        const volatile std::sig_atomic_t* stop);
 

@@ -1,4 +1,4 @@
-// A worker's life after loading: commands in, reports out, in order.
+// A worker once it has its memory: commands in, reports out, in order.
 #pragma once
 
 #include <csignal>
@@ -53,7 +53,8 @@ class WorkerLoop {
     WeightCheck* check = nullptr;
     // Fills our memory with weights; the bytes, and the checksum of our part.
     std::function<absl::StatusOr<wire::Loaded>(const wire::Load&)> load;
-    // Sees to it that we see those memories: [rank] the life that made it.
+    // Sees to it that we see those memories: [rank] the incarnation that made
+    // it.
     std::function<absl::Status(absl::Span<const Incarnation>)> meet;
     // Hears why Run is about to end, before the coordinator does.
     std::function<void(const absl::Status&)> on_failed;

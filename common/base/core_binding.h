@@ -22,7 +22,7 @@ std::optional<cpu_set_t> CoreShare(const cpu_set_t& allowed, int share,
 // thread i stays on share first_share + i of num_shares of the CPUs that it may
 // use (CoreShare), until the binding ends and it may use them all again. The
 // others take part by doing the same with other shares. Not for long: the
-// kernel cannot move a bound thread away from whoever else wants its core.
+// kernel cannot move a bound thread away from another one that wants its core.
 //
 // Where there are fewer CPUs than shares, or the kernel says no, threads are
 // left as they are: it is an advantage, never a need.

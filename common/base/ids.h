@@ -19,8 +19,8 @@ struct Id {
 using Rank = int;                               // worker in its group, 0..N-1
 using StepId = Id<struct StepTag>;              // forward passes, from 1
 using Epoch = Id<struct EpochTag>;              // switch attempts, never reused
-using Term = Id<struct TermTag>;                // lives of the coordinator
-using Incarnation = Id<struct IncarnationTag>;  // lives of a worker
+using Term = Id<struct TermTag>;                // coordinator processes
+using Incarnation = Id<struct IncarnationTag>;  // processes of a worker
 using RequestId = Id<struct RequestTag>;        // one generation (one choice)
 
 // Largest group of workers.

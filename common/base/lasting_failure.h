@@ -1,6 +1,6 @@
-// Failures that another life of the process would meet again: a file that is
-// missing, cut off or not what it should be. Whoever supervises it need not
-// wait to know. A failure without the mark may pass.
+// Failures that a successor of the process would meet again: a file that is
+// missing, cut off or not what it should be. A supervisor need not wait to
+// know. A failure without the mark may pass.
 #pragma once
 
 #include "absl/status/status.h"

@@ -9,11 +9,12 @@
 // does the socket (ZMQ_IPC_FILTER_UID, mode 0600). Of our own user's processes
 // only those get in that the launcher started as workers.
 // Trust, TCP: both ends show by their keys who they are (channel_keys.h), and
-// what they say is encrypted. Who has no key is refused, and has no identity.
-// Who connects and says nothing is hung up on after kLinkTimeoutMs.
-// Either way each worker is heard for its own rank alone. Processes of one user
-// could still harm one another in other ways (ptrace, signals); and a worker is
-// not kept from taking over another's connection with its identity.
+// what they say is encrypted. A peer without a key is refused, and has no
+// identity. A peer that connects and says nothing is hung up on after
+// kLinkTimeoutMs. Either way each worker is heard for its own rank alone.
+// Processes of one user could still harm one another in other ways (ptrace,
+// signals); and a worker is not kept from taking over another's connection with
+// its identity.
 //
 // Loss: over a Unix socket none but with an end's death. Over TCP what was on
 // its way is lost with a connection that breaks, and one over which nothing has
@@ -43,7 +44,7 @@ inline constexpr std::string_view kControlSocketName = "control.sock";
 // Messages that may wait in one direction of one channel.
 inline constexpr int kChannelQueueMessages = 256;
 // Over TCP: a connection over which nothing has come for so long is broken,
-// though nobody closed it. Each end asks the other for a sign of life well
+// though neither end closed it. Each end sends the other a heartbeat well
 // before that.
 inline constexpr int kLinkTimeoutMs = 3000;
 
@@ -67,26 +68,26 @@ class Hub {
   static absl::StatusOr<std::unique_ptr<Hub>> Bind(const std::string& dir,
                                                    WhoIs who_is);
   // The same over TCP. `listener` is a socket that listens already, so that the
-  // port stays the group's while no coordinator lives.
+  // port stays the group's while no coordinator runs.
   static absl::StatusOr<std::unique_ptr<Hub>> BindTcp(UniqueFd listener,
                                                       const ChannelKeys& keys);
   virtual ~Hub() = default;
 
-  // kUnavailable when that life of the worker is not connected, or its queue
-  // is full.
+  // kUnavailable when that incarnation of the worker is not connected, or its
+  // queue is full.
   virtual absl::Status Send(Rank rank, Incarnation incarnation,
                             std::string_view bytes) = 0;
 
   // Waits for messages or a Wake(), up to timeout_ms (-1: without end), and
   // returns all that are there (none after a Wake or the time-out). A message
-  // without bytes says that this life of the worker has connected.
+  // without bytes says that this incarnation has connected.
   virtual absl::StatusOr<std::vector<Message>> Receive(int timeout_ms) = 0;
 
   // Makes a waiting or the next Receive return. Thread-safe.
   virtual void Wake() = 0;
 
   // Binds again if somebody has removed the socket's file, without which no
-  // later life of a worker would find us. True: it was removed.
+  // later incarnation of a worker would find us. True: it was removed.
   virtual absl::StatusOr<bool> Restore() { return false; }
 };
 

@@ -55,8 +55,8 @@ class ChannelDoor {
   static absl::StatusOr<std::optional<Rank>> JudgeProcess(
       const Question& question, const WhoIs& who_is);
 
-  // For TCP. Who has the secret of a rank's key speaks for it; `keys` are the
-  // bytes of the public ones, by rank.
+  // For TCP. A peer with the secret of a rank's key speaks for it; `keys` are
+  // the bytes of the public ones, by rank.
   static std::optional<Rank> JudgeKey(const Question& question,
                                       const std::vector<std::string>& keys);
 

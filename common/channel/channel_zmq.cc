@@ -40,7 +40,7 @@ std::string TcpEndpoint(const std::string& host, int port) {
   return absl::StrCat("tcp://", v6 ? "[" : "", host, v6 ? "]:" : ":", port);
 }
 
-// Identity of one life of a worker: "rank.incarnation".
+// Identity of one incarnation of a worker: "rank.incarnation".
 std::string Identity(Rank rank, Incarnation incarnation) {
   return absl::StrCat(rank, ".", incarnation.value);
 }
@@ -73,7 +73,7 @@ void SetTcpOptions(zmq::socket_t& socket, const ChannelKeyPair& own) {
   socket.set(zmq::sockopt::heartbeat_ivl, kLinkTimeoutMs / 6);
   socket.set(zmq::sockopt::heartbeat_timeout, kLinkTimeoutMs);
   socket.set(zmq::sockopt::heartbeat_ttl, kLinkTimeoutMs);
-  // Who connects and is silent is in the way for no longer.
+  // A peer that connects and is silent is in the way for no longer.
   socket.set(zmq::sockopt::handshake_ivl, kLinkTimeoutMs);
 }
 

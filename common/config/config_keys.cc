@@ -52,7 +52,8 @@ std::vector<ConfigKey> WorkersKeys() {
       WholeNumberKey(
           "workers.step_timeout_ms",
           "How long a worker waits for another within a step or a layer of a "
-          "switch; beyond it whoever is late is halted, or else replaced.",
+          "switch; beyond it a worker that is late is halted, or else "
+          "replaced.",
           section, &WorkersConfig::step_timeout_ms, 10, kDayMs),
       WholeNumberKey("workers.stall_timeout_ms",
                      "How long a step may take in all; beyond it the workers "

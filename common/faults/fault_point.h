@@ -58,7 +58,8 @@ const FaultInfo& InfoOf(FaultId id);
 
 enum class FaultAction : uint8_t { kNone, kCrash, kStop, kSleep, kError };
 
-// Who reaches a point: a rank, the coordinator (kCoordinatorRank), or anybody.
+// What reaches a point: a rank, the coordinator (kCoordinatorRank), or any
+// process.
 inline constexpr int kAnyProcess = -2;
 
 // What is to happen at a point, once it has been reached often enough.

@@ -21,7 +21,7 @@
 namespace moebius {
 
 // Zero bytes are an empty table. Each word is written by one process at a time:
-// the spec before `armed` is stored with release, the counts by anybody.
+// the spec before `armed` is stored with release, the counts by any process.
 struct FaultTable::Block {
   struct Entry {
     std::atomic<uint32_t> armed;

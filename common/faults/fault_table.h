@@ -1,5 +1,6 @@
 // The faults that are armed in a group, in memory that its processes share: a
-// file in the group's private directory. Counts outlive whoever a fault kills.
+// file in the group's private directory. Counts outlive a process that a fault
+// kills.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +47,7 @@ class FaultTable {
   void DisarmAll();
 
   std::vector<ArmedFault> armed() const;
-  // How often anybody has reached the point.
+  // How often any process has reached the point.
   uint64_t reached(FaultId id) const;
 
   // Counts that `process` is at the point, and returns what is to be done

@@ -20,9 +20,9 @@ struct ChildProgram {
 };
 
 // Ignores SIGINT and SIGHUP (a terminal's reach everybody; the launcher decides
-// what they mean), SIGUSR1 and SIGUSR2 (of those who rotate logs), connects to
-// the launcher, loads the configuration and runs `body`. An error is logged and
-// told to the launcher. Returns the exit code of the program.
+// what they mean), SIGUSR1 and SIGUSR2 (of programs that rotate logs), connects
+// to the launcher, loads the configuration and runs `body`. An error is logged
+// and told to the launcher. Returns the exit code of the program.
 int RunChildProgram(
     const ChildProgram& program,
     const std::function<absl::Status(const Config&, VaultClient&)>& body);

@@ -1,7 +1,7 @@
 // Unix sockets that carry whole packets, at most one descriptor with each
 // (SOCK_SEQPACKET, SCM_RIGHTS), and tell who is at the other end (SO_PEERCRED).
 // Functions over plain descriptors; no state, so no threading rules: the kernel
-// keeps packets whole, whoever sends at the same time.
+// keeps packets whole, even if several processes send at the same time.
 #pragma once
 
 #include <sys/types.h>
@@ -18,7 +18,7 @@
 
 namespace moebius {
 
-// Who connected, as the kernel noted it when they did.
+// The process that connected, as the kernel noted it then.
 struct PeerCredentials {
   pid_t pid = 0;
   uid_t uid = 0;

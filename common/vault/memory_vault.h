@@ -1,4 +1,4 @@
-// Whoever keeps descriptors of memory, as a worker sees it.
+// What keeps descriptors of memory, as a worker sees it.
 #pragma once
 
 #include <cstdint>

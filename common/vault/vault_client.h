@@ -56,14 +56,14 @@ class VaultClient final : public MemoryVault {
   static constexpr absl::Duration kProgressPeriod = absl::Milliseconds(50);
 
   // Reports that we serve. The coordinator: at which ports, and from which
-  // checkpoint, by its fingerprint, which later lives are given.
+  // checkpoint, by its fingerprint, which later coordinators are given.
   absl::Status Ready(int port = 0, int admin_port = 0, uint64_t checkpoint = 0);
 
   // The coordinator's: somebody else than the launcher told us to end. What
   // follows is the launcher's to say: it may have been told so as well.
   absl::Status StrayStop();
 
-  // The coordinator's: asks for the end of that life of a worker.
+  // The coordinator's: asks for the end of that incarnation of a worker.
   absl::Status Replace(Rank rank, Incarnation incarnation);
 
   // The coordinator's: the rank of the worker that process `pid` is by the

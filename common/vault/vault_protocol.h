@@ -54,14 +54,14 @@ enum class VaultMessageType : uint8_t {
   kProgress = 5,    // worker: done_bytes of size_bytes loaded (weights)
   kReady = 6,     // worker: serving; coordinator: listening (port, admin_port,
                   // checkpoint)
-  kFailed = 7,    // either: `text` says why, `lasting` whether another life
+  kFailed = 7,    // either: `text` says why, `lasting` whether a successor
                   // would fail in the same way; the process ends next
-  kReplace = 8,   // coordinator: worker `rank` of life `incarnation` makes no
+  kReplace = 8,   // coordinator: worker `rank` of that `incarnation` makes no
                   // progress: end it, so that a successor takes over
   kWhoIs = 9,     // coordinator: for which rank does process `pid` speak?
                   // -> kDescriptor without one: `ok`, and `speaks_for`
   kTrouble = 10,  // coordinator: what keeps worker `rank`?
-                  // -> kDescriptor without one: `ok`; `incarnation` of the life
+                  // -> kDescriptor without one: `ok`; the `incarnation`
                   // that there is now, 0 for none; `text` says why it does not
                   // stay up, or nothing; done_bytes of size_bytes of its
                   // weights are loaded

@@ -9,7 +9,7 @@
 namespace moebius {
 
 struct WorkerNews {
-  Incarnation incarnation;  // of the life that there is now, 0 for none
+  Incarnation incarnation;  // that there is now, 0 for none
   std::string trouble;      // why it does not stay up; "": it does
   // Of its weights. total_bytes 0: it has not begun to load.
   uint64_t done_bytes = 0, total_bytes = 0;

@@ -3,14 +3,14 @@
 // Proto. Plans, results and where a worker stands are values of common/step/.
 //
 // Messages are in a namespace of their own: some have the names of events and
-// of what they make somebody do.
+// effects.
 //
 // Steps and switch commands share one ordered channel to each worker. Every
 // message carries (term, incarnation, sequence): a worker ignores what is not
 // of its coordinator's term or its own incarnation; `sequence` counts up by one
 // in each direction, so a loss or a repetition is seen. Greet, Halt and Halted
-// are the exceptions: whoever takes one in counts on from it, whatever was lost
-// before.
+// are the exceptions: an end that takes one in counts on from it, whatever was
+// lost before.
 #pragma once
 
 #include <cstdint>
@@ -41,8 +41,9 @@ struct Envelope {
 
 // ---- coordinator -> worker -------------------------------------------------
 
-// The first word of a coordinator to a life of a worker. That of a new term
-// halts the worker, who obeys no earlier one from then on. The answer is Hello.
+// The first word of a coordinator to an incarnation of a worker. That of a new
+// term halts the worker, which obeys no earlier one from then on. The answer is
+// Hello.
 struct Greet {};
 
 // Stop where you are, take no command but Load, Restore and Resume of this
@@ -86,7 +87,8 @@ struct Resume {
   StepId next_step;
   uint64_t next_barrier = 0;  // above every number that any rank has used
   Epoch last_epoch;           // highest ever proposed
-  // [rank] The life that made its memory, so that an old mapping is noticed.
+  // [rank] The incarnation that made its memory, so that an old mapping is
+  // noticed.
   std::vector<Incarnation> memories;
   // Of the whole model, see worker/switch/weight_checksum.h; workers keep it.
   uint64_t weight_checksum = 0;
@@ -112,8 +114,8 @@ using Command = std::variant<Greet, Halt, Load, Restore, Resume, StepPlan,
 
 // ---- worker -> coordinator -------------------------------------------------
 
-// A life of a worker: it has memory, new or its predecessor's, and its peers
-// are mapped.
+// From an incarnation of a worker: it has memory, new or its predecessor's, and
+// its peers are mapped.
 struct Hello {
   Rank rank = 0;
   int num_ranks = 1;
@@ -121,7 +123,7 @@ struct Hello {
   uint32_t num_pages = 0;      // head pages of its pool
   uint32_t max_slots = 0;      // sequence slots
   uint64_t model_digest = 0;   // of config.json: all ranks must agree
-  Incarnation memory;          // the life that made the memory
+  Incarnation memory;          // the one that made the memory
   uint64_t padding_bytes = 0;  // of the whole group's experts (blocks.h)
 };
 

@@ -28,7 +28,7 @@ struct Handler {
   static Result Unchanged(const State& state) {
     return MembershipTransition{state, {}};
   }
-  // A new round, of everyone.
+  // A new round, of all ranks.
   Result Begin(const MembershipState& state) const {
     const uint64_t round = RoundOf(state) + 1;
     const RankSet all = RankSet::All(num_ranks);

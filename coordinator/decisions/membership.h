@@ -9,7 +9,7 @@
 //      |   or is not done      |  |  +--------> Loading -------+--+ loaded
 //      |   in time             |  |                |           |
 //      +-----------------------+--+----------------+-----------+
-//                              a new life joins, a worker was interrupted
+//                              a successor joins, a worker was interrupted
 //
 // The group begins in Gathering, and every trouble leads through it or straight
 // into Halting: there is one way in which service begins and goes on.
@@ -27,7 +27,7 @@ namespace moebius {
 
 // ---- states ----------------------------------------------------------------
 
-// `missing` have no life that said Hello. `round` is the last one begun.
+// `missing` have no incarnation that said Hello. `round` is the last one begun.
 struct Gathering {
   RankSet missing;
   uint64_t round = 0;
@@ -41,7 +41,7 @@ struct Halting {
   RankSet empty;  // have halted, and no weights are in their memory
   friend bool operator==(const Halting&, const Halting&) = default;
 };
-// Everyone has halted, LOAD(round) is out.
+// All have halted, LOAD(round) is out.
 struct Loading {
   RankSet unloaded;
   uint64_t round = 0;
@@ -56,7 +56,7 @@ using MembershipState = std::variant<Gathering, Halting, Loading, Running>;
 
 // ---- events ----------------------------------------------------------------
 
-// A life of the worker that is new to us said Hello.
+// An incarnation of the worker that is new to us said Hello.
 struct WorkerJoined {
   Rank rank = 0;
 };
@@ -90,18 +90,18 @@ struct SendHalt {
   RankSet ranks;
   friend bool operator==(const SendHalt&, const SendHalt&) = default;
 };
-// Everyone has halted. Send LOAD to these ranks and start its timer.
+// All have halted. Send LOAD to these ranks and start its timer.
 struct SendLoad {
   uint64_t round = 0;
   RankSet ranks;
   friend bool operator==(const SendLoad&, const SendLoad&) = default;
 };
-// Everyone has halted and has weights: restore, resume.
+// All have halted and have weights: restore, resume.
 struct ResumeGroup {
   uint64_t round = 0;
   friend bool operator==(const ResumeGroup&, const ResumeGroup&) = default;
 };
-// These lives are no use any more: have them ended, so that successors join.
+// These workers are of no more use: have them ended, so that successors join.
 struct ReplaceWorkers {
   RankSet ranks;
   friend bool operator==(const ReplaceWorkers&,

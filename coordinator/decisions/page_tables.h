@@ -23,7 +23,7 @@ constexpr uint32_t BlocksFor(uint32_t num_tokens) {
 // PageTables
 //
 // Owns the pages of all ranks and the tables of all sequence slots. Room is
-// counted in blocks, of the *group* that a sequence lives in: in EP its owner's
+// counted in blocks, of the *group* that a sequence is in: in EP its owner's
 // rank, where a block takes a page of every KV head; in TP the one group 0,
 // where a block takes the pages of the local heads on each rank.
 //

@@ -92,7 +92,7 @@ class Planner {
   // Whether all that is said of this slot, and of this request, is the same.
   bool Agreed(uint32_t slot, RequestId request) const {
     for (const auto& held : input_.held) {
-      bool here = held.empty();  // a life that knows nothing says nothing
+      bool here = held.empty();  // a worker that knows none says nothing
       for (const HeldSequence& one : held) {
         if (one.slot == slot && one.request == request) here = true;
         if ((one.slot == slot) != (one.request == request)) return false;

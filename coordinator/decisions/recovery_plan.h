@@ -16,7 +16,7 @@ namespace moebius {
 
 struct RecoveryInput {
   AttentionShape attention;
-  Layout initial;  // of weights that nobody has loaded yet
+  Layout initial;  // of weights that no rank has loaded yet
   // [rank], as of the round in which all have halted.
   absl::Span<const Stand> stands;
   absl::Span<const std::vector<HeldSequence>> held;

@@ -177,7 +177,7 @@ bool Scheduler::End(RequestId request) {
 
 void Scheduler::Forget(uint32_t index) {
   Sequence& sequence = sequences_[index];
-  ++sequence.life;  // what is in flight for it belongs to nobody now
+  ++sequence.life;  // what is in flight for it has no owner now
   sequence.tokens = {};
   sequence.sampling = {};
   sequence.prompt_logprobs = {};

@@ -1,4 +1,4 @@
-// Scheduler::NextStep: who runs in the next step.
+// Scheduler::NextStep: which sequences run in the next step.
 #include <algorithm>
 #include <tuple>
 #include <utility>
@@ -64,7 +64,7 @@ void Scheduler::AddItem(Draft& draft, uint32_t slot, uint32_t start,
 }
 
 // One token of every sequence that has caught up with its last one. In order
-// of arrival, so that whoever must give way to an older one has no item yet.
+// of arrival, so that one that must give way to an older one has no item yet.
 void Scheduler::PlanDecodes(Draft& draft) {
   prefills_.clear();
   const uint64_t step = next_step_.value;
@@ -147,7 +147,7 @@ void Scheduler::AdmitWaiting(Draft& draft) {
 }
 
 // Chunks of the prompts that are admitted already. False when one of them
-// could not go on for want of pages: nobody may come in and take them.
+// could not go on for want of pages: no other may come in and take them.
 bool Scheduler::PrefillRunning(Draft& draft) {
   std::erase_if(prefills_, [this](uint32_t slot) {
     return slots_[slot].sequence == kNone;
@@ -235,7 +235,7 @@ int Scheduler::ChooseGroup(const Draft& draft, uint32_t blocks) const {
 }
 
 // Admits the request that waits first and gives it a chunk. False when it has
-// to wait on; nobody overtakes it.
+// to wait on; none overtakes it.
 bool Scheduler::AdmitFront(Draft& draft) {
   if (waiting_.empty() || free_slots_.empty()) return false;
   if (draft.listed >= kMaxListedNumbers) return false;

@@ -22,7 +22,7 @@ namespace moebius {
 // go unnoticed. Made-up weights (load_format: dummy) are that word.
 //
 // Errors: a file that cannot be read, which is named. Files that are not there
-// are none: whoever loads them says so.
+// are none: a worker that loads them says so.
 absl::StatusOr<uint64_t> FingerprintCheckpoint(const Config& config);
 
 }  // namespace moebius

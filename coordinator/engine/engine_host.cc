@@ -214,7 +214,7 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
       RETURN_IF_ERROR(switches_->Request(*target, nullptr, now));
     }
     RETURN_IF_ERROR(IssueSteps());
-    // Whom a plan did not reach is lost.
+    // A rank that a plan did not reach is lost.
     RETURN_IF_ERROR(TickMembership(now));
   }
   RETURN_IF_ERROR(CommitAndDeliver());
@@ -247,8 +247,8 @@ int EngineHost::TimeoutMs() const {
   if (policy_->NeedsTicks() && (timeout_ms < 0 || timeout_ms > kPolicyTickMs)) {
     timeout_ms = kPolicyTickMs;
   }
-  // A journal in trouble is tried again though nobody asks for anything: he
-  // would be refused.
+  // A journal in trouble is tried again though nobody asks for anything: a
+  // request would be refused.
   if (!journal_ok() && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
     timeout_ms = kStallTickMs;
   }
@@ -275,7 +275,7 @@ absl::Status EngineHost::TakeReport(Rank rank, wire::Report report) {
           WorkerHalted{rank, halted.round, !halted.stand.loaded});
     }
     absl::Status operator()(const wire::Loaded& loaded) {
-      // Whoever was told to load several times answers as often.
+      // A rank that was told to load several times answers as often.
       const auto* loading = std::get_if<Loading>(&host->membership_);
       if (loading != nullptr && loading->round == loaded.round &&
           loading->unloaded.contains(rank)) {

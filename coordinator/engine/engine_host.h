@@ -52,10 +52,10 @@ struct EngineOptions {
   std::function<int64_t()> unix_ms;
   // Requests, by the first of their ids, whose results are kept no longer.
   std::function<void(std::vector<RequestId>)> on_forgotten;
-  // Has that life of a worker ended, if it is not yet, and replaced.
+  // Has that incarnation of a worker ended, if it is not yet, and replaced.
   std::function<void(Rank, Incarnation)> replace_worker;
-  // What is known of a worker; nothing: nobody answers. A life that is not the
-  // one in the news has ended. May wait a moment.
+  // What is known of a worker; nothing: nobody answers. An incarnation that is
+  // not the one in the news has ended. May wait a moment.
   std::function<std::optional<WorkerNews>(Rank)> news_of;
   // The time; null: the steady clock's.
   std::function<std::chrono::steady_clock::time_point()> now;
@@ -197,7 +197,7 @@ class EngineHost final : public Engine {
   absl::Status BeginIfItWaits();
   void SendSequences(uint64_t round);
   void NoteMembership(const MembershipState& before, Clock::time_point now);
-  // Why the group does not run, for who asks.
+  // Why the group does not run, for those that ask.
   void LookAtMissing(Clock::time_point now);
   RankSet Missing() const;
   std::string WhoIsMissing() const;

@@ -159,8 +159,8 @@ RecoveryPlan EngineHost::PlanFromJournal() const {
 }
 
 // A group that begins anew has nothing to do with what the journal says of
-// layouts and lives. Were that not on the disk when its memory counts as loaded
-// (with RESUME), a later coordinator would take that memory for the old
+// layouts and incarnations. Were that not on the disk when its memory counts as
+// loaded (with RESUME), a later coordinator would take that memory for the old
 // group's.
 absl::StatusOr<bool> EngineHost::WriteBeginning(const RecoveryPlan& plan) {
   if (options_.journal == nullptr || !plan.anew) return true;

@@ -17,13 +17,13 @@ namespace {
 
 // A HALT or a greeting without an answer is sent again after this.
 constexpr int kHaltRetryMs = 500;
-// Nobody loads weights for longer. Whoever has not answered is told again after
-// kHaltRetryMs, then after twice as long each time: he may be loading, and hear
-// all of it at its end.
+// No rank loads weights for longer. One that has not answered is told again
+// after kHaltRetryMs, then after twice as long each time: it may be loading,
+// and then hears all of it at the end.
 constexpr std::chrono::minutes kLoadTimeout(30);
 // A group that has halted for longer says that it is not ready.
 constexpr std::chrono::seconds kReadyGrace(5);
-// How often the launcher is asked why somebody is missing, and, while nothing
+// How often the launcher is asked why a worker is missing, and, while nothing
 // is asked of the workers, whether all of them are still there.
 constexpr std::chrono::milliseconds kTroublePeriod(1000);
 // Tokens and pages of the sequences in one message, far below its limit.
@@ -151,7 +151,7 @@ uint64_t EngineHost::WeightChecksum() const {
   return sum;
 }
 
-// Whom messages did not reach, what did not come in time.
+// Which ranks messages did not reach, what did not come in time.
 absl::Status EngineHost::TickMembership(Clock::time_point now) {
   if (round_deadline_.has_value() && now >= *round_deadline_) {
     round_deadline_.reset();
@@ -242,7 +242,7 @@ void EngineHost::LookAtMissing(Clock::time_point now) {
   status_.not_ready_reason = trouble.empty() ? WhoIsMissing() : trouble;
 }
 
-// Whom we wait for.
+// Which ranks we wait for.
 RankSet EngineHost::Missing() const {
   if (const auto* gathering = std::get_if<Gathering>(&membership_)) {
     return gathering->missing;
@@ -263,7 +263,7 @@ std::string EngineHost::WhoIsMissing() const {
   const bool never = !scheduler_.has_value();
   std::string text =
       std::holds_alternative<Gathering>(membership_)
-          ? (never ? "waiting for worker" : "waiting for a new life of worker")
+          ? (never ? "waiting for worker" : "waiting for a successor of worker")
       : std::holds_alternative<Halting>(membership_)
           ? "waiting for an answer of worker"
           : "waiting for the weights of worker";
@@ -288,8 +288,8 @@ std::string EngineHost::TroubleOfMissing() const {
   return absl::StrJoin(troubles, "; ");
 }
 
-// How much of the weights is there, of those that load. Whoever has not told
-// yet how much it has to load counts as much as the one with the most.
+// How much of the weights is there, of those that load. A rank that has
+// not told yet how much it has to load counts as much as the one with the most.
 void EngineHost::LookAtLoading() {
   status_.loaded_share.reset();
   if (!options_.news_of || !std::holds_alternative<Loading>(membership_)) {

@@ -112,7 +112,7 @@ absl::Status FaultyHub::Deal(Direction direction, Message message,
       break;
   }
   const int copies = fate.kind == Kind::kRepeat ? 2 : 1;
-  // Whoever comes after one that waits in order waits behind it.
+  // A message that comes after one that waits in order waits behind it.
   const auto before =
       std::find_if(held_.rbegin(), held_.rend(), [&](const Held& held) {
         return held.order == Order::kKept && held.direction == direction &&
@@ -180,7 +180,7 @@ void FaultyHub::Release(std::vector<Message>& received) {
     }
     const Held held = std::move(*it);
     it = held_.erase(it);
-    // Whoever is gone by now does not miss it.
+    // A worker that is gone by now does not miss it.
     if (absl::Status sent = Pass(held.direction, held.message, received);
         !sent.ok()) {
       LogDebug(sent.ToString());

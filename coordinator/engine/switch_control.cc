@@ -316,7 +316,7 @@ absl::Status SwitchControl::Tick(Clock::time_point now) {
   if (deadline_.has_value() && now >= *deadline_) {
     deadline_.reset();
     if (const auto* preparing = std::get_if<Preparing>(&state_)) {
-      // Somebody may have missed more than this, and hear nothing until he is
+      // A rank may have missed more than this, and hears nothing until it is
       // halted and resumed.
       stalled_ = true;
       RETURN_IF_ERROR(Apply(PrepareExpired{preparing->epoch}, now));

@@ -80,8 +80,9 @@ class SwitchControl {
   // no sequences left.
   void DropPages();
   uint64_t weight_checksum() const { return options_.weight_checksum; }
-  // The weights of the last switch have not been checked on every rank: who
-  // resumes is to do it again, since what was under way may have ended.
+  // The weights of the last switch have not been checked on every rank: a
+  // rank that resumes is to do it again, since what was under way may have
+  // ended.
   bool check_is_open() const { return check_.has_value(); }
   // Opens it for the last epoch, of which no rank has told yet.
   void OpenCheck();

@@ -17,7 +17,7 @@ void WorkerGroup::Broadcast(const wire::Command& command) {
 
 void WorkerGroup::SendTo(RankSet ranks, const wire::Command& command) {
   // One encoding serves every worker whose envelope is the same, which is all
-  // of them unless one has had another life.
+  // of them unless one has been replaced.
   wire::CommandMessage message{{}, command};
   std::string bytes;
   for (Rank rank = 0; rank < num_ranks(); ++rank) {
@@ -147,7 +147,7 @@ absl::StatusOr<std::vector<WorkerGroup::Received>> WorkerGroup::Receive(
     if (const wire::Hello* hello = std::get_if<wire::Hello>(&message->report)) {
       if (raw.incarnation <= members_[rank].member.incarnation ||
           raw.incarnation != members_[rank].greeted || envelope.term != term_) {
-        continue;  // repeated, of an earlier life, or said to another
+        continue;  // repeated, of an earlier incarnation, or said to another
       }
       RETURN_IF_ERROR(Join(rank, envelope, *hello));
     } else if (!Accept(rank, envelope, message->report)) {

@@ -27,7 +27,7 @@ struct JournalOptions {
   uint64_t checkpoint = 0;
   // Now: when requests end that do not go on.
   int64_t unix_ms = 0;
-  // Drawn at random for each life of the coordinator: see journal_frame.h.
+  // Drawn at random for each term: see journal_frame.h.
   uint64_t salt = 0;
   FsyncPolicy fsync = FsyncPolicy::kStep;
   // A segment that has grown by this much since its snapshot, and to twice the

@@ -31,9 +31,9 @@ inline constexpr size_t kMaxContextBytes = size_t{5} << 20;
 inline constexpr size_t kMaxPromptTokens = size_t{1} << 26;  // of a request
 inline constexpr size_t kMaxStopReasonBytes = 4096;
 
-// ---- lives -----------------------------------------------------------------
+// ---- terms and incarnations ------------------------------------------------
 
-// A coordinator begins its life.
+// A coordinator begins.
 struct TermBegun {
   Term term;
   friend bool operator==(const TermBegun&, const TermBegun&) = default;

@@ -163,7 +163,7 @@ absl::Status JournalState::Apply(journal::Record record) {
                     std::move(record));
 }
 
-// ---- lives -----------------------------------------------------------------
+// ---- terms and incarnations ------------------------------------------------
 
 absl::Status JournalState::Take(journal::TermBegun record) {
   if (record.term <= numbers_.term) {

@@ -18,14 +18,14 @@ struct ServerInfo {
   int num_workers = 0;
   double uptime_seconds = 0;
   int http_connections = 0;
-  int64_t pid = 0;    // of the coordinator
-  uint64_t term = 1;  // its life
+  int64_t pid = 0;  // of the coordinator
+  uint64_t term = 1;
 };
 
 // Durations in milliseconds, sizes in bytes. These are all keys (a test
 // compares them with what is written):
 //   {"version", "model", "model_path", "max_model_len", "uptime_s",
-//    "pid": the coordinator's, "term": its life,
+//    "pid": the coordinator's, "term": its number,
 //    "ready", "draining", "not_ready_reason",
 //    "loaded_share": null or 0 to 1,
 //    "layout": "ep" or "tp", "layout_choice": "ep" or "tp" or "auto",

@@ -14,7 +14,7 @@
 namespace moebius {
 namespace {
 
-// Connections that may wait for the next life of the coordinator.
+// Connections that may wait for the next coordinator.
 constexpr int kBacklog = 64;
 
 union SocketAddress {

@@ -15,10 +15,10 @@ namespace moebius {
 
 // ControlEnds
 //
-// Listens for the coordinator, which inherits the socket in each of its lives:
-// so the port stays the same and nobody else's, and a worker that connects
+// Listens for the coordinator, each term of which inherits the socket: so
+// the port stays the same and nobody else's, and a worker that connects
 // while there is no coordinator is taken in by the next one. Keys are made
-// once; a rank's serves all its lives. Threading: thread-compatible.
+// once; a rank's serves all its incarnations. Threading: thread-compatible.
 class ControlEnds {
  public:
   // For control.transport: tcp. Puts the port into `config` if it was 0.

@@ -98,8 +98,8 @@ class Group {
   std::unique_ptr<FaultTable> faults_;  // null: no faults
   std::unique_ptr<Vault> vault_;
   std::map<ChildId, Member> members_;
-  std::map<ChildId, uint64_t> lives_;   // started so far
-  std::map<ChildId, Deadline> starts_;  // to be started then
+  std::map<ChildId, uint64_t> started_;  // started so far
+  std::map<ChildId, Deadline> starts_;   // to be started then
   GroupState state_;
   Deadline deadline_;
   Deadline directory_look_;
@@ -132,7 +132,7 @@ absl::Status Group::Start() {
   return StartMember(kCoordinatorChild);
 }
 
-// What a new life of a child needs to be there. Cleaners of old files and the
+// What a successor of a child needs to be there. Cleaners of old files and the
 // end of a log-in take it away.
 void Group::LookAfterDirectory() {
   directory_look_ = Deadline::After(kDirectoryPeriod);
@@ -147,7 +147,7 @@ void Group::LookAfterDirectory() {
   const bool was_ok = std::exchange(directory_ok_, status.ok());
   if (!status.ok() && was_ok) {
     console_.EndProgress();
-    console_.Err(Cat("moebius: whoever dies has no successor: ",
+    console_.Err(Cat("moebius: a process that dies has no successor: ",
                      StdView(status.message())));
   } else if (status.ok() && !restored->empty()) {
     console_.EndProgress();
@@ -173,7 +173,7 @@ absl::Status Group::StartMember(ChildId child) {
       const std::string program,
       FindProgram(is_worker ? "moebius-worker" : options_.coordinator_program));
   LookAfterDirectory();
-  const uint64_t incarnation = ++lives_[child];
+  const uint64_t incarnation = ++started_[child];
   std::vector<std::string> argv = {program, "--config",
                                    Cat(dir_->path(), "/", kConfigName), "--dir",
                                    dir_->path()};
@@ -335,7 +335,7 @@ void Group::ReadOutput(ChildId child, Member& member) {
 }
 
 // The coordinator says that a worker makes no progress. It may have a successor
-// by now, whom the word does not mean.
+// by now, which is not meant.
 void Group::ReplaceWorker(const VaultReport& report) {
   const auto it = members_.find(report.rank);
   if (it == members_.end() || it->second.incarnation != report.incarnation) {
@@ -424,7 +424,7 @@ void Group::Apply(const GroupEffect& effect) {
   } else if (const auto* start = std::get_if<ScheduleStart>(&effect)) {
     starts_[start->child] =
         Deadline::After(absl::Milliseconds(start->after_ms));
-  } else if (const auto* start = std::get_if<StartLife>(&effect)) {
+  } else if (const auto* start = std::get_if<StartProcess>(&effect)) {
     // What cannot be started has ended at once.
     if (absl::Status status = StartMember(start->child); !status.ok()) {
       Handle(ChildExited{start->child, 1, 0, std::string(status.message()), 0});

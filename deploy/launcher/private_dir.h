@@ -15,7 +15,7 @@ namespace moebius {
 // PrivateDir
 //
 // `BASE/moebius-<pid>-<random>`, owned by us. A lock (flock on `lock` in it) is
-// held as long as its launcher lives, whatever it dies of: that is how a
+// held as long as its launcher runs, whatever it dies of: that is how a
 // directory left by a dead launcher is told from one in use.
 //
 // Owns: the directory and all that is in it; both go with the object.

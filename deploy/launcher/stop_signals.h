@@ -13,7 +13,7 @@
 namespace moebius {
 
 // Signals as a descriptor; blocked as long as it lives. SIGUSR1 and SIGUSR2 are
-// taken and mean nothing: whoever rotates logs sends them.
+// taken and mean nothing: programs that rotate logs send them.
 class StopSignals {
  public:
   StopSignals() {

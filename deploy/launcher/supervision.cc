@@ -66,7 +66,7 @@ GroupTransition OnReady(const GroupStarting& state, ChildId child) {
   next.unready = next.unready.Without(child);
   if (!next.unready.empty() || state.unready.empty()) return Stay(next);
   GroupTransition transition =
-      Stay(GroupServing{next.alive, next.down, next.short_lives});
+      Stay(GroupServing{next.alive, next.down, next.early_deaths});
   transition.effects.push_back(AnnounceReady{});
   return transition;
 }
@@ -84,49 +84,49 @@ GroupTransition OnReady(const GroupState& state, ChildId child) {
   return transition;
 }
 
-// Milliseconds to wait after `short_lives` short ones in a row: the first two
-// may be one accident.
-int PauseMs(int short_lives) {
+// Milliseconds to wait after `early_deaths` in a row: the first two may be one
+// accident.
+int PauseMs(int early_deaths) {
   constexpr int kFirstMs = 100, kMostMs = 5000;
-  if (short_lives <= 2) return 0;
-  return std::min(kMostMs, kFirstMs << std::min(short_lives - 3, 10));
+  if (early_deaths <= 2) return 0;
+  return std::min(kMostMs, kFirstMs << std::min(early_deaths - 3, 10));
 }
 
 // A worker's word is taken. A coordinator's is not once the group serves: with
 // it the workers' memory would go, and somebody may mend the file that it
-// cannot read before its lives are used up.
+// cannot read before it is given up.
 bool IsLasting(const ChildExited& exit) {
   return exit.lasting && exit.child != kCoordinatorChild;
 }
 
-// Short lives in a row after this one. Saturates: beyond max_short_lives it
+// Early deaths in a row after this exit. Saturates: beyond max_early_deaths it
 // only says that there were more than enough.
 uint8_t CountShort(const SupervisionPolicy& policy, uint8_t count,
                    const ChildExited& exit) {
-  const auto enough = static_cast<uint8_t>(policy.max_short_lives + 1);
+  const auto enough = static_cast<uint8_t>(policy.max_early_deaths + 1);
   if (IsLasting(exit)) return enough;
-  if (exit.lived_ms >= policy.short_life_ms) return 0;
+  if (exit.lived_ms >= policy.early_death_ms) return 0;
   return count >= enough ? count : count + 1;
 }
 
-// Somebody's exit that does not end the group: it is replaced. `state` has
-// lives that are down.
+// An exit that does not end the group: the process is replaced. `state` is one
+// that has `down`.
 template <typename State>
 GroupTransition Replace(const SupervisionPolicy& policy, State state,
                         ChildSet alive, const ChildExited& exit) {
   const std::string said = Describe(exit);
-  uint8_t& count = state.short_lives.of(exit.child);
-  const bool was_hopeless = count > policy.max_short_lives;
+  uint8_t& count = state.early_deaths.of(exit.child);
+  const bool was_hopeless = count > policy.max_early_deaths;
   count = CountShort(policy, count, exit);
-  const bool hopeless = count > policy.max_short_lives;
+  const bool hopeless = count > policy.max_early_deaths;
   constexpr bool kStarting = std::is_same_v<State, GroupStarting>;
   const std::string why =
       IsLasting(exit)
           ? said
-          : Cat(said, "; ", static_cast<int>(count), " lives in a row ",
+          : Cat(said, "; ", static_cast<int>(count), " processes in a row ",
                 kStarting
                     ? "did not come to serve"
-                    : Cat("lasted less than ", policy.short_life_ms, " ms"));
+                    : Cat("lasted less than ", policy.early_death_ms, " ms"));
   if (hopeless && (exit.child == kCoordinatorChild || kStarting)) {
     return End(policy, alive, 1, why, false);
   }
@@ -169,7 +169,8 @@ GroupTransition OnEarlyExit(const SupervisionPolicy& policy, ChildSet alive,
   return End(policy, alive, 1, Describe(exit), false);
 }
 
-// Whatever it says of itself it would say again; who was killed may not be.
+// Whatever it says of itself it would say again; one that was killed need not
+// be killed again.
 GroupTransition OnExitWhileStarting(const SupervisionPolicy& policy,
                                     GroupStarting state, ChildSet alive,
                                     const ChildExited& exit) {
@@ -258,7 +259,7 @@ GroupTransition OnExit(const SupervisionPolicy& policy, const GroupState& state,
 GroupTransition BeginDrain(const SupervisionPolicy& policy,
                            const GroupServing& state) {
   GroupTransition transition =
-      Stay(GroupDraining{state.alive, state.down, state.short_lives});
+      Stay(GroupDraining{state.alive, state.down, state.early_deaths});
   transition.effects.push_back(
       Say{"draining: requests in flight go on, new ones are refused; a second "
           "signal ends at once"});
@@ -276,7 +277,7 @@ GroupTransition OnStop(const SupervisionPolicy& policy,
   return std::visit(
       Overloaded{
           [&](const GroupStarting& starting) {
-            // Nothing was accepted, and who loads weights hears no SIGTERM.
+            // Nothing was accepted, and a worker that loads hears no SIGTERM.
             GroupTransition transition =
                 End(policy, starting.alive, 0, "", true);
             transition.effects.push_back(Say{"stopped before it was ready"});
@@ -356,7 +357,7 @@ GroupTransition OnDeadline(const SupervisionPolicy& policy,
   return Stay(state);
 }
 
-// `state` has lives that are down.
+// `state` is one that has `down`.
 template <typename State>
 absl::StatusOr<GroupTransition> Start(State state, ChildId child) {
   if (!state.down.contains(child)) {
@@ -366,7 +367,7 @@ absl::StatusOr<GroupTransition> Start(State state, ChildId child) {
   state.down = state.down.Without(child);
   state.alive = state.alive.With(child);
   GroupTransition transition = Stay(std::move(state));
-  transition.effects.push_back(StartLife{child});
+  transition.effects.push_back(StartProcess{child});
   return transition;
 }
 

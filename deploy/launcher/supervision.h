@@ -65,43 +65,43 @@ struct SupervisionPolicy {
   // Beyond it, for the coordinator to say so and end.
   int drain_margin_ms = 5000;
   int end_timeout_ms = 3000;  // SIGTERM to SIGKILL
-  // Somebody else's SIGTERM to the coordinator may be one to everybody, ours
+  // A SIGTERM to the coordinator that is not ours may be one to everybody, ours
   // being on the way: it is replaced only after this.
   int stray_stop_ms = 300;
-  // Who dies while the group serves is replaced: at once, but with a growing
-  // pause when one life after another is short. Beyond max_short_lives of a
-  // worker, or at once if it says that its failure is lasting, the group is
-  // told not to be ready, and why, and the worker is tried only now and then:
-  // what is accepted may yet be served. A coordinator is then given up, and the
-  // group with it; so is everything when a group that has never served does not
-  // come beyond that.
-  int short_life_ms = 2000;
-  int max_short_lives = 8;
+  // A process that dies while the group serves is replaced: at once, but after
+  // a growing pause when one after another dies early. Beyond max_early_deaths
+  // of a worker, or at once if it says that its failure is lasting, the group
+  // is told not to be ready, and why, and the worker is tried only now and
+  // then: what is accepted may yet be served. A coordinator is then given up,
+  // and the group with it; so is everything when a group that has never served
+  // does not come beyond that.
+  int early_death_ms = 2000;
+  int max_early_deaths = 8;
   int hopeless_pause_ms = 30000;
 };
 
-// How many lives of each child were short, one after another.
-struct ShortLives {
+// How many processes of each child died early, one after another.
+struct EarlyDeaths {
   std::array<uint8_t, kMaxRanks + 1> counts{};
   uint8_t& of(ChildId child) { return counts[child + 1]; }
-  friend bool operator==(const ShortLives&, const ShortLives&) = default;
+  friend bool operator==(const EarlyDeaths&, const EarlyDeaths&) = default;
 };
 
 // ---- states ----------------------------------------------------------------
 
 // Not everyone has reported that it is ready, and the group has never served.
-// Nothing is to be lost yet: who says that it failed ends the group, with its
-// reason; who was killed is replaced, as later.
+// Nothing is to be lost yet: one that says that it failed ends the group, with
+// its reason; one that was killed is replaced, as later.
 struct GroupStarting {
   ChildSet alive, unready;
   ChildSet down;  // to be started again
-  ShortLives short_lives;
+  EarlyDeaths early_deaths;
   friend bool operator==(const GroupStarting&, const GroupStarting&) = default;
 };
 struct GroupServing {
   ChildSet alive;
   ChildSet down;  // to be started again
-  ShortLives short_lives;
+  EarlyDeaths early_deaths;
   // Somebody else told the coordinator to end; the deadline replaces it.
   bool stray_stop = false;
   friend bool operator==(const GroupServing&, const GroupServing&) = default;
@@ -110,7 +110,7 @@ struct GroupServing {
 struct GroupDraining {
   ChildSet alive;
   ChildSet down;
-  ShortLives short_lives;
+  EarlyDeaths early_deaths;
   friend bool operator==(const GroupDraining&, const GroupDraining&) = default;
 };
 // Everyone was told to end; `killed`: with SIGKILL.
@@ -143,10 +143,10 @@ struct ChildExited {
   int signal = 0;       // that killed it
   std::string failure;  // what it said about itself before, or ""
   int64_t lived_ms = 0;
-  bool lasting = false;  // by its word, another life would fail as well
+  bool lasting = false;  // by its word, a successor would fail as well
   bool stalled = false;  // it was killed by us, for it made no progress
 };
-// The pause of a StartLife has passed.
+// The pause of a StartProcess has passed.
 struct StartDue {
   ChildId child = 0;
 };
@@ -178,10 +178,10 @@ struct ScheduleStart {
   int after_ms = 0;
   friend bool operator==(const ScheduleStart&, const ScheduleStart&) = default;
 };
-// Start a new life of the child. It was reaped.
-struct StartLife {
+// Start the child again. It was reaped.
+struct StartProcess {
   ChildId child = 0;
-  friend bool operator==(const StartLife&, const StartLife&) = default;
+  friend bool operator==(const StartProcess&, const StartProcess&) = default;
 };
 // Why a worker does not stay up, for those who ask; "": it does.
 struct TellTrouble {
@@ -199,7 +199,7 @@ struct Say {
   friend bool operator==(const Say&, const Say&) = default;
 };
 using GroupEffect = std::variant<SignalChildren, SetDeadline, ScheduleStart,
-                                 StartLife, TellTrouble, AnnounceReady, Say>;
+                                 StartProcess, TellTrouble, AnnounceReady, Say>;
 
 struct GroupTransition {
   GroupState next;

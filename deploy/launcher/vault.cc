@@ -60,7 +60,7 @@ absl::Status Refuse(int socket, const VaultMessage& request,
 
 }  // namespace
 
-// --- life ------------------------------------------------------------------
+// --- start and end ---------------------------------------------------------
 
 Vault::Vault(Callback on_report, VaultOptions options)
     : on_report_(std::move(on_report)),
@@ -114,7 +114,7 @@ absl::StatusOr<bool> Vault::Restore() {
   if (::lstat(path_.c_str(), &info) == 0) return false;
   ASSIGN_OR_RETURN(UniqueFd listener, ListenUnix(path_, kMaxConnections));
   absl::MutexLock lock(&mutex_);
-  AcceptAll();  // who has found the old one
+  AcceptAll();  // those that have found the old one
   RETURN_IF_ERROR(Watch(listener.get(), kListenerId));
   listener_ = std::move(listener);
   return true;

@@ -37,14 +37,14 @@ struct VaultReport {
   int port = 0;              // kReady of the coordinator
   int admin_port = 0;        // kReady of the coordinator
   uint64_t checkpoint = 0;   // kReady of the coordinator
-  uint64_t incarnation = 0;  // kReplace: which life
+  uint64_t incarnation = 0;  // kReplace
   std::string text;          // kFailed
 };
 
 // What a process said of itself before it ended. text "": nothing.
 struct LastWords {
   std::string text;
-  bool lasting = false;  // another life would fail in the same way
+  bool lasting = false;  // a successor would fail in the same way
 };
 
 struct VaultOptions {
@@ -89,8 +89,8 @@ class Vault {
   Vault(const Vault&) = delete;
   Vault& operator=(const Vault&) = delete;
 
-  // From now on `pid` speaks for `rank` (-1: the coordinator). Whoever spoke
-  // for it before is disconnected and refused. `incarnation` is its life.
+  // From now on `pid` speaks for `rank` (-1: the coordinator). The process
+  // that spoke for it before is disconnected and refused.
   void Allow(pid_t pid, Rank rank, uint64_t incarnation = 1);
 
   // Ends what Allow began: call it when the process has ended, before its pid
@@ -99,12 +99,12 @@ class Vault {
   // well.
   LastWords Disallow(pid_t pid);
 
-  // Closes the descriptors kept for `rank`, so that a new life of it may
+  // Closes the descriptors kept for `rank`, so that its successor may
   // deposit. REQUIRES (death certificate): its process was killed and reaped.
   void Forget(Rank rank);
 
   // Listens again if somebody has removed the socket's file, without which no
-  // later life of a child would find us. True: it was removed.
+  // successor of a child would find us. True: it was removed.
   absl::StatusOr<bool> Restore();
 
   // Why worker `rank` does not stay up, for the coordinator to tell; "": it

@@ -28,8 +28,8 @@ WAIT_S = 60
 SERVING_AGAIN_MS = 10_000  # invariant G
 CLOSED_S = 10  # after which whatever is not needed is closed
 # The launcher starts a worker only after a pause, and at last no more, when one
-# life after another is shorter than 2 s (deploy/launcher/supervision.h).
-SHORT_LIFE_S = 2.1
+# process after another ends within 2 s (deploy/launcher/supervision.h).
+EARLY_DEATH_S = 2.1
 
 
 class Wrong(AssertionError):
@@ -198,7 +198,7 @@ class Bench:
             arguments += ["--set", setting]
         self.workers = workers
         self.group = Group(arguments, env=env)
-        self.lives = [1] * (workers + 1)  # the coordinator's is the last
+        self.started = [1] * (workers + 1)  # the coordinator's is the last
         self.born_at = 0  # the youngest of them, or later
         self.descriptors = None  # at first
 
@@ -247,12 +247,12 @@ class Bench:
         return self.status()["workers"][rank]
 
     def settle(self):
-        """Serves until no life is a short one any more, so that a case finds
+        """Serves until no process is a young one any more, so that a case finds
         what it would find in a group that has run for long. At least once: what
         was lost of the first round is noticed by the first step."""
         while True:
             self.group.complete(dict(short_body(0), max_tokens=16))
-            if time.monotonic() >= self.born_at + SHORT_LIFE_S:
+            if time.monotonic() >= self.born_at + EARLY_DEATH_S:
                 break
         if self.descriptors is None:
             self.descriptors = self.count_descriptors()
@@ -287,11 +287,11 @@ class Bench:
                   f"descriptors that nobody has closed: {more}")
             pause.wait(RETRY_S)
 
-    def note_lives(self, status):
-        lives = [worker["incarnation"] for worker in status["workers"]]
-        lives.append(status["term"])
-        if lives != self.lives:
-            self.lives, self.born_at = lives, time.monotonic()
+    def note_starts(self, status):
+        started = [worker["incarnation"] for worker in status["workers"]]
+        started.append(status["term"])
+        if started != self.started:
+            self.started, self.born_at = started, time.monotonic()
 
     def kill(self, rank, sig=signal.SIGKILL):
         os.kill(self.worker(rank)["pid"], sig)
@@ -329,8 +329,8 @@ class Bench:
             pause.wait(RETRY_S)
         raise Wrong(f"/ready: {answer.status} {answer.body!r}")
 
-    def await_life(self, rank, incarnation):
-        """Waits until that life of a worker has joined; a later one is as
+    def await_incarnation(self, rank, incarnation):
+        """Waits until that incarnation has joined; a later one is as
         good."""
         self.await_line([f"worker {rank} has joined, incarnation {later},"
                          for later in range(incarnation, incarnation + 10)],
@@ -378,7 +378,7 @@ class Bench:
             status = self.status()
             if status["running"] == 0 and status["waiting"] == 0:
                 break
-        self.note_lives(status)
+        self.note_starts(status)
         check(status["ready"], f"not ready: {status['not_ready_reason']}")
         if layout is not None:
             check(status["layout"] == layout,
@@ -486,7 +486,7 @@ class Process:
 
     def check_gone(self):
         """It is dead and cannot be woken beside its successor."""
-        check(self.gone(), "the predecessor lives")
+        check(self.gone(), "the predecessor still runs")
         try:
             self.signal(signal.SIGCONT)
             raise Wrong("the predecessor could be woken")

@@ -53,7 +53,8 @@ def cannot_load(trial):
 
 
 def cannot_load_any_more(trial):
-    """The same later: the group lives, and the worker's own words are heard."""
+    """The same later: the group goes on, and the worker's own words are
+    heard."""
     rank = trial.seed % 2
     with copied() as model, Group(["--model", model, "--set",
                                    "faults.enabled=true"]) as group:
@@ -75,7 +76,7 @@ def comes_back_no_more(trial):
         group.post("/admin/faults", {"arm": [f"worker.adopt@{rank}=crash*100"]},
                    admin=True)
         os.kill(worker["pid"], signal.SIGKILL)
-        await_reason(group, "lives in a row")
+        await_reason(group, "processes in a row")
 
 
 def not_finite(trial):

@@ -83,7 +83,7 @@ def killed_in_stream(trial, layout, worker=False, lose_memory=False,
     bench, rank = trial.bench, trial.rank
     bench.bring_to(layout)
     before = bench.status()
-    life = before["workers"][rank]["incarnation"]
+    incarnation = before["workers"][rank]["incarnation"]
     if lose_memory:
         bench.arm(f"vault.kept@{rank}=error")
     if prompts:
@@ -97,7 +97,7 @@ def killed_in_stream(trial, layout, worker=False, lose_memory=False,
     os.kill(before["pid"], by)
     bench.await_coordinator(before["term"] + 1)
     if worker:
-        bench.await_life(rank, life + 1)
+        bench.await_incarnation(rank, incarnation + 1)
     nobody_twice(bench)
     if not prompts:
         load.await_events(2 * NUM_STREAMS)
@@ -144,8 +144,8 @@ def killed_in_switch(trial, to, point, decided, nth=1, worker=None):
 
 
 def killed_in_recovery(trial, points, switch=False):
-    """One life after another dies in its own recovery, at one point each; in
-    the midst of a switch, if wanted."""
+    """One coordinator after another dies in its own recovery, at one point
+    each; in the midst of a switch, if wanted."""
     bench = trial.bench
     before, since, load = loaded_in(bench, "ep", KeyedLoad)
     faults = [crash(f"coordinator.{point}") for point in points]
@@ -158,9 +158,9 @@ def killed_in_recovery(trial, points, switch=False):
         os.kill(before["pid"], signal.SIGKILL)
     for fault in faults:
         bench.await_line(f"fault {fault}", since)
-    lives = len(faults) + (0 if switch else 1)
-    status = bench.await_coordinator(before["term"] + lives)
-    check(status["term"] == before["term"] + lives,
+    terms = len(faults) + (0 if switch else 1)
+    status = bench.await_coordinator(before["term"] + terms)
+    check(status["term"] == before["term"] + terms,
           f"term {status['term']} after {before['term']}")
     if switch:
         asked.over()
@@ -189,7 +189,7 @@ def killed_again_and_again(trial, seconds):
         os.kill(status["pid"], signal.SIGKILL)
         bench.await_coordinator(status["term"] + 1)
         if both:
-            bench.await_life(state["rank"], state["incarnation"] + 1)
+            bench.await_incarnation(state["rank"], state["incarnation"] + 1)
         if asked is not None:
             asked.over()
         wake.wait(trial.random.uniform(2, 5))  # that is what is tried
@@ -229,7 +229,7 @@ def stopped_and_resumed(trial, seconds=2):
 
 def stopped_and_replaced(trial, to):
     """The coordinator stands still with a decision in its journal and nobody
-    told, and is ended there. Its successor lives only once it is reaped, so it
+    told, and is ended there. Its successor starts only once it is reaped, so it
     cannot wake up beside it; and finishes what it has decided."""
     bench = trial.bench
     before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep",
@@ -294,7 +294,7 @@ def second_one(trial, stopped):
           "the group halted")
     # A successor of each still finds the way.
     bench.kill(rank)
-    bench.await_life(rank, after["workers"][rank]["incarnation"] + 1)
+    bench.await_incarnation(rank, after["workers"][rank]["incarnation"] + 1)
     bench.group.complete({"prompt": "x", "max_tokens": 2})
     os.kill(after["pid"], signal.SIGKILL)
     bench.await_coordinator(after["term"] + 1)

@@ -28,9 +28,9 @@ from network import Skipped
 INVARIANTS = """\
 A no accepted request lost · B each token once, in order · C one layout a step
 on all ranks · D pages and weights are those of the layout · E nothing of a
-dead life is taken · F a decision for a switch stands · G serving again within
-10 s · H nothing left behind · J errors are definite and touch only what they
-must · O the tokens of a quiet run"""
+dead incarnation is taken · F a decision for a switch stands · G serving again
+within 10 s · H nothing left behind · J errors are definite and touch only what
+they must · O the tokens of a quiet run"""
 
 
 # CTest's word for a test that could not be tried.

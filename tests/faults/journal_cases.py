@@ -25,7 +25,7 @@ def segment_of(bench):
 
 
 @contextlib.contextmanager
-def between_lives(bench):
+def between_coordinators(bench):
     """Kills the coordinator, and lets the launcher see it only behind this."""
     os.kill(bench.group.pid, signal.SIGSTOP)
     try:
@@ -51,7 +51,7 @@ def torn_tail(trial, lost):
     bench = trial.bench
     before, since = bench.status(), bench.lines()
     load = loaded(bench)
-    with between_lives(bench):
+    with between_coordinators(bench):
         path = segment_of(bench)
         size = os.path.getsize(path)
         count = 1 + trial.random.randrange(24)
@@ -100,7 +100,7 @@ def flipped(trial, mended):
     load = loaded(bench) if mended else None
     if not mended:
         KeyedLoad(bench.group, repeat=False).start().end()
-    with between_lives(bench):
+    with between_coordinators(bench):
         path = segment_of(bench)
         frame, whole = flip(path, trial.random)
         with open(path, "rb") as file:
@@ -111,7 +111,7 @@ def flipped(trial, mended):
         check(file.read() == broken, "the journal that is refused was changed")
     if not mended:
         bench.group.note_processes()
-        bench.await_line("lives in a row lasted less than", since)
+        bench.await_line("processes in a row lasted less than", since)
         code = bench.group.wait_end()
         check(code == 1, f"exit code {code}")
         return None

@@ -7,7 +7,7 @@ import threading
 import time
 from functools import partial
 
-from bench import Load, NUM_STREAMS, SHORT_LIFE_S, check, loaded_in
+from bench import Load, NUM_STREAMS, EARLY_DEATH_S, check, loaded_in
 from case import ALL, Case, IMPATIENT
 from worker_cases import killed_in_decode
 
@@ -47,12 +47,12 @@ def messages_for_a_while(trial, seconds, deaths=False):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         bench.ask("tp" if bench.status()["layout"] == "ep" else "ep").wait()
-        if deaths and time.monotonic() > bench.born_at + SHORT_LIFE_S:
+        if deaths and time.monotonic() > bench.born_at + EARLY_DEATH_S:
             rank = trial.random.randrange(bench.workers)
             state = bench.worker(rank)
             os.kill(state["pid"], signal.SIGKILL)
-            bench.await_life(rank, state["incarnation"] + 1)
-            bench.note_lives(bench.status())
+            bench.await_incarnation(rank, state["incarnation"] + 1)
+            bench.note_starts(bench.status())
         load.await_events(5 * NUM_STREAMS)
     stall_ms = load.end()
     after = bench.status()
@@ -98,7 +98,7 @@ def messages(seconds):
     yield struck("ABORT late", "J", "lose_report=prepared@{rank} "
                  "swap_command=abort@{peer}:400 "
                  "echo_command=abort@{rank}:400", (409,))
-    yield struck("SWITCHED of a dead life", "EF",
+    yield struck("SWITCHED of a dead incarnation", "EF",
                  "swap_report=switched@1:1000", run=switched_of_the_dead)
     yield struck("PREPARE behind COMMIT", "F",
                  "echo_command=prepare@{rank}:30")
@@ -156,15 +156,15 @@ def queue_full(trial, to=None):
     nothing any more counts as dead."""
     bench, rank = trial.bench, trial.rank
     before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep")
-    life = before["workers"][rank]["incarnation"]
+    incarnation = before["workers"][rank]["incarnation"]
     # With a switch: a step, PREPARE or COMMIT.
     nth = trial.nth(6) if to else 1 + trial.random.randrange(40)
     fault = f"link.command@{rank}=error:EAGAIN"
     bench.arm(fault + (f"#{nth}" if nth > 1 else ""))
     asked = bench.ask(to) if to else None
-    bench.await_line(f"worker {rank} incarnation {life} is lost: "
+    bench.await_line(f"worker {rank} incarnation {incarnation} is lost: "
                      f"UNAVAILABLE: the queue to worker {rank} is full", since)
-    bench.await_life(rank, life + 1)
+    bench.await_incarnation(rank, incarnation + 1)
     done = asked is not None and asked.wait() == 200
     load.await_events(2 * NUM_STREAMS)
     stall_ms = load.end()

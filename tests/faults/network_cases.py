@@ -30,7 +30,7 @@ def heal(bench, load, ranks, way):
     return 1000 * (time.monotonic() - begin)
 
 
-def lives_of(status):
+def incarnations_of(status):
     return [worker["incarnation"] for worker in status["workers"]]
 
 
@@ -64,7 +64,7 @@ def partitioned(trial, way, seconds, everyone=False, to=None):
     after = bench.verify(before, layout=to or before["layout"])
     if seconds > 2 * LINK_TIMEOUT_S:
         for rank in ranks:
-            check(lives_of(after)[rank] > lives_of(before)[rank],
+            check(incarnations_of(after)[rank] > incarnations_of(before)[rank],
                   f"worker {rank} was not replaced")
     # A successor that reaches nobody waits; it does not die.
     check(restarts <= 2 * len(ranks), f"{restarts} restarts")
@@ -100,7 +100,7 @@ def healed_after_replacement(trial):
     bench.net.cut(rank, "from")
     bench.await_line(f"worker {rank} was killed by signal 9", since)
     stall_ms = heal(bench, load, (rank,), "from")
-    bench.await_life(rank, before["workers"][rank]["incarnation"] + 1)
+    bench.await_incarnation(rank, before["workers"][rank]["incarnation"] + 1)
     # Once more, for the successor.
     since = bench.lines()
     bench.net.cut(rank, "to")

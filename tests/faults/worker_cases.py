@@ -17,7 +17,7 @@ def killed_idle(trial, lose_memory=False):
     before = bench.status()
     if lose_memory:
         bench.arm(f"vault.kept@{rank}=error")
-    life = bench.worker(rank)["incarnation"]
+    incarnation = bench.worker(rank)["incarnation"]
     begin = time.monotonic()
     bench.kill(rank)
     # Accepted while the worker is away, and answered.
@@ -25,7 +25,7 @@ def killed_idle(trial, lose_memory=False):
     load.await_events(1)
     stall_ms = 1000 * (time.monotonic() - begin)
     load.end()
-    bench.await_life(rank, life + 1)
+    bench.await_incarnation(rank, incarnation + 1)
     bench.verify(before, layout=before["layout"], may_recompute=lose_memory)
     return stall_ms
 
@@ -51,7 +51,7 @@ def killed_in_decode(trial, layout, point="worker.step.done",
     bench, rank = trial.bench, trial.rank
     bench.bring_to(layout)
     before = bench.status()
-    life = before["workers"][rank]["incarnation"]
+    incarnation = before["workers"][rank]["incarnation"]
     load = Load(bench.group).start()
     load.await_events(5 * NUM_STREAMS)
     load.forget_gaps()
@@ -60,7 +60,7 @@ def killed_in_decode(trial, layout, point="worker.step.done",
     fault = fault.removesuffix("#1") if fault.endswith("#1") else fault
     bench.arm(*([f"vault.kept@{rank}=error"] if lose_memory else []), fault)
     bench.await_fault(fault, since)
-    bench.await_life(rank, life + 1)
+    bench.await_incarnation(rank, incarnation + 1)
     load.await_events(2 * NUM_STREAMS)
     stall_ms = load.end()
     bench.verify(before, layout=layout, may_recompute=lose_memory)
@@ -93,8 +93,8 @@ def trouble_in_switch(trial, to, faults, answer, nth=1, more=(),
     stall_ms = load.end()
     after = bench.verify(before, may_recompute=recompute,
                          layout=to if status == 200 else before["layout"])
-    lives = sum(worker["incarnation"] for worker in after["workers"])
-    check(lives > sum(worker["incarnation"] for worker in before["workers"]),
+    started = sum(worker["incarnation"] for worker in after["workers"])
+    check(started > sum(worker["incarnation"] for worker in before["workers"]),
           "nobody has died")
     return stall_ms
 
@@ -155,7 +155,7 @@ def killed_in_recovery(trial, point, who="rank", lose_memory=False):
     if lose_memory:
         bench.bring_to("ep")
     before = bench.status()
-    lives = [worker["incarnation"] for worker in before["workers"]]
+    incarnations = [worker["incarnation"] for worker in before["workers"]]
     load = Load(bench.group).start()
     load.await_events(2 * NUM_STREAMS)
     load.forget_gaps()
@@ -164,7 +164,8 @@ def killed_in_recovery(trial, point, who="rank", lose_memory=False):
               f"{point}@{second}=crash")
     bench.kill(rank)
     bench.await_fault(f"{point}@{second}=crash", since)
-    bench.await_life(second, lives[second] + (2 if second == rank else 1))
+    bench.await_incarnation(
+        second, incarnations[second] + (2 if second == rank else 1))
     load.await_events(2 * NUM_STREAMS)
     stall_ms = load.end()
     bench.verify(before, layout=before["layout"], may_recompute=lose_memory)
@@ -184,7 +185,7 @@ def killed_again_and_again(trial, seconds):
         rank = trial.random.randrange(bench.workers)
         state = bench.worker(rank)
         os.kill(state["pid"], signal.SIGKILL)
-        bench.await_life(rank, state["incarnation"] + 1)
+        bench.await_incarnation(rank, state["incarnation"] + 1)
         wake.wait(trial.random.uniform(2, 5))  # that is what is tried
         load.await_events(NUM_STREAMS)
         stalls.append(1000 * load.longest_gap_s)
@@ -231,7 +232,8 @@ def stopped_and_replaced(trial, to, point, both=False):
             bench.await_fault(fault, since)
         for rank, process in zip(ranks, old):
             bench.await_line(f"worker {rank} makes no progress: ended", since)
-            bench.await_life(rank, before["workers"][rank]["incarnation"] + 1)
+            bench.await_incarnation(
+                rank, before["workers"][rank]["incarnation"] + 1)
             process.check_gone()
         if asked is not None:
             check(asked.wait() == 200, "a committed switch was refused")
@@ -269,7 +271,7 @@ def no_memory(trial, error):
     """The successor's memory is gone, and twice it cannot have new one."""
     bench, rank = trial.bench, trial.rank
     before = bench.status()
-    life = before["workers"][rank]["incarnation"]
+    incarnation = before["workers"][rank]["incarnation"]
     load = Load(bench.group).start()
     load.await_events(2 * NUM_STREAMS)
     load.forget_gaps()
@@ -278,13 +280,13 @@ def no_memory(trial, error):
               f"worker.memory@{rank}=error:{error}"
               + (f"#{which}" if which > 1 else "") + "*2")
     bench.kill(rank)
-    bench.await_life(rank, life + 2)
+    bench.await_incarnation(rank, incarnation + 2)
     load.await_events(2 * NUM_STREAMS)
     stall_ms = load.end()
     bench.disarm()
     after = bench.verify(before, layout=before["layout"], may_recompute=True)
-    check(after["workers"][rank]["incarnation"] >= life + 2,
-          "no life has failed")
+    check(after["workers"][rank]["incarnation"] >= incarnation + 2,
+          "no process has failed")
     return stall_ms
 
 
@@ -308,7 +310,7 @@ def cleaned(trial):
     bench.descriptors["coordinator"] += 1
     load.forget_gaps()
     bench.kill(rank)
-    bench.await_life(rank, before["workers"][rank]["incarnation"] + 1)
+    bench.await_incarnation(rank, before["workers"][rank]["incarnation"] + 1)
     load.await_events(2 * NUM_STREAMS)
     stall_ms = load.end()
     bench.verify(before, layout=before["layout"])

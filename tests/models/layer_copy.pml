@@ -6,24 +6,24 @@
  * Interrupt), coordinator/decisions/membership.h, SwitchControl::Tail, and the order
  * "reaped, then started" of deploy/launcher/supervision.h.
  *
- * A worker copies layer by layer, EP to TP: layer l from everybody's slot l + 1
+ * A worker copies layer by layer, EP to TP: layer l from every rank's slot l + 1
  * into its own slot l, which is free by then. (TP to EP is the same, mirrored.)
  * It reads one peer after another, then comes the barrier, then the record. The
  * first barrier stands before the first layer. Slots, barrier words and record
  * outlive the process. A fault is one of these, at any point:
  *   - a worker dies; its memory stays, or is lost with it (at most LOSSES
- *     times). A successor adopts what is there, aborts the barrier that nobody
+ *     times). A successor adopts what is there, aborts the barrier that no rank
  *     will come to any more, and says Hello. Lost memory it makes anew, empty.
  *   - a deadline at a barrier passes though all is well.
  * Beyond these, a deadline passes only where somebody will really not come.
- * Whoever gives up at a barrier halts. The coordinator halts all and takes the
- * highest record. Whose memory is empty loads its part: layers that are done in
- * the target's slots, others in the source's. Then all go on from there, with
- * barrier numbers above every one used. Peers map new memory when they resume;
+ * A rank that gives up at a barrier halts. The coordinator halts all and takes
+ * the highest record. A rank with empty memory loads its part: layers that are
+ * done in the target's slots, others in the source's. Then all go on from there,
+ * with barrier numbers above every one used. Peers map new memory when they resume;
  * until then a pull from the lost one fails. A memory counts as loaded from its
  * first Resume on.
- * At Resume everyone stores the record that it goes on from: the highest one may
- * have been in memory that is lost next.
+ * At Resume every rank stores the record that it goes on from: the highest one
+ * may have been in memory that is lost next.
  *
  * Abstracted: what a slot holds is one of "layer l for EP", "layer l for TP",
  * "something else"; Hello, Halt, Halted, Resume, Interrupted and Switched are
@@ -40,11 +40,11 @@
  * @safety   three ranks, two faults: -DN=3 -DL=2 -DFAULTS=2 -DLOSSES=1
  * @safety   two ranks, three layers, three faults: -DN=2 -DL=3 -DFAULTS=3 -DLOSSES=2
  * @safety   no deadline needed, Halt names the barrier: -DN=2 -DL=2 -DFAULTS=3 -DLOSSES=3 -DNO_DEADLINE -DHALT_NAMES_BARRIER
- *   Halt carries the number that the last Resume gave. Who takes it aborts
- *   barriers up to that one. See NO_DEADLINE.
+ *   Halt carries the number that the last Resume gave. A rank that takes it
+ *   aborts barriers up to that one. See NO_DEADLINE.
  * @safety   no deadline needed, memory stays: -DN=2 -DL=2 -DFAULTS=3 -DLOSSES=0 -DNO_DEADLINE -DABANDON_ALL_AT_HALT
- *   Who takes a Halt aborts barriers up to one above all that the words of all
- *   ranks name.
+ *   A rank that takes a Halt aborts barriers up to one above all that the words
+ *   of all ranks name.
  * @termination three ranks: -DN=3 -DL=2 -DFAULTS=1 -DLOSSES=1
  *
  * @mutation NO_BARRIER: -DN=2 -DFAULTS=0 => a_pull_met_a_wrong_slot
@@ -57,11 +57,11 @@
  *   Every round begins again with 1, and each rank clears its own words. An old
  *   arrival of one that has not done so counts as a new one.
  * @mutation SUCCESSOR_BEFORE_DEATH: -DN=3 -DLOSSES=0 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
- *   The old life goes on writing beside its successor.
+ *   The old process goes on writing beside its successor.
  * @mutation PUSH: -DN=3 => a_pull_met_a_wrong_slot
  *   Copies are pushed into peers' slots. While memory outlives its worker, that
- *   goes well. But who dies with its memory takes along the record that it had
- *   passed a barrier, and leaves in its peers' memory what it wrote behind it.
+ *   goes well. But a rank that dies with its memory takes along the record
+ *   that it had passed a barrier, and leaves in its peers' memory what it wrote behind it.
  * @mutation RELOAD_ALL_AS_SOURCE: -DN=3 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
  *   A successor without memory reloads as if no layer had been done.
  * @mutation RELOAD_BEFORE_HALT: -DN=3 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
@@ -72,8 +72,8 @@
  *   Memory counts as loaded from the beginning of the load, in which its worker
  *   dies.
  * @mutation RESUME_WITHOUT_RECORD: -DN=2 -DFAULTS=2 => a_layer_is_wrong_at_the_end | a_pull_met_a_wrong_slot
- *   Who resumes, and has not loaded, keeps its old record until the next barrier
- *   while it overwrites what that record calls a source. The rank whose record
+ *   A rank that resumes, and has not loaded, keeps its old record until the next
+ *   barrier while it overwrites what that record calls a source. The rank whose record
  *   was the highest loses its memory meanwhile.
  * @mutation NO_DEADLINE: -DN=2 -DFAULTS=2 -DLOSSES=0 => invalid end state
  *   A successor aborts only the barrier behind its predecessor's last. When
@@ -152,9 +152,9 @@ bool coming[N]; /* was alive at Resume, and has not stopped since */
 /* ---- a worker -------------------------------------------------------- */
 
 #ifdef SUCCESSOR_BEFORE_DEATH
-byte life[N];
-#define CURRENT (my_life == life[me]) /* others' messages are refused */
-#define DIE life[me]++; run Worker(me, life[me])
+byte incarnation[N];
+#define CURRENT (my_incarnation == incarnation[me]) /* others' messages are refused */
+#define DIE incarnation[me]++; run Worker(me, incarnation[me])
 #else
 #define CURRENT true
 #define DIE goto dead
@@ -202,14 +202,14 @@ inline copy_share() { /* between us and `peer` */
 #endif
 }
 
-proctype Worker(byte me; byte my_life) {
+proctype Worker(byte me; byte my_incarnation) {
   byte round, resumed;  /* of the last Halt and Resume taken */
   byte number = 1;      /* of the barrier we go to next */
   byte layer, peer;
   bool pulled;          /* the layer, so that a barrier must follow */
 
   if
-  :: my_life > 0 -> goto born
+  :: my_incarnation > 0 -> goto born
   :: else -> goto copy
   fi;
 

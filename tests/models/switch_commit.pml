@@ -22,7 +22,7 @@
  *
  * The journal has two kinds of records: a term has begun, and a switch is
  * decided (epoch, boundary). An append of a term below the highest one begun
- * fails. (The code goes further: the journal is locked for the life of its
+ * fails. (The code goes further: the journal is locked for the lifetime of its
  * process, and the launcher reaps that before it starts the next.) A new
  * coordinator appends its term, reads, has every worker halt, and resumes with
  * the layout of the last decision and what is left of that switch, for which it
@@ -37,8 +37,8 @@
  * What must hold:
  *   - every step is executed in the layout that the journal gives it, by all in
  *     one, and with the weights in that layout;
- *   - who has said PREPARED is prepared when COMMIT comes (the code ends a
- *     worker that is not; it must not come to that);
+ *   - a rank that has said PREPARED is prepared when COMMIT comes (the code ends
+ *     a worker that is not; it must not come to that);
  *   - every run ends, with all workers serving in the layout of the journal.
  *
  * @safety   deaths and losses: -DSTEPS=3 -DCRASHES=1 -DLOSSES=1 -DRESTARTS=0

@@ -39,9 +39,9 @@
  * @mutation SEND_BEFORE_SYNC: -DCRASHES=1 -DBREAKS=0 => a_client_holds_what_the_journal_does_not | a_token_came_out_of_order
  *   A token is sent when its record is written, before it is synced.
  * @mutation RESUME_WITH_ID: -DCRASHES=0 -DBREAKS=1 => a_token_came_out_of_order
- *   Who comes back with Last-Event-ID i is sent i once more.
+ *   A client that comes back with Last-Event-ID i is sent i once more.
  * @mutation RESUME_AT_THE_NEWEST: -DCRASHES=0 -DBREAKS=1 => a_token_came_out_of_order | the_end_came_too_early
- *   Who comes back is sent what comes from now on.
+ *   A client that comes back is sent what comes from now on.
  * @mutation DUPLICATE_STARTS_ANOTHER: -DCRASHES=0 -DBREAKS=1 => there_are_two_generations
  *   The key is not looked at.
  * @mutation KEY_LOOKED_UP_IN_JOURNAL: -DCRASHES=0 -DBREAKS=0 => there_are_two_generations

@@ -194,7 +194,7 @@ class Group:
                 self.kill()
                 raise
 
-    # ---- life ------------------------------------------------------------
+    # ---- start and end ---------------------------------------------------
 
     def _read(self, pipe, lines):
         for line in pipe:

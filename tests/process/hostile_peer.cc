@@ -168,9 +168,9 @@ void SendGarbage(const std::string& where, Tally* tally) {
 std::vector<std::string> Identities(int num_ranks) {
   std::vector<std::string> names;
   for (int rank = 0; rank < num_ranks; ++rank) {
-    // The life that there is, the next one, and one far away.
-    for (const char* life : {"1", "2", "999", "18446744073709551615"}) {
-      names.push_back(std::to_string(rank) + "." + life);
+    // The incarnation that there is, the next one, and one far away.
+    for (const char* incarnation : {"1", "2", "999", "18446744073709551615"}) {
+      names.push_back(std::to_string(rank) + "." + incarnation);
     }
   }
   for (const char* name :

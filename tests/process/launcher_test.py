@@ -417,7 +417,7 @@ class LifeTest(unittest.TestCase):
                 open(mark, "w").close()
                 group.wait_line("a successor takes over in 100 ms")
                 self.assertEqual(group.wait_end(), 1)
-                group.wait_line("lives in a row lasted less than")
+                group.wait_line("processes in a row lasted less than")
 
     def test_coordinator_that_ends_unasked(self):
         with Group(fake={"coordinator": [READY, WAIT, ["exit", 0]]}) as group:

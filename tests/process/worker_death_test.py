@@ -105,9 +105,9 @@ def worker(group, rank):
     return group.status()["workers"][rank]
 
 
-def await_life(group, rank, incarnation):
-    """Waits until that life of a worker has joined; its pid. (The status may
-    still tell of the life before it.)"""
+def await_incarnation(group, rank, incarnation):
+    """Waits until that incarnation has joined; its pid. (The status may
+    still tell of the one before it.)"""
     line = group.wait_line(
         f"worker {rank} has joined, incarnation {incarnation}, pid ")
     return int(line.rsplit(" ", 1)[1])
@@ -130,7 +130,7 @@ class WorkerDeathTest(unittest.TestCase):
                         rank = i % 2
                         state = worker(group, rank)
                         os.kill(state["pid"], signal.SIGKILL)
-                        await_life(group, rank, state["incarnation"] + 1)
+                        await_incarnation(group, rank, state["incarnation"] + 1)
                         load.await_events(200)
                         gaps.append(load.take_gap_ms())
                 self.check_after(group, load)
@@ -143,7 +143,7 @@ class WorkerDeathTest(unittest.TestCase):
             state = worker(group, 1)
             before = group.complete(body(3))["choices"][0]["token_ids"]
             os.kill(state["pid"], signal.SIGKILL)
-            await_life(group, 1, state["incarnation"] + 1)
+            await_incarnation(group, 1, state["incarnation"] + 1)
             after = group.complete(body(3))["choices"][0]["token_ids"]
             self.assertEqual(before, after)
 
@@ -163,7 +163,7 @@ class WorkerDeathTest(unittest.TestCase):
             asked.start()
             group.wait_line("a successor takes over in 30000 ms")
             why, deadline = "", time.monotonic() + 10
-            while "lives in a row" not in why:
+            while "processes in a row" not in why:
                 self.assertLess(time.monotonic(), deadline, why)
                 ready = group.get("/ready")
                 why = ready.json().get("reason", "")
@@ -172,7 +172,7 @@ class WorkerDeathTest(unittest.TestCase):
             self.assertIn("tried again every 30 s", why)
             refused = group.post("/v1/completions", body(4))
             self.assertEqual(refused.status, 503)
-            self.assertIn("lives in a row",
+            self.assertIn("processes in a row",
                           refused.json()["error"]["message"])
             self.assertEqual(group.status()["not_ready_reason"], why)
             group.request("DELETE", "/admin/faults", admin=True)
@@ -189,7 +189,7 @@ class WorkerDeathTest(unittest.TestCase):
             os.kill(state["pid"], signal.SIGKILL)
             group.wait_line("a successor takes over in 30000 ms")
             why, deadline = "", time.monotonic() + 10
-            while "lives in a row" not in why:
+            while "processes in a row" not in why:
                 self.assertLess(time.monotonic(), deadline, why)
                 ready = group.get("/ready")
                 why = ready.json().get("reason", "")
@@ -198,7 +198,7 @@ class WorkerDeathTest(unittest.TestCase):
 
     def test_one_that_cannot_load_any_more_says_why(self):
         """Its memory went with it, and the checkpoint is gone meanwhile: its
-        own words are heard, and the rest of the group lives."""
+        own words are heard, and the rest of the group goes on."""
         with tempfile.TemporaryDirectory() as folder:
             model = os.path.join(folder, "verse-moe")
             shutil.copytree(MODEL, model)
@@ -236,7 +236,7 @@ class WorkerDeathTest(unittest.TestCase):
                                 "it is made anew")
                 state = worker(group, 1)
                 os.kill(state["pid"], signal.SIGKILL)
-                await_life(group, 1, state["incarnation"] + 1)
+                await_incarnation(group, 1, state["incarnation"] + 1)
                 after = group.complete(body(3))["choices"][0]["token_ids"]
                 self.assertEqual(after, quiet)
                 if whole:
@@ -281,7 +281,7 @@ class WorkerDeathTest(unittest.TestCase):
                     self.assertIn(status, (200, 409), answers[0].body)
                     done += status == 200
                     refused += status == 409
-                    await_life(group, rank, state["incarnation"] + 1)
+                    await_incarnation(group, rank, state["incarnation"] + 1)
                     load.await_events(50)
                     if status == 409:
                         self.assertTrue(group.switch(target)["done"])
@@ -293,14 +293,14 @@ class WorkerDeathTest(unittest.TestCase):
         with Group(["--layout", "ep", "--workers", "4"]) as group:
             with Load(group) as load:
                 load.await_events(100)
-                lives = [worker(group, rank) for rank in range(4)]
+                before = [worker(group, rank) for rank in range(4)]
                 for rank in (1, 2):
-                    os.kill(lives[rank]["pid"], signal.SIGKILL)
+                    os.kill(before[rank]["pid"], signal.SIGKILL)
                 for rank in (1, 2):
-                    pid = await_life(group, rank, 2)
+                    pid = await_incarnation(group, rank, 2)
                     os.kill(pid, signal.SIGKILL)  # in or after its recovery
                 for rank in (1, 2):
-                    await_life(group, rank, 3)
+                    await_incarnation(group, rank, 3)
                 load.await_events(500)
             self.check_after(group, load)
 
@@ -311,7 +311,7 @@ class WorkerDeathTest(unittest.TestCase):
                 load.await_events(100)
                 state = worker(group, 1)
                 os.kill(state["pid"], signal.SIGSTOP)
-                await_life(group, 1, state["incarnation"] + 1)
+                await_incarnation(group, 1, state["incarnation"] + 1)
                 load.await_events(500)
             self.check_after(group, load)
 

@@ -74,15 +74,16 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
       fault_rng_(options.seed * 4 + 1, options.steady),
       order_rng_(options.seed * 4 + 2, options.steady),
       work_rng_(options.seed * 4 + 3, options.steady),
-      network_(&world_, options_, fault_rng_.Fork(),
-               {[this](Rank rank, Incarnation incarnation, std::string bytes) {
-                  Life* const life = current_[rank];
-                  if (life == nullptr || life->incarnation() != incarnation) {
-                    return;
-                  }
-                  life->Deliver(std::move(bytes));
-                },
-                [this] { WakeCoordinator(order_rng_.Between(1, 30)); }}),
+      network_(
+          &world_, options_, fault_rng_.Fork(),
+          {[this](Rank rank, Incarnation incarnation, std::string bytes) {
+             SimulatedWorker* const worker = current_[rank];
+             if (worker == nullptr || worker->incarnation() != incarnation) {
+               return;
+             }
+             worker->Deliver(std::move(bytes));
+           },
+           [this] { WakeCoordinator(order_rng_.Between(1, 30)); }}),
       observer_(&world_, options.num_workers, InitialLayout(config_)),
       front_(&world_, options.model, answers),
       mutant_(run.mutant == nullptr ? nullptr : run.mutant->make(options.seed)),
@@ -96,7 +97,7 @@ Cluster::Cluster(const Options& options, const RunOptions& run,
 }
 
 Cluster::~Cluster() {
-  for (const auto& life : lives_) life->Kill();
+  for (const auto& worker : workers_) worker->Kill();
   SetFaultHandler(nullptr);
 }
 
@@ -119,7 +120,7 @@ void Cluster::Later(int64_t delay_us, std::function<void()> action) {
 void Cluster::PowerUp() {
   launcher_ = GroupStarting{ChildSet::Group(options_.num_workers),
                             ChildSet::Group(options_.num_workers)};
-  num_lives_ = {};
+  num_incarnations_ = {};
   StartCoordinator();
   for (Rank r = 0; r < options_.num_workers; ++r) StartWorker(r, false);
 }
@@ -242,12 +243,12 @@ void Cluster::StartWorker(Rank rank, bool adopt) {
   WorkerOptions options;
   options.config = config_;
   options.rank = rank;
-  options.incarnation = Incarnation{++num_lives_[rank]};
+  options.incarnation = Incarnation{++num_incarnations_[rank]};
   options.adopt = adopt;
-  world_.Note("life", rank, options.incarnation.value);
+  world_.Note("begun", rank, options.incarnation.value);
   if (!adopt) empty_[rank] = true;
-  lives_.push_back(std::make_unique<Life>(this, options));
-  current_[rank] = lives_.back().get();
+  workers_.push_back(std::make_unique<SimulatedWorker>(this, options));
+  current_[rank] = workers_.back().get();
   error_injected_[rank] = false;
   current_[rank]->Start();
 }
@@ -281,11 +282,11 @@ void Cluster::Apply(const GroupEffect& effect) {
     const ChildId child = start->child;
     Later(int64_t{start->after_ms} * 1000 + order_rng_.Between(1, 200),
           [this, child] { Handle(StartDue{child}); });
-  } else if (const auto* life = std::get_if<StartLife>(&effect)) {
-    if (life->child == kCoordinatorChild) {
+  } else if (const auto* process = std::get_if<StartProcess>(&effect)) {
+    if (process->child == kCoordinatorChild) {
       StartCoordinator();
     } else {
-      StartSuccessor(life->child);
+      StartSuccessor(process->child);
     }
   } else if (std::holds_alternative<AnnounceReady>(effect)) {
     if (!std::exchange(begun_, true)) Begin();
@@ -293,29 +294,30 @@ void Cluster::Apply(const GroupEffect& effect) {
 }
 
 void Cluster::ReplaceWorker(Rank rank, Incarnation incarnation) {
-  Life* const life = current_[rank];
-  if (life == nullptr || life->over() || life->incarnation() != incarnation) {
+  SimulatedWorker* const worker = current_[rank];
+  if (worker == nullptr || worker->over() ||
+      worker->incarnation() != incarnation) {
     return;
   }
   world_.CountFault("worker replaced");
   if (mutant_ != nullptr && mutant_->SparesTheDead()) {
-    life->Freeze(world_.now_us() + fault_rng_.Between(1'000, 400'000));
+    worker->Freeze(world_.now_us() + fault_rng_.Between(1'000, 400'000));
     Handle(ChildExited{rank, 0, SIGKILL, "",
-                       (world_.now_us() - life->born_us()) / 1000});
+                       (world_.now_us() - worker->born_us()) / 1000});
     return;
   }
-  life->Kill();
+  worker->Kill();
 }
 
-void Cluster::OnReady(Life& life) {
-  const Rank rank = life.rank();
+void Cluster::OnReady(SimulatedWorker& worker) {
+  const Rank rank = worker.rank();
   Later(order_rng_.Between(1, 50), [this, rank] { Handle(ChildReady{rank}); });
 }
 
-void Cluster::OnEnded(Life& life, const absl::Status* returned) {
-  const Rank rank = life.rank();
-  if (current_[rank] != &life) return;  // of a planted bug
-  world_.Note("ended", rank, life.incarnation().value, returned != nullptr);
+void Cluster::OnEnded(SimulatedWorker& worker, const absl::Status* returned) {
+  const Rank rank = worker.rank();
+  if (current_[rank] != &worker) return;  // of a planted bug
+  world_.Note("ended", rank, worker.incarnation().value, returned != nullptr);
   if (ending_) return;
   if (returned != nullptr && !error_injected_[rank]) {
     world_.Violate(
@@ -325,7 +327,7 @@ void Cluster::OnEnded(Life& life, const absl::Status* returned) {
   ChildExited exit{rank, returned != nullptr ? 1 : 0,
                    returned != nullptr ? 0 : SIGKILL,
                    returned != nullptr ? returned->ToString() : "",
-                   (world_.now_us() - life.born_us()) / 1000};
+                   (world_.now_us() - worker.born_us()) / 1000};
   Later(order_rng_.Between(100, 3000), [this, exit] {
     constexpr int kKept = static_cast<int>(FaultId::kVaultKept);
     ++world_.tally().reached[kKept];
@@ -373,7 +375,7 @@ void Cluster::Turn() {
     switches_seen_ = status.switches_total;
     world_.Note("switched", -1, switches_seen_);
     for (Rank r = 0; r < options_.num_workers; ++r) {
-      // Its life may have ended since it said that it had switched, with all
+      // Its process may have ended since it said that it had switched, with all
       // of its memory, and its successor still be on the way.
       if (!empty_[r]) CheckSlots("after a switch", r);
     }
@@ -457,30 +459,30 @@ void Cluster::CheckSlots(const char* when, Rank rank) {
 
 // ---- around the slices of workers ------------------------------------------
 
-void Cluster::BeforeSlice(Life&) { observer_.Look(store_); }
+void Cluster::BeforeSlice(SimulatedWorker&) { observer_.Look(store_); }
 
-void Cluster::AfterSlice(Life& life) {
-  observer_.AfterSlice(store_, life.rank(), life.incarnation());
+void Cluster::AfterSlice(SimulatedWorker& worker) {
+  observer_.AfterSlice(store_, worker.rank(), worker.incarnation());
   if (script_ != nullptr) script_->Look();
   for (const auto& other : current_) {
     if (other != nullptr && other->BarrierEnds()) other->WakeFromBarrier();
   }
 }
 
-bool Cluster::OnTake(Life& life, std::string& bytes) {
+bool Cluster::OnTake(SimulatedWorker& worker, std::string& bytes) {
   auto message = wire::DecodeCommand({bytes.data(), bytes.size()});
   if (!message.ok()) return true;
   bool drop = false;
   if (mutant_ != nullptr &&
-      mutant_->OnTaken(life.rank(), life.incarnation(), *message, drop)) {
+      mutant_->OnTaken(worker.rank(), worker.incarnation(), *message, drop)) {
     bytes = Encode(*message);
   }
   if (drop) return false;
-  observer_.OnTaken(life.rank(), life.incarnation(), message->command);
+  observer_.OnTaken(worker.rank(), worker.incarnation(), message->command);
   return true;
 }
 
-bool Cluster::OnSend(Life& life, std::string& bytes) {
+bool Cluster::OnSend(SimulatedWorker& worker, std::string& bytes) {
   auto message = wire::DecodeReport({bytes.data(), bytes.size()});
   if (!message.ok()) {
     world_.Violate('J', Cat("a report that cannot be read: ",
@@ -489,20 +491,21 @@ bool Cluster::OnSend(Life& life, std::string& bytes) {
   }
   DropMeasurements(*message);
   if (std::holds_alternative<wire::Loaded>(message->report)) {
-    empty_[life.rank()] = false;
+    empty_[worker.rank()] = false;
   }
   bool drop = false;
-  if (mutant_ != nullptr) mutant_->OnReport(life.rank(), *message, drop);
+  if (mutant_ != nullptr) mutant_->OnReport(worker.rank(), *message, drop);
   bytes = Encode(*message);
-  world_.Note("report", life.rank(), message->report.index(), HashOf(bytes));
-  if (script_ != nullptr) script_->OnReport(life.rank(), message->report);
+  world_.Note("report", worker.rank(), message->report.index(), HashOf(bytes));
+  if (script_ != nullptr) script_->OnReport(worker.rank(), message->report);
   return !drop;
 }
 
-absl::StatusOr<RegionDescriptor> Cluster::Withdraw(Life& life,
+absl::StatusOr<RegionDescriptor> Cluster::Withdraw(SimulatedWorker& worker,
                                                    RegionKind kind) {
-  auto kept = store_.Withdraw(kind, life.rank());
-  if (mutant_ != nullptr) mutant_->OnWithdraw(life.rank(), kind, store_, kept);
+  auto kept = store_.Withdraw(kind, worker.rank());
+  if (mutant_ != nullptr)
+    mutant_->OnWithdraw(worker.rank(), kind, store_, kept);
   return kept;
 }
 
@@ -526,8 +529,8 @@ Outcome Cluster::Run() {
     outcome.recoveries = engine_->GetStatus().recoveries_total;
   }
   outcome.end_us = world_.now_us();
-  for (const auto& life : lives_) life->Kill();
-  lives_.clear();
+  for (const auto& worker : workers_) worker->Kill();
+  workers_.clear();
   engine_.reset();
   journal_.reset();
   for (Rank r = 0; r < options_.num_workers; ++r) store_.Lose(r);

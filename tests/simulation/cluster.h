@@ -11,7 +11,6 @@
 #include "coordinator/engine/engine_host.h"
 #include "deploy/launcher/supervision.h"
 #include "tests/simulation/front.h"
-#include "tests/simulation/life.h"
 #include "tests/simulation/mutants.h"
 #include "tests/simulation/network.h"
 #include "tests/simulation/observer.h"

@@ -177,7 +177,7 @@ void Cluster::PlanFaults() {
   }
 }
 
-// Faults end. Whoever is frozen goes on when his time is over.
+// Faults end. A worker that is frozen goes on when its time is over.
 void Cluster::Heal() {
   world_.Note("healed", -1);
   faults_on_ = false;
@@ -247,13 +247,13 @@ void Cluster::CheckIdle() {
 void Cluster::StopAll() {
   ending_ = true;
   front_.SetEngine(nullptr, nullptr);
-  for (const auto& life : lives_) {
-    if (!life->over()) life->Stop();
+  for (const auto& worker : workers_) {
+    if (!worker->over()) worker->Stop();
   }
   world_.After(kStopUs, [this] {
-    for (const auto& life : lives_) {
-      if (!life->over()) {
-        world_.Violate('H', Cat("worker ", life->rank(), " does not stop"));
+    for (const auto& worker : workers_) {
+      if (!worker->over()) {
+        world_.Violate('H', Cat("worker ", worker->rank(), " does not stop"));
       }
     }
     done_ = true;
@@ -272,8 +272,8 @@ void Cluster::FillDisk(int64_t duration_us) {
 
 absl::Status Cluster::OnFaultPoint(FaultId id) {
   ++world_.tally().reached[static_cast<int>(id)];
-  if (Life* const life = RunningLife(); life != nullptr) {
-    return OnFaultPoint(*life, id);
+  if (SimulatedWorker* const worker = RunningWorker(); worker != nullptr) {
+    return OnFaultPoint(*worker, id);
   }
   return OnCoordinatorFaultPoint(id);
 }
@@ -303,17 +303,17 @@ absl::Status Cluster::OnCoordinatorFaultPoint(FaultId id) {
   return absl::OkStatus();
 }
 
-absl::Status Cluster::OnFaultPoint(Life& life, FaultId id) {
-  if (life.unwinding()) return absl::OkStatus();
-  if (mutant_ != nullptr) mutant_->OnFaultPoint(life, id, store_);
+absl::Status Cluster::OnFaultPoint(SimulatedWorker& worker, FaultId id) {
+  if (worker.unwinding()) return absl::OkStatus();
+  if (mutant_ != nullptr) mutant_->OnFaultPoint(worker, id, store_);
   if (id == FaultId::kWorkerStep) {
-    life.Sleep(order_rng_.Between(options_.step_us / 2, options_.step_us));
+    worker.Sleep(order_rng_.Between(options_.step_us / 2, options_.step_us));
   }
   // Others come between.
   if (id != FaultId::kWorkerBarrier && order_rng_.Chance(0.2)) {
-    life.Sleep(order_rng_.Between(1, 100));
+    worker.Sleep(order_rng_.Between(1, 100));
   }
-  if (script_ != nullptr && script_->Strikes(life.rank(), id)) life.Crash();
+  if (script_ != nullptr && script_->Strikes(worker.rank(), id)) worker.Crash();
   if (!faults_on_ || !serving()) return absl::OkStatus();
   const Stage stage = StageOf(id);
   const double crash = stage == Stage::kStep     ? options_.crash_in_step
@@ -324,13 +324,13 @@ absl::Status Cluster::OnFaultPoint(Life& life, FaultId id) {
     ++crashes_;
     ++world_.tally().struck[index];
     world_.CountFault("worker crashed");
-    world_.Note("crash", life.rank(), static_cast<uint64_t>(index));
-    life.Crash();
+    world_.Note("crash", worker.rank(), static_cast<uint64_t>(index));
+    worker.Crash();
   }
   if (fault_rng_.Chance(options_.stalls)) {
     ++world_.tally().struck[index];
     world_.CountFault("worker held up");
-    life.Sleep(fault_rng_.Between(1'000, 900'000));
+    worker.Sleep(fault_rng_.Between(1'000, 900'000));
     return absl::OkStatus();
   }
   // Before it serves a group cannot do without a worker.
@@ -338,8 +338,8 @@ absl::Status Cluster::OnFaultPoint(Life& life, FaultId id) {
       fault_rng_.Chance(options_.errors)) {
     ++world_.tally().struck[index];
     world_.CountFault("error injected");
-    world_.Note("error", life.rank(), static_cast<uint64_t>(index));
-    error_injected_[life.rank()] = true;
+    world_.Note("error", worker.rank(), static_cast<uint64_t>(index));
+    error_injected_[worker.rank()] = true;
     return InjectedError(id, 0);
   }
   return absl::OkStatus();

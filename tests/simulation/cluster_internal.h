@@ -20,7 +20,7 @@ struct CoordinatorKilled {};
 //
 // cluster.cc           launcher, coordinator, workers, and a run of them
 // cluster_faults.cc    what goes wrong, and what must be well in the end
-class Cluster final : public LifeSite, public FaultHandler {
+class Cluster final : public WorkerSite, public FaultHandler {
  public:
   Cluster(const Options& options, const RunOptions& run,
           const std::vector<Answer>* answers);
@@ -78,28 +78,28 @@ class Cluster final : public LifeSite, public FaultHandler {
   void CheckIdle();
   void StopAll();
 
-  // ---- LifeSite
+  // ---- WorkerSite
   World& world() override { return world_; }
   Network& network() override { return network_; }
   VaultStore& store() override { return store_; }
   int64_t Jitter(int64_t low_us, int64_t high_us) override {
     return order_rng_.Between(low_us, high_us);
   }
-  void BeforeSlice(Life& life) override;
-  void AfterSlice(Life& life) override;
-  void OnReady(Life& life) override;
-  void OnEnded(Life& life, const absl::Status* returned) override;
-  absl::Status OnFaultPoint(Life& life, FaultId id) override;
+  void BeforeSlice(SimulatedWorker& worker) override;
+  void AfterSlice(SimulatedWorker& worker) override;
+  void OnReady(SimulatedWorker& worker) override;
+  void OnEnded(SimulatedWorker& worker, const absl::Status* returned) override;
+  absl::Status OnFaultPoint(SimulatedWorker& worker, FaultId id) override;
   absl::Status OnCoordinatorFaultPoint(FaultId id);
-  bool OnTake(Life& life, std::string& bytes) override;
-  bool OnSend(Life& life, std::string& bytes) override;
+  bool OnTake(SimulatedWorker& worker, std::string& bytes) override;
+  bool OnSend(SimulatedWorker& worker, std::string& bytes) override;
   bool KeepsCheck() override {
     return mutant_ != nullptr && mutant_->KeepsCheck();
   }
-  bool PassesEarly(Life& life) override {
-    return mutant_ != nullptr && mutant_->PassesEarly(life);
+  bool PassesEarly(SimulatedWorker& worker) override {
+    return mutant_ != nullptr && mutant_->PassesEarly(worker);
   }
-  absl::StatusOr<RegionDescriptor> Withdraw(Life& life,
+  absl::StatusOr<RegionDescriptor> Withdraw(SimulatedWorker& worker,
                                             RegionKind kind) override;
 
   // ---- FaultHandler
@@ -121,9 +121,10 @@ class Cluster final : public LifeSite, public FaultHandler {
 
   SupervisionPolicy policy_;
   GroupState launcher_;
-  std::array<uint64_t, kMaxRanks> num_lives_{};
-  std::vector<std::unique_ptr<Life>> lives_;  // all there ever were
-  std::array<Life*, kMaxRanks> current_{};
+  std::array<uint64_t, kMaxRanks> num_incarnations_{};
+  std::vector<std::unique_ptr<SimulatedWorker>>
+      workers_;  // all there ever were
+  std::array<SimulatedWorker*, kMaxRanks> current_{};
   std::array<bool, kMaxRanks> error_injected_{};
   // Has memory in which no weights are yet.
   std::array<bool, kMaxRanks> empty_{};
@@ -134,7 +135,7 @@ class Cluster final : public LifeSite, public FaultHandler {
   uint64_t num_coordinators_ = 0;
   uint64_t boot_ = 0;
   int64_t coordinator_born_us_ = 0;
-  bool disk_failed_ = false;  // in this life of the coordinator
+  bool disk_failed_ = false;  // in this term
   int64_t turn_at_us_ = -1;
   uint64_t turn_ticket_ = 0;
   int64_t coordinator_frozen_until_us_ = 0;
@@ -144,7 +145,7 @@ class Cluster final : public LifeSite, public FaultHandler {
 
   bool begun_ = false;
   bool ready_once_ = false;    // since power was lost
-  bool engine_ready_ = false;  // of this life of the coordinator
+  bool engine_ready_ = false;  // in this term
   bool ask_everything_ = false;
   bool faults_on_ = false;
   bool healed_ = false;

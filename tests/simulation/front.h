@@ -48,7 +48,7 @@ class Front {
         asks_(&AsksOf(model)),
         answers_(answers) {}
 
-  // With each life of the coordinator, and its journal; null: there is none.
+  // With each coordinator, and its journal; null: there is none.
   // Clients come back to it with what it knows.
   void SetEngine(Engine* engine, const JournalState* journal);
 
@@ -76,7 +76,7 @@ class Front {
   struct Call {
     size_t first = 0, size = 0;
     int64_t abort_after_us = -1;
-    // To this life of the coordinator, or to an earlier one and taken up again.
+    // To this coordinator, or to an earlier one and taken up again.
     bool submitted = false;
   };
 

@@ -20,8 +20,8 @@ class FromFunctions : public Mutant {
   std::function<bool(Rank, wire::CommandMessage&)> command;
   std::function<bool(Rank, wire::ReportMessage&)> report;
   std::function<bool(Rank, Incarnation, wire::CommandMessage&)> taken;
-  std::function<void(Life&, FaultId, VaultStore&)> at_point;
-  std::function<bool(Life&)> early;
+  std::function<void(SimulatedWorker&, FaultId, VaultStore&)> at_point;
+  std::function<bool(SimulatedWorker&)> early;
   std::function<void(Rank, RegionKind, VaultStore&,
                      absl::StatusOr<RegionDescriptor>&)>
       withdraw;
@@ -41,10 +41,13 @@ class FromFunctions : public Mutant {
                wire::CommandMessage& message, bool&) override {
     return taken && taken(rank, incarnation, message);
   }
-  void OnFaultPoint(Life& life, FaultId id, VaultStore& store) override {
-    if (at_point) at_point(life, id, store);
+  void OnFaultPoint(SimulatedWorker& worker, FaultId id,
+                    VaultStore& store) override {
+    if (at_point) at_point(worker, id, store);
   }
-  bool PassesEarly(Life& life) override { return early && early(life); }
+  bool PassesEarly(SimulatedWorker& worker) override {
+    return early && early(worker);
+  }
   void OnWithdraw(Rank rank, RegionKind kind, VaultStore& store,
                   absl::StatusOr<RegionDescriptor>& kept) override {
     if (withdraw) withdraw(rank, kind, store, kept);

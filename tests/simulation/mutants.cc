@@ -140,14 +140,14 @@ void AddRecovery(std::vector<MutantInfo>& all) {
                  }});
 }
 
-// ---- memory and life -------------------------------------------------------
+// ---- memory and processes --------------------------------------------------
 
 void AddMemory(std::vector<MutantInfo>& all) {
   all.push_back({"barrier-lets-through",
                  "a barrier ends now and then before all have come",
                  [](uint64_t seed) {
                    auto mutant = std::make_unique<FromFunctions>();
-                   mutant->early = [rng = Rng(seed)](Life&) mutable {
+                   mutant->early = [rng = Rng(seed)](SimulatedWorker&) mutable {
                      return rng.Chance(0.01);
                    };
                    return mutant;
@@ -212,7 +212,7 @@ void AddMemory(std::vector<MutantInfo>& all) {
                    return mutant;
                  }});
   all.push_back({"old-mappings",
-                 "nobody learns that a peer's memory is another",
+                 "no rank learns that a peer's memory is another",
                  Of<Resume>([](Rank, Resume& resume) {
                    bool changed = false;
                    for (Incarnation& memory : resume.memories) {

@@ -11,9 +11,9 @@
 #include "common/wire/wire.h"
 #include "coordinator/engine/engine.h"
 #include "tests/simulation/disk.h"
-#include "tests/simulation/life.h"
 #include "tests/simulation/options.h"
 #include "tests/simulation/rng.h"
+#include "tests/simulation/simulated_worker.h"
 
 namespace moebius::simulation {
 
@@ -26,7 +26,7 @@ class Mutant {
   // True: it was changed. `drop`: it does not go out.
   virtual bool OnCommand(Rank, wire::CommandMessage&, bool&) { return false; }
   virtual bool OnReport(Rank, wire::ReportMessage&, bool&) { return false; }
-  // A report as the hub hands it over, of whatever life. True: changed.
+  // A report as the hub hands it over, of whatever worker. True: changed.
   virtual bool OnHubReport(Rank, Incarnation& /*of the connection*/,
                            wire::ReportMessage&) {
     return false;
@@ -35,8 +35,8 @@ class Mutant {
   virtual bool OnTaken(Rank, Incarnation, wire::CommandMessage&, bool&) {
     return false;
   }
-  virtual void OnFaultPoint(Life&, FaultId, VaultStore&) {}
-  virtual bool PassesEarly(Life&) { return false; }
+  virtual void OnFaultPoint(SimulatedWorker&, FaultId, VaultStore&) {}
+  virtual bool PassesEarly(SimulatedWorker&) { return false; }
   // A check of weights goes on though the next switch begins.
   virtual bool KeepsCheck() { return false; }
   virtual void OnWithdraw(Rank, RegionKind, VaultStore&,

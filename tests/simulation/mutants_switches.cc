@@ -51,11 +51,12 @@ void AddPages(std::vector<MutantInfo>& all) {
       {"kv-page-torn", "the second half of a wave spoils a byte of the first",
        [](uint64_t) {
          auto mutant = std::make_unique<FromFunctions>();
-         mutant->at_point = [](Life& life, FaultId id, VaultStore& store) {
+         mutant->at_point = [](SimulatedWorker& worker, FaultId id,
+                               VaultStore& store) {
            if (id != FaultId::kWorkerPagesPassed) return;
            std::byte* const kv =
-               store.MutableView(RegionKind::kKv, life.rank());
-           const int64_t size = store.SizeBytes(RegionKind::kKv, life.rank());
+               store.MutableView(RegionKind::kKv, worker.rank());
+           const int64_t size = store.SizeBytes(RegionKind::kKv, worker.rank());
            if (kv == nullptr) return;
            for (int64_t i = 0; i < std::min<int64_t>(size, 1 << 20); i += 512) {
              kv[i] ^= std::byte{1};
@@ -83,14 +84,14 @@ void AddRecords(std::vector<MutantInfo>& all) {
            }
            return false;
          };
-         mutant->at_point = [epochs](Life& life, FaultId id,
+         mutant->at_point = [epochs](SimulatedWorker& worker, FaultId id,
                                      VaultStore& store) {
            std::byte* const base =
-               store.MutableView(RegionKind::kSignals, life.rank());
+               store.MutableView(RegionKind::kSignals, worker.rank());
            if (id != FaultId::kWorkerPulled || base == nullptr) return;
            SignalsBlock* const block = SignalsAt(base);
            SwitchProgress progress = LoadSwitchProgress(*block);
-           const Epoch epoch = (*epochs)[life.rank()];
+           const Epoch epoch = (*epochs)[worker.rank()];
            if (progress.epoch != epoch) {
              const bool turned = progress.layers_done == kLayers;
              progress = {epoch,

@@ -18,9 +18,9 @@ void Network::Connect(Rank rank, Incarnation incarnation) {
 }
 
 void Network::Introduce(Rank rank, Incarnation incarnation, int64_t delay_us) {
-  const uint64_t life = hub_life_;
-  world_->After(delay_us, [this, rank, incarnation, life] {
-    if (life != hub_life_ || connected_[rank] != incarnation) return;
+  const uint64_t hub = hub_number_;
+  world_->After(delay_us, [this, rank, incarnation, hub] {
+    if (hub != hub_number_ || connected_[rank] != incarnation) return;
     introduced_[rank] = true;
     inbox_.push_back({rank, incarnation, ""});
     ends_.to_hub();
@@ -29,7 +29,7 @@ void Network::Introduce(Rank rank, Incarnation incarnation, int64_t delay_us) {
 
 void Network::LoseHub() {
   hub_up_ = false;
-  ++hub_life_;
+  ++hub_number_;
   inbox_.clear();
   introduced_ = {};
 }
@@ -96,7 +96,7 @@ std::vector<int64_t> Network::Arrivals(Way& way, Rank rank, bool to_worker) {
 absl::Status Network::SendToWorker(Rank rank, Incarnation incarnation,
                                    std::string bytes) {
   if (connected_[rank] != incarnation || !introduced_[rank]) {
-    return absl::UnavailableError("that life is not connected");
+    return absl::UnavailableError("that incarnation is not connected");
   }
   if (waiting_[rank] >= options_.queue_limit) {
     world_->CountFault("queue full");
@@ -117,10 +117,10 @@ absl::Status Network::SendToHub(Rank rank, Incarnation incarnation,
   if (!hub_up_ || !introduced_[rank]) {
     return absl::UnavailableError("no coordinator is connected");
   }
-  const uint64_t life = hub_life_;
+  const uint64_t hub = hub_number_;
   for (int64_t at : Arrivals(ways_[rank][0], rank, false)) {
-    world_->At(at, [this, rank, incarnation, life, bytes] {
-      if (life != hub_life_) return;
+    world_->At(at, [this, rank, incarnation, hub, bytes] {
+      if (hub != hub_number_) return;
       inbox_.push_back({rank, incarnation, bytes});
       ends_.to_hub();
     });

@@ -20,11 +20,11 @@ namespace moebius::simulation {
 // Network
 //
 // Carries bytes. Loses, repeats, delays and reorders them while faults are on;
-// a life that has ended is not connected, but what it sent may still arrive.
+// a process that has ended is not connected, but what it sent may still arrive.
 class Network {
  public:
   struct Ends {
-    // A message has reached a life that is connected: how many wait there now
+    // A message has reached a worker that is connected: how many wait there now
     // is its own business.
     std::function<void(Rank, Incarnation, std::string)> to_worker;
     // The hub has something.
@@ -67,12 +67,12 @@ class Network {
   const Options& options_;
   Rng rng_;
   const Ends ends_;
-  // Tells the hub, after `delay_us`, that a life has connected.
+  // Tells the hub, after `delay_us`, that a worker has connected.
   void Introduce(Rank rank, Incarnation incarnation, int64_t delay_us);
 
   bool faults_ = false;
   bool hub_up_ = false;
-  uint64_t hub_life_ = 0;
+  uint64_t hub_number_ = 0;
   uint64_t boot_ = 0;
   std::array<bool, kMaxRanks> introduced_{};  // to this hub
   std::array<std::array<Way, 2>, kMaxRanks> ways_{};

@@ -85,7 +85,7 @@ void Observer::On(Rank rank, const wire::Commit& commit) {
     world_->Violate('F', Cat("two boundaries of epoch ", commit.epoch.value));
   }
   Tables& tables = tables_[rank];
-  // Whoever is not in it has ended.
+  // A request that is not in it has ended.
   tables.pages.clear();
   tables.owner.clear();
   for (const KvTable& table : prepared->second.kv.tables) Put(tables, table);
@@ -252,7 +252,7 @@ void Observer::AfterSlice(const VaultStore& store, Rank rank,
     const Words now = WordsOf(*block);
     if (now == words_[r]) continue;
     if (r != rank) {
-      // A life with new memory ends the barriers of its peers.
+      // A successor with new memory ends the barriers of its peers.
       Words raised = words_[r];
       raised.aborted = std::max(raised.aborted, now.aborted);
       if (now == raised) continue;
@@ -260,9 +260,9 @@ void Observer::AfterSlice(const VaultStore& store, Rank rank,
       continue;
     }
     if (now.incarnation > incarnation.value) {
-      world_->Violate('E',
-                      Cat("worker ", rank, " of life ", incarnation.value,
-                          " wrote after life ", now.incarnation, " had begun"));
+      world_->Violate(
+          'E', Cat("worker ", rank, " incarnation ", incarnation.value,
+                   " wrote after incarnation ", now.incarnation, " had begun"));
     }
     if (now.sequence < words_[r].sequence || now.aborted < words_[r].aborted) {
       world_->Violate('E', Cat("the barriers of worker ", r, " went back"));

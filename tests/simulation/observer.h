@@ -21,14 +21,14 @@ namespace moebius::simulation {
 //
 //   C  a step number stands for one plan and one layout, on all ranks
 //   D  no page belongs to two sequences
-//   E  a worker writes no other's signals, and only the newest life writes
+//   E  a worker writes no other's signals, and only the newest process writes
 //   F  what was committed is not reversed, and what was refused not committed;
 //      every switch turns the side of the slots
 class Observer {
  public:
   Observer(World* world, int num_ranks, Layout layout);
 
-  // The coordinator sends that to the life of a rank.
+  // The coordinator sends that to a worker.
   void OnCommand(Rank rank, Incarnation incarnation,
                  const wire::Command& command);
   // The worker takes it from its channel.
@@ -37,15 +37,15 @@ class Observer {
   // Another coordinator begins. It may give numbers again that nobody has
   // executed.
   void OnNewCoordinator();
-  // Of the workers nothing is left. Their lives are counted anew.
+  // Of the workers nothing is left. Incarnations are counted anew.
   void OnPowerLost();
   // How a switch ended, as its caller hears.
   void OnSwitchReport(Epoch epoch, bool done);
 
-  // Takes in what the signals say now: before a slice of any life, and when
+  // Takes in what the signals say now: before a slice of any worker, and when
   // memory is lost.
   void Look(const VaultStore& store);
-  // After a slice of a life of `rank`.
+  // After a slice of a worker of `rank`.
   void AfterSlice(const VaultStore& store, Rank rank, Incarnation incarnation);
 
   // What the last decision says.
@@ -96,7 +96,7 @@ class Observer {
   std::array<Tables, kMaxRanks> tables_;
   std::map<uint64_t, uint64_t> plans_;  // step -> hash
   uint64_t last_planned_ = 0;
-  // The plans that a rank's life took.
+  // The plans that a rank's process took.
   struct Taken {
     Incarnation incarnation;
     std::map<uint64_t, uint64_t> hashes;  // by step

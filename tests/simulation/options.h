@@ -53,7 +53,8 @@ struct Options {
   double full_at_switch = 0;
   int power_losses = 0;  // of the whole machine
   uint64_t rotate_bytes = 1 << 20;
-  double memory_loss = 0;  // of whoever dies, with all that the vault keeps
+  double memory_loss =
+      0;  // of a worker that dies, with all that the vault keeps
   // Chance that a fault point fails, or holds a worker up.
   double errors = 0, stalls = 0;
 };

@@ -59,10 +59,9 @@ struct Comment {
 };
 constexpr Comment kComments[] = {
     {"launcher", "starts coordinator 1",
-     "Each life of the coordinator has a term, higher than any in the "
-     "journal."},
+     "Each coordinator has a term, higher than any in the journal."},
     {"coordinator", "GREET of term 1",
-     "Whoever connects is greeted, and says whose memory it has."},
+     "A worker that connects is greeted, and says whose memory it has."},
     {"coordinator", "HALT round 1",
      "Service begins like a recovery: all halt and say where they stand. No "
      "memory has weights, so all load."},
@@ -73,16 +72,16 @@ constexpr Comment kComments[] = {
      "A switch is prepared while the steps under way end; no new one is "
      "issued."},
     {"journal", "SWITCH DECIDED",
-     "All are prepared. From SWITCH DECIDED on the switch is final, whoever "
+     "All are prepared. From SWITCH DECIDED on the switch is final, whatever "
      "dies. COMMIT meets all workers at one boundary, between two steps."},
     {"@", "1 layer done",
-     "A layer is pulled from the memory of all. Whoever has passed the barrier "
-     "behind it records it: it is complete everywhere."},
-    {"launcher", "starts life 2",
-     "The launcher reaps worker 1, then starts its next life, which adopts the "
-     "memory and ends the barrier that worker 0 waits at."},
+     "A layer is pulled from the memory of all. A rank that has passed the "
+     "barrier behind it records it: it is complete everywhere."},
+    {"launcher", "starts incarnation 2",
+     "The launcher reaps worker 1, then starts its successor, which adopts "
+     "the memory and ends the barrier that worker 0 waits at."},
     {"coordinator", "HALT round 3",
-     "The new life has joined, so the round begins again with everybody."},
+     "The successor has joined, so the round begins again with all."},
     {"coordinator", "RESTORE",
      "The switch goes on with the layer that it stopped in. Steps without a "
      "result are planned anew, under new numbers."},
@@ -234,9 +233,9 @@ void Script::OnNote(std::string_view kind, int rank, uint64_t a, uint64_t b) {
     Say("launcher", Cat("starts coordinator ", a));
   } else if (kind.starts_with("coordinator lost")) {
     coordinator_alive_ = false;
-  } else if (kind == "life") {
+  } else if (kind == "begun") {
     Say({.who = "launcher",
-         .what = Cat("starts life ", a, " of @"),
+         .what = Cat("starts incarnation ", a, " of @"),
          .ranks = {rank}});
   } else if (kind == "submitted") {
     Say("client", Cat("asks for ", kAnswerTokens, " tokens after a prompt of ",

@@ -51,7 +51,7 @@ class Script {
   void OnJournal(absl::Span<const char> bytes);
   // After outputs: what the client knows now.
   void OnOutputs(const std::vector<Front::Choice>& choices);
-  // The coordinator found the weights right, so often in its life.
+  // The coordinator found the weights right, so often since it began.
   void OnChecked(uint64_t times);
   // What the workers' signals say now.
   void Look();

@@ -117,7 +117,7 @@ struct CommandWords {
 
 struct ReportWords {
   std::string operator()(const wire::Hello& hello) {
-    return Cat("HELLO, with the memory of life ", hello.memory.value);
+    return Cat("HELLO, with the memory of incarnation ", hello.memory.value);
   }
   std::string operator()(const wire::Halted& halted) {
     const Stand& stand = halted.stand;
@@ -169,7 +169,7 @@ struct RecordWords {
     return Cat("GROUP BEGUN in ", LayoutName(begun.layout));
   }
   std::string operator()(const journal::WorkerJoined& joined) {
-    return Cat("WORKER JOINED ", joined.rank, ", life ",
+    return Cat("WORKER JOINED ", joined.rank, ", incarnation ",
                joined.incarnation.value);
   }
   std::string operator()(const journal::Accepted& accepted) {

@@ -36,7 +36,7 @@ struct RegionOptions {
 
 // Region
 //
-// One allocation at a fixed address for the life of the process: a memfd on
+// One allocation at a fixed address as long as the process runs: a memfd on
 // CPU. Its bytes are zero when new.
 //
 // Owns: the mapping and a descriptor. The bytes live as long as anybody holds

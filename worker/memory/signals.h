@@ -17,7 +17,7 @@ namespace moebius {
 // Two lines of 64 bytes: processors fetch them in pairs.
 inline constexpr size_t kSignalsLine = 128;
 
-// Who owns the region. Written before the region is shared; the incarnation
+// The owner of the region. Written before the region is shared; the incarnation
 // again by each successor that adopts it.
 struct alignas(kSignalsLine) SignalsIdentity {
   static constexpr uint64_t kMagic = 0x31736c616e67694dULL;  // "Mignals1"
@@ -44,7 +44,7 @@ struct alignas(kSignalsLine) SignalsBell {
 };
 
 // What a rank has done. Release by its owner after the bytes it speaks of are
-// in place; who reads it with acquire may read those bytes.
+// in place; a rank that reads it with acquire may read those bytes.
 struct alignas(kSignalsLine) SignalsProgress {
   std::atomic<uint64_t> step{0};           // last step completed
   std::atomic<uint64_t> switch_record{0};  // SwitchProgress, packed

@@ -168,8 +168,8 @@ absl::Status WorkerMemory::MapPeers(MemoryVault& vault,
   std::array<Incarnation, kMaxRanks> whole{};
   for (Rank peer = 0; peer < num_ranks_; ++peer) {
     if (peer == rank_) continue;
-    // A life deposits its signals last. If they are the same before and after,
-    // all that lies between is of one life.
+    // A worker deposits its signals last. If they are the same before and
+    // after, all that lies between is of one incarnation.
     auto before = vault.Borrow(RegionKind::kSignals, peer, deadline.left());
     if (!before.ok()) return About(RegionKind::kSignals, peer, before.status());
     for (RegionKind kind : kPeerKinds) {
@@ -206,14 +206,14 @@ absl::Status WorkerMemory::MapAnew(Rank peer, Incarnation memory,
                               std::move(borrowed->fd))));
   }
   RETURN_IF_ERROR(CheckSignals(signals_[peer], peer, num_ranks_));
-  // That life has said Hello, so what the vault gave is its own or of a later
-  // one, and of a later one if anything is: the signals came last.
+  // That incarnation has said Hello, so what the vault gave is its own or of a
+  // later one, and of a later one if anything is: the signals came last.
   if (memory_of(peer) == memory) {
     whole_[peer] = memory;
     return absl::OkStatus();
   }
   return absl::AbortedError(
-      absl::StrCat("the memory of rank ", peer, " is of its life ",
+      absl::StrCat("the memory of rank ", peer, " is of its incarnation ",
                    memory_of(peer).value, ", not ", memory.value));
 }
 

@@ -85,12 +85,12 @@ class WorkerMemory {
   absl::Status MapPeers(MemoryVault& vault, absl::Duration timeout);
 
   // Maps a peer's memory anew, at the addresses where it is, if it is not that
-  // which the peer's life `memory` made. kAborted when the vault keeps yet
-  // another one; after any error the peer's addresses are not to be used.
+  // which the peer's incarnation `memory` made. kAborted when the vault keeps
+  // yet another one; after any error the peer's addresses are not to be used.
   // REQUIRES: peers_mapped(); nobody uses the peer's regions meanwhile.
   absl::Status MapAnew(Rank peer, Incarnation memory, MemoryVault& vault);
 
-  // The life that made the signals that we see as a rank's.
+  // The incarnation that made the signals that we see as a rank's.
   Incarnation memory_of(Rank rank) const {
     return Incarnation{SignalsAt(signals_[rank])->identity.memory};
   }
@@ -146,8 +146,8 @@ class WorkerMemory {
   std::array<std::array<std::unique_ptr<Region>, kNumRegionKinds>, kMaxRanks>
       peers_;
   bool peers_mapped_ = false;
-  // [rank] The life of whose memory all our mappings of a peer are; 0 where
-  // they may be of several, since it was replaced while we mapped it.
+  // [rank] The incarnation whose memory all our mappings of a peer are; 0
+  // where they may be of several, since it was replaced while we mapped it.
   std::array<Incarnation, kMaxRanks> whole_{};
   // What accessors give: our view of each region of each rank.
   std::array<std::array<const std::byte*, kMaxRanks>, kNumRegionKinds> bases_{};

@@ -59,7 +59,7 @@ struct ForwardOptions {
   int max_positions = 0;  // longest sequence; 0: what the model allows
   KvType kv_type = KvType::kFloat32;
   uint32_t num_pages = 0;  // of the KV region
-  // This rank's regions, multiples of 64, for the life of the Forward.
+  // This rank's regions, multiples of 64, as long as the Forward exists.
   const std::byte* dense = nullptr;    // PlanDense(shape).size_bytes
   const std::byte* experts = nullptr;  // shape.experts.region_bytes()
   std::byte* kv = nullptr;             // num_pages * KvFormat().page_bytes()

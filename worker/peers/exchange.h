@@ -1,10 +1,10 @@
 // The exchange region: what a rank shows the others in a step. Pure.
 //
 // A step's collectives alternate between two buffers, so each needs one barrier
-// only: who writes buffer 0 again has passed the barrier of a buffer 1, which
-// nobody reached before it had read buffer 0. Every layer uses buffer 0 first
-// and buffer 1 last, in both layouts, so this holds across steps and switches.
-// The logits have two buffers of their own, for the same reason.
+// only: a rank that writes buffer 0 again has passed the barrier of a buffer 1,
+// which nobody reached before it had read buffer 0. Every layer uses buffer 0
+// first and buffer 1 last, in both layouts, so this holds across steps and
+// switches. The logits have two buffers of their own, for the same reason.
 //
 //   buffer 0  TP: int64 [rows][hidden], partial sums of the attention's output
 //             EP: a header with the number of rows, float32 [rows][hidden]

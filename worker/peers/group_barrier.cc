@@ -172,8 +172,8 @@ void GroupBarrier::Abort(uint64_t through) {
 }
 
 // After a recovery the group goes on with the number above all that any rank
-// has arrived at or aborted. Whoever has got there shows it; whoever has not is
-// about to, and nobody passes it without us.
+// has arrived at or aborted. A rank that has got there shows it; one that has
+// not is about to, and no rank passes it without us.
 void GroupBarrier::AbortWhereverOthersAre() { Abort(Furthest() + 1); }
 
 uint64_t GroupBarrier::Furthest() const {
@@ -188,7 +188,7 @@ uint64_t GroupBarrier::Furthest() const {
 }
 
 // Let the predecessor's last arrival be s. All had passed s - 1, and nobody can
-// pass s + 1. So some peer that lives may stand at s - 1 or s still, all of
+// pass s + 1. So some live peer may stand at s - 1 or s still, all of
 // them before they stop at s + 1: two beyond the highest that has arrived so
 // far is the furthest that s + 1 can be. What is complete stays so. After a
 // recovery that the predecessor did not live to go on from, the others are one

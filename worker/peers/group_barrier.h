@@ -84,14 +84,14 @@ class GroupBarrier {
   // complete, now and later, with kAborted. Cannot be undone.
   void Abort(uint64_t through);
 
-  // The same for a life of ours with new memory, whose predecessor's arrivals
+  // The same for a successor with new memory, whose predecessor's arrivals
   // only the peers' old mappings show: ends the barrier at which they wait for
-  // it, or will. REQUIRES: no life of ours waits or waited on this memory.
+  // it, or will. REQUIRES: no process of this rank has waited on this memory.
   void AbortForPeers();
 
   // Ends every barrier at which anybody may wait for us now. Where our own
-  // arrival is that of a life that died before it went on after a recovery, the
-  // others are at a number that it never heard of.
+  // arrival is that of a process that died before it went on after a recovery,
+  // the others are at a number that it never heard of.
   void AbortWhereverOthersAre();
 
   // No barrier up to this number will be waited for by us any more.

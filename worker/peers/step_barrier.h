@@ -22,7 +22,7 @@ class StepBarrier : public Barrier {
   // We wait no more, and nobody has to wait for us: barriers that we have not
   // arrived at end with kAborted everywhere.
   virtual void Abandon() = 0;
-  // For a life with new memory: nobody has to wait for our predecessor.
+  // For a successor with new memory: nobody has to wait for our predecessor.
   virtual void AbandonForPeers() = 0;
   // No barrier up to this number will be waited for by us.
   virtual uint64_t abandoned() const = 0;

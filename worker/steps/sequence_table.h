@@ -39,9 +39,9 @@ struct Sequence {
 // Applies what plans say, in order. A plan that is applied again finds the
 // state it left and changes nothing: admissions replace, page rows rewrite,
 // tokens are cut back to where they were.
-// A sequence that a request has brought in a state that nobody can compute
-// (sequence_check.h) is taken in and marked as refused: whoever executes the
-// plan passes over its work, on every rank, as every rank sees the same.
+// A sequence that a request has brought in a state that no rank can compute
+// (sequence_check.h) is taken in and marked as refused: execution passes over
+// its work, on every rank, as every rank sees the same.
 // Errors are kInvalidArgument and name the slot; they mean that coordinator and
 // worker disagree. Apply may have carried out a part of its plan then; the
 // other calls have changed nothing. Threading: thread-compatible.

@@ -136,8 +136,8 @@ absl::Status SwitchExecutor::GoOn(const ExpertsState& experts, Epoch last) {
   return absl::OkStatus();
 }
 
-// How far we are, for whoever finishes the switch: a rank that has passed the
-// barrier behind a layer proves it done everywhere.
+// How far we are, for the ranks that finish the switch: a rank that has passed
+// the barrier behind a layer proves it done everywhere.
 void SwitchExecutor::Record(const SwitchTail& tail) const {
   StoreSwitchProgress(context_.memory->own_signals(),
                       SwitchProgress{tail.epoch, experts_.side,

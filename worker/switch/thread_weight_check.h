@@ -48,7 +48,7 @@ class ThreadWeightCheck final : public WeightCheck {
   const std::byte* const experts_;
 
   std::atomic<bool> stop_{false};  // what is being read is given up
-  // Whether done_ is there: who looks takes no lock, which a thread that runs
+  // Whether done_ is there: a look takes no lock, which a thread that runs
   // only on idle cores may hold for long.
   std::atomic<bool> ready_{false};
   absl::Mutex mutex_;

@@ -129,7 +129,7 @@ TEST_F(ChannelTest, MessagesArriveInOrderBothWays) {
   }
 }
 
-TEST_F(ChannelTest, AnotherLifeOfAWorkerIsAnotherAddress) {
+TEST_F(ChannelTest, AnotherIncarnationIsAnotherAddress) {
   const auto link = Connect(0, Incarnation{1});
   ASSERT_THAT(link->Send("hello"), IsOk());
   Next();

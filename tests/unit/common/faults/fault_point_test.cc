@@ -105,7 +105,7 @@ TEST_F(FaultTableTest, AFaultFiresWhereWhenAndAsOftenAsItSays) {
 
 TEST_F(FaultTableTest, CountsOutliveWhoDies) {
   Arm("worker.pull=crash#2");
-  for (int life = 0; life < 2; ++life) {
+  for (int process = 0; process < 2; ++process) {
     const pid_t pid = fork();
     if (pid == 0) {
       auto table = FaultTable::Open(dir_);
@@ -117,7 +117,7 @@ TEST_F(FaultTableTest, CountsOutliveWhoDies) {
     }
     int status = 0;
     ASSERT_EQ(waitpid(pid, &status, 0), pid);
-    if (life == 0) {
+    if (process == 0) {
       EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     } else {
       EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);

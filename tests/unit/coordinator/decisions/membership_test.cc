@@ -94,7 +94,7 @@ std::vector<Row> Table() {
        {SendLoad{5, RankSet::Of(0).with(2)}}},
       {"weights of an earlier round", last, WorkerLoaded{2, 4}, last, {}},
       {"an answer to an earlier round", last, WorkerHalted{2, 4}, last, {}},
-      {"a new life joins: all over", last, WorkerJoined{0}, begin(6).first,
+      {"a successor joins: all over", last, WorkerJoined{0}, begin(6).first,
        begin(6).second},
       {"one is lost", halting, WorkerLost{1}, lose(1, 5).first,
        lose(1, 5).second},
@@ -127,8 +127,8 @@ std::vector<Row> Table() {
        WorkerLoaded{0, 4},
        loading,
        {}},
-      {"a new life while others load", loading, WorkerJoined{1}, begin(6).first,
-       begin(6).second},
+      {"a successor while others load", loading, WorkerJoined{1},
+       begin(6).first, begin(6).second},
       {"one is lost while loading", loading, WorkerLost{2}, lose(2, 5).first,
        lose(2, 5).second},
       {"an interruption while loading", loading, GroupInterrupted{},
@@ -141,7 +141,7 @@ std::vector<Row> Table() {
        {ReplaceWorkers{RankSet::Of(0).with(2)}}},
       {"an old timer while loading", loading, RoundExpired{4}, loading, {}},
       // Running
-      {"a new life while running", running, WorkerJoined{1}, begin(6).first,
+      {"a successor while running", running, WorkerJoined{1}, begin(6).first,
        begin(6).second},
       {"one is lost while running", running, WorkerLost{2}, lose(2, 5).first,
        lose(2, 5).second},
@@ -192,8 +192,8 @@ TEST(Membership, StrangersAreRefused) {
 }
 
 // Workers that die, are replaced, and lose or repeat messages. The group
-// resumes only when all lives that are there now have halted in that round, and
-// it does resume once the trouble ends.
+// resumes only when all workers that are there now have halted in that round,
+// and it does resume once the trouble ends.
 TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
   for (uint32_t seed = 1; seed <= 3000; ++seed) {
     SCOPED_TRACE(seed);
@@ -202,7 +202,7 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
       return static_cast<int>(random() % static_cast<uint32_t>(n));
     };
     const int ranks = 1 + below(kMaxRanks);
-    struct Life {
+    struct Worker {
       bool alive = false;
       bool joined = false;           // in the coordinator's eyes
       uint64_t halted_in = 0;        // round
@@ -210,7 +210,7 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
       std::optional<uint64_t> load;  // a LOAD on its way
       std::vector<uint64_t> inbox;   // HALTs on their way
     };
-    std::vector<Life> lives(ranks);
+    std::vector<Worker> workers(ranks);
     MembershipState state = Gathering{RankSet::All(ranks), 0};
     std::optional<uint64_t> timer;
     int resumes = 0;
@@ -230,8 +230,8 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
             timer = halt->round;
             for (Rank r = 0; r < ranks; ++r) {
               if (!halt->ranks.contains(r)) continue;
-              if (lives[r].alive && lives[r].joined) {
-                lives[r].inbox.push_back(halt->round);
+              if (workers[r].alive && workers[r].joined) {
+                workers[r].inbox.push_back(halt->round);
               } else {
                 events.push_back(WorkerLost{r});
               }
@@ -239,23 +239,23 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
           } else if (const auto* gone = std::get_if<ReplaceWorkers>(&effect)) {
             for (Rank r = 0; r < ranks; ++r) {
               if (gone->ranks.contains(r)) {
-                lives[r] = Life{.loaded = lives[r].loaded};
+                workers[r] = Worker{.loaded = workers[r].loaded};
               }
             }
           } else if (const auto* load = std::get_if<SendLoad>(&effect)) {
             timer = load->round;
             for (Rank r = 0; r < ranks; ++r) {
               if (!load->ranks.contains(r)) continue;
-              ASSERT_EQ(lives[r].alive && lives[r].loaded, false);
-              if (lives[r].alive) lives[r].load = load->round;
+              ASSERT_EQ(workers[r].alive && workers[r].loaded, false);
+              if (workers[r].alive) workers[r].load = load->round;
             }
           } else {
             ++resumes;
             const uint64_t round = std::get<ResumeGroup>(effect).round;
-            for (const Life& life : lives) {
-              // One may have died since, but nobody goes on by himself.
-              ASSERT_TRUE(!life.alive || life.halted_in == round);
-              ASSERT_TRUE(!life.alive || life.loaded);
+            for (const Worker& worker : workers) {
+              // One may have died since, but none goes on by itself.
+              ASSERT_TRUE(!worker.alive || worker.halted_in == round);
+              ASSERT_TRUE(!worker.alive || worker.loaded);
             }
           }
         }
@@ -263,56 +263,56 @@ TEST(Membership, EveryWalkResumesOnceTheTroubleEnds) {
     };
     // A successor finds the memory, or does not.
     const auto join = [&](Rank r, bool memory) {
-      lives[r] = Life{
-          .alive = true, .joined = true, .loaded = lives[r].loaded && memory};
+      workers[r] = Worker{
+          .alive = true, .joined = true, .loaded = workers[r].loaded && memory};
       raise(WorkerJoined{r});
     };
     const auto load = [&](Rank r) {
-      const uint64_t round = *std::exchange(lives[r].load, std::nullopt);
-      if (round != lives[r].halted_in) return;  // an order of another round
-      lives[r].loaded = true;
+      const uint64_t round = *std::exchange(workers[r].load, std::nullopt);
+      if (round != workers[r].halted_in) return;  // an order of another round
+      workers[r].loaded = true;
       raise(WorkerLoaded{r, round});
     };
     const auto halt = [&](Rank r, uint64_t round) {
-      lives[r].halted_in = std::max(lives[r].halted_in, round);
-      raise(WorkerHalted{r, round, !lives[r].loaded});
+      workers[r].halted_in = std::max(workers[r].halted_in, round);
+      raise(WorkerHalted{r, round, !workers[r].loaded});
     };
     for (int turn = 0; turn < 200; ++turn) {
       const bool trouble = turn < 150;
       const Rank r = below(ranks);
-      Life& life = lives[r];
+      Worker& worker = workers[r];
       const int kind = trouble ? below(9) : below(4);
-      if (kind == 0 && !life.joined) {
+      if (kind == 0 && !worker.joined) {
         ASSERT_NO_FATAL_FAILURE(join(r, below(4) > 0));
-      } else if (life.alive && life.load.has_value() && below(2) == 0) {
+      } else if (worker.alive && worker.load.has_value() && below(2) == 0) {
         ASSERT_NO_FATAL_FAILURE(load(r));
-      } else if (kind <= 2 && life.alive && !life.inbox.empty()) {
-        const uint64_t round = life.inbox.front();
-        if (!trouble || below(3) > 0) life.inbox.erase(life.inbox.begin());
+      } else if (kind <= 2 && worker.alive && !worker.inbox.empty()) {
+        const uint64_t round = worker.inbox.front();
+        if (!trouble || below(3) > 0) worker.inbox.erase(worker.inbox.begin());
         if (trouble && below(4) == 0) continue;  // lost
         ASSERT_NO_FATAL_FAILURE(halt(r, round));
       } else if (kind == 3 && timer.has_value()) {
         ASSERT_NO_FATAL_FAILURE(raise(RoundExpired{*timer}));
-      } else if (kind == 4 && life.alive) {
-        life.alive = false;  // and nobody knows yet
+      } else if (kind == 4 && worker.alive) {
+        worker.alive = false;  // and nobody knows yet
       } else if (kind == 5) {
         ASSERT_NO_FATAL_FAILURE(raise(GroupInterrupted{}));
-      } else if (kind == 6 && life.joined && !life.alive) {
+      } else if (kind == 6 && worker.joined && !worker.alive) {
         ASSERT_NO_FATAL_FAILURE(raise(WorkerLost{r}));
-      } else if (kind == 7 && !life.alive) {
+      } else if (kind == 7 && !worker.alive) {
         ASSERT_NO_FATAL_FAILURE(join(r, below(4) > 0));
       }
     }
-    // Whoever is missing joins, whoever is asked answers.
+    // A worker that is missing joins, one that is asked answers.
     for (int turn = 0; turn < 100 * ranks; ++turn) {
       const Rank r = turn % ranks;
-      if (!lives[r].alive) {
+      if (!workers[r].alive) {
         ASSERT_NO_FATAL_FAILURE(join(r, true));
-      } else if (lives[r].load.has_value()) {
+      } else if (workers[r].load.has_value()) {
         ASSERT_NO_FATAL_FAILURE(load(r));
-      } else if (!lives[r].inbox.empty()) {
-        const uint64_t round = lives[r].inbox.back();
-        lives[r].inbox.clear();
+      } else if (!workers[r].inbox.empty()) {
+        const uint64_t round = workers[r].inbox.back();
+        workers[r].inbox.clear();
         ASSERT_NO_FATAL_FAILURE(halt(r, round));
       } else if (std::holds_alternative<Halting>(state)) {
         ASSERT_NO_FATAL_FAILURE(raise(RoundExpired{last_round}));

@@ -97,7 +97,7 @@ TEST_F(RecoveryPlanTest, WhatAPlanDidOnSomeRanksIsNotTaken) {
   held_[0] = {Held(5, 3, 0, 4, 0)};
   held_[1] = {{5, RequestId{1}, 40, 0, {}}};
   EXPECT_TRUE(Plan().adopted.empty());
-  held_[0] = {};  // a life that knows nothing: but 1's pages were there
+  held_[0] = {};  // a worker that knows none: but 1's pages were there
   EXPECT_TRUE(Plan().adopted.empty());
 }
 

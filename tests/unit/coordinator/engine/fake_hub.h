@@ -335,7 +335,7 @@ class FakeHub final : public Hub {
 
   void ObeyResume(const wire::Resume& resume)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    // Above everybody's.
+    // Above every rank's.
     EXPECT_EQ(resume.next_barrier,
               100 * resume.round + static_cast<uint64_t>(ranks()));
     halted_ = RankSet();
@@ -433,7 +433,7 @@ class FakeHub final : public Hub {
       begun_ = commit->epoch;
       layers_begun_ = 1;
     }
-    // Whoever is halted obeys nothing, and nothing ends without everybody.
+    // A worker that is halted obeys nothing, and nothing ends without all.
     if (!halted_.empty()) return;
     if (!all_there() && !std::holds_alternative<wire::Prepare>(command)) return;
     if (const auto* plan = std::get_if<StepPlan>(&command)) {
@@ -473,7 +473,7 @@ class FakeHub final : public Hub {
   int num_loads_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<uint64_t> next_out_ ABSL_GUARDED_BY(mutex_);
   RankSet connected_ ABSL_GUARDED_BY(mutex_);
-  RankSet resumed_ ABSL_GUARDED_BY(mutex_);  // lives that take part
+  RankSet resumed_ ABSL_GUARDED_BY(mutex_);  // those that take part
   RankSet halted_ ABSL_GUARDED_BY(mutex_);
   RankSet deaf_ ABSL_GUARDED_BY(mutex_);
   std::vector<moebius::RestoredSequence> restored_ ABSL_GUARDED_BY(mutex_);

@@ -56,7 +56,7 @@ TEST(JournalOpen, WhatAnotherCheckpointHasBegunEndsAndResultsAreKept) {
   EXPECT_EQ(state.Find(RequestId{3})->finish,
             (JournalChoice::Finish{FinishReason::kAbort, kOtherCheckpoint,
                                    1700000009000}));
-  // They do not come back with the next life, which has the same checkpoint.
+  // They do not come back in the next term, which has the same checkpoint.
   const JournalState given_up = state;
   opened->journal.reset();
   disk.Restart(/*power_lost=*/false);
@@ -85,7 +85,7 @@ TEST(JournalOpen, OnAFullDiskAnotherCheckpointGivesUpEachTime) {
   disk.set_capacity_bytes(1);
   JournalOptions options = Options();
   options.checkpoint = 1;
-  for (int life = 0; life < 2; ++life) {
+  for (int term = 0; term < 2; ++term) {
     auto opened = Journal::Open(options, disk);
     ASSERT_THAT(opened, IsOk());
     EXPECT_FALSE(opened->journal->healthy());
@@ -223,7 +223,7 @@ TEST(JournalOpen, WhatIsInTheDirectoryBesidesIsLeftAlone) {
   disk.Put("lock", "");
   disk.Put("notes.txt", "mine");
   disk.Put("journal-1.log", "not a name of ours");
-  disk.Put("journal-000007.tmp", "of a life that ended early");
+  disk.Put("journal-000007.tmp", "of a process that ended early");
   auto journal = MustOpen(disk);
   EXPECT_THAT(disk.names(), ElementsAre("journal-000001.log", "journal-1.log",
                                         "lock", "notes.txt"));
@@ -243,11 +243,11 @@ TEST(JournalOpen, NumbersOfSegmentsGoBeyondTheirDigits) {
   EXPECT_THAT(disk.names(), ElementsAre("journal-1000001.log"));
 }
 
-TEST(JournalOpen, LivesOnAFileSystem) {
+TEST(JournalOpen, WorksOnAFileSystem) {
   std::string base = testing::TempDir() + "/journalXXXXXX";
   ASSERT_NE(mkdtemp(base.data()), nullptr);
   JournalState state;
-  for (int life = 1; life <= 3; ++life) {
+  for (int term = 1; term <= 3; ++term) {
     auto disk = PosixDisk::Open(base + "/journal");
     ASSERT_THAT(disk, IsOk());
     auto journal = MustOpen(**disk);
@@ -256,7 +256,7 @@ TEST(JournalOpen, LivesOnAFileSystem) {
     ASSERT_THAT(other, IsOk());
     EXPECT_THAT(Journal::Open(Options(), **other),
                 StatusIs(StatusCode::kFailedPrecondition));
-    if (life == 1) {
+    if (term == 1) {
       AppendSamples(*journal);
     } else {
       ASSERT_THAT(

@@ -132,7 +132,7 @@ class RandomHistory {
       case 4:
         return Switch(state);
       case 5:
-        return Life(state);
+        return Process(state);
       default:
         return Tokens(state);
     }
@@ -225,7 +225,7 @@ class RandomHistory {
     return decision;
   }
 
-  journal::Record Life(const JournalState& state) {
+  journal::Record Process(const JournalState& state) {
     switch (Below(4)) {
       case 0:
         return journal::TermBegun{state.term().next()};

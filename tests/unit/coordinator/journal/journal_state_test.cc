@@ -71,7 +71,7 @@ struct Refusal {
   std::string message;
 };
 
-std::vector<Refusal> RefusedLives() {
+std::vector<Refusal> RefusedTermsAndIncarnations() {
   const JournalState empty;
   const JournalState begun = Before<Accepted>();  // term 4, workers 1 and 2
   return {
@@ -88,8 +88,8 @@ std::vector<Refusal> RefusedLives() {
        "rank 16"},
       {"incarnation 0", begun, WorkerJoined{2, Incarnation{0}}, kInvalid,
        "incarnation 0"},
-      {"the same life", begun, WorkerJoined{1, Incarnation{2}}, kImpossible,
-       "incarnation 2 of worker 1 after 2"},
+      {"the same incarnation", begun, WorkerJoined{1, Incarnation{2}},
+       kImpossible, "incarnation 2 of worker 1 after 2"},
       {"a choice of nothing", begun, LayoutChosen{static_cast<LayoutChoice>(7)},
        kInvalid, "no choice"},
   };
@@ -309,7 +309,7 @@ std::vector<Refusal> RefusedSwitches() {
 
 std::vector<Refusal> RefusedSummaries() {
   return {
-      {"a summary in a life", Before<Accepted>(), SampleSummary(), kImpossible,
+      {"a summary in a term", Before<Accepted>(), SampleSummary(), kImpossible,
        "summary"},
       {"ids that are used", After({Request(5)}), SampleSummary(), kImpossible,
        "summary"},
@@ -341,7 +341,9 @@ void ExpectRefused(std::vector<Refusal> table) {
   }
 }
 
-TEST(JournalState, BadLivesAreRefused) { ExpectRefused(RefusedLives()); }
+TEST(JournalState, BadTermsAndIncarnationsAreRefused) {
+  ExpectRefused(RefusedTermsAndIncarnations());
+}
 TEST(JournalState, BadRequestsAreRefused) { ExpectRefused(RefusedRequests()); }
 TEST(JournalState, BadTokensAreRefused) { ExpectRefused(RefusedTokens()); }
 TEST(JournalState, BadSwitchesAreRefused) { ExpectRefused(RefusedSwitches()); }

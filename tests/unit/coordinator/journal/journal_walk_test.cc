@@ -47,8 +47,8 @@ class Walk {
         figures_(figures),
         disk_(std::make_unique<SimulatedDisk>(seed)) {}
 
-  void Run(int lives) {
-    for (int life = 0; life < lives; ++life) {
+  void Run(int terms) {
+    for (int term = 0; term < terms; ++term) {
       if (Chance(2)) disk_->CrashAt(disk_->calls() + Below(80));
       ASSERT_NO_FATAL_FAILURE(Open());
       if (journal_ != nullptr) {
@@ -246,8 +246,8 @@ TEST(JournalWalk, CommitsSurviveTheProcessWithoutSync) {
   EXPECT_GT(figures.damaged, 0);
 }
 
-// A short life, the same for every disk.
-struct ShortLife {
+// A short term, the same for every disk.
+struct ShortTerm {
   std::vector<JournalState> states = {JournalState()};
   size_t committed = 0;
   uint64_t segments = 0;
@@ -299,14 +299,14 @@ TEST(JournalWalk, EveryCallMayBeTheLast) {
                                         << ", power lost: " << power_lost);
         SimulatedDisk disk(seed);
         disk.CrashAt(call);
-        ShortLife life;
-        ASSERT_NO_FATAL_FAILURE(life.Run(disk));
+        ShortTerm term;
+        ASSERT_NO_FATAL_FAILURE(term.Run(disk));
         crashed |= disk.crashed();
         if (!disk.crashed()) {
-          EXPECT_GT(life.segments, 3);
+          EXPECT_GT(term.segments, 3);
         }
         disk.Restart(power_lost);
-        ASSERT_NO_FATAL_FAILURE(life.ExpectIn(disk));
+        ASSERT_NO_FATAL_FAILURE(term.ExpectIn(disk));
       }
     }
   }
@@ -326,14 +326,14 @@ TEST(JournalWalk, EveryCallMayFail) {
           SimulatedDisk disk(seed);
           disk.FailFrom(call, absl::UnavailableError("simulated"), num_calls);
           disk.CrashAt(call + num_calls + left);
-          ShortLife life;
-          ASSERT_NO_FATAL_FAILURE(life.Run(disk));
+          ShortTerm term;
+          ASSERT_NO_FATAL_FAILURE(term.Run(disk));
           if (!disk.crashed()) {
-            EXPECT_EQ(life.committed, life.states.size() - 1);
+            EXPECT_EQ(term.committed, term.states.size() - 1);
           }
           calls = std::max(calls, disk.calls());
           disk.Restart(/*power_lost=*/seed % 2 == 1);
-          ASSERT_NO_FATAL_FAILURE(life.ExpectIn(disk));
+          ASSERT_NO_FATAL_FAILURE(term.ExpectIn(disk));
         }
       }
     }

@@ -17,10 +17,10 @@ struct SimulatedDisk::Inode {
 class SimulatedDisk::File final : public DiskFile {
  public:
   File(SimulatedDisk* disk, std::shared_ptr<Inode> inode)
-      : disk_(disk), inode_(std::move(inode)), life_(disk->life_) {}
+      : disk_(disk), inode_(std::move(inode)), start_(disk->start_) {}
 
   absl::Status Append(absl::Span<const char> bytes) override {
-    if (life_ != disk_->life_) return absl::InternalError("closed");
+    if (start_ != disk_->start_) return absl::InternalError("closed");
     Fate fate = disk_->Next(/*can_fail=*/true);
     size_t size = fate.done ? bytes.size() : 0;
     if (fate.partly) size = disk_->random_() % (bytes.size() + 1);
@@ -38,7 +38,7 @@ class SimulatedDisk::File final : public DiskFile {
   }
 
   absl::Status Sync() override {
-    if (life_ != disk_->life_) return absl::InternalError("closed");
+    if (start_ != disk_->start_) return absl::InternalError("closed");
     const Fate fate = disk_->Next(/*can_fail=*/true);
     if (!fate.status.ok() && !disk_->crashed_) inode_->dropped = true;
     if (fate.done && !inode_->dropped) {
@@ -50,7 +50,7 @@ class SimulatedDisk::File final : public DiskFile {
  private:
   SimulatedDisk* const disk_;
   const std::shared_ptr<Inode> inode_;
-  const uint64_t life_;
+  const uint64_t start_;
 };
 
 SimulatedDisk::SimulatedDisk(uint32_t seed) : random_(seed) {}
@@ -99,7 +99,7 @@ void SimulatedDisk::Do(Change change) {
 }
 
 void SimulatedDisk::Restart(bool power_lost) {
-  ++life_;
+  ++start_;
   crashed_ = locked_ = false;
   crash_at_.reset();
   fail_from_.reset();

@@ -100,8 +100,8 @@ class SimulatedDisk final : public Disk {
   uint64_t capacity_bytes_ = uint64_t{1} << 40;
   bool removals_fail_ = false;
   bool crashed_ = false;
-  uint64_t life_ = 0;    // files of earlier ones are closed
-  bool locked_ = false;  // in this life
+  uint64_t start_ = 0;   // files of earlier ones are closed
+  bool locked_ = false;  // since this start
 
   Names names_;                  // as processes see them
   Names durable_;                // as of the last SyncNames

@@ -35,7 +35,7 @@ ChildSet Set(std::vector<ChildId> members) {
 // A group of two workers: -1 is the coordinator.
 const ChildSet kAll = ChildSet::Group(2);
 
-constexpr int64_t kLongMs = 10'000;  // of a life
+constexpr int64_t kLongMs = 10'000;  // of a process
 
 const GroupEvent kReady0 = ChildReady{0};
 const GroupEvent kStop = StopRequested{};
@@ -74,15 +74,16 @@ std::vector<GroupEffect> Kill(std::vector<ChildId> members) {
   return {SignalChildren{Set(std::move(members)), SIGKILL}};
 }
 
+EarlyDeaths Early(ChildId child, int count) {
+  EarlyDeaths deaths;
+  deaths.of(child) = static_cast<uint8_t>(count);
+  return deaths;
+}
+
 std::vector<Row> Table() {
   const GroupStarting starting{kAll, Set({-1, 0}), {}, {}};
   const GroupServing serving{kAll, {}, {}};
   const GroupDraining draining{kAll, {}, {}};
-  const auto lives = [](ChildId child, int count) {
-    ShortLives lives;
-    lives.of(child) = static_cast<uint8_t>(count);
-    return lives;
-  };
   const GroupEnding ending{kAll, 1, "why", false};
   const GroupEnding killed{kAll, 1, "why", true};
   const GroupEnded ended{1, "why"};
@@ -101,8 +102,8 @@ std::vector<Row> Table() {
   add("ready twice", GroupStarting{kAll, Set({-1}), {}, {}}, kReady0,
       GroupStarting{kAll, Set({-1}), {}, {}});
   add("the last ready, with another down",
-      GroupStarting{Set({-1, 0}), Set({0}), Set({1}), lives(1, 1)}, kReady0,
-      GroupServing{Set({-1, 0}), Set({1}), lives(1, 1)}, {AnnounceReady{}});
+      GroupStarting{Set({-1, 0}), Set({0}), Set({1}), Early(1, 1)}, kReady0,
+      GroupServing{Set({-1, 0}), Set({1}), Early(1, 1)}, {AnnounceReady{}});
   add("ready while serving", serving, kReady0, serving);
   add("ready while draining", draining, kReady0, draining);
   add("ready while ending", ending, kReady0, ending);
@@ -122,11 +123,11 @@ std::vector<Row> Table() {
                   false},
       Terminate({-1, 0}));
   add("worker is killed while starting", starting, Exited(1, 0, SIGKILL),
-      GroupStarting{Set({-1, 0}), kAll, Set({1}), lives(1, 1)},
+      GroupStarting{Set({-1, 0}), kAll, Set({1}), Early(1, 1)},
       {Say{kWorkerKilled + "; a successor takes over"}, ScheduleStart{1, 0}});
   add("the coordinator is killed while starting", starting,
       Exited(-1, 0, SIGKILL),
-      GroupStarting{Set({0, 1}), Set({-1, 0}), Set({-1}), lives(-1, 1)},
+      GroupStarting{Set({0, 1}), Set({-1, 0}), Set({-1}), Early(-1, 1)},
       {Say{"coordinator was killed by signal 9 (Killed); a successor takes "
            "over"},
        ScheduleStart{-1, 0}});
@@ -136,10 +137,11 @@ std::vector<Row> Table() {
                   false},
       Terminate({0, 1}), kTask);
   add("the ninth while starting is the last",
-      GroupStarting{kAll, kAll, {}, lives(1, 8)}, Exited(1, 0, SIGKILL),
-      GroupEnding{Set({-1, 0}), 1,
-                  kWorkerKilled + "; 9 lives in a row did not come to serve",
-                  false},
+      GroupStarting{kAll, kAll, {}, Early(1, 8)}, Exited(1, 0, SIGKILL),
+      GroupEnding{
+          Set({-1, 0}), 1,
+          kWorkerKilled + "; 9 processes in a row did not come to serve",
+          false},
       Terminate({-1, 0}));
   // A worker that dies while the group serves has a successor.
   const std::vector<GroupEffect> replaced = {
@@ -150,37 +152,38 @@ std::vector<Row> Table() {
       GroupDraining{Set({-1, 0}), Set({1}), {}}, replaced);
   add("worker of a task dies", serving, Exited(1, 0, SIGKILL),
       GroupServing{Set({-1, 0}), Set({1}), {}}, replaced, kTask);
-  add("a short life counts", serving, DiedYoung(1),
-      GroupServing{Set({-1, 0}), Set({1}), lives(1, 1)}, replaced);
-  add("the third waits", GroupServing{kAll, {}, lives(1, 2)}, DiedYoung(1),
-      GroupServing{Set({-1, 0}), Set({1}), lives(1, 3)},
+  add("an early death counts", serving, DiedYoung(1),
+      GroupServing{Set({-1, 0}), Set({1}), Early(1, 1)}, replaced);
+  add("the third waits", GroupServing{kAll, {}, Early(1, 2)}, DiedYoung(1),
+      GroupServing{Set({-1, 0}), Set({1}), Early(1, 3)},
       {Say{kWorkerKilled + "; a successor takes over in 100 ms"},
        ScheduleStart{1, 100}});
-  add("the eighth waits longer", GroupServing{kAll, {}, lives(1, 7)},
-      DiedYoung(1), GroupServing{Set({-1, 0}), Set({1}), lives(1, 8)},
+  add("the eighth waits longer", GroupServing{kAll, {}, Early(1, 7)},
+      DiedYoung(1), GroupServing{Set({-1, 0}), Set({1}), Early(1, 8)},
       {Say{kWorkerKilled + "; a successor takes over in 3200 ms"},
        ScheduleStart{1, 3200}});
   const std::vector<GroupEffect> hopeless = {
       Say{kWorkerKilled + "; a successor takes over in 30000 ms"},
-      TellTrouble{1, kWorkerKilled +
-                         "; 9 lives in a row lasted less than 2000 ms, it is "
-                         "tried again every 30 s"},
+      TellTrouble{1,
+                  kWorkerKilled +
+                      "; 9 processes in a row lasted less than 2000 ms, it is "
+                      "tried again every 30 s"},
       ScheduleStart{1, 30000}};
-  add("the ninth is told of", GroupServing{kAll, {}, lives(1, 8)}, DiedYoung(1),
-      GroupServing{Set({-1, 0}), Set({1}), lives(1, 9)}, hopeless);
-  add("so are all later ones", GroupServing{kAll, {}, lives(1, 9)},
-      DiedYoung(1), GroupServing{Set({-1, 0}), Set({1}), lives(1, 9)},
+  add("the ninth is told of", GroupServing{kAll, {}, Early(1, 8)}, DiedYoung(1),
+      GroupServing{Set({-1, 0}), Set({1}), Early(1, 9)}, hopeless);
+  add("so are all later ones", GroupServing{kAll, {}, Early(1, 9)},
+      DiedYoung(1), GroupServing{Set({-1, 0}), Set({1}), Early(1, 9)},
       hopeless);
   // What it says of itself counts for more than how it ended.
   add("a lasting failure is told of at once", serving,
       ChildExited{1, 0, SIGKILL, "no such file", kLongMs, true},
-      GroupServing{Set({-1, 0}), Set({1}), lives(1, 9)},
+      GroupServing{Set({-1, 0}), Set({1}), Early(1, 9)},
       {Say{"worker 1: no such file; a successor takes over in 30000 ms"},
        TellTrouble{1, "worker 1: no such file, it is tried again every 30 s"},
        ScheduleStart{1, 30000}});
-  add("a coordinator's may be mended before its lives are used up", serving,
+  add("a coordinator's may be mended before it is given up", serving,
       ChildExited{-1, 1, 0, "the journal is damaged", 10, true},
-      GroupServing{Set({0, 1}), Set({-1}), lives(-1, 1)},
+      GroupServing{Set({0, 1}), Set({-1}), Early(-1, 1)},
       {Say{"coordinator: the journal is damaged; a successor takes over"},
        ScheduleStart{-1, 0}});
   add("one that stalled was killed for it", serving,
@@ -188,35 +191,36 @@ std::vector<Row> Table() {
       GroupServing{Set({-1, 0}), Set({1}), {}},
       {Say{kWorkerKilled + ", for it made no progress; a successor takes over"},
        ScheduleStart{1, 0}});
-  add("in the drain too", GroupDraining{kAll, {}, lives(1, 9)}, DiedYoung(1),
-      GroupDraining{Set({-1, 0}), Set({1}), lives(1, 9)}, hopeless);
-  add("a long life is forgiven", GroupServing{kAll, {}, lives(1, 8)},
+  add("in the drain too", GroupDraining{kAll, {}, Early(1, 9)}, DiedYoung(1),
+      GroupDraining{Set({-1, 0}), Set({1}), Early(1, 9)}, hopeless);
+  add("a late death is forgiven", GroupServing{kAll, {}, Early(1, 8)},
       Exited(1, 0, SIGKILL), GroupServing{Set({-1, 0}), Set({1}), {}},
       replaced);
-  add("and forgets the trouble", GroupServing{kAll, {}, lives(1, 9)},
+  add("and forgets the trouble", GroupServing{kAll, {}, Early(1, 9)},
       Exited(1, 0, SIGKILL), GroupServing{Set({-1, 0}), Set({1}), {}},
       {replaced[0], TellTrouble{1, ""}, replaced[1]});
-  add("a coordinator's ninth is the last", GroupServing{kAll, {}, lives(-1, 8)},
+  add("a coordinator's ninth is the last", GroupServing{kAll, {}, Early(-1, 8)},
       DiedYoung(-1),
-      GroupEnding{Set({0, 1}), 1,
-                  "coordinator was killed by signal 9 (Killed); 9 lives in a "
-                  "row lasted less than 2000 ms",
-                  false},
+      GroupEnding{
+          Set({0, 1}), 1,
+          "coordinator was killed by signal 9 (Killed); 9 processes in a "
+          "row lasted less than 2000 ms",
+          false},
       Terminate({0, 1}));
   // Starts.
-  const GroupServing one_down{Set({-1, 0}), Set({1}), lives(1, 1)};
+  const GroupServing one_down{Set({-1, 0}), Set({1}), Early(1, 1)};
   const GroupEvent due = StartDue{1};
-  add("start while serving", one_down, due, GroupServing{kAll, {}, lives(1, 1)},
-      {StartLife{1}});
+  add("start while serving", one_down, due, GroupServing{kAll, {}, Early(1, 1)},
+      {StartProcess{1}});
   add("start in the drain", GroupDraining{Set({-1, 0}), Set({1}), {}}, due,
-      draining, {StartLife{1}});
+      draining, {StartProcess{1}});
   add("start while starting",
-      GroupStarting{Set({-1, 0}), kAll, Set({1}), lives(1, 1)}, due,
-      GroupStarting{kAll, kAll, {}, lives(1, 1)}, {StartLife{1}});
+      GroupStarting{Set({-1, 0}), kAll, Set({1}), Early(1, 1)}, due,
+      GroupStarting{kAll, kAll, {}, Early(1, 1)}, {StartProcess{1}});
   add("start while ending", ending, due, ending);
   add("start at the end", ended, due, ended);
   add("stop with one down", one_down, kStop,
-      GroupDraining{Set({-1, 0}), Set({1}), lives(1, 1)},
+      GroupDraining{Set({-1, 0}), Set({1}), Early(1, 1)},
       {Say{kDrainSaid}, SignalChildren{Set({-1}), SIGTERM},
        SetDeadline{35000}});
   add("even a good exit is unasked", serving, Exited(-1),
@@ -231,13 +235,13 @@ std::vector<Row> Table() {
       {Say{"coordinator: no journal; a successor takes over"},
        ScheduleStart{-1, 0}});
   add("the coordinator starts anew", GroupServing{Set({0, 1}), Set({-1}), {}},
-      StartDue{-1}, serving, {StartLife{-1}});
+      StartDue{-1}, serving, {StartProcess{-1}});
   // It is told when it is ready.
   const GroupDraining headless{Set({0, 1}), Set({-1}), {}};
   add("stop without a coordinator", GroupServing{Set({0, 1}), Set({-1}), {}},
       kStop, headless, {Say{kDrainSaid}, SetDeadline{35000}});
   add("its successor in the drain", headless, StartDue{-1}, draining,
-      {StartLife{-1}});
+      {StartProcess{-1}});
   add("it is told to drain", draining, ChildReady{-1}, draining, told);
   add("the last one dies", GroupServing{Set({-1}), {}, {}}, Exited(-1),
       GroupEnded{1, kCoordinatorDied});
@@ -464,7 +468,7 @@ TEST(Supervision, EveryWalkEndsAndKillsWhoDoesNotObey) {
           EXPECT_FALSE(alive.contains(start->child));
           down.insert(start->child);
         }
-        if (const auto* start = std::get_if<StartLife>(&effect)) {
+        if (const auto* start = std::get_if<StartProcess>(&effect)) {
           EXPECT_FALSE(alive.contains(start->child));
           alive = alive.With(start->child);
         }

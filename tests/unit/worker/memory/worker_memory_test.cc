@@ -108,7 +108,7 @@ TEST_F(WorkerMemoryTest, PeerThatNeverDepositsIsADeadlineThatNamesIt) {
   EXPECT_EQ((*memory)->base(RegionKind::kKv, 1), nullptr);
 }
 
-// A vault in which the peer's life is replaced between two borrowings.
+// A vault in which the peer is replaced between two borrowings.
 class ChangingVault final : public MemoryVault {
  public:
   absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
@@ -154,7 +154,7 @@ class ReplacedPeerTest : public testing::Test {
     EXPECT_THAT(made, IsOk());
     return *std::move(made);
   }
-  // A life of the peer with new memory, its number in every region.
+  // A successor of the peer with new memory, its number in every region.
   void Live(uint64_t incarnation) {
     peer_ = Make(1, incarnation);
     for (RegionKind kind :
@@ -180,8 +180,9 @@ TEST_F(ReplacedPeerTest, WhatWasMappedInPartIsMappedAnewAsAWhole) {
   Live(2);
   vault_.borrowings = 1;
   vault_.change = [this] { Live(3); };
-  EXPECT_THAT(ours_->MapAnew(1, Incarnation{2}, vault_),
-              StatusIs(absl::StatusCode::kAborted, HasSubstr("life 3, not 2")));
+  EXPECT_THAT(
+      ours_->MapAnew(1, Incarnation{2}, vault_),
+      StatusIs(absl::StatusCode::kAborted, HasSubstr("incarnation 3, not 2")));
   ASSERT_THAT(ours_->MapAnew(1, Incarnation{3}, vault_), IsOk());
   ExpectSeen(3);
 }
@@ -215,7 +216,7 @@ TEST_F(WorkerMemoryTest, PeerOfAnotherGeometryIsRefused) {
   EXPECT_EQ(peer.Join(), 0);
 }
 
-TEST_F(WorkerMemoryTest, SecondLifeThatDoesNotAdoptIsRefused) {
+TEST_F(WorkerMemoryTest, SuccessorThatDoesNotAdoptIsRefused) {
   vault_->Allow(::getpid(), 0);
   const auto client = Connect(0);
   ASSERT_THAT(WorkerMemory::Create(0, 1, SmallGeometry(), *client), IsOk());

@@ -114,8 +114,8 @@ TEST(GroupBarrier, AbortEndsSleepersAndLaterWaitsUpToItsNumber) {
   EXPECT_EQ(zero.abandoned(), 3u);
 }
 
-// A life dies after it was told to go on with number 20 and before it has: its
-// own last arrival is 7.
+// A process dies after it was told to go on with number 20 and before it has:
+// its own last arrival is 7.
 TEST(GroupBarrier, AbortWhereverOthersAreReachesThoseWhoHaveGoneOn) {
   const Group group(2);
   group.block(0)->arrival.sequence = 19;

@@ -1,4 +1,4 @@
-// A life of a worker: the production worker on a fiber.
+// A worker of the simulation: the production worker on a fiber.
 #pragma once
 
 #include <csignal>
@@ -18,46 +18,47 @@
 
 namespace moebius::simulation {
 
-class Life;
+class SimulatedWorker;
 
-// What surrounds a life.
-class LifeSite {
+// What surrounds a worker.
+class WorkerSite {
  public:
-  virtual ~LifeSite() = default;
+  virtual ~WorkerSite() = default;
   virtual World& world() = 0;
   virtual Network& network() = 0;
   virtual VaultStore& store() = 0;
   // A number from low to high, for the order in which things happen.
   virtual int64_t Jitter(int64_t low_us, int64_t high_us) = 0;
 
-  virtual void BeforeSlice(Life& life) = 0;
-  virtual void AfterSlice(Life& life) = 0;
-  virtual void OnReady(Life& life) = 0;
-  // RunWorker has returned; or the life was killed (nothing).
-  virtual void OnEnded(Life& life, const absl::Status* returned) = 0;
-  // Reached while the life runs. It may be killed or frozen then.
-  virtual absl::Status OnFaultPoint(Life& life, FaultId id) = 0;
-  // A message that the life takes, and one that it sends; false: not at all.
-  virtual bool OnTake(Life& life, std::string& bytes) = 0;
-  virtual bool OnSend(Life& life, std::string& bytes) = 0;
-  // A planted bug: the barrier is passed though not everyone is there.
-  virtual bool PassesEarly(Life& life) = 0;
+  virtual void BeforeSlice(SimulatedWorker& worker) = 0;
+  virtual void AfterSlice(SimulatedWorker& worker) = 0;
+  virtual void OnReady(SimulatedWorker& worker) = 0;
+  // RunWorker has returned; or the worker was killed (nothing).
+  virtual void OnEnded(SimulatedWorker& worker,
+                       const absl::Status* returned) = 0;
+  // Reached while the worker runs. It may be killed or frozen then.
+  virtual absl::Status OnFaultPoint(SimulatedWorker& worker, FaultId id) = 0;
+  // A message that the worker takes, and one that it sends; false: not at all.
+  virtual bool OnTake(SimulatedWorker& worker, std::string& bytes) = 0;
+  virtual bool OnSend(SimulatedWorker& worker, std::string& bytes) = 0;
+  // A planted bug: the barrier is passed though not all are there.
+  virtual bool PassesEarly(SimulatedWorker& worker) = 0;
   // A planted bug: a check of the weights goes on though a switch begins, and
   // its sum is told as that of the switch.
   virtual bool KeepsCheck() = 0;
   // A planted bug in what the vault hands out.
-  virtual absl::StatusOr<RegionDescriptor> Withdraw(Life& life,
+  virtual absl::StatusOr<RegionDescriptor> Withdraw(SimulatedWorker& worker,
                                                     RegionKind kind) = 0;
 };
 
-// Life
+// SimulatedWorker
 //
 // Runs in slices, each an event of the world, and waits between them: for a
 // message, at a barrier, for a peer's memory, or for nothing but time.
-class Life final : public WorkerHost {
+class SimulatedWorker final : public WorkerHost {
  public:
-  Life(LifeSite* site, const WorkerOptions& options);
-  ~Life() override;
+  SimulatedWorker(WorkerSite* site, const WorkerOptions& options);
+  ~SimulatedWorker() override;
 
   void Start();
   // SIGKILL: never runs again. What its process held is given back.
@@ -78,7 +79,7 @@ class Life final : public WorkerHost {
   int64_t frozen_until_us() const { return frozen_until_us_; }
   bool unwinding() const { return unwinding_; }
 
-  // Runs the life's code; then what it did may let others go on.
+  // Runs the worker's code; then what it did may let others go on.
   void Deliver(std::string bytes);
   // Whether it waits at a barrier that would end now.
   bool BarrierEnds() const;
@@ -111,7 +112,7 @@ class Life final : public WorkerHost {
   // Wakes it from the Park that it is in, or is about to enter.
   void WakeAt(int64_t time_us);
 
-  LifeSite* const site_;
+  WorkerSite* const site_;
   const WorkerOptions options_;
   const int64_t born_us_;
   std::unique_ptr<Fiber> fiber_;
@@ -131,7 +132,7 @@ class Life final : public WorkerHost {
   std::vector<SignalsBlock*> signals_;
 };
 
-// The life that runs now; null: none does.
-Life* RunningLife();
+// The worker that runs now; null: none does.
+SimulatedWorker* RunningWorker();
 
 }  // namespace moebius::simulation

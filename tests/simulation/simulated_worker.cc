@@ -1,4 +1,4 @@
-#include "tests/simulation/life.h"
+#include "tests/simulation/simulated_worker.h"
 
 #include <algorithm>
 #include <utility>
@@ -11,99 +11,100 @@
 namespace moebius::simulation {
 namespace {
 
-Life* running_life = nullptr;
+SimulatedWorker* running_worker = nullptr;
 
 }  // namespace
 
-Life* RunningLife() { return running_life; }
+SimulatedWorker* RunningWorker() { return running_worker; }
 
 // ---- what a worker sees of its surroundings --------------------------------
 
-class Life::VaultEnd final : public MemoryVault {
+class SimulatedWorker::VaultEnd final : public MemoryVault {
  public:
-  explicit VaultEnd(Life* life) : life_(life) {}
+  explicit VaultEnd(SimulatedWorker* worker) : worker_(worker) {}
 
   absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
                        absl::Duration) override {
-    return life_->site_->store().Deposit(kind, life_->rank(), fd, size_bytes);
+    return worker_->site_->store().Deposit(kind, worker_->rank(), fd,
+                                           size_bytes);
   }
   absl::StatusOr<RegionDescriptor> Withdraw(RegionKind kind,
                                             absl::Duration) override {
-    return life_->site_->Withdraw(*life_, kind);
+    return worker_->site_->Withdraw(*worker_, kind);
   }
   absl::StatusOr<RegionDescriptor> Borrow(RegionKind kind, Rank rank,
                                           absl::Duration) override {
-    while (!life_->site_->store().Has(kind, rank)) life_->Sleep(500);
-    return life_->site_->store().Borrow(kind, rank);
+    while (!worker_->site_->store().Has(kind, rank)) worker_->Sleep(500);
+    return worker_->site_->store().Borrow(kind, rank);
   }
 
  private:
-  Life* const life_;
+  SimulatedWorker* const worker_;
 };
 
-class Life::LinkEnd final : public Link {
+class SimulatedWorker::LinkEnd final : public Link {
  public:
-  explicit LinkEnd(Life* life) : life_(life) {
-    life_->site_->network().Connect(life_->rank(), life_->incarnation());
+  explicit LinkEnd(SimulatedWorker* worker) : worker_(worker) {
+    worker_->site_->network().Connect(worker_->rank(), worker_->incarnation());
   }
 
   absl::Status Send(std::string_view bytes) override {
     std::string copy(bytes);
-    if (!life_->site_->OnSend(*life_, copy)) return absl::OkStatus();
-    return life_->site_->network().SendToHub(
-        life_->rank(), life_->incarnation(), std::move(copy));
+    if (!worker_->site_->OnSend(*worker_, copy)) return absl::OkStatus();
+    return worker_->site_->network().SendToHub(
+        worker_->rank(), worker_->incarnation(), std::move(copy));
   }
 
   absl::StatusOr<std::optional<std::string>> Receive(int timeout_ms) override {
     const int64_t deadline_us =
-        life_->site_->world().now_us() + int64_t{timeout_ms} * 1000;
+        worker_->site_->world().now_us() + int64_t{timeout_ms} * 1000;
     for (;;) {
-      while (!life_->inbox_.empty()) {
-        std::string bytes = std::move(life_->inbox_.front());
-        life_->inbox_.pop_front();
-        life_->site_->network().Taken(life_->rank());
-        if (life_->site_->OnTake(*life_, bytes)) return bytes;
+      while (!worker_->inbox_.empty()) {
+        std::string bytes = std::move(worker_->inbox_.front());
+        worker_->inbox_.pop_front();
+        worker_->site_->network().Taken(worker_->rank());
+        if (worker_->site_->OnTake(*worker_, bytes)) return bytes;
       }
-      if (timeout_ms >= 0 && life_->site_->world().now_us() >= deadline_us) {
+      if (timeout_ms >= 0 && worker_->site_->world().now_us() >= deadline_us) {
         return std::nullopt;
       }
-      if (life_->stop_ != 0) return std::nullopt;
-      life_->wants_message_ = true;
-      if (timeout_ms >= 0) life_->WakeAt(deadline_us);
-      life_->Park();
-      life_->wants_message_ = false;
+      if (worker_->stop_ != 0) return std::nullopt;
+      worker_->wants_message_ = true;
+      if (timeout_ms >= 0) worker_->WakeAt(deadline_us);
+      worker_->Park();
+      worker_->wants_message_ = false;
     }
   }
 
  private:
-  Life* const life_;
+  SimulatedWorker* const worker_;
 };
 
 // The production barrier, asked again and again instead of waiting by itself.
-class Life::BarrierEnd final : public StepBarrier {
+class SimulatedWorker::BarrierEnd final : public StepBarrier {
  public:
-  BarrierEnd(Life* life, absl::Span<std::byte* const> signals,
+  BarrierEnd(SimulatedWorker* worker, absl::Span<std::byte* const> signals,
              int64_t timeout_us)
-      : life_(life),
-        inner_(life->rank(), signals, BarrierOptions{}, absl::ZeroDuration()),
+      : worker_(worker),
+        inner_(worker->rank(), signals, BarrierOptions{}, absl::ZeroDuration()),
         timeout_us_(timeout_us),
         next_(inner_.abandoned() + 1) {}
 
   absl::Status Wait() override {
     const uint64_t number = next_++;
-    World& world = life_->site_->world();
+    World& world = worker_->site_->world();
     const int64_t deadline_us = world.now_us() + timeout_us_;
     for (;;) {
       inner_.GoOn(number);
       const absl::Status status = inner_.Wait();
       if (!absl::IsDeadlineExceeded(status)) return status;
       if (world.now_us() >= deadline_us) return status;
-      if (life_->site_->PassesEarly(*life_)) return absl::OkStatus();
-      life_->at_barrier_ = number;
-      life_->barrier_woken_ = false;
-      life_->WakeAt(deadline_us);
-      life_->Park();
-      life_->at_barrier_ = 0;
+      if (worker_->site_->PassesEarly(*worker_)) return absl::OkStatus();
+      worker_->at_barrier_ = number;
+      worker_->barrier_woken_ = false;
+      worker_->WakeAt(deadline_us);
+      worker_->Park();
+      worker_->at_barrier_ = 0;
     }
   }
   void Abandon() override { inner_.Abandon(); }
@@ -112,35 +113,37 @@ class Life::BarrierEnd final : public StepBarrier {
   void GoOn(uint64_t next) override { next_ = next; }
 
  private:
-  Life* const life_;
+  SimulatedWorker* const worker_;
   GroupStepBarrier inner_;
   const int64_t timeout_us_;
   uint64_t next_;
 };
 
 // Done some time after the switch, and then reads what is in the slots.
-class Life::LateCheck final : public WeightCheck {
+class SimulatedWorker::LateCheck final : public WeightCheck {
  public:
-  LateCheck(Life* life, const ExpertShape& shape, const std::byte* experts)
-      : life_(life), shape_(shape), experts_(experts) {}
+  LateCheck(SimulatedWorker* worker, const ExpertShape& shape,
+            const std::byte* experts)
+      : worker_(worker), shape_(shape), experts_(experts) {}
 
   void Begin(Epoch epoch, const ExpertsState& state) override {
     const bool kept = kept_.has_value();
     task_ = Task{epoch, kept ? std::exchange(kept_, {})->state : state,
-                 life_->site_->world().now_us() +
-                     life_->site_->Jitter(0, kLatestCheckUs)};
+                 worker_->site_->world().now_us() +
+                     worker_->site_->Jitter(0, kLatestCheckUs)};
   }
   void GiveUp() override {
-    if (life_->site_->KeepsCheck()) kept_ = task_;
+    if (worker_->site_->KeepsCheck()) kept_ = task_;
     task_.reset();
   }
   std::optional<Sum> Take() override {
-    if (!task_.has_value() || life_->site_->world().now_us() < task_->done_us) {
+    if (!task_.has_value() ||
+        worker_->site_->world().now_us() < task_->done_us) {
       return std::nullopt;
     }
-    const Sum sum{
-        task_->epoch,
-        WeightChecksum(shape_, task_->state, life_->rank(), experts_, nullptr)};
+    const Sum sum{task_->epoch,
+                  WeightChecksum(shape_, task_->state, worker_->rank(),
+                                 experts_, nullptr)};
     task_.reset();
     return sum;
   }
@@ -152,25 +155,25 @@ class Life::LateCheck final : public WeightCheck {
     ExpertsState state;
     int64_t done_us = 0;
   };
-  Life* const life_;
+  SimulatedWorker* const worker_;
   const ExpertShape shape_;
   const std::byte* const experts_;
   std::optional<Task> task_;
   std::optional<Task> kept_;  // by a planted bug
 };
 
-// ---- its life --------------------------------------------------------------
+// ---- its process -----------------------------------------------------------
 
-Life::Life(LifeSite* site, const WorkerOptions& options)
+SimulatedWorker::SimulatedWorker(WorkerSite* site, const WorkerOptions& options)
     : site_(site),
       options_(options),
       born_us_(site->world().now_us()),
       fiber_(std::make_unique<Fiber>([this] { Main(); })),
       vault_(std::make_unique<VaultEnd>(this)) {}
 
-Life::~Life() { CHECK(over_); }
+SimulatedWorker::~SimulatedWorker() { CHECK(over_); }
 
-void Life::Main() {
+void SimulatedWorker::Main() {
   try {
     returned_ = RunWorker(options_, *this, &stop_);
   } catch (const Killed&) {
@@ -180,20 +183,22 @@ void Life::Main() {
   unwinding_ = true;
 }
 
-void Life::Start() { WakeAt(site_->world().now_us() + site_->Jitter(1, 2000)); }
+void SimulatedWorker::Start() {
+  WakeAt(site_->world().now_us() + site_->Jitter(1, 2000));
+}
 
-void Life::Run(uint64_t ticket) {
+void SimulatedWorker::Run(uint64_t ticket) {
   if (over_ || ticket != ticket_) return;
   if (!doomed_ && frozen()) {
     site_->world().At(frozen_until_us_, [this, ticket] { Run(ticket); });
     return;
   }
   ++ticket_;
-  CHECK(running_life == nullptr);
+  CHECK(running_worker == nullptr);
   site_->BeforeSlice(*this);
-  running_life = this;
+  running_worker = this;
   fiber_->Resume();
-  running_life = nullptr;
+  running_worker = nullptr;
   if (fiber_->done()) {
     over_ = true;
     signals_.clear();
@@ -205,7 +210,7 @@ void Life::Run(uint64_t ticket) {
   }
 }
 
-void Life::Park() {
+void SimulatedWorker::Park() {
   if (unwinding_) return;
   Fiber::Yield();
   if (doomed_) {
@@ -214,14 +219,14 @@ void Life::Park() {
   }
 }
 
-void Life::Crash() {
-  CHECK(running_life == this && !unwinding_);
+void SimulatedWorker::Crash() {
+  CHECK(running_worker == this && !unwinding_);
   unwinding_ = true;
   throw Killed{};
 }
 
-void Life::Kill() {
-  CHECK(running_life == nullptr);
+void SimulatedWorker::Kill() {
+  CHECK(running_worker == nullptr);
   if (over_) return;
   doomed_ = true;
   if (fiber_->started()) {
@@ -233,28 +238,30 @@ void Life::Kill() {
   site_->OnEnded(*this, nullptr);
 }
 
-void Life::Freeze(int64_t until_us) {
+void SimulatedWorker::Freeze(int64_t until_us) {
   frozen_until_us_ = std::max(frozen_until_us_, until_us);
 }
 
-bool Life::frozen() const { return site_->world().now_us() < frozen_until_us_; }
+bool SimulatedWorker::frozen() const {
+  return site_->world().now_us() < frozen_until_us_;
+}
 
-void Life::Stop() {
+void SimulatedWorker::Stop() {
   stop_ = 1;
   if (wants_message_) WakeAt(site_->world().now_us());
 }
 
-void Life::WakeAt(int64_t time_us) {
+void SimulatedWorker::WakeAt(int64_t time_us) {
   const uint64_t ticket = ticket_;
   site_->world().At(time_us, [this, ticket] { Run(ticket); });
 }
 
-void Life::Deliver(std::string bytes) {
+void SimulatedWorker::Deliver(std::string bytes) {
   inbox_.push_back(std::move(bytes));
   if (wants_message_) WakeAt(site_->world().now_us());
 }
 
-bool Life::BarrierEnds() const {
+bool SimulatedWorker::BarrierEnds() const {
   if (over_ || at_barrier_ == 0 || barrier_woken_) return false;
   bool complete = true;
   for (const SignalsBlock* block : signals_) {
@@ -264,23 +271,23 @@ bool Life::BarrierEnds() const {
   return complete;
 }
 
-void Life::WakeFromBarrier() {
+void SimulatedWorker::WakeFromBarrier() {
   barrier_woken_ = true;
   WakeAt(site_->world().now_us() + site_->Jitter(0, 30));
 }
 
-void Life::Sleep(int64_t delay_us) {
+void SimulatedWorker::Sleep(int64_t delay_us) {
   WakeAt(site_->world().now_us() + delay_us);
   Park();
 }
 
-MemoryVault& Life::vault() { return *vault_; }
+MemoryVault& SimulatedWorker::vault() { return *vault_; }
 
-absl::StatusOr<std::unique_ptr<Link>> Life::Connect() {
+absl::StatusOr<std::unique_ptr<Link>> SimulatedWorker::Connect() {
   return std::make_unique<LinkEnd>(this);
 }
 
-std::unique_ptr<StepBarrier> Life::MakeBarrier(
+std::unique_ptr<StepBarrier> SimulatedWorker::MakeBarrier(
     absl::Span<std::byte* const> signals) {
   signals_.clear();
   for (std::byte* base : signals) signals_.push_back(SignalsAt(base));
@@ -288,13 +295,12 @@ std::unique_ptr<StepBarrier> Life::MakeBarrier(
       this, signals, int64_t{options_.config.workers.step_timeout_ms} * 1000);
 }
 
-std::unique_ptr<WeightCheck> Life::MakeWeightCheck(const ExpertShape& shape,
-                                                   Rank,
-                                                   const std::byte* experts) {
+std::unique_ptr<WeightCheck> SimulatedWorker::MakeWeightCheck(
+    const ExpertShape& shape, Rank, const std::byte* experts) {
   return std::make_unique<LateCheck>(this, shape, experts);
 }
 
-absl::Status Life::OnReady() {
+absl::Status SimulatedWorker::OnReady() {
   site_->OnReady(*this);
   return absl::OkStatus();
 }
