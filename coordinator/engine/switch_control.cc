@@ -264,11 +264,13 @@ absl::Status SwitchControl::OnWeightsChecked(
   }
   const Epoch epoch = check_->epoch;
   check_.reset();
+  if (weights != options_.weight_checksum) {
+    return absl::DataLossError(Cat("after switch ", epoch.value,
+                                   " the expert weights are not what was "
+                                   "loaded"));
+  }
   ++num_checked_;
-  if (weights == options_.weight_checksum) return absl::OkStatus();
-  return absl::DataLossError(Cat("after switch ", epoch.value,
-                                 " the expert weights are not what was "
-                                 "loaded"));
+  return absl::OkStatus();
 }
 
 absl::Status SwitchControl::OnDone() {
