@@ -18,7 +18,7 @@
 #include "worker/memory/worker_memory.h"
 #include "worker/model/forward.h"
 #include "worker/model/weights.h"
-#include "worker/peers/step_barrier.h"
+#include "worker/peers/group_fence.h"
 #include "worker/peers/token_board.h"
 #include "worker/steps/step_executor.h"
 #include "worker/switch/switch_executor.h"
@@ -224,28 +224,27 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   RETURN_IF_ERROR(memory->MapPeers(host.vault(), kPeerTimeout));
 
   if (options.adopt) RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerAdopt));
-  const std::unique_ptr<StepBarrier> barrier =
-      host.MakeBarrier(memory->all_signals());
+  const std::unique_ptr<CpuFence> fence = host.MakeFence(memory->all_signals());
   // A peer that still waits for our predecessor waits in vain.
   if (options.adopt) {
-    barrier->Abandon();
+    fence->Abandon();
   } else if (options.incarnation.value > 1) {
-    barrier->AbandonForPeers();
+    fence->AbandonForPeers();
   }
   ThreadPool pool(ThreadsOf(config) - 1);
   ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
-                                               barrier.get(), &pool));
+                                               fence.get(), &pool));
   SequenceTable sequences(rank, config.scheduler.max_running, sizes.num_pages,
                           shape.config.vocab_size);
   TokenBoard board(
       memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
       BasesOf(*memory, sizes.exchange_bytes), BoardCapacity(config));
   StepExecutor steps(StepContext{rank, num_ranks, shape.attention, &sequences,
-                                 forward.get(), &board, barrier.get()});
+                                 forward.get(), &board, fence.get()});
   SwitchExecutor switches(SwitchContext{
       rank, num_ranks, shape.experts, shape.attention,
       static_cast<int64_t>(sizes.page.page_bytes()), sizes.num_pages,
-      memory.get(), &sequences, barrier.get(), &pool});
+      memory.get(), &sequences, fence.get(), &pool});
 
   const std::unique_ptr<WeightCheck> check = host.MakeWeightCheck(
       shape.experts, rank, memory->base(RegionKind::kExperts, rank));
@@ -268,7 +267,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   loop.steps = &steps;
   loop.switches = &switches;
   loop.sequences = &sequences;
-  loop.barrier = barrier.get();
+  loop.fence = fence.get();
   loop.signals = memory->own_signals();
   loop.check = check.get();
   RETURN_IF_ERROR(host.OnReady());

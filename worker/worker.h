@@ -14,7 +14,7 @@
 #include "common/channel/channel.h"
 #include "common/config/config.h"
 #include "common/vault/memory_vault.h"
-#include "worker/peers/step_barrier.h"
+#include "worker/peers/group_fence.h"
 #include "worker/switch/weight_check.h"
 
 namespace moebius {
@@ -34,7 +34,7 @@ class WorkerHost {
   virtual MemoryVault& vault() = 0;
   virtual absl::StatusOr<std::unique_ptr<Link>> Connect() = 0;
   // `signals` as GroupBarrier takes them.
-  virtual std::unique_ptr<StepBarrier> MakeBarrier(
+  virtual std::unique_ptr<CpuFence> MakeFence(
       absl::Span<std::byte* const> signals) = 0;
   // `experts`: base of the region, which outlives it.
   virtual std::unique_ptr<WeightCheck> MakeWeightCheck(

@@ -38,7 +38,7 @@ Stand WorkerLoop::WhereWeStand() const {
   const SwitchProgress progress = LoadSwitchProgress(*context_.signals);
   return Stand{
       StepId{context_.signals->progress.step.load(std::memory_order_relaxed)},
-      context_.barrier->abandoned(),
+      context_.fence->abandoned(),
       progress.epoch,
       progress.side,
       progress.layers_done,
@@ -52,7 +52,7 @@ Stand WorkerLoop::WhereWeStand() const {
 
 void WorkerLoop::Interrupt(const absl::Status& why) {
   LogWarn("halted before step ", next_step_.value, ": ", why.ToString());
-  context_.barrier->Abandon();
+  context_.fence->Abandon();
   halted_ = true;
   Send(wire::Interrupted{next_step_, std::string(why.message())});
 }
@@ -69,7 +69,7 @@ absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
       Interrupt(status);
       continue;
     }
-    context_.barrier->Abandon();
+    context_.fence->Abandon();
     if (context_.on_failed) context_.on_failed(status);
     Send(wire::Fault{next_step_, std::string(status.message())});
     return status;
@@ -128,7 +128,7 @@ void WorkerLoop::OnGreet(const wire::Envelope& envelope) {
   if (envelope.term > term_) {
     // What an earlier coordinator began is for this one to end: nobody is to
     // wait for us in a step of it.
-    if (term_.value != 0) context_.barrier->Abandon();
+    if (term_.value != 0) context_.fence->Abandon();
     term_ = envelope.term;
     round_ = 0;
     halted_ = true;
@@ -152,7 +152,7 @@ absl::Status WorkerLoop::OnHalt(const wire::Envelope& envelope,
   // A step or a Resume was lost before it: the others wait for us in a barrier
   // that we have not heard of, and hear no Halt there.
   if (envelope.term == term_ && envelope.sequence > next_in_ && !missed_) {
-    context_.barrier->Abandon();
+    context_.fence->Abandon();
   }
   if (now > then) loaded_.reset();
   missed_ = false;
@@ -215,7 +215,7 @@ absl::Status WorkerLoop::On(const wire::Resume& resume) {
     context_.signals->progress.loaded.store(1, std::memory_order_release);
   }
   if (!restoring_) context_.sequences->Reset();
-  context_.barrier->GoOn(resume.next_barrier);
+  context_.fence->GoOn(resume.next_barrier);
   next_step_ = resume.next_step;
   halted_ = false;
   if (!resume.tail.has_value()) {

@@ -13,7 +13,7 @@
 #include "common/channel/channel.h"
 #include "common/wire/wire.h"
 #include "worker/memory/signals.h"
-#include "worker/peers/step_barrier.h"
+#include "worker/peers/group_fence.h"
 #include "worker/steps/sequence_table.h"
 #include "worker/steps/step_executor.h"
 #include "worker/switch/switch_executor.h"
@@ -48,7 +48,7 @@ class WorkerLoop {
     StepExecutor* steps = nullptr;
     SwitchExecutor* switches = nullptr;
     SequenceTable* sequences = nullptr;
-    StepBarrier* barrier = nullptr;
+    GroupFence* fence = nullptr;
     SignalsBlock* signals = nullptr;
     WeightCheck* check = nullptr;
     // Fills our memory with weights; the bytes, and the checksum of our part.

@@ -41,9 +41,9 @@ class ProcessHost final : public WorkerHost {
     return Link::ConnectTcp(config.control.host, config.control.port, keys,
                             options_.rank, options_.incarnation);
   }
-  std::unique_ptr<StepBarrier> MakeBarrier(
+  std::unique_ptr<CpuFence> MakeFence(
       absl::Span<std::byte* const> signals) override {
-    return std::make_unique<GroupStepBarrier>(
+    return std::make_unique<SignalsFence>(
         options_.rank, signals, BarrierOptionsOf(options_.config),
         absl::Milliseconds(options_.config.workers.step_timeout_ms));
   }

@@ -81,10 +81,10 @@ class SimulatedWorker::LinkEnd final : public Link {
 };
 
 // The production barrier, asked again and again instead of waiting by itself.
-class SimulatedWorker::BarrierEnd final : public StepBarrier {
+class SimulatedWorker::FenceEnd final : public CpuFence {
  public:
-  BarrierEnd(SimulatedWorker* worker, absl::Span<std::byte* const> signals,
-             int64_t timeout_us)
+  FenceEnd(SimulatedWorker* worker, absl::Span<std::byte* const> signals,
+           int64_t timeout_us)
       : worker_(worker),
         inner_(worker->rank(), signals, BarrierOptions{}, absl::ZeroDuration()),
         timeout_us_(timeout_us),
@@ -114,7 +114,7 @@ class SimulatedWorker::BarrierEnd final : public StepBarrier {
 
  private:
   SimulatedWorker* const worker_;
-  GroupStepBarrier inner_;
+  SignalsFence inner_;
   const int64_t timeout_us_;
   uint64_t next_;
 };
@@ -287,11 +287,11 @@ absl::StatusOr<std::unique_ptr<Link>> SimulatedWorker::Connect() {
   return std::make_unique<LinkEnd>(this);
 }
 
-std::unique_ptr<StepBarrier> SimulatedWorker::MakeBarrier(
+std::unique_ptr<CpuFence> SimulatedWorker::MakeFence(
     absl::Span<std::byte* const> signals) {
   signals_.clear();
   for (std::byte* base : signals) signals_.push_back(SignalsAt(base));
-  return std::make_unique<BarrierEnd>(
+  return std::make_unique<FenceEnd>(
       this, signals, int64_t{options_.config.workers.step_timeout_ms} * 1000);
 }
 

@@ -90,7 +90,7 @@ class SimulatedWorker final : public WorkerHost {
 
   MemoryVault& vault() override;
   absl::StatusOr<std::unique_ptr<Link>> Connect() override;
-  std::unique_ptr<StepBarrier> MakeBarrier(
+  std::unique_ptr<CpuFence> MakeFence(
       absl::Span<std::byte* const> signals) override;
   std::unique_ptr<WeightCheck> MakeWeightCheck(
       const ExpertShape& shape, Rank rank, const std::byte* experts) override;
@@ -101,7 +101,7 @@ class SimulatedWorker final : public WorkerHost {
  private:
   class VaultEnd;
   class LinkEnd;
-  class BarrierEnd;
+  class FenceEnd;
   class LateCheck;
   struct Killed {};
 

@@ -44,7 +44,7 @@ class ScriptedLink final : public Link {
   volatile std::sig_atomic_t stop = 0;
 };
 
-class NoBarrier final : public StepBarrier {
+class NoFence final : public CpuFence {
  public:
   absl::Status Wait() override { return absl::OkStatus(); }
   void Abandon() override { ++abandonments; }
@@ -79,7 +79,7 @@ class WorkerLoopTest : public testing::Test {
     context_.link = &link_;
     context_.switches = &switches_;
     context_.sequences = &sequences_;
-    context_.barrier = &barrier_;
+    context_.fence = &fence_;
     context_.signals = &signals_;
     context_.check = &check_;
     context_.load = [this](const wire::Load&) -> absl::StatusOr<wire::Loaded> {
@@ -110,12 +110,12 @@ class WorkerLoopTest : public testing::Test {
   }
 
   ScriptedLink link_;
-  NoBarrier barrier_;
+  NoFence fence_;
   ScriptedCheck check_;
   SignalsBlock signals_{};
   SequenceTable sequences_{0, 4, 16, 100};
   SwitchExecutor switches_{SwitchContext{
-      0, 1, {}, {}, 0, 0, nullptr, &sequences_, &barrier_, nullptr}};
+      0, 1, {}, {}, 0, 0, nullptr, &sequences_, &fence_, nullptr}};
   WorkerLoop::Context context_;
   int loads_ = 0;
   int resumed_ = 0;
@@ -159,7 +159,7 @@ TEST_F(WorkerLoopTest, ALostResumeIsTold) {
   Come(5, wire::Abort{});
   EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
                                  Kind<wire::Interrupted>()));
-  EXPECT_EQ(barrier_.abandonments, 1);
+  EXPECT_EQ(fence_.abandonments, 1);
 }
 
 // They hear no Halt while they wait.
@@ -174,7 +174,7 @@ TEST_F(WorkerLoopTest, AHaltBehindALostCommandFreesThePeers) {
   EXPECT_THAT(Run(), ElementsAre(Kind<wire::Hello>(), Kind<wire::Halted>(),
                                  Kind<wire::Halted>(), Kind<wire::Halted>()));
   EXPECT_EQ(resumed_, 3);
-  EXPECT_EQ(barrier_.abandonments, 1);
+  EXPECT_EQ(fence_.abandonments, 1);
 }
 
 TEST_F(WorkerLoopTest, WeightsThatAreThereAreNotLoadedAgainInTheRound) {

@@ -14,7 +14,7 @@
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
 #include "worker/peers/group_barrier.h"
-#include "worker/peers/step_barrier.h"
+#include "worker/peers/group_fence.h"
 #include "worker/switch/pull.h"
 #include "worker/switch/weight_checksum.h"
 
@@ -85,11 +85,10 @@ class SwitchExecutorTest : public testing::Test {
       for (uint32_t page = 0; page < kPages; ++page) {
         std::memset(kv + page * kPageBytes, 16 * r + page, kPageBytes);
       }
-      step_barriers_.push_back(std::make_unique<GroupStepBarrier>(
+      fences_.push_back(std::make_unique<SignalsFence>(
           r, memories_[r]->all_signals(), BarrierOptions{.spin_us = 10},
           absl::Seconds(20)));
-      barriers_.push_back(
-          std::make_unique<NotingBarrier>(step_barriers_[r].get()));
+      barriers_.push_back(std::make_unique<NotingBarrier>(fences_[r].get()));
       sequences_.push_back(
           std::make_unique<SequenceTable>(r, kSlots, kPages, kVocabulary));
       StepPlan plan;
@@ -142,7 +141,7 @@ class SwitchExecutorTest : public testing::Test {
   }
 
   std::vector<std::unique_ptr<WorkerMemory>> memories_;
-  std::vector<std::unique_ptr<StepBarrier>> step_barriers_;
+  std::vector<std::unique_ptr<CpuFence>> fences_;
   std::vector<std::unique_ptr<NotingBarrier>> barriers_;
   std::vector<std::unique_ptr<SequenceTable>> sequences_;
   std::vector<std::unique_ptr<SwitchExecutor>> executors_;

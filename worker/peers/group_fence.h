@@ -1,5 +1,5 @@
-// The barrier as steps and switches use it: numbered by itself, with one
-// deadline, and to be given up.
+// The control side of the barriers that steps and switches use: to give them up
+// and to go on from a number.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +12,15 @@
 
 namespace moebius {
 
-// StepBarrier
+// GroupFence
 //
 // Every rank passes the same barriers in the same order, so each counts for
-// itself, from a number that all are given in each round of recovery.
-// Threading: one Wait at a time.
-class StepBarrier : public Barrier {
+// itself, from a number that all are given in each round of recovery. What
+// waits at them is the device's; the host says from here when to stop waiting.
+// Threading: one call at a time, beside what waits.
+class GroupFence {
  public:
+  virtual ~GroupFence() = default;
   // We wait no more, and nobody has to wait for us: barriers that we have not
   // arrived at end with kAborted everywhere.
   virtual void Abandon() = 0;
@@ -26,15 +28,20 @@ class StepBarrier : public Barrier {
   virtual void AbandonForPeers() = 0;
   // No barrier up to this number will be waited for by us.
   virtual uint64_t abandoned() const = 0;
-  // Goes on with barrier `next`. REQUIRES: above every rank's abandoned().
+  // Goes on with barrier `next`. REQUIRES: above every rank's abandoned();
+  // nothing waits.
   virtual void GoOn(uint64_t next) = 0;
 };
 
+// A fence whose device is the processor: its threads wait at the barriers
+// themselves, one at a time.
+class CpuFence : public GroupFence, public Barrier {};
+
 // The one between processes.
-class GroupStepBarrier final : public StepBarrier {
+class SignalsFence final : public CpuFence {
  public:
-  GroupStepBarrier(Rank rank, absl::Span<std::byte* const> signals,
-                   BarrierOptions options, absl::Duration timeout)
+  SignalsFence(Rank rank, absl::Span<std::byte* const> signals,
+               BarrierOptions options, absl::Duration timeout)
       : barrier_(rank, signals, options),
         timeout_(timeout),
         next_(barrier_.arrived() + 1) {}
