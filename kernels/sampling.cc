@@ -169,22 +169,6 @@ void TokenHistory::AddPrompt(absl::Span<const int32_t> tokens) {
 
 void TokenHistory::AddOutput(int32_t token) { ++Find(token).output_count; }
 
-void TokenHistory::RemoveOutput(int32_t token) {
-  const auto it = index_.find(token);
-  if (it == index_.end()) return;
-  Entry& entry = entries_[it->second];
-  if (entry.output_count > 0) --entry.output_count;
-  if (entry.output_count > 0 || entry.in_prompt) return;
-  // Neither in the prompt nor in the output: forgotten.
-  const size_t at = it->second;
-  index_.erase(it);
-  if (at + 1 < entries_.size()) {
-    entries_[at] = entries_.back();
-    index_[entries_[at].token] = at;
-  }
-  entries_.pop_back();
-}
-
 void TokenHistory::Clear() {
   entries_.clear();
   index_.clear();

@@ -54,8 +54,6 @@ class TokenHistory {
   };
   void AddPrompt(absl::Span<const int32_t> tokens);
   void AddOutput(int32_t token);
-  // Takes back one AddOutput(token), if there was one.
-  void RemoveOutput(int32_t token);
   void Clear();
   absl::Span<const Entry> entries() const { return entries_; }
 

@@ -181,6 +181,20 @@ absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
   return Forward::Create(options);
 }
 
+SequenceTable::Options TableOptions(const Config& config, Rank rank,
+                                    const ModelShape& shape,
+                                    const Sizes& sizes) {
+  SequenceTable::Options options;
+  options.rank = rank;
+  options.num_ranks = config.workers.count;
+  options.attention = shape.attention;
+  options.max_slots = static_cast<uint32_t>(config.scheduler.max_running);
+  options.max_rows = static_cast<uint32_t>(config.scheduler.token_budget);
+  options.num_pages = sizes.num_pages;
+  options.vocab_size = shape.config.vocab_size;
+  return options;
+}
+
 wire::Hello HelloOf(const Config& config, const PlannedModel& plan,
                     const WorkerMemory& memory) {
   wire::Hello hello;
@@ -194,6 +208,34 @@ wire::Hello HelloOf(const Config& config, const PlannedModel& plan,
   hello.padding_bytes =
       static_cast<uint64_t>(plan.shape.experts.padding_bytes());
   return hello;
+}
+
+// Ours, and what we see of the peers'.
+absl::StatusOr<std::unique_ptr<WorkerMemory>> MakeMemory(
+    const WorkerOptions& options, const Sizes& sizes, WorkerHost& host) {
+  WorkerMemoryOptions memory_options;
+  memory_options.incarnation = options.incarnation;
+  const auto make =
+      options.adopt ? &WorkerMemory::Adopt : &WorkerMemory::Create;
+  ASSIGN_OR_RETURN(auto memory,
+                   make(options.rank, options.config.workers.count,
+                        sizes.geometry, host.vault(), memory_options));
+  RETURN_IF_ERROR(memory->MapPeers(host.vault(), kPeerTimeout));
+  if (options.adopt) RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerAdopt));
+  return memory;
+}
+
+std::unique_ptr<CpuFence> MakeFence(const WorkerOptions& options,
+                                    const WorkerMemory& memory,
+                                    WorkerHost& host) {
+  std::unique_ptr<CpuFence> fence = host.MakeFence(memory.all_signals());
+  // A peer that still waits for our predecessor waits in vain.
+  if (options.adopt) {
+    fence->Abandon();
+  } else if (options.incarnation.value > 1) {
+    fence->AbandonForPeers();
+  }
+  return fence;
 }
 
 }  // namespace
@@ -215,32 +257,19 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   const ModelShape& shape = planned->shape;
   const Sizes& sizes = planned->sizes;
 
-  WorkerMemoryOptions memory_options;
-  memory_options.incarnation = options.incarnation;
-  const auto make =
-      options.adopt ? &WorkerMemory::Adopt : &WorkerMemory::Create;
-  ASSIGN_OR_RETURN(auto memory, make(rank, num_ranks, sizes.geometry,
-                                     host.vault(), memory_options));
-  RETURN_IF_ERROR(memory->MapPeers(host.vault(), kPeerTimeout));
-
-  if (options.adopt) RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerAdopt));
-  const std::unique_ptr<CpuFence> fence = host.MakeFence(memory->all_signals());
-  // A peer that still waits for our predecessor waits in vain.
-  if (options.adopt) {
-    fence->Abandon();
-  } else if (options.incarnation.value > 1) {
-    fence->AbandonForPeers();
-  }
+  ASSIGN_OR_RETURN(const auto memory, MakeMemory(options, sizes, host));
+  const std::unique_ptr<CpuFence> fence = MakeFence(options, *memory, host);
   ThreadPool pool(ThreadsOf(config) - 1);
   ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
                                                fence.get(), &pool));
-  SequenceTable sequences(rank, config.scheduler.max_running, sizes.num_pages,
-                          shape.config.vocab_size);
+  DeviceSlots slots(rank, config.scheduler.max_running,
+                    shape.config.vocab_size);
+  SequenceTable sequences(TableOptions(config, rank, shape, sizes), &slots);
   TokenBoard board(
       memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
       BasesOf(*memory, sizes.exchange_bytes), BoardCapacity(config));
-  StepExecutor steps(StepContext{rank, num_ranks, shape.attention, &sequences,
-                                 forward.get(), &board, fence.get()});
+  StepExecutor steps(
+      StepContext{rank, num_ranks, &slots, forward.get(), &board, fence.get()});
   SwitchExecutor switches(SwitchContext{
       rank, num_ranks, shape.experts, shape.attention,
       static_cast<int64_t>(sizes.page.page_bytes()), sizes.num_pages,

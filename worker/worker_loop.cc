@@ -1,6 +1,5 @@
 #include "worker/worker_loop.h"
 
-#include <chrono>
 #include <tuple>
 #include <utility>
 #include <variant>
@@ -245,7 +244,7 @@ void WorkerLoop::SendCheck() {
   }
 }
 
-absl::Status WorkerLoop::On(const StepPlan& plan) {
+absl::Status WorkerLoop::On(StepPlan& plan) {
   if (plan.step != next_step_) {
     return absl::FailedPreconditionError(absl::StrCat(
         "step ", plan.step.value, " where ", next_step_.value, " was next"));
@@ -257,16 +256,12 @@ absl::Status WorkerLoop::On(const StepPlan& plan) {
                      " is planned in another layout than the one we are in"));
   }
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStep));
-  const auto begin = std::chrono::steady_clock::now();
-  ASSIGN_OR_RETURN(StepResult result, context_.steps->Execute(plan));
-  result.duration_us = static_cast<uint32_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(
-          std::chrono::steady_clock::now() - begin)
-          .count());
-  context_.signals->progress.step.store(plan.step.value,
+  ASSIGN_OR_RETURN(Batch batch, context_.sequences->Apply(std::move(plan)));
+  ASSIGN_OR_RETURN(StepResult result, context_.steps->Run(std::move(batch)));
+  context_.signals->progress.step.store(next_step_.value,
                                         std::memory_order_release);
   context_.signals->progress.loaded.store(1, std::memory_order_relaxed);
-  context_.sequences->NoteDone(plan);
+  context_.sequences->NoteDone();
   next_step_ = next_step_.next();
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStepDone));
   // The step ended with a barrier, so what rank 0 says of it holds for all.

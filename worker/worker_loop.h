@@ -15,7 +15,7 @@
 #include "worker/memory/signals.h"
 #include "worker/peers/group_fence.h"
 #include "worker/steps/sequence_table.h"
-#include "worker/steps/step_executor.h"
+#include "worker/steps/step_runner.h"
 #include "worker/switch/switch_executor.h"
 #include "worker/switch/weight_check.h"
 
@@ -45,7 +45,7 @@ class WorkerLoop {
     Incarnation incarnation;
     wire::Hello hello;
     Link* link = nullptr;
-    StepExecutor* steps = nullptr;
+    StepRunner* steps = nullptr;
     SwitchExecutor* switches = nullptr;
     SequenceTable* sequences = nullptr;
     GroupFence* fence = nullptr;
@@ -79,7 +79,7 @@ class WorkerLoop {
   absl::Status On(const wire::Load& load);
   absl::Status On(const wire::Restore& restore);
   absl::Status On(const wire::Resume& resume);
-  absl::Status On(const StepPlan& plan);
+  absl::Status On(StepPlan& plan);
   absl::Status On(wire::Prepare& prepare);
   absl::Status On(const wire::Commit& commit);
   absl::Status On(const wire::Abort& abort);

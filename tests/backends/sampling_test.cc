@@ -284,24 +284,18 @@ TEST(Sampler, SuppressedIdsOnlyBeforeMinTokens) {
   EXPECT_EQ(SampleToken({1.0f, 9.0f}, params, 2), 1);
 }
 
-TEST(TokenHistory, RemoveTakesBackOneOutput) {
+TEST(TokenHistory, CountsWhatIsInTheOutputAndKnowsThePrompt) {
   TokenHistory history;
   history.AddPrompt({5});
   history.AddOutput(5);
-  history.AddOutput(6);
   history.AddOutput(7);
-  history.RemoveOutput(6);
-  history.RemoveOutput(6);
-  history.RemoveOutput(5);
-  history.RemoveOutput(5);
-  history.RemoveOutput(1234);
+  history.AddOutput(7);
   std::map<int32_t, int32_t> counts;
   for (const auto& entry : history.entries()) {
+    EXPECT_EQ(entry.in_prompt, entry.token == 5);
     counts[entry.token] = entry.output_count;
   }
-  EXPECT_EQ(counts, (std::map<int32_t, int32_t>{{5, 0}, {7, 1}}));
-  history.AddOutput(7);
-  EXPECT_EQ(history.entries().size(), 2u);
+  EXPECT_EQ(counts, (std::map<int32_t, int32_t>{{5, 1}, {7, 2}}));
   history.Clear();
   EXPECT_TRUE(history.entries().empty());
 }

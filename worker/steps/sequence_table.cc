@@ -1,8 +1,10 @@
 #include "worker/steps/sequence_table.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/check.h"
 #include "common/base/status_macros.h"
 #include "common/step/sequence_check.h"
 
@@ -13,14 +15,12 @@ absl::Status Disagree(uint32_t slot, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("slot ", slot, ": ", what));
 }
 
+// Keeps the memory that it has.
 void Clear(Sequence& sequence) {
-  sequence.live = false;
-  sequence.tokens.clear();
-  sequence.history.Clear();
-  sequence.num_kv = 0;
-  sequence.pages.clear();
-  sequence.computed = 0;
-  sequence.refused.clear();
+  std::vector<PageId> pages = std::move(sequence.pages);
+  pages.clear();
+  sequence = Sequence{};
+  sequence.pages = std::move(pages);
 }
 
 }  // namespace
@@ -28,15 +28,16 @@ void Clear(Sequence& sequence) {
 absl::Status SequenceTable::CheckPages(absl::Span<const PageId> pages,
                                        uint32_t slot) const {
   for (PageId page : pages) {
-    if (page >= num_pages_) {
-      return Disagree(
-          slot, absl::StrCat("page ", page, " of a pool of ", num_pages_));
+    if (page >= options_.num_pages) {
+      return Disagree(slot, absl::StrCat("page ", page, " of a pool of ",
+                                         options_.num_pages));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status SequenceTable::Admit(const Admission& admission) {
+absl::StatusOr<bool> SequenceTable::Admit(const Admission& admission,
+                                          StepId since) {
   if (admission.slot >= sequences_.size()) {
     return Disagree(admission.slot,
                     absl::StrCat("there are ", sequences_.size(), " slots"));
@@ -45,23 +46,20 @@ absl::Status SequenceTable::Admit(const Admission& admission) {
   Clear(sequence);
   sequence.live = true;
   sequence.request = admission.request;
+  sequence.since = since;
   const absl::Status good =
-      CheckSequence(admission.tokens, admission.sampling, vocab_size_);
+      CheckSequence(admission.tokens, admission.sampling, options_.vocab_size);
   if (!good.ok()) {
     sequence.refused = std::string(good.message());
-    return absl::OkStatus();
+    return false;
   }
-  sequence.num_prompt_tokens = admission.num_prompt_tokens;
-  sequence.sampling = admission.sampling;
-  sequence.tokens = admission.tokens;
-  if (NeedsHistory(sequence.sampling)) {
-    const auto tokens = absl::MakeConstSpan(sequence.tokens);
-    sequence.history.AddPrompt(tokens.first(sequence.num_prompt_tokens));
-    for (int32_t token : tokens.subspan(sequence.num_prompt_tokens)) {
-      sequence.history.AddOutput(token);
-    }
+  if (admission.num_prompt_tokens > admission.tokens.size()) {
+    return Disagree(admission.slot,
+                    absl::StrCat("a prompt of ", admission.num_prompt_tokens,
+                                 " of ", admission.tokens.size(), " tokens"));
   }
-  return absl::OkStatus();
+  sequence.length = static_cast<uint32_t>(admission.tokens.size());
+  return true;
 }
 
 absl::Status SequenceTable::AddRow(const PageRow& row) {
@@ -83,45 +81,121 @@ absl::Status SequenceTable::AddRow(const PageRow& row) {
   return absl::OkStatus();
 }
 
-absl::Status SequenceTable::Apply(const StepPlan& plan) {
+// What leaves, what comes, and what grows.
+absl::Status SequenceTable::Enter(StepPlan& plan, Batch& batch) {
   for (uint32_t slot : plan.released) {
     if (slot >= sequences_.size()) return Disagree(slot, "released");
     Clear(sequences_[slot]);
   }
-  for (const Admission& admission : plan.admissions) {
-    RETURN_IF_ERROR(Admit(admission));
+  batch.released = std::move(plan.released);
+  for (Admission& admission : plan.admissions) {
+    ASSIGN_OR_RETURN(const bool computed, Admit(admission, plan.step));
+    if (computed) {
+      batch.admissions.push_back(std::move(admission));
+    } else {
+      batch.released.push_back(admission.slot);  // by whatever was there
+    }
   }
-  for (const PageRow& row : plan.page_rows) {
-    if (row.rank == rank_) RETURN_IF_ERROR(AddRow(row));
+  for (PageRow& row : plan.page_rows) {
+    if (row.rank != options_.rank) continue;
+    RETURN_IF_ERROR(AddRow(row));
+    if (sequences_[row.slot].refused.empty()) {
+      batch.page_rows.push_back(std::move(row));
+    }
   }
   return absl::OkStatus();
 }
 
+// Tokens known, and pages there when this rank holds `num_kv` heads of it.
 absl::Status SequenceTable::CheckItem(const WorkItem& item, int num_kv) const {
-  const Sequence* sequence = Find(item.slot);
-  if (sequence == nullptr) {
-    return Disagree(item.slot, "work for a sequence that is not here");
-  }
+  const Sequence& sequence = *Find(item.slot);
   const uint64_t end = uint64_t{item.position} + item.num_tokens;
-  if (end > sequence->tokens.size()) {
+  if (end > sequence.length) {
     return Disagree(item.slot,
                     absl::StrCat("work up to token ", end, " but only ",
-                                 sequence->tokens.size(), " are known"));
+                                 sequence.length, " are known"));
   }
-  if (num_kv > 0 && (sequence->num_kv != num_kv ||
-                     end > uint64_t{kPageTokens} * sequence->num_blocks())) {
+  if (item.num_tokens == 0 || item.position > sequence.planned) {
+    return Disagree(item.slot,
+                    absl::StrCat("work on ", item.num_tokens, " tokens from ",
+                                 item.position, " on, with ", sequence.planned,
+                                 " before them computed"));
+  }
+  if (num_kv > 0 && (sequence.num_kv != num_kv ||
+                     end > uint64_t{kPageTokens} * sequence.num_blocks())) {
     return Disagree(
         item.slot,
-        absl::StrCat("work up to token ", end, " with ", sequence->num_blocks(),
-                     " blocks of ", sequence->num_kv, " heads"));
+        absl::StrCat("work up to token ", end, " with ", sequence.num_blocks(),
+                     " blocks of ", sequence.num_kv, " heads"));
   }
   return absl::OkStatus();
 }
 
-void SequenceTable::NoteDone(const StepPlan& plan) {
+absl::Status SequenceTable::AddWork(const StepPlan& plan, Batch& batch) {
+  batch.rows_of_rank.assign(options_.num_ranks, 0);
+  const bool ep = plan.layout.attention.is_ep();
+  const int num_kv =
+      HeadsOf(options_.attention, plan.layout.attention, options_.rank)
+          .num_kv();
+  uint64_t rows_left = options_.max_rows;
   for (const WorkItem& item : plan.items) {
-    if (IsRefused(item.slot)) continue;
-    sequences_[item.slot].computed = item.position + item.num_tokens;
+    if (item.owner >= options_.num_ranks) {
+      return Disagree(item.slot, absl::StrCat("owner ", item.owner));
+    }
+    if (Find(item.slot) == nullptr) {
+      return Disagree(item.slot, "work for a sequence that is not here");
+    }
+    Sequence& sequence = sequences_[item.slot];
+    if (std::exchange(sequence.last_work, plan.step) == plan.step) {
+      return Disagree(item.slot, "work twice in a step");
+    }
+    if (!sequence.refused.empty()) {
+      batch.refused.push_back({item.slot, sequence.refused});
+      continue;
+    }
+    const bool ours = !ep || item.owner == options_.rank;
+    RETURN_IF_ERROR(CheckItem(item, ours ? num_kv : 0));
+    if (item.num_tokens > rows_left) {
+      return Disagree(item.slot, absl::StrCat("a step of more than ",
+                                              options_.max_rows, " rows"));
+    }
+    rows_left -= item.num_tokens;
+    batch.rows_of_rank[item.owner] += static_cast<int>(item.num_tokens);
+    if (!ours) continue;
+    batch.chunks.push_back({item.slot, batch.num_rows(), item.num_tokens,
+                            item.position, item.sample});
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Batch> SequenceTable::Apply(StepPlan plan) {
+  Batch batch;
+  batch.step = plan.step;
+  batch.layout = plan.layout;
+  RETURN_IF_ERROR(Enter(plan, batch));
+  RETURN_IF_ERROR(AddWork(plan, batch));
+  std::erase_if(plan.items, [this](const WorkItem& item) {
+    return !sequences_[item.slot].refused.empty();
+  });
+  for (const WorkItem& item : plan.items) {
+    Sequence& sequence = sequences_[item.slot];
+    sequence.planned = item.position + item.num_tokens;
+    // It may be computed again.
+    if (item.sample) sequence.length = sequence.planned + 1;
+  }
+  undone_.push_back({plan.step, std::move(plan.items)});
+  return batch;
+}
+
+void SequenceTable::NoteDone() {
+  CHECK(!undone_.empty());
+  const Planned done = std::move(undone_.front());
+  undone_.pop_front();
+  for (const WorkItem& item : done.items) {
+    // A step applied since may have given the slot to another.
+    Sequence& sequence = sequences_[item.slot];
+    if (!sequence.live || sequence.since > done.step) continue;
+    sequence.computed = item.position + item.num_tokens;
   }
 }
 
@@ -136,33 +210,6 @@ std::vector<HeldSequence> SequenceTable::Held() const {
   return held;
 }
 
-void SequenceTable::TruncateTo(uint32_t slot, uint32_t position) {
-  if (Find(slot) == nullptr || IsRefused(slot)) return;
-  Sequence& sequence = sequences_[slot];
-  while (sequence.tokens.size() > position) {
-    if (NeedsHistory(sequence.sampling)) {
-      sequence.history.RemoveOutput(sequence.tokens.back());
-    }
-    sequence.tokens.pop_back();
-  }
-}
-
-absl::Status SequenceTable::Append(uint32_t slot, uint32_t position,
-                                   int32_t token) {
-  if (Find(slot) == nullptr) {
-    return Disagree(slot, "a token for a sequence that is not here");
-  }
-  Sequence& sequence = sequences_[slot];
-  if (position != sequence.tokens.size() || token < 0 || token >= vocab_size_) {
-    return Disagree(slot,
-                    absl::StrCat("token ", token, " for position ", position,
-                                 " after ", sequence.tokens.size(), " tokens"));
-  }
-  sequence.tokens.push_back(token);
-  if (NeedsHistory(sequence.sampling)) sequence.history.AddOutput(token);
-  return absl::OkStatus();
-}
-
 absl::Status SequenceTable::CheckTables(
     absl::Span<const KvTable> tables) const {
   for (const KvTable& table : tables) {
@@ -170,8 +217,8 @@ absl::Status SequenceTable::CheckTables(
       return Disagree(table.slot, "a table for a sequence that is not here");
     }
     for (const RankTable& rank : table.tables) {
-      if (rank.rank == rank_)
-        RETURN_IF_ERROR(CheckPages(rank.pages, table.slot));
+      if (rank.rank != options_.rank) continue;
+      RETURN_IF_ERROR(CheckPages(rank.pages, table.slot));
     }
   }
   return absl::OkStatus();
@@ -179,20 +226,24 @@ absl::Status SequenceTable::CheckTables(
 
 void SequenceTable::Reset() {
   for (Sequence& sequence : sequences_) Clear(sequence);
+  undone_.clear();
+  device_->Reset();
 }
 
 absl::Status SequenceTable::Put(const RestoredSequence& sequence) {
-  RETURN_IF_ERROR(Admit(sequence.admission));
+  ASSIGN_OR_RETURN(const bool computed, Admit(sequence.admission, StepId{0}));
   RETURN_IF_ERROR(CheckTables(absl::MakeConstSpan(&sequence.table, 1)));
   SetPages(sequence.table);
-  sequences_[sequence.admission.slot].computed = sequence.computed;
+  Sequence& here = sequences_[sequence.admission.slot];
+  here.computed = here.planned = sequence.computed;
+  if (computed) device_->Put(sequence);
   return absl::OkStatus();
 }
 
 // This rank's part of a table that was checked.
 void SequenceTable::SetPages(const KvTable& table) {
   for (const RankTable& rank : table.tables) {
-    if (rank.rank != rank_) continue;
+    if (rank.rank != options_.rank) continue;
     sequences_[table.slot].num_kv = rank.num_kv;
     sequences_[table.slot].pages = rank.pages;
   }
@@ -205,6 +256,7 @@ absl::Status SequenceTable::ReplaceTables(absl::Span<const KvTable> tables) {
     sequence.pages.clear();
   }
   for (const KvTable& table : tables) SetPages(table);
+  device_->ReplaceTables(tables);
   return absl::OkStatus();
 }
 

@@ -1,31 +1,35 @@
-// The sequences of a worker: their tokens, sampling state and this rank's page
-// tables, by slot. Every rank knows the tokens of every sequence; pages are
-// this rank's own.
+// The host's side of a worker's sequences, by slot: how far each is planned and
+// computed, and this rank's page tables. Their tokens are the device's
+// (device_slots.h).
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/layout/kv_plan.h"
+#include "common/layout/layout.h"
 #include "common/step/stand.h"
 #include "common/step/step_plan.h"
-#include "kernels/sampling.h"
+#include "worker/steps/batch.h"
+#include "worker/steps/device_slots.h"
 
 namespace moebius {
 
 struct Sequence {
   bool live = false;
   RequestId request;
-  uint32_t num_prompt_tokens = 0;
-  SamplingParams sampling;
-  std::vector<int32_t> tokens;  // prompt, then generated
-  TokenHistory history;         // of `tokens`, when sampling needs it
-  int num_kv = 0;               // KV heads held here; 0: no page yet
-  std::vector<PageId> pages;    // [block][num_kv]
-  uint32_t computed = 0;        // positions whose KV is there, on every rank
+  StepId since;               // the step that admitted it; 0: it was restored
+  StepId last_work;           // the last planned step that names it
+  uint32_t length = 0;        // tokens known once all planned steps are done
+  uint32_t planned = 0;       // positions whose KV is there then
+  uint32_t computed = 0;      // positions whose KV is there, on every rank
+  int num_kv = 0;             // KV heads held here; 0: no page yet
+  std::vector<PageId> pages;  // [block][num_kv]
   // Why no rank computes it; "": they do. It has no tokens then.
   std::string refused;
 
@@ -36,27 +40,37 @@ struct Sequence {
 
 // SequenceTable
 //
-// Applies what plans say, in order. A plan that is applied again finds the
-// state it left and changes nothing: admissions replace, page rows rewrite,
-// tokens are cut back to where they were.
+// Applies what plans say, in order, and makes a Batch of each: the one place
+// where what the coordinator says of sequences is checked. It is ahead of the
+// device by the steps that are not done.
 // A sequence that a request has brought in a state that no rank can compute
-// (sequence_check.h) is taken in and marked as refused: execution passes over
-// its work, on every rank, as every rank sees the same.
+// (sequence_check.h) is taken in and marked as refused: its work is passed
+// over, on every rank, as every rank sees the same.
 // Errors are kInvalidArgument and name the slot; they mean that coordinator and
 // worker disagree. Apply may have carried out a part of its plan then; the
 // other calls have changed nothing. Threading: thread-compatible.
 class SequenceTable {
  public:
-  // `num_pages` of the pool and `max_slots` bound what plans may name.
-  SequenceTable(Rank rank, uint32_t max_slots, uint32_t num_pages,
-                int32_t vocab_size)
-      : rank_(rank),
-        num_pages_(num_pages),
-        vocab_size_(vocab_size),
-        sequences_(max_slots) {}
+  struct Options {
+    Rank rank = 0;
+    int num_ranks = 1;
+    AttentionShape attention;
+    uint32_t max_slots = 0;
+    uint32_t max_rows = 0;   // of a step, over the group
+    uint32_t num_pages = 0;  // of the pool
+    int32_t vocab_size = 0;
+  };
+  // What is changed between steps is changed in `device` as well.
+  SequenceTable(const Options& options, SlotTables* device)
+      : options_(options), device_(device), sequences_(options.max_slots) {}
 
-  // Released slots, admissions and this rank's page rows of `plan`.
-  absl::Status Apply(const StepPlan& plan);
+  // The plan's work here. REQUIRES: the plans before it are applied, and done
+  // or to be done before it.
+  absl::StatusOr<Batch> Apply(StepPlan plan);
+
+  // The first of the applied steps that are not done is done, on every rank,
+  // but for what was refused.
+  void NoteDone();
 
   // Live sequence in `slot`, null when there is none.
   const Sequence* Find(uint32_t slot) const {
@@ -64,33 +78,14 @@ class SequenceTable {
                                                              : nullptr;
   }
 
-  // Whether work in that slot is to be passed over.
-  bool IsRefused(uint32_t slot) const {
-    const Sequence* sequence = Find(slot);
-    return sequence != nullptr && !sequence->refused.empty();
-  }
-
-  // Checks an item against the sequence: tokens known, pages there (when this
-  // rank holds `num_kv` heads of it). REQUIRES: it is not refused.
-  absl::Status CheckItem(const WorkItem& item, int num_kv) const;
-
-  // All of the plan's work is done, on every rank, but for what was refused.
-  void NoteDone(const StepPlan& plan);
-
-  // What is here, by slot.
+  // What is here, by slot. REQUIRES: of the other calls below, too: every step
+  // that was applied is done or given up.
   std::vector<HeldSequence> Held() const;
-
-  // Cuts tokens at and beyond `position` that an earlier execution of the same
-  // step drew.
-  void TruncateTo(uint32_t slot, uint32_t position);
-
-  // The token drawn for `position`.
-  absl::Status Append(uint32_t slot, uint32_t position, int32_t token);
 
   // Whether ReplaceTables(tables) can be done.
   absl::Status CheckTables(absl::Span<const KvTable> tables) const;
 
-  // Empties the table.
+  // Empties the table, and forgets the steps that are not done.
   void Reset();
   // Puts a sequence in, in place of any that its slot holds.
   absl::Status Put(const RestoredSequence& sequence);
@@ -100,15 +95,25 @@ class SequenceTable {
   absl::Status ReplaceTables(absl::Span<const KvTable> tables);
 
  private:
+  // What a step will have computed.
+  struct Planned {
+    StepId step;
+    std::vector<WorkItem> items;
+  };
+
   absl::Status CheckPages(absl::Span<const PageId> pages, uint32_t slot) const;
-  absl::Status Admit(const Admission& admission);
+  // False: it is refused.
+  absl::StatusOr<bool> Admit(const Admission& admission, StepId since);
   void SetPages(const KvTable& table);
   absl::Status AddRow(const PageRow& row);
+  absl::Status Enter(StepPlan& plan, Batch& batch);
+  absl::Status AddWork(const StepPlan& plan, Batch& batch);
+  absl::Status CheckItem(const WorkItem& item, int num_kv) const;
 
-  Rank rank_;
-  uint32_t num_pages_;
-  int32_t vocab_size_;
+  const Options options_;
+  SlotTables* const device_;
   std::vector<Sequence> sequences_;
+  std::deque<Planned> undone_;
 };
 
 }  // namespace moebius

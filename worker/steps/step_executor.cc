@@ -1,10 +1,10 @@
 #include "worker/steps/step_executor.h"
 
 #include <algorithm>
+#include <chrono>
 #include <tuple>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "kernels/cpu/vocabulary_scan.h"
 
@@ -22,8 +22,7 @@ class StepExecutor::Sink final : public LogitsSink {
       ++result_->nonfinite_rows;
       result_->nonfinite_slot = wanted.slot;
     }
-    const Sequence& sequence =
-        *executor_->context_.sequences->Find(wanted.slot);
+    const DeviceSlot& sequence = executor_->context_.slots->At(wanted.slot);
     if (!wanted.sample) {
       PromptLogprob& out = result_->prompt_logprobs.emplace_back();
       out.slot = wanted.slot;
@@ -64,74 +63,36 @@ class StepExecutor::Sink final : public LogitsSink {
 
 StepExecutor::StepExecutor(const StepContext& context) : context_(context) {}
 
-absl::Status StepExecutor::AddItem(const WorkItem& item, int num_kv) {
-  SequenceTable& sequences = *context_.sequences;
-  RETURN_IF_ERROR(sequences.CheckItem(item, num_kv));
-  const Sequence& sequence = *sequences.Find(item.slot);
+void StepExecutor::AddChunk(const Batch::Chunk& chunk) {
+  const DeviceSlot& sequence = context_.slots->At(chunk.slot);
   const uint32_t index = static_cast<uint32_t>(pages_.size());
   pages_.push_back(SequencePages{sequence.pages.data(), sequence.num_blocks()});
-  const uint32_t end = item.position + item.num_tokens;
+  const uint32_t end = chunk.position + chunk.num_rows;
   const bool prompt_logprobs = sequence.sampling.num_prompt_logprobs >= 0;
-  for (uint32_t p = item.position; p < end; ++p) {
-    const uint32_t row = static_cast<uint32_t>(tokens_.size());
+  for (uint32_t p = chunk.position; p < end; ++p) {
+    const uint32_t row = chunk.first_row + (p - chunk.position);
     tokens_.push_back(sequence.tokens[p]);
     positions_.push_back(p);
     row_sequence_.push_back(index);
     if (prompt_logprobs && p + 1 < sequence.num_prompt_tokens) {
       logit_rows_.push_back(row);
-      wanted_.push_back(LogitRow{item.slot, p + 1, false});
+      wanted_.push_back(LogitRow{chunk.slot, p + 1, false});
     }
-    if (item.sample && p + 1 == end) {
+    if (chunk.sample && p + 1 == end) {
       logit_rows_.push_back(row);
-      wanted_.push_back(LogitRow{item.slot, end, true});
+      wanted_.push_back(LogitRow{chunk.slot, end, true});
     }
   }
-  return absl::OkStatus();
 }
 
-absl::Status StepExecutor::BuildBatch(const StepPlan& plan,
-                                      StepResult& result) {
+void StepExecutor::AddRows(const Batch& batch) {
   tokens_.clear();
   positions_.clear();
   row_sequence_.clear();
   pages_.clear();
   logit_rows_.clear();
   wanted_.clear();
-  rows_of_rank_.assign(context_.num_ranks, 0);
-  const bool ep = plan.layout.attention.is_ep();
-  const int num_kv =
-      HeadsOf(context_.attention, plan.layout.attention, context_.rank)
-          .num_kv();
-  for (const WorkItem& item : plan.items) {
-    if (item.owner >= context_.num_ranks) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("slot ", item.slot, ": owner ", item.owner));
-    }
-    if (context_.sequences->IsRefused(item.slot)) {
-      result.refused.push_back(
-          {item.slot, context_.sequences->Find(item.slot)->refused});
-      continue;
-    }
-    // An earlier execution of this step may have drawn what comes after.
-    if (item.sample) {
-      context_.sequences->TruncateTo(item.slot,
-                                     item.position + item.num_tokens);
-    }
-    rows_of_rank_[item.owner] += static_cast<int>(item.num_tokens);
-    if (!ep || item.owner == context_.rank) {
-      RETURN_IF_ERROR(AddItem(item, num_kv));
-    } else {
-      RETURN_IF_ERROR(context_.sequences->CheckItem(item, 0));
-    }
-  }
-  batch_.layout = plan.layout;
-  batch_.tokens = tokens_;
-  batch_.positions = positions_;
-  batch_.row_sequence = row_sequence_;
-  batch_.sequences = pages_;
-  batch_.rows_of_rank = rows_of_rank_;
-  batch_.logit_rows = logit_rows_;
-  return absl::OkStatus();
+  for (const Batch::Chunk& chunk : batch.chunks) AddChunk(chunk);
 }
 
 absl::Status StepExecutor::ShareTokens(StepResult& result) {
@@ -148,30 +109,46 @@ absl::Status StepExecutor::ShareTokens(StepResult& result) {
                      std::tie(b.slot, b.position);
             });
   for (const SampledToken& sampled : result.sampled) {
-    RETURN_IF_ERROR(context_.sequences->Append(sampled.slot, sampled.position,
-                                               sampled.token));
+    RETURN_IF_ERROR(
+        context_.slots->Append(sampled.slot, sampled.position, sampled.token));
   }
   return absl::OkStatus();
 }
 
-absl::Status StepExecutor::Compute(StepResult& result) {
-  for (const int rows : rows_of_rank_) {
-    if (rows == 0) continue;
-    Sink sink(this, &result);
-    return context_.forward->Run(batch_, sink);
+absl::Status StepExecutor::Compute(const Batch& batch, StepResult& result) {
+  const auto has_rows = [](int rows) { return rows > 0; };
+  if (std::none_of(batch.rows_of_rank.begin(), batch.rows_of_rank.end(),
+                   has_rows)) {
+    // Everything was refused, on every rank. The token board needs a barrier
+    // between two steps all the same.
+    return context_.barrier->Wait();
   }
-  // Everything was refused, on every rank. The token board needs a barrier
-  // between two steps all the same.
-  return context_.barrier->Wait();
+  AddRows(batch);
+  ForwardBatch rows;
+  rows.layout = batch.layout;
+  rows.tokens = tokens_;
+  rows.positions = positions_;
+  rows.row_sequence = row_sequence_;
+  rows.sequences = pages_;
+  rows.rows_of_rank = batch.rows_of_rank;
+  rows.logit_rows = logit_rows_;
+  Sink sink(this, &result);
+  return context_.forward->Run(rows, sink);
 }
 
-absl::StatusOr<StepResult> StepExecutor::Execute(const StepPlan& plan) {
-  RETURN_IF_ERROR(context_.sequences->Apply(plan));
+absl::StatusOr<StepResult> StepExecutor::Run(Batch batch) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  context_.slots->Apply(batch);
   StepResult result;
-  result.step = plan.step;
-  RETURN_IF_ERROR(BuildBatch(plan, result));
-  RETURN_IF_ERROR(Compute(result));
+  result.step = batch.step;
+  result.refused = std::move(batch.refused);
+  RETURN_IF_ERROR(Compute(batch, result));
   RETURN_IF_ERROR(ShareTokens(result));
+  result.duration_us = static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() -
+                                                            begin)
+          .count());
   return result;
 }
 

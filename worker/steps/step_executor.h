@@ -1,26 +1,24 @@
-// One step of a worker: what a StepPlan says, from plan to result.
+// One step of a rank on the processor: from its batch to the group's result.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/layout/layout.h"
-#include "common/step/step_plan.h"
-#include "common/step/step_result.h"
 #include "kernels/sampling.h"
 #include "worker/model/forward.h"
 #include "worker/peers/barrier.h"
 #include "worker/peers/token_board.h"
-#include "worker/steps/sequence_table.h"
+#include "worker/steps/device_slots.h"
+#include "worker/steps/step_runner.h"
 
 namespace moebius {
 
 struct StepContext {
   Rank rank = 0;
   int num_ranks = 1;
-  AttentionShape attention;
-  SequenceTable* sequences = nullptr;
+  DeviceSlots* slots = nullptr;
   Forward* forward = nullptr;
   TokenBoard* board = nullptr;
   Barrier* barrier = nullptr;
@@ -28,19 +26,16 @@ struct StepContext {
 
 // StepExecutor
 //
-// Executing a plan again gives the same result: tokens that it drew before are
-// taken back first, and every other effect writes the same bytes to the same
-// places.
-// Errors mean that the worker cannot go on: coordinator and worker disagree
-// (kInvalidArgument), or a peer did not come (from the barrier).
+// A step that failed has appended no token, but its slots may be those of the
+// step already: they have to be replaced before another.
+// Errors: a peer did not come, or gave up (from the barrier); or it shows what
+// cannot be (kInvalidArgument, kDataLoss).
 // Threading: thread-compatible.
-class StepExecutor {
+class StepExecutor final : public StepRunner {
  public:
   explicit StepExecutor(const StepContext& context);
 
-  // The result is the group's: what all ranks drew, and what they refused.
-  // REQUIRES: plan.layout is the layout that weights and pages are in.
-  absl::StatusOr<StepResult> Execute(const StepPlan& plan);
+  absl::StatusOr<StepResult> Run(Batch batch) override;
 
  private:
   // A row whose logits are wanted, and for what.
@@ -51,23 +46,20 @@ class StepExecutor {
   };
   class Sink;
 
-  // Fills the batch with the work that is not refused; says what is.
-  absl::Status BuildBatch(const StepPlan& plan, StepResult& result);
-  absl::Status AddItem(const WorkItem& item, int num_kv);
-  absl::Status Compute(StepResult& result);
+  void AddRows(const Batch& batch);
+  void AddChunk(const Batch::Chunk& chunk);
+  absl::Status Compute(const Batch& batch, StepResult& result);
   // Shows our tokens and log-probabilities, adds everyone's to `result`.
   absl::Status ShareTokens(StepResult& result);
 
   StepContext context_;
   Sampler sampler_;
 
-  // The batch, kept to keep its memory.
-  ForwardBatch batch_;
+  // What the forward pass is given, kept to keep its memory.
   std::vector<int32_t> tokens_;
   std::vector<uint32_t> positions_;
   std::vector<uint32_t> row_sequence_;
   std::vector<SequencePages> pages_;
-  std::vector<int> rows_of_rank_;
   std::vector<uint32_t> logit_rows_;
   std::vector<LogitRow> wanted_;  // beside logit_rows_
 };

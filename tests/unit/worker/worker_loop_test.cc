@@ -113,7 +113,8 @@ class WorkerLoopTest : public testing::Test {
   NoFence fence_;
   ScriptedCheck check_;
   SignalsBlock signals_{};
-  SequenceTable sequences_{0, 4, 16, 100};
+  DeviceSlots slots_{0, 4, 100};
+  SequenceTable sequences_{{0, 1, {}, 4, 16, 16, 100}, &slots_};
   SwitchExecutor switches_{SwitchContext{
       0, 1, {}, {}, 0, 0, nullptr, &sequences_, &fence_, nullptr}};
   WorkerLoop::Context context_;

@@ -1,5 +1,5 @@
-// From a plan to a result on rank 0 of two: a real table and real boards, a
-// forward pass and a barrier that do as they are told.
+// From a plan to a result on rank 0 of two: real tables and boards, a forward
+// pass and a barrier that do as they are told.
 #include "worker/steps/step_executor.h"
 
 #include <limits>
@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
+#include "worker/steps/sequence_table.h"
 
 namespace moebius {
 namespace {
@@ -101,7 +102,6 @@ Admission Greedy(uint32_t slot, std::vector<int32_t> tokens) {
 // Prompts of slot 0, which is ours in EP, and of slot 1, which is rank 1's.
 StepPlan Prefill(const StepLayout& layout) {
   StepPlan plan;
-  plan.step = StepId{7};
   plan.layout = layout;
   plan.admissions = {Greedy(0, {1, 2, 3}), Greedy(1, {5, 6})};
   if (layout.attention.is_ep()) {
@@ -117,7 +117,6 @@ StepPlan Prefill(const StepLayout& layout) {
 
 StepPlan Decode(const StepLayout& layout, std::vector<WorkItem> items) {
   StepPlan plan;
-  plan.step = StepId{8};
   plan.layout = layout;
   plan.items = std::move(items);
   return plan;
@@ -134,72 +133,50 @@ class StepExecutorTest : public testing::Test {
     shown.sampled = {{slot, position, token, 0.0f, {}}};
     PeerShows(shown);
   }
+  absl::StatusOr<StepResult> Execute(StepPlan plan) {
+    plan.step = next_step_;
+    next_step_ = next_step_.next();
+    absl::StatusOr<Batch> batch = table_.Apply(plan);
+    EXPECT_THAT(batch, IsOk());
+    return executor_.Run(*std::move(batch));
+  }
   // Both prompts, with the first token of each.
   void ExecutePrefill(const StepLayout& layout) {
     PeerDraws(1, 2, After(6));
-    ASSERT_THAT(executor_.Execute(Prefill(layout)), IsOk());
+    ASSERT_THAT(Execute(Prefill(layout)), IsOk());
     PeerShows({});
   }
   const std::vector<int32_t>& TokensOf(uint32_t slot) const {
-    return table_.Find(slot)->tokens;
+    return slots_.At(slot).tokens;
   }
 
   std::vector<std::vector<std::byte>> boards_{
       kRanks, std::vector<std::byte>(TokenBoard::SizeBytes(kCapacity))};
-  SequenceTable table_{0, kSlots, kPages, kVocabulary};
+  DeviceSlots slots_{0, kSlots, kVocabulary};
+  SequenceTable table_{{0, kRanks, kAttention, kSlots, 16, kPages, kVocabulary},
+                       &slots_};
+  StepId next_step_{7};
   FakeForward forward_;
   FakeBarrier barrier_;
   TokenBoard board_{
       boards_[0].data(), {boards_[0].data(), boards_[1].data()}, kCapacity};
   StepExecutor executor_{StepContext{.rank = 0,
                                      .num_ranks = kRanks,
-                                     .attention = kAttention,
-                                     .sequences = &table_,
+                                     .slots = &slots_,
                                      .forward = &forward_,
                                      .board = &board_,
                                      .barrier = &barrier_}};
 };
-
-TEST_F(StepExecutorTest, WorkThatCannotBeIsInvalidAndComputesNothing) {
-  ExecutePrefill(Ep());
-  const struct {
-    WorkItem item;
-    const char* why;
-  } rows[] = {
-      {{0, 3, 1, 2, true}, "owner 2"},
-      {{0, 3, 2, 0, true}, "work up to token 5 but only 4 are known"},
-      // What the others compute must hold together here as well.
-      {{1, 3, 1, 1, true}, "work up to token 4 but only 3 are known"},
-      {{2, 0, 1, 0, false}, "not here"},
-      {{1, 2, 1, 0, true}, "0 blocks"},  // its pages are rank 1's
-  };
-  for (const auto& [item, why] : rows) {
-    EXPECT_THAT(executor_.Execute(Decode(Ep(), {item})),
-                StatusIs(StatusCode::kInvalidArgument, HasSubstr(why)));
-  }
-  StepPlan plan = Decode(Ep(), {});
-  plan.released = {kSlots};
-  EXPECT_THAT(executor_.Execute(plan), StatusIs(StatusCode::kInvalidArgument));
-  EXPECT_EQ(forward_.runs, 1);
-  EXPECT_EQ(barrier_.waits, 1);
-  EXPECT_THAT(TokensOf(0), ElementsAre(1, 2, 3, 4));
-  EXPECT_THAT(TokensOf(1), ElementsAre(5, 6, 7));
-}
 
 // The rows before the error have been drawn by then.
 TEST_F(StepExecutorTest, AFailedForwardPassComesThroughAndAppendsNothing) {
   ExecutePrefill(Ep());
   const StepPlan plan = Decode(Ep(), {{0, 3, 1, 0, true}});
   forward_.status = absl::DataLossError("impossible numbers");
-  EXPECT_THAT(executor_.Execute(plan),
+  EXPECT_THAT(Execute(plan),
               StatusIs(StatusCode::kDataLoss, "impossible numbers"));
   EXPECT_EQ(barrier_.waits, 1);  // nothing is shown to anybody
   EXPECT_THAT(TokensOf(0), ElementsAre(1, 2, 3, 4));
-  forward_.status = absl::OkStatus();
-  const auto again = executor_.Execute(plan);
-  ASSERT_THAT(again, IsOk());
-  EXPECT_THAT(again->sampled, ElementsAre(SampledToken{0, 4, 5, 0.0f, {}}));
-  EXPECT_THAT(TokensOf(0), ElementsAre(1, 2, 3, 4, 5));
 }
 
 TEST_F(StepExecutorTest, AFailedBarrierComesThroughAndAppendsNothing) {
@@ -207,20 +184,16 @@ TEST_F(StepExecutorTest, AFailedBarrierComesThroughAndAppendsNothing) {
   PeerDraws(1, 3, 8);
   const StepPlan plan = Decode(Ep(), {{0, 3, 1, 0, true}, {1, 2, 1, 1, true}});
   barrier_.status = absl::DeadlineExceededError("rank 1 did not come");
-  EXPECT_THAT(executor_.Execute(plan),
+  EXPECT_THAT(Execute(plan),
               StatusIs(StatusCode::kDeadlineExceeded, "rank 1 did not come"));
   EXPECT_THAT(TokensOf(0), ElementsAre(1, 2, 3, 4));
   EXPECT_THAT(TokensOf(1), ElementsAre(5, 6, 7));
-  barrier_.status = absl::OkStatus();
-  ASSERT_THAT(executor_.Execute(plan), IsOk());
-  EXPECT_THAT(TokensOf(0), ElementsAre(1, 2, 3, 4, 5));
-  EXPECT_THAT(TokensOf(1), ElementsAre(5, 6, 7, 8));
 }
 
 TEST_F(StepExecutorTest, ABoardThatIsNoneIsDataLossAndAppendsNothing) {
   ExecutePrefill(Ep());
   boards_[1].assign(boards_[1].size(), std::byte{0xff});
-  EXPECT_THAT(executor_.Execute(Decode(Ep(), {{0, 3, 1, 0, true}})),
+  EXPECT_THAT(Execute(Decode(Ep(), {{0, 3, 1, 0, true}})),
               StatusIs(StatusCode::kDataLoss, HasSubstr("rank 1")));
   EXPECT_THAT(TokensOf(0), ElementsAre(1, 2, 3, 4));
 }
@@ -230,7 +203,7 @@ TEST_F(StepExecutorTest, APeersTokenThatCannotFollowIsInvalid) {
   for (const auto& [position, token] :
        {std::pair{4u, 8}, {2u, 8}, {3u, kVocabulary}, {3u, -1}}) {
     PeerDraws(1, position, token);
-    EXPECT_THAT(executor_.Execute(Decode(Ep(), {{1, 2, 1, 1, true}})),
+    EXPECT_THAT(Execute(Decode(Ep(), {{1, 2, 1, 1, true}})),
                 StatusIs(StatusCode::kInvalidArgument, HasSubstr("slot 1")));
     EXPECT_THAT(TokensOf(1), ElementsAre(5, 6, 7));
   }
@@ -239,7 +212,7 @@ TEST_F(StepExecutorTest, APeersTokenThatCannotFollowIsInvalid) {
 TEST_F(StepExecutorTest, RefusedSequencesArePassedOverAndReported) {
   StepPlan plan = Prefill(Tp());
   plan.admissions[0].tokens[1] = kVocabulary;
-  const auto result = executor_.Execute(plan);
+  const auto result = Execute(plan);
   ASSERT_THAT(result, IsOk());
   const std::string why =
       "token 10 at position 1; the model has the ids 0 to 9";
@@ -253,7 +226,7 @@ TEST_F(StepExecutorTest, RefusedSequencesArePassedOverAndReported) {
 TEST_F(StepExecutorTest, ARefusedSequenceOfAnotherRankIsReportedByAll) {
   StepPlan plan = Prefill(Ep());
   plan.admissions[1].sampling.num_logprobs = kMaxLogprobs + 1;
-  const auto result = executor_.Execute(plan);
+  const auto result = Execute(plan);
   ASSERT_THAT(result, IsOk());
   ASSERT_EQ(result->refused.size(), 1u);
   EXPECT_EQ(result->refused[0].slot, 1u);
@@ -265,14 +238,14 @@ TEST_F(StepExecutorTest, ARefusedSequenceOfAnotherRankIsReportedByAll) {
 TEST_F(StepExecutorTest, WithAllRefusedABarrierStandsForTheForwardPass) {
   StepPlan plan = Prefill(Ep());
   for (Admission& admission : plan.admissions) admission.tokens[0] = -1;
-  const auto result = executor_.Execute(plan);
+  const auto result = Execute(plan);
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->refused.size(), 2u);
   EXPECT_THAT(result->sampled, IsEmpty());
   EXPECT_EQ(forward_.runs, 0);
   EXPECT_EQ(barrier_.waits, 2);
   barrier_.status = absl::AbortedError("given up");
-  EXPECT_THAT(executor_.Execute(plan), StatusIs(StatusCode::kAborted));
+  EXPECT_THAT(Execute(plan), StatusIs(StatusCode::kAborted));
   EXPECT_EQ(barrier_.waits, 3);
 }
 
@@ -282,7 +255,7 @@ TEST_F(StepExecutorTest, RowsWithNumbersThatAreNotFiniteAreCounted) {
   StepPlan plan = Prefill(Ep());
   plan.admissions[0].sampling.num_prompt_logprobs = 0;
   forward_.first_logit = {nan, 0.0f, -infinity};
-  auto result = executor_.Execute(plan);
+  auto result = Execute(plan);
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->nonfinite_rows, 2u);
   EXPECT_EQ(result->nonfinite_slot, 0u);
@@ -292,14 +265,14 @@ TEST_F(StepExecutorTest, RowsWithNumbersThatAreNotFiniteAreCounted) {
   shown.nonfinite_rows = 1;
   shown.nonfinite_slot = 1;
   PeerShows(shown);
-  result = executor_.Execute(plan);
+  result = Execute(plan);
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->nonfinite_rows, 3u);
   EXPECT_EQ(result->nonfinite_slot, 1u);
   // And are not carried over to the next step.
   forward_.first_logit.clear();
   PeerShows({});
-  result = executor_.Execute(Decode(Ep(), {{0, 3, 1, 0, true}}));
+  result = Execute(Decode(Ep(), {{0, 3, 1, 0, true}}));
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->nonfinite_rows, 0u);
 }
@@ -309,7 +282,7 @@ TEST_F(StepExecutorTest, InEpTheBatchIsOurOwnRowsBesideTheNumbersOfAll) {
   plan.admissions.push_back(Greedy(2, {9, 8}));
   plan.page_rows.push_back({2, 0, 0, {5, 6}});
   plan.items.push_back({2, 0, 1, 0, false});  // the first part of its prompt
-  const auto result = executor_.Execute(plan);
+  const auto result = Execute(plan);
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->step, StepId{7});
   EXPECT_EQ(forward_.layout, Ep());
@@ -326,7 +299,7 @@ TEST_F(StepExecutorTest, InEpTheBatchIsOurOwnRowsBesideTheNumbersOfAll) {
 TEST_F(StepExecutorTest, InEpARankWithoutRowsTakesPart) {
   ExecutePrefill(Ep());
   PeerDraws(1, 3, 8);
-  const auto result = executor_.Execute(Decode(Ep(), {{1, 2, 1, 1, true}}));
+  const auto result = Execute(Decode(Ep(), {{1, 2, 1, 1, true}}));
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(forward_.runs, 2);
   EXPECT_THAT(forward_.tokens, IsEmpty());
@@ -336,7 +309,7 @@ TEST_F(StepExecutorTest, InEpARankWithoutRowsTakesPart) {
 
 TEST_F(StepExecutorTest, InTpTheBatchIsAllRows) {
   PeerDraws(1, 2, 7);  // the ranks take turns with the rows of logits
-  const auto result = executor_.Execute(Prefill(Tp()));
+  const auto result = Execute(Prefill(Tp()));
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(forward_.layout, Tp());
   EXPECT_THAT(forward_.tokens, ElementsAre(1, 2, 3, 5, 6));
@@ -353,7 +326,7 @@ TEST_F(StepExecutorTest, ADecodeItemTakesTheTokenSampledEarlier) {
   ExecutePrefill(Tp());
   PeerDraws(1, 3, After(7));
   const auto result =
-      executor_.Execute(Decode(Tp(), {{0, 3, 1, 0, true}, {1, 2, 1, 0, true}}));
+      Execute(Decode(Tp(), {{0, 3, 1, 0, true}, {1, 2, 1, 0, true}}));
   ASSERT_THAT(result, IsOk());
   EXPECT_THAT(forward_.tokens, ElementsAre(4, 7));
   EXPECT_THAT(forward_.positions, ElementsAre(3, 2));
@@ -364,7 +337,7 @@ TEST_F(StepExecutorTest, ADecodeItemTakesTheTokenSampledEarlier) {
 TEST_F(StepExecutorTest, ASampledTokenHasTheLogprobsAskedFor) {
   StepPlan plan = Prefill(Ep());
   plan.admissions[0].sampling.num_logprobs = 2;
-  const auto result = executor_.Execute(plan);
+  const auto result = Execute(plan);
   ASSERT_THAT(result, IsOk());
   const Logprobs expected = ComputeLogprobs(LogitsAfter(3), 4, 2);
   const std::vector<TokenLogprob> top = {
@@ -388,7 +361,7 @@ TEST_F(StepExecutorTest, APromptHasTheLogprobsAskedFor) {
   shown.prompt_logprobs = {{0, 2, 9, -1.5f, {{3, -0.5f}}, 4}};
   shown.sampled = {{0, 4, 1, 0.0f, {}}, {1, 2, 7, 0.0f, {}}};
   PeerShows(shown);
-  const auto result = executor_.Execute(plan);
+  const auto result = Execute(plan);
   ASSERT_THAT(result, IsOk());
   // The last row of each prompt is for the token behind it.
   EXPECT_THAT(forward_.logit_rows, ElementsAre(0, 1, 2, 3, 4, 5));
@@ -402,28 +375,6 @@ TEST_F(StepExecutorTest, APromptHasTheLogprobsAskedFor) {
               ElementsAre(likeliest(0, 1, 1), shown.prompt_logprobs[0],
                           likeliest(0, 3, 9), likeliest(1, 1, 5)));
   EXPECT_EQ(result->sampled, shown.sampled);
-}
-
-TEST_F(StepExecutorTest, AStepExecutedAgainGivesTheSame) {
-  StepPlan plan = Prefill(Ep());
-  plan.admissions[0].sampling.temperature = 1.0f;
-  plan.admissions[0].sampling.seed = 5;
-  plan.admissions[0].sampling.num_logprobs = 1;
-  plan.admissions[0].sampling.frequency_penalty = 0.5f;  // needs the history
-  PeerDraws(1, 2, 7);
-  ASSERT_THAT(executor_.Execute(plan), IsOk());
-  PeerDraws(1, 3, 8);
-  const StepPlan next = Decode(Ep(), {{0, 3, 1, 0, true}, {1, 2, 1, 1, true}});
-  const auto first = executor_.Execute(next);
-  ASSERT_THAT(first, IsOk());
-  const Sequence before = *table_.Find(0);
-  const auto again = executor_.Execute(next);
-  ASSERT_THAT(again, IsOk());
-  EXPECT_EQ(again->sampled, first->sampled);
-  EXPECT_EQ(TokensOf(0), before.tokens);
-  EXPECT_EQ(table_.Find(0)->history.entries().size(),
-            before.history.entries().size());
-  EXPECT_THAT(TokensOf(1), ElementsAre(5, 6, 7, 8));
 }
 
 }  // namespace

@@ -89,12 +89,18 @@ class SwitchExecutorTest : public testing::Test {
           r, memories_[r]->all_signals(), BarrierOptions{.spin_us = 10},
           absl::Seconds(20)));
       barriers_.push_back(std::make_unique<NotingBarrier>(fences_[r].get()));
-      sequences_.push_back(
-          std::make_unique<SequenceTable>(r, kSlots, kPages, kVocabulary));
+      slots_.push_back(std::make_unique<DeviceSlots>(r, kSlots, kVocabulary));
+      sequences_.push_back(std::make_unique<SequenceTable>(
+          SequenceTable::Options{r, kRanks, kAttention, kSlots, 16, kPages,
+                                 kVocabulary},
+          slots_[r].get()));
       StepPlan plan;
       plan.admissions = {{0, RequestId{1}, 3, {5, 6, 7}, {}}};
       plan.page_rows = {{0, 0, 0, {3, 4}}};
-      ASSERT_THAT(sequences_[r]->Apply(plan), IsOk());
+      auto batch = sequences_[r]->Apply(plan);
+      ASSERT_THAT(batch, IsOk());
+      slots_[r]->Apply(*batch);
+      sequences_[r]->NoteDone();
       executors_.push_back(std::make_unique<SwitchExecutor>(
           SwitchContext{r, kRanks, Experts(), kAttention, kPageBytes, kPages,
                         memories_[r].get(), sequences_[r].get(),
@@ -143,6 +149,7 @@ class SwitchExecutorTest : public testing::Test {
   std::vector<std::unique_ptr<WorkerMemory>> memories_;
   std::vector<std::unique_ptr<CpuFence>> fences_;
   std::vector<std::unique_ptr<NotingBarrier>> barriers_;
+  std::vector<std::unique_ptr<DeviceSlots>> slots_;
   std::vector<std::unique_ptr<SequenceTable>> sequences_;
   std::vector<std::unique_ptr<SwitchExecutor>> executors_;
 };
@@ -214,6 +221,8 @@ TEST_F(SwitchExecutorTest, ThereAndBackMovesPagesAndKeepsEveryWeight) {
   EXPECT_EQ(switched[1].kv_bytes, uint64_t(kPageBytes));
   EXPECT_THAT(sequences_[0]->Find(0)->pages, testing::ElementsAre(3));
   EXPECT_THAT(sequences_[1]->Find(0)->pages, testing::ElementsAre(7));
+  EXPECT_THAT(slots_[0]->At(0).pages, testing::ElementsAre(3));
+  EXPECT_THAT(slots_[1]->At(0).pages, testing::ElementsAre(7));
   EXPECT_EQ(FirstByteOf(1, 7), 4);
 
   switched = Switch(Epoch{2}, ExpertParallel(), ToEp());
