@@ -41,8 +41,8 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   EngineOptions engine;
   engine.config = options.config;
   ASSIGN_OR_RETURN(engine.model, LoadModelConfig(options.config.model.path));
-  engine.max_model_len =
-      ContextLength(engine.model, options.config.model.max_model_len);
+  engine.max_model_len = ContextLength(engine.model.max_positions,
+                                       options.config.model.max_model_len);
   engine.term = options.term;
   engine.served_before = options.term.value > 1;
   engine.tokenizer = &tokenizer;

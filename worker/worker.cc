@@ -16,6 +16,7 @@
 #include "common/config/model_config.h"
 #include "common/faults/fault_point.h"
 #include "worker/memory/worker_memory.h"
+#include "worker/model/families/families.h"
 #include "worker/model/forward.h"
 #include "worker/model/weights.h"
 #include "worker/peers/group_fence.h"
@@ -55,13 +56,13 @@ struct Sizes {
 absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
   Sizes sizes;
   sizes.context_length =
-      ContextLength(shape.config, config.model.max_model_len);
+      ContextLength(shape.spec.max_positions, config.model.max_model_len);
   sizes.page = Forward::KvFormat(
       shape, config.workers.kv_dtype == KvDtype::kBfloat16 ? KvType::kBf16
                                                            : KvType::kFloat32);
   const int64_t page_bytes = static_cast<int64_t>(sizes.page.page_bytes());
   const int64_t blocks = (sizes.context_length + kPageTokens - 1) / kPageTokens;
-  const int64_t pages_of_longest = blocks * shape.config.num_kv_heads;
+  const int64_t pages_of_longest = blocks * shape.attention.num_kv_heads;
   int64_t pages = config.workers.kv_bytes / page_bytes;
   if (config.workers.kv_bytes == 0) {
     pages = std::max(
@@ -100,14 +101,16 @@ absl::StatusOr<uint64_t> ModelDigest(const std::string& model_dir) {
 // What config.json makes of us. A successor would meet its errors as well.
 struct PlannedModel {
   ModelShape shape;
+  TensorNames names = nullptr;
   Sizes sizes;
   uint64_t digest = 0;
 };
 
 absl::StatusOr<PlannedModel> PlanModel(const Config& config) {
   PlannedModel plan;
-  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(config.model.path));
-  ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model, config.workers.count,
+  ASSIGN_OR_RETURN(const Model model, LoadModel(config.model.path));
+  plan.names = model.names;
+  ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model.spec, config.workers.count,
                                               config.layout.spare_slots));
   ASSIGN_OR_RETURN(plan.sizes, PlanSizes(config, plan.shape));
   ASSIGN_OR_RETURN(plan.digest, ModelDigest(config.model.path));
@@ -125,16 +128,17 @@ std::vector<const std::byte*> BasesOf(const WorkerMemory& memory,
 
 // Reads our part of the checkpoint.
 absl::StatusOr<wire::Loaded> LoadPart(const Config& config,
-                                      const ModelShape& shape,
+                                      const PlannedModel& plan,
                                       const WorkerMemory& memory,
                                       const wire::Load& load, WorkerHost& host,
                                       ThreadPool* pool) {
+  const ModelShape& shape = plan.shape;
   RETURN_IF_ERROR(Validate(load.experts, shape.experts));
   const LoadTarget target{memory.rank(), load.experts,
                           memory.mutable_base(RegionKind::kDense),
                           memory.mutable_base(RegionKind::kExperts)};
   ASSIGN_OR_RETURN(const LoadStats loaded,
-                   LoadWeights(shape, config.model.path,
+                   LoadWeights(shape, plan.names, config.model.path,
                                config.model.load_format == LoadFormat::kDummy,
                                target, [&host](int64_t done, int64_t total) {
                                  host.OnProgress(done, total);
@@ -191,7 +195,7 @@ SequenceTable::Options TableOptions(const Config& config, Rank rank,
   options.max_slots = static_cast<uint32_t>(config.scheduler.max_running);
   options.max_rows = static_cast<uint32_t>(config.scheduler.token_budget);
   options.num_pages = sizes.num_pages;
-  options.vocab_size = shape.config.vocab_size;
+  options.vocab_size = shape.spec.vocab_size;
   return options;
 }
 
@@ -262,8 +266,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   ThreadPool pool(ThreadsOf(config) - 1);
   ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
                                                fence.get(), &pool));
-  DeviceSlots slots(rank, config.scheduler.max_running,
-                    shape.config.vocab_size);
+  DeviceSlots slots(rank, config.scheduler.max_running, shape.spec.vocab_size);
   SequenceTable sequences(TableOptions(config, rank, shape, sizes), &slots);
   TokenBoard board(
       memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
@@ -284,7 +287,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   loop.incarnation = options.incarnation;
   loop.hello = HelloOf(config, *planned, *memory);
   loop.load = [&](const wire::Load& load) -> absl::StatusOr<wire::Loaded> {
-    auto loaded = LoadPart(config, planned->shape, *memory, load, host, &pool);
+    auto loaded = LoadPart(config, *planned, *memory, load, host, &pool);
     if (!loaded.ok()) return LastingIfOfInput(loaded.status());
     return loaded;
   };

@@ -1,9 +1,9 @@
-// What `config.json` of a checkpoint says (Qwen3MoeForCausalLM).
+// What every program wants to know of a checkpoint's `config.json`. What the
+// model computes is read by its family (worker/model/families/).
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,39 +13,33 @@
 namespace moebius {
 
 struct ModelConfig {
-  std::string architecture;  // "Qwen3MoeForCausalLM"
-  int hidden_size = 0;
-  int num_layers = 0;
+  std::string architecture;        // one of kServedArchitectures
+  std::vector<bool> is_moe_layer;  // [layers]
+  int num_experts = 0;             // of a MoE layer
   int num_q_heads = 0;
-  int num_kv_heads = 0;
-  int head_dim = 0;
-  int intermediate_size = 0;      // of dense layers
-  int moe_intermediate_size = 0;  // of one expert
-  int num_experts = 0;
-  int experts_per_token = 0;
-  bool norm_topk_prob = true;
-  bool attention_bias = false;  // only false is supported
-  bool tie_word_embeddings = false;
+  int num_kv_heads = 0;  // divides num_q_heads
   int vocab_size = 0;
   int max_positions = 0;  // max_position_embeddings
-  double rope_theta = 10000.0;
-  double rms_norm_eps = 1e-6;
-  std::vector<bool> is_moe_layer;  // [num_layers], from decoder_sparse_step
-                                   // and mlp_only_layers
   int num_moe_layers() const;
+};
+
+// Each has a family; a test compares.
+inline constexpr std::string_view kServedArchitectures[] = {
+    "Qwen3MoeForCausalLM",
 };
 
 // Longest sequence served: what the model allows, or `max_model_len` where that
 // is less and not 0.
-inline int ContextLength(const ModelConfig& model, int max_model_len) {
-  return max_model_len == 0 ? model.max_positions
-                            : std::min(max_model_len, model.max_positions);
+inline int ContextLength(int max_positions, int max_model_len) {
+  return max_model_len == 0 ? max_positions
+                            : std::min(max_model_len, max_positions);
 }
 
 inline constexpr size_t kMaxModelConfigBytes = 1 << 20;
 
-// Parses and checks `config.json`. Sizes are bounded (see the .cc file), so
-// products of them fit in 64 bits. Errors name `file_name`, the key and what is
+// Parses and checks `config.json`. An architecture that is not served is
+// refused with the list of those that are, and so are quantised weights. Sizes
+// are bounded (see the .cc file). Errors name `file_name`, the key and what is
 // allowed.
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
                                              std::string_view file_name);

@@ -15,6 +15,7 @@
 
 #include "benchmark/benchmark.h"
 #include "common/base/check.h"
+#include "worker/model/families/families.h"
 #include "worker/model/forward.h"
 #include "worker/model/weights.h"
 #include "worker/peers/group_barrier.h"
@@ -76,12 +77,12 @@ class Group {
     const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
     const std::string dir =
         std::string(source != nullptr ? source : ".") + "/models/verse-moe";
-    const auto config = LoadModelConfig(dir);
-    CHECK(config.ok());
-    const auto shape = MakeModelShape(*config, num_ranks);
+    const auto model = LoadModel(dir);
+    const auto shape = MakeModelShape(model.value().spec, num_ranks);
     CHECK(shape.ok());
     const KvPageFormat kv = Forward::KvFormat(*shape, KvType::kFloat32);
-    const int num_pages = num_sequences * num_blocks * config->num_kv_heads;
+    const int num_pages =
+        num_sequences * num_blocks * shape->attention.num_kv_heads;
     ranks_.resize(num_ranks);
     rows_of_rank_.resize(num_ranks);
     std::vector<std::byte*> signals;
@@ -94,7 +95,7 @@ class Group {
       rank.signals = Allocate(sizeof(SignalsBlock));
       InitSignals(rank.signals.get(), r, num_ranks, Incarnation{1});
       signals.push_back(rank.signals.get());
-      CHECK(LoadWeights(*shape, dir, false,
+      CHECK(LoadWeights(*shape, model->names, dir, false,
                         {r, ExpertsState::At(layout_, Side::kLow),
                          rank.dense.get(), rank.experts.get()})
                 .ok());

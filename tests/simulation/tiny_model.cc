@@ -85,7 +85,8 @@ nlohmann::json TokenizerJson() {
 TinyModel::TinyModel(int index) {
   WriteFile(dir_.File("config.json"), ConfigJson(index).dump());
   config_ = Must(LoadModelConfig(dir_.path()));
-  std::vector<NamedTensor> tensors = DummyTensors(config_);
+  model_ = Must(LoadModel(dir_.path()));
+  std::vector<NamedTensor> tensors = DummyTensors(model_.spec);
   for (NamedTensor& tensor : tensors) {
     if (IsNorm(tensor.name)) continue;
     for (float& value : tensor.values) value *= 8;  // a power of two: exact
@@ -94,7 +95,7 @@ TinyModel::TinyModel(int index) {
 }
 
 int64_t TinyModel::sequence_bytes() const {
-  const ModelShape shape = Must(MakeModelShape(config_, 1));
+  const ModelShape shape = Must(MakeModelShape(model_.spec, 1));
   const auto page = Forward::KvFormat(shape, KvType::kFloat32);
   const int64_t blocks = (kMaxModelLen + kPageTokens - 1) / kPageTokens;
   return blocks * config_.num_kv_heads *
@@ -106,10 +107,10 @@ const TinyModel::Slots& TinyModel::SlotsOf(int num_ranks, Layout layout,
   const auto key = std::make_tuple(num_ranks, layout.tp_size, rank);
   auto found = slots_.find(key);
   if (found != slots_.end()) return found->second;
-  const ModelShape shape = Must(MakeModelShape(config_, num_ranks));
+  const ModelShape shape = Must(MakeModelShape(model_.spec, num_ranks));
   AlignedBytes dense(PlanDense(shape).size_bytes);
   AlignedBytes experts(shape.experts.region_bytes());
-  Must(LoadWeights(shape, dir_.path(), false,
+  Must(LoadWeights(shape, model_.names, dir_.path(), false,
                    {rank, ExpertsState::At(layout, Side::kLow), dense.data(),
                     experts.data()}));
   Slots slots{shape.experts, {experts.span().begin(), experts.span().end()}};

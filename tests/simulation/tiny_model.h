@@ -15,6 +15,7 @@
 #include "common/layout/experts_state.h"
 #include "coordinator/text/tokenizer.h"
 #include "tests/unit/worker/model/checkpoint_writer.h"
+#include "worker/model/families/families.h"
 
 namespace moebius::simulation {
 
@@ -47,6 +48,7 @@ class TinyModel {
  private:
   TempDir dir_;
   ModelConfig config_;
+  Model model_;
   std::map<std::tuple<int, int, Rank>, Slots> slots_;
 };
 

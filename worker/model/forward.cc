@@ -40,9 +40,9 @@ class ForwardImpl : public Forward {
  private:
   // Of attention: whether all ranks have all rows of the step.
   bool tp() const { return !layout_.is_ep(); }
-  int hidden() const { return shape_.config.hidden_size; }
+  int hidden() const { return shape_.spec.hidden_size; }
   int num_ranks() const { return shape_.num_ranks; }
-  float eps() const { return static_cast<float>(shape_.config.rms_norm_eps); }
+  float eps() const { return static_cast<float>(shape_.spec.norm_eps); }
 
   // The first `rows` rows of a buffer.
   Rows Residual(int rows) const { return RowsOf(residual_.data(), rows); }
@@ -118,11 +118,10 @@ ForwardImpl::ForwardImpl(const ForwardOptions& options, RotaryTable rotary)
   peers_.resize(static_cast<size_t>(shape_.num_ranks));
   peers_[rank_] = exchange_;
 
-  const ModelConfig& config = shape_.config;
   int moe_layer = 0;
-  for (int l = 0; l < config.num_layers; ++l) {
+  for (const LayerSpec& layer : shape_.spec.layers) {
     moe_index_.push_back(moe_layer);
-    if (config.is_moe_layer[l]) ++moe_layer;
+    if (layer.moe() != nullptr) ++moe_layer;
   }
   for (int slot = 0; slot < shape_.experts.num_slots(); ++slot) {
     const std::byte* const base =
@@ -133,15 +132,15 @@ ForwardImpl::ForwardImpl(const ForwardOptions& options, RotaryTable rotary)
   }
 
   const int64_t rows = options.max_rows;
-  const int64_t assignments = rows * config.experts_per_token;
+  const int64_t assignments = rows * shape_.top_k;
   residual_.Allocate(rows * hidden());
   normed_.Allocate(rows * hidden());
   qkv_.Allocate(rows * (shape_.q_size() + 2 * shape_.kv_size()));
   gathered_.Allocate(rows * hidden());
-  router_logits_.Allocate(rows * config.num_experts);
+  router_logits_.Allocate(rows * shape_.experts.num_experts);
   weights_of_.Allocate(assignments);
   experts_of_.Allocate(assignments);
-  logits_.Allocate(int64_t{place_.logit_rows} * config.vocab_size);
+  logits_.Allocate(int64_t{place_.logit_rows} * shape_.spec.vocab_size);
 }
 
 absl::Status ForwardImpl::Run(const ForwardBatch& batch, LogitsSink& sink) {
@@ -159,7 +158,7 @@ absl::Status ForwardImpl::Run(const ForwardBatch& batch, LogitsSink& sink) {
   RETURN_IF_ERROR(ValidateChunks(rows_.chunks(), rows, heads_.num_kv(), kv_));
   RETURN_IF_ERROR(
       EmbedRows(weights_.embedding, batch.tokens, Residual(rows), pool_));
-  for (int l = 0; l < shape_.config.num_layers; ++l) {
+  for (int l = 0; l < shape_.spec.num_layers(); ++l) {
     RETURN_IF_ERROR(Layer(l, batch, &rows));
   }
   return tp() ? LogitsTp(batch, sink) : Logits(batch, sink);
@@ -168,13 +167,13 @@ absl::Status ForwardImpl::Run(const ForwardBatch& batch, LogitsSink& sink) {
 // *rows is the number of rows that are computed; after the last layer these are
 // the rows whose logits are wanted.
 absl::Status ForwardImpl::Layer(int l, const ForwardBatch& batch, int* rows) {
-  const int d = shape_.config.head_dim;
+  const int d = shape_.head_dim;
   const int q = heads_.num_q() * d, kv = heads_.num_kv() * d;
   const DenseWeights::Layer& weights = weights_.layers[l];
   const int qkv_size = q + 2 * kv;
   const Rows qkv{qkv_.data(), *rows, qkv_size, qkv_size};
   RmsNorm(Residual(*rows), weights.input_norm, eps(), Normed(*rows), pool_);
-  const bool last = l == shape_.config.num_layers - 1;
+  const bool last = l == shape_.spec.num_layers() - 1;
   if (last && static_cast<int>(batch.logit_rows.size()) < *rows) {
     *rows = LastAttention(l, batch, *rows, qkv);
   } else {
@@ -192,14 +191,14 @@ absl::Status ForwardImpl::Layer(int l, const ForwardBatch& batch, int* rows) {
     const ConstFixedRows own = sums;
     ReduceFixedPoint(absl::MakeConstSpan(&own, 1), Residual(*rows), pool_);
   }
-  if (!shape_.config.is_moe_layer[l]) return DenseMlp(l, *rows);
+  if (shape_.spec.layers[l].moe() == nullptr) return DenseMlp(l, *rows);
   return Moe(l, *rows, batch.layout.experts);
 }
 
 // qkv columns [0, q) become the attention of all rows.
 void ForwardImpl::Attention(int l, absl::Span<const QueryChunk> chunks,
                             ConstRows normed, Rows qkv) {
-  const int d = shape_.config.head_dim;
+  const int d = shape_.head_dim;
   const int q = heads_.num_q() * d, kv = heads_.num_kv() * d;
   const DenseWeights::Layer& weights = weights_.layers[l];
   const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
@@ -224,7 +223,7 @@ void ForwardImpl::Attention(int l, absl::Span<const QueryChunk> chunks,
 // logits are wanted; they move to the front.
 int ForwardImpl::LastAttention(int l, const ForwardBatch& batch, int rows,
                                Rows qkv) {
-  const int d = shape_.config.head_dim;
+  const int d = shape_.head_dim;
   const int q = heads_.num_q() * d, kv = heads_.num_kv() * d;
   const DenseWeights::Layer& weights = weights_.layers[l];
   const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
@@ -275,13 +274,12 @@ absl::Status ForwardImpl::ReduceOverRanks(int which, int rows) {
 
 void ForwardImpl::Route(int l, ConstRows normed, int32_t* experts,
                         float* weights) {
-  const ModelConfig& config = shape_.config;
-  const Rows logits{router_logits_.data(), normed.rows, config.num_experts,
-                    config.num_experts};
+  const RouterSpec& router = shape_.spec.layers[l].moe()->router;
+  const Rows logits{router_logits_.data(), normed.rows, router.num_experts,
+                    router.num_experts};
   Gemm(normed, weights_.layers[l].router, logits, pool_);
-  const size_t count =
-      static_cast<size_t>(normed.rows) * config.experts_per_token;
-  RouteTopK(logits, config.experts_per_token, config.norm_topk_prob,
+  const size_t count = static_cast<size_t>(normed.rows) * router.top_k;
+  RouteTopK(logits, router.top_k, router.renormalize,
             absl::MakeSpan(experts, count), absl::MakeSpan(weights, count),
             pool_);
 }
@@ -300,7 +298,7 @@ absl::Status ForwardImpl::Moe(int l, int rows, const ExpertsState& state) {
   const int slot = state.SlotOf(shape_.experts, moe_layer);
   const SlotView view = ViewOf(shape_.experts, layout, rank_);
   ASSIGN_OR_RETURN(const Entered entered, Enter(l, rows, view));
-  const int top_k = shape_.config.experts_per_token;
+  const int top_k = shape_.top_k;
   const size_t count = static_cast<size_t>(entered.x.rows) * top_k;
   GroupByExpert(absl::MakeConstSpan(entered.experts, count),
                 absl::MakeConstSpan(entered.weights, count), top_k,
@@ -340,7 +338,7 @@ absl::StatusOr<ForwardImpl::Entered> ForwardImpl::Enter(int l, int rows,
 // zeroes the sums of these rows. Rows of rank r stand behind those of r - 1.
 absl::Status ForwardImpl::Gather(int rows, const SlotView& view,
                                  Entered* entered) {
-  const int top_k = shape_.config.experts_per_token;
+  const int top_k = shape_.top_k;
   const size_t row_bytes = static_cast<size_t>(hidden()) * sizeof(float);
   int at = 0;
   for (Rank r = 0; r < num_ranks(); ++r) {
@@ -397,7 +395,7 @@ absl::Status ForwardImpl::Leave(const Entered& entered, int rows,
 // residual += the sums of the ranks that hold something of an expert of the
 // row, for runs of rows with the same ranks.
 void ForwardImpl::ReduceTouched(int first_row, int rows, Layout layout) {
-  const int top_k = shape_.config.experts_per_token;
+  const int top_k = shape_.top_k;
   const int32_t* const experts =
       reinterpret_cast<const int32_t*>(exchange_ + place_.experts);
   const auto ranks_of = [&](int row) {
@@ -448,7 +446,7 @@ absl::Status ForwardImpl::DenseMlp(int l, int rows) {
 
 absl::Status ForwardImpl::Logits(const ForwardBatch& batch, LogitsSink& sink) {
   const int wanted = static_cast<int>(batch.logit_rows.size());
-  const int vocab = shape_.config.vocab_size;
+  const int vocab = shape_.spec.vocab_size;
   RmsNorm(Residual(wanted), weights_.final_norm, eps(), Normed(wanted), pool_);
   for (int row = 0; row < wanted; row += place_.logit_rows) {
     const int count = std::min(place_.logit_rows, wanted - row);
@@ -466,7 +464,7 @@ absl::Status ForwardImpl::Logits(const ForwardBatch& batch, LogitsSink& sink) {
 absl::Status ForwardImpl::LogitsTp(const ForwardBatch& batch,
                                    LogitsSink& sink) {
   const int wanted = static_cast<int>(batch.logit_rows.size());
-  const int vocab = shape_.config.vocab_size;
+  const int vocab = shape_.spec.vocab_size;
   const IndexRange own = LogitShare(shape_, rank_);
   RmsNorm(Residual(wanted), weights_.final_norm, eps(), Normed(wanted), pool_);
   int which = 0;
@@ -500,7 +498,7 @@ absl::Status ForwardImpl::LogitsTp(const ForwardBatch& batch,
 }  // namespace
 
 KvPageFormat Forward::KvFormat(const ModelShape& shape, KvType type) {
-  return {shape.config.num_layers, shape.config.head_dim, type};
+  return {shape.spec.num_layers(), shape.head_dim, type};
 }
 
 int64_t Forward::ExchangeBytes(const ModelShape& shape, int max_rows) {
@@ -544,17 +542,17 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Create(
   }
   const int positions =
       options.max_positions > 0
-          ? std::min(options.max_positions, shape.config.max_positions)
-          : shape.config.max_positions;
+          ? std::min(options.max_positions, shape.spec.max_positions)
+          : shape.spec.max_positions;
   constexpr int64_t kMaxRotaryBytes = int64_t{4} << 30;
-  if (int64_t{positions} * shape.config.head_dim * 4 > kMaxRotaryBytes) {
+  if (int64_t{positions} * shape.head_dim * 4 > kMaxRotaryBytes) {
     return absl::InvalidArgumentError(absl::StrCat(
         "forward: rotary tables of ", positions, " positions are larger than ",
         kMaxRotaryBytes, " bytes; set max_model_len lower"));
   }
   ASSIGN_OR_RETURN(RotaryTable rotary,
-                   RotaryTable::Create(positions, shape.config.head_dim,
-                                       shape.config.rope_theta));
+                   RotaryTable::Create(positions, shape.head_dim,
+                                       shape.spec.layers[0].rotary.theta));
   return std::make_unique<ForwardImpl>(options, std::move(rotary));
 }
 

@@ -14,17 +14,62 @@ namespace {
 
 constexpr int kMaxMlpSlices = 16;
 
-AttentionShape AttentionOf(const ModelConfig& config, int num_ranks) {
-  return {num_ranks, config.num_q_heads, config.num_kv_heads};
+// What all layers of a kind have in common; 0 where there are none.
+struct LayerSizes {
+  GroupedQueryAttention attention;
+  int num_experts = 0;
+  int top_k = 0;
+  int expert_rows = 0;
+  int mlp_rows = 0;
+};
+
+// Takes `value` for the first layer that says one; later ones must say the
+// same.
+absl::Status Agree(const char* what, int layer, int value, int* of_all) {
+  if (*of_all == 0) *of_all = value;
+  if (*of_all == value) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("model: layer ", layer, ": ", what, " ", value,
+                   " is not supported beside ", *of_all, " of another layer"));
+}
+
+absl::StatusOr<LayerSizes> SizesOf(const DecoderSpec& spec) {
+  LayerSizes sizes;
+  for (int l = 0; l < spec.num_layers(); ++l) {
+    const LayerSpec& layer = spec.layers[l];
+    const auto& attention = std::get<GroupedQueryAttention>(layer.attention);
+    GroupedQueryAttention& of_all = sizes.attention;
+    RETURN_IF_ERROR(
+        Agree("query heads", l, attention.q_heads, &of_all.q_heads));
+    RETURN_IF_ERROR(Agree("KV heads", l, attention.kv_heads, &of_all.kv_heads));
+    RETURN_IF_ERROR(Agree("head_dim", l, attention.head_dim, &of_all.head_dim));
+    if (const MoeMlp* moe = layer.moe()) {
+      RETURN_IF_ERROR(
+          Agree("experts", l, moe->router.num_experts, &sizes.num_experts));
+      RETURN_IF_ERROR(
+          Agree("experts of a row", l, moe->router.top_k, &sizes.top_k));
+      RETURN_IF_ERROR(
+          Agree("moe_intermediate_size", l, moe->rows, &sizes.expert_rows));
+    }
+    if (const DenseMlp* dense = layer.dense()) {
+      RETURN_IF_ERROR(
+          Agree("intermediate_size", l, dense->rows, &sizes.mlp_rows));
+    }
+  }
+  return sizes;
+}
+
+AttentionShape AttentionOf(const LayerSizes& sizes, int num_ranks) {
+  return {num_ranks, sizes.attention.q_heads, sizes.attention.kv_heads};
 }
 
 // Group sizes that share the model's heads.
-std::vector<int> GroupSizes(const ModelConfig& config) {
-  std::vector<int> sizes;
+std::vector<int> GroupSizes(const LayerSizes& sizes) {
+  std::vector<int> group_sizes;
   for (int n = 1; n <= kMaxRanks; ++n) {
-    if (Validate(AttentionOf(config, n)).ok()) sizes.push_back(n);
+    if (Validate(AttentionOf(sizes, n)).ok()) group_sizes.push_back(n);
   }
-  return sizes;
+  return group_sizes;
 }
 
 int PaddedRows(int rows, int num_ranks, int slice_rows) {
@@ -45,16 +90,16 @@ int ExpertSliceRows(int rows, const std::vector<int>& group_sizes) {
   return longest;
 }
 
-ExpertShape ExpertsOf(const ModelConfig& config, int num_ranks, int slice_rows,
-                      int spare_slots) {
+ExpertShape ExpertsOf(const DecoderSpec& spec, const LayerSizes& sizes,
+                      int num_ranks, int slice_rows, int spare_slots) {
   ExpertShape shape;
   shape.num_ranks = num_ranks;
-  shape.num_moe_layers = config.num_moe_layers();
+  shape.num_moe_layers = spec.num_moe_layers();
   if (shape.num_moe_layers == 0) return shape;
-  shape.num_experts = config.num_experts;
-  shape.intermediate_rows = config.moe_intermediate_size;
+  shape.num_experts = sizes.num_experts;
+  shape.intermediate_rows = sizes.expert_rows;
   shape.unit_rows = slice_rows;
-  shape.row_bytes = int64_t{config.hidden_size} * int64_t{sizeof(Bf16)};
+  shape.row_bytes = int64_t{spec.hidden_size} * int64_t{sizeof(Bf16)};
   shape.spare_slots = spare_slots;
   return shape;
 }
@@ -75,46 +120,48 @@ IndexRange ShareOf(int total, int num_ranks, Rank rank) {
   return {bound(rank), bound(rank + 1)};
 }
 
-absl::StatusOr<ModelShape> MakeModelShape(const ModelConfig& config,
+absl::StatusOr<ModelShape> MakeModelShape(const DecoderSpec& spec,
                                           int num_ranks, int spare_slots) {
-  const int num_moe_layers = config.num_moe_layers();
-  RETURN_IF_ERROR(CheckMultiple("hidden_size", config.hidden_size));
-  RETURN_IF_ERROR(CheckMultiple("head_dim", config.head_dim));
-  if (num_moe_layers > 0) {
-    RETURN_IF_ERROR(
-        CheckMultiple("moe_intermediate_size", config.moe_intermediate_size));
+  RETURN_IF_ERROR(CheckSupported(spec));
+  ASSIGN_OR_RETURN(const LayerSizes sizes, SizesOf(spec));
+  const bool has_experts = sizes.expert_rows > 0;
+  const bool has_mlps = sizes.mlp_rows > 0;
+  RETURN_IF_ERROR(CheckMultiple("hidden_size", spec.hidden_size));
+  RETURN_IF_ERROR(CheckMultiple("head_dim", sizes.attention.head_dim));
+  if (has_experts) {
+    RETURN_IF_ERROR(CheckMultiple("moe_intermediate_size", sizes.expert_rows));
   }
-  if (num_moe_layers < config.num_layers) {
-    RETURN_IF_ERROR(
-        CheckMultiple("intermediate_size", config.intermediate_size));
+  if (has_mlps) {
+    RETURN_IF_ERROR(CheckMultiple("intermediate_size", sizes.mlp_rows));
   }
   ModelShape shape;
-  shape.config = config;
+  shape.spec = spec;
   shape.num_ranks = num_ranks;
-  shape.attention = AttentionOf(config, num_ranks);
+  shape.attention = AttentionOf(sizes, num_ranks);
+  shape.head_dim = sizes.attention.head_dim;
+  shape.top_k = sizes.top_k;
   RETURN_IF_ERROR(Validate(shape.attention));
-  const std::vector<int> group_sizes = GroupSizes(config);
-  if (num_moe_layers > 0) {
-    shape.expert_slice_rows =
-        ExpertSliceRows(config.moe_intermediate_size, group_sizes);
+  const std::vector<int> group_sizes = GroupSizes(sizes);
+  if (has_experts) {
+    shape.expert_slice_rows = ExpertSliceRows(sizes.expert_rows, group_sizes);
   }
   shape.experts =
-      ExpertsOf(config, num_ranks, shape.expert_slice_rows, spare_slots);
+      ExpertsOf(spec, sizes, num_ranks, shape.expert_slice_rows, spare_slots);
   RETURN_IF_ERROR(Validate(shape.experts));
 
   int num_slices = 1;
   for (const int n : group_sizes) num_slices = std::lcm(num_slices, n);
   shape.output_slice_rows = shape.q_size() / num_slices;
   CHECK(shape.output_slice_rows * num_slices == shape.q_size());
-  if (num_moe_layers < config.num_layers) {
-    const int units = config.intermediate_size / kUnitRows;
+  if (has_mlps) {
+    const int units = sizes.mlp_rows / kUnitRows;
     int slices = num_slices;
     if (units % slices != 0) {
       slices = std::min(kMaxMlpSlices, units);
       while (units % slices != 0) --slices;
     }
     shape.num_mlp_slices = slices;
-    shape.mlp_slice_rows = config.intermediate_size / slices;
+    shape.mlp_slice_rows = sizes.mlp_rows / slices;
   }
   return shape;
 }

@@ -21,68 +21,85 @@ int64_t Bytes(size_t num_elements) {
   return static_cast<int64_t>(num_elements * sizeof(Bf16));
 }
 
-std::string LayerName(int layer, const char* tensor) {
-  return absl::StrCat("model.layers.", layer, ".", tensor, ".weight");
-}
-std::string ExpertName(int layer, int expert, const char* matrix) {
-  return absl::StrCat("model.layers.", layer, ".mlp.experts.", expert, ".",
-                      matrix, ".weight");
+bool HasQkNorm(const LayerSpec& layer) {
+  return std::get<GroupedQueryAttention>(layer.attention).qk_norm !=
+         GroupedQueryAttention::QkNorm::kNone;
 }
 
-// Every tensor of the model is there, in its shape.
-absl::Status CheckTensors(const ModelShape& shape, TensorSource& source) {
-  const ModelConfig& config = shape.config;
-  const int64_t hidden = config.hidden_size;
-  const int64_t q = shape.q_size(), kv = shape.kv_size();
-  RETURN_IF_ERROR(source.Check("model.embed_tokens.weight",
-                               {int64_t{config.vocab_size}, hidden}));
-  if (!config.tie_word_embeddings) {
-    RETURN_IF_ERROR(
-        source.Check("lm_head.weight", {int64_t{config.vocab_size}, hidden}));
-  }
-  RETURN_IF_ERROR(source.Check("model.norm.weight", {hidden}));
-  for (int l = 0; l < config.num_layers; ++l) {
-    const auto check = [&](const char* tensor,
-                           absl::Span<const int64_t> sizes) {
-      return source.Check(LayerName(l, tensor), sizes);
-    };
-    const int64_t head[] = {config.head_dim};
-    const int64_t vector[] = {hidden};
-    RETURN_IF_ERROR(check("input_layernorm", vector));
-    RETURN_IF_ERROR(check("post_attention_layernorm", vector));
-    RETURN_IF_ERROR(check("self_attn.q_norm", head));
-    RETURN_IF_ERROR(check("self_attn.k_norm", head));
-    RETURN_IF_ERROR(check("self_attn.q_proj", {q, hidden}));
-    RETURN_IF_ERROR(check("self_attn.k_proj", {kv, hidden}));
-    RETURN_IF_ERROR(check("self_attn.v_proj", {kv, hidden}));
-    RETURN_IF_ERROR(check("self_attn.o_proj", {hidden, q}));
-    if (!config.is_moe_layer[l]) {
-      const int64_t rows = config.intermediate_size;
-      RETURN_IF_ERROR(check("mlp.gate_proj", {rows, hidden}));
-      RETURN_IF_ERROR(check("mlp.up_proj", {rows, hidden}));
-      RETURN_IF_ERROR(check("mlp.down_proj", {hidden, rows}));
-      continue;
+// Checks that tensors are there, in their shapes.
+class TensorCheck {
+ public:
+  TensorCheck(const ModelShape& shape, TensorNames names, TensorSource& source)
+      : shape_(shape), names_(names), source_(source) {}
+
+  absl::Status All() {
+    const int64_t hidden = shape_.spec.hidden_size;
+    const int64_t table[] = {shape_.spec.vocab_size, hidden};
+    RETURN_IF_ERROR(Has(TensorRole::kEmbedding, table));
+    if (!shape_.spec.tied_embedding) {
+      RETURN_IF_ERROR(Has(TensorRole::kLmHead, table));
     }
-    RETURN_IF_ERROR(check("mlp.gate", {int64_t{config.num_experts}, hidden}));
-    const int64_t rows = config.moe_intermediate_size;
-    for (int e = 0; e < config.num_experts; ++e) {
-      RETURN_IF_ERROR(
-          source.Check(ExpertName(l, e, "gate_proj"), {rows, hidden}));
-      RETURN_IF_ERROR(
-          source.Check(ExpertName(l, e, "up_proj"), {rows, hidden}));
-      RETURN_IF_ERROR(
-          source.Check(ExpertName(l, e, "down_proj"), {hidden, rows}));
+    RETURN_IF_ERROR(Has(TensorRole::kFinalNorm, {hidden}));
+    for (int l = 0; l < shape_.spec.num_layers(); ++l) {
+      RETURN_IF_ERROR(Attention(l));
+      RETURN_IF_ERROR(Mlp(l));
     }
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
-}
+
+ private:
+  absl::Status Has(TensorRole role, absl::Span<const int64_t> sizes,
+                   int layer = 0, int expert = 0) {
+    return source_.Check(names_(role, layer, expert), sizes);
+  }
+
+  absl::Status Attention(int l) {
+    const int64_t hidden = shape_.spec.hidden_size;
+    const int64_t q = shape_.q_size(), kv = shape_.kv_size();
+    RETURN_IF_ERROR(Has(TensorRole::kAttentionNorm, {hidden}, l));
+    RETURN_IF_ERROR(Has(TensorRole::kMlpNorm, {hidden}, l));
+    if (HasQkNorm(shape_.spec.layers[l])) {
+      RETURN_IF_ERROR(Has(TensorRole::kQueryNorm, {shape_.head_dim}, l));
+      RETURN_IF_ERROR(Has(TensorRole::kKeyNorm, {shape_.head_dim}, l));
+    }
+    RETURN_IF_ERROR(Has(TensorRole::kQuery, {q, hidden}, l));
+    RETURN_IF_ERROR(Has(TensorRole::kKey, {kv, hidden}, l));
+    RETURN_IF_ERROR(Has(TensorRole::kValue, {kv, hidden}, l));
+    return Has(TensorRole::kAttentionOutput, {hidden, q}, l);
+  }
+
+  absl::Status Mlp(int l) {
+    const int64_t hidden = shape_.spec.hidden_size;
+    const LayerSpec& layer = shape_.spec.layers[l];
+    if (const DenseMlp* dense = layer.dense()) {
+      const int64_t rows = dense->rows;
+      RETURN_IF_ERROR(Has(TensorRole::kGate, {rows, hidden}, l));
+      RETURN_IF_ERROR(Has(TensorRole::kUp, {rows, hidden}, l));
+      return Has(TensorRole::kDown, {hidden, rows}, l);
+    }
+    const MoeMlp& moe = *layer.moe();
+    const int64_t rows = moe.rows, experts = moe.router.num_experts;
+    RETURN_IF_ERROR(Has(TensorRole::kRouter, {experts, hidden}, l));
+    for (int e = 0; e < experts; ++e) {
+      RETURN_IF_ERROR(Has(TensorRole::kExpertGate, {rows, hidden}, l, e));
+      RETURN_IF_ERROR(Has(TensorRole::kExpertUp, {rows, hidden}, l, e));
+      RETURN_IF_ERROR(Has(TensorRole::kExpertDown, {hidden, rows}, l, e));
+    }
+    return absl::OkStatus();
+  }
+
+  const ModelShape& shape_;
+  const TensorNames names_;
+  TensorSource& source_;
+};
 
 // Reads, packs and counts.
 class Loader {
  public:
-  Loader(const ModelShape& shape, TensorSource& source,
+  Loader(const ModelShape& shape, TensorNames names, TensorSource& source,
          const LoadTarget& target, const LoadProgress& progress)
       : shape_(shape),
+        names_(names),
         source_(source),
         target_(target),
         progress_(progress),
@@ -91,21 +108,23 @@ class Loader {
                                              shape.experts.num_moe_layers) {}
 
   absl::StatusOr<LoadStats> Run() {
-    const ModelConfig& config = shape_.config;
-    const int hidden = config.hidden_size;
-    RETURN_IF_ERROR(Matrix("model.embed_tokens.weight", config.vocab_size,
+    const DecoderSpec& spec = shape_.spec;
+    const int hidden = spec.hidden_size;
+    RETURN_IF_ERROR(Matrix(Name(TensorRole::kEmbedding), spec.vocab_size,
                            hidden, At(dense_.embedding)));
-    if (!config.tie_word_embeddings) {
-      RETURN_IF_ERROR(Matrix("lm_head.weight", config.vocab_size, hidden,
+    if (!spec.tied_embedding) {
+      RETURN_IF_ERROR(Matrix(Name(TensorRole::kLmHead), spec.vocab_size, hidden,
                              At(dense_.lm_head)));
     }
-    RETURN_IF_ERROR(Vector("model.norm.weight", hidden, dense_.final_norm));
+    RETURN_IF_ERROR(
+        Vector(Name(TensorRole::kFinalNorm), hidden, dense_.final_norm));
     int moe_layer = 0;
-    for (int l = 0; l < config.num_layers; ++l) {
+    for (int l = 0; l < spec.num_layers(); ++l) {
       RETURN_IF_ERROR(Attention(l));
-      if (config.is_moe_layer[l]) {
-        RETURN_IF_ERROR(Matrix(LayerName(l, "mlp.gate"), config.num_experts,
-                               hidden, At(dense_.layers[l].router)));
+      if (const MoeMlp* moe = spec.layers[l].moe()) {
+        RETURN_IF_ERROR(Matrix(Name(TensorRole::kRouter, l),
+                               moe->router.num_experts, hidden,
+                               At(dense_.layers[l].router)));
         RETURN_IF_ERROR(Slot(l, moe_layer++));
       } else {
         RETURN_IF_ERROR(DenseMlp(l));
@@ -115,6 +134,10 @@ class Loader {
   }
 
  private:
+  std::string Name(TensorRole role, int layer = 0, int expert = 0) const {
+    return names_(role, layer, expert);
+  }
+
   Bf16* At(int64_t offset) const {
     return reinterpret_cast<Bf16*>(target_.dense + offset);
   }
@@ -164,28 +187,29 @@ class Loader {
   }
 
   absl::Status Attention(int l) {
-    const ModelConfig& config = shape_.config;
     const DenseLayout::Layer& place = dense_.layers[l];
-    const int hidden = config.hidden_size;
+    const int hidden = shape_.spec.hidden_size;
     const int q = shape_.q_size(), kv = shape_.kv_size();
     RETURN_IF_ERROR(
-        Vector(LayerName(l, "input_layernorm"), hidden, place.input_norm));
-    RETURN_IF_ERROR(Vector(LayerName(l, "post_attention_layernorm"), hidden,
-                           place.post_norm));
-    RETURN_IF_ERROR(Vector(LayerName(l, "self_attn.q_norm"), config.head_dim,
-                           place.q_norm));
-    RETURN_IF_ERROR(Vector(LayerName(l, "self_attn.k_norm"), config.head_dim,
-                           place.k_norm));
+        Vector(Name(TensorRole::kAttentionNorm, l), hidden, place.input_norm));
+    RETURN_IF_ERROR(
+        Vector(Name(TensorRole::kMlpNorm, l), hidden, place.post_norm));
+    if (HasQkNorm(shape_.spec.layers[l])) {
+      RETURN_IF_ERROR(Vector(Name(TensorRole::kQueryNorm, l), shape_.head_dim,
+                             place.q_norm));
+      RETURN_IF_ERROR(
+          Vector(Name(TensorRole::kKeyNorm, l), shape_.head_dim, place.k_norm));
+    }
     Bf16* qkv = At(place.qkv);
     const size_t h = static_cast<size_t>(hidden);
-    RETURN_IF_ERROR(Matrix(LayerName(l, "self_attn.q_proj"), q, hidden, qkv));
+    RETURN_IF_ERROR(Matrix(Name(TensorRole::kQuery, l), q, hidden, qkv));
     qkv += static_cast<size_t>(q) * h;
-    RETURN_IF_ERROR(Matrix(LayerName(l, "self_attn.k_proj"), kv, hidden, qkv));
+    RETURN_IF_ERROR(Matrix(Name(TensorRole::kKey, l), kv, hidden, qkv));
     qkv += static_cast<size_t>(kv) * h;
-    RETURN_IF_ERROR(Matrix(LayerName(l, "self_attn.v_proj"), kv, hidden, qkv));
+    RETURN_IF_ERROR(Matrix(Name(TensorRole::kValue, l), kv, hidden, qkv));
 
     Bf16* w = nullptr;
-    RETURN_IF_ERROR(Read(0, LayerName(l, "self_attn.o_proj"),
+    RETURN_IF_ERROR(Read(0, Name(TensorRole::kAttentionOutput, l),
                          MatrixSlice::Whole(hidden, q), &w));
     PackRowParallel(w, hidden, q, q, At(place.output));
     Wrote(Bytes(RowParallelMatrix::NumElements(hidden, q)));
@@ -196,7 +220,7 @@ class Loader {
   // three buffers.
   absl::Status ReadExpert(const std::string& gate, const std::string& up,
                           const std::string& down, int rows, IndexRange range) {
-    const int hidden = shape_.config.hidden_size;
+    const int hidden = shape_.spec.hidden_size;
     const auto by_row =
         MatrixSlice::RowRange(rows, hidden, range.begin, range.end);
     const auto by_col =
@@ -208,12 +232,12 @@ class Loader {
   }
 
   absl::Status DenseMlp(int l) {
-    const int hidden = shape_.config.hidden_size;
-    const int rows = shape_.config.intermediate_size;
+    const int hidden = shape_.spec.hidden_size;
+    const int rows = shape_.spec.layers[l].dense()->rows;
     const int slice = shape_.mlp_slice_rows;
-    RETURN_IF_ERROR(ReadExpert(LayerName(l, "mlp.gate_proj"),
-                               LayerName(l, "mlp.up_proj"),
-                               LayerName(l, "mlp.down_proj"), rows, {0, rows}));
+    RETURN_IF_ERROR(ReadExpert(Name(TensorRole::kGate, l),
+                               Name(TensorRole::kUp, l),
+                               Name(TensorRole::kDown, l), rows, {0, rows}));
     Bf16* out = At(dense_.layers[l].mlp);
     for (int begin = 0; begin < rows; begin += slice) {
       PackExpert(buffers_[0].data(), buffers_[1].data(), buffers_[2].data(),
@@ -247,9 +271,9 @@ class Loader {
                              experts.intermediate_rows);
     const bool there = expert < experts.num_experts && begin < end;
     if (there) {
-      RETURN_IF_ERROR(ReadExpert(ExpertName(l, expert, "gate_proj"),
-                                 ExpertName(l, expert, "up_proj"),
-                                 ExpertName(l, expert, "down_proj"),
+      RETURN_IF_ERROR(ReadExpert(Name(TensorRole::kExpertGate, l, expert),
+                                 Name(TensorRole::kExpertUp, l, expert),
+                                 Name(TensorRole::kExpertDown, l, expert),
                                  experts.intermediate_rows, {begin, end}));
     }
     for (int p = 0; p < view.num_pieces; ++p) {
@@ -264,7 +288,7 @@ class Loader {
   // A piece of rows [first, first + count) of the `num_rows` in the buffers,
   // and zeros.
   void PackPiece(int num_rows, int first, int count, std::byte* out) {
-    const int hidden = shape_.config.hidden_size;
+    const int hidden = shape_.spec.hidden_size;
     const int rows = shape_.experts.rows_per_block();
     Bf16* const piece = reinterpret_cast<Bf16*>(out);
     if (count == rows) {
@@ -293,6 +317,7 @@ class Loader {
   }
 
   const ModelShape& shape_;
+  const TensorNames names_;
   TensorSource& source_;
   const LoadTarget& target_;
   const LoadProgress& progress_;
@@ -309,8 +334,8 @@ bool Aligned(const std::byte* base) {
 }  // namespace
 
 DenseLayout PlanDense(const ModelShape& shape) {
-  const ModelConfig& config = shape.config;
-  const int hidden = config.hidden_size;
+  const DecoderSpec& spec = shape.spec;
+  const int hidden = spec.hidden_size;
   int64_t next = 0;
   const auto take = [&next](int64_t bytes) {
     const int64_t at = next;
@@ -319,27 +344,29 @@ DenseLayout PlanDense(const ModelShape& shape) {
   };
   DenseLayout dense;
   const int64_t table =
-      Bytes(PackedMatrix::NumElements(config.vocab_size, hidden));
+      Bytes(PackedMatrix::NumElements(spec.vocab_size, hidden));
   dense.embedding = take(table);
-  dense.lm_head = config.tie_word_embeddings ? dense.embedding : take(table);
+  dense.lm_head = spec.tied_embedding ? dense.embedding : take(table);
   dense.final_norm = take(int64_t{hidden} * 4);
-  dense.layers.resize(config.num_layers);
-  for (int l = 0; l < config.num_layers; ++l) {
+  dense.layers.resize(spec.num_layers());
+  for (int l = 0; l < spec.num_layers(); ++l) {
     DenseLayout::Layer& layer = dense.layers[l];
     layer.input_norm = take(int64_t{hidden} * 4);
     layer.post_norm = take(int64_t{hidden} * 4);
-    layer.q_norm = take(int64_t{config.head_dim} * 4);
-    layer.k_norm = take(int64_t{config.head_dim} * 4);
+    if (HasQkNorm(spec.layers[l])) {
+      layer.q_norm = take(int64_t{shape.head_dim} * 4);
+      layer.k_norm = take(int64_t{shape.head_dim} * 4);
+    }
     layer.qkv = take(Bytes(PackedMatrix::NumElements(
         shape.q_size() + 2 * shape.kv_size(), hidden)));
     layer.output =
         take(Bytes(RowParallelMatrix::NumElements(hidden, shape.q_size())));
-    if (config.is_moe_layer[l]) {
-      layer.router =
-          take(Bytes(PackedMatrix::NumElements(config.num_experts, hidden)));
+    if (const MoeMlp* moe = spec.layers[l].moe()) {
+      layer.router = take(
+          Bytes(PackedMatrix::NumElements(moe->router.num_experts, hidden)));
     } else {
-      layer.mlp = take(
-          Bytes(ExpertBlock::NumElements(hidden, config.intermediate_size)));
+      layer.mlp = take(Bytes(
+          ExpertBlock::NumElements(hidden, spec.layers[l].dense()->rows)));
     }
   }
   dense.size_bytes = next;
@@ -348,8 +375,8 @@ DenseLayout PlanDense(const ModelShape& shape) {
 
 DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense) {
   CHECK(Aligned(dense));
-  const ModelConfig& config = shape.config;
-  const int hidden = config.hidden_size;
+  const DecoderSpec& spec = shape.spec;
+  const int hidden = spec.hidden_size;
   const DenseLayout plan = PlanDense(shape);
   const auto at = [dense](int64_t offset) {
     return reinterpret_cast<const Bf16*>(dense + offset);
@@ -359,21 +386,23 @@ DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense) {
                                static_cast<size_t>(size));
   };
   DenseWeights weights;
-  weights.embedding = {at(plan.embedding), config.vocab_size, hidden};
-  weights.lm_head = {at(plan.lm_head), config.vocab_size, hidden};
+  weights.embedding = {at(plan.embedding), spec.vocab_size, hidden};
+  weights.lm_head = {at(plan.lm_head), spec.vocab_size, hidden};
   weights.final_norm = floats(plan.final_norm, hidden);
-  weights.layers.resize(config.num_layers);
-  for (int l = 0; l < config.num_layers; ++l) {
+  weights.layers.resize(spec.num_layers());
+  for (int l = 0; l < spec.num_layers(); ++l) {
     const DenseLayout::Layer& place = plan.layers[l];
     DenseWeights::Layer& layer = weights.layers[l];
     layer.input_norm = floats(place.input_norm, hidden);
     layer.post_norm = floats(place.post_norm, hidden);
-    layer.q_norm = floats(place.q_norm, config.head_dim);
-    layer.k_norm = floats(place.k_norm, config.head_dim);
+    if (HasQkNorm(spec.layers[l])) {
+      layer.q_norm = floats(place.q_norm, shape.head_dim);
+      layer.k_norm = floats(place.k_norm, shape.head_dim);
+    }
     layer.qkv = {at(place.qkv), shape.q_size() + 2 * shape.kv_size(), hidden};
     layer.output = {at(place.output), hidden, shape.q_size()};
-    if (config.is_moe_layer[l]) {
-      layer.router = {at(place.router), config.num_experts, hidden};
+    if (const MoeMlp* moe = spec.layers[l].moe()) {
+      layer.router = {at(place.router), moe->router.num_experts, hidden};
       continue;
     }
     layer.mlp = {at(place.mlp), hidden, shape.mlp_slice_rows,
@@ -392,9 +421,8 @@ std::vector<ExpertView> ViewSlot(const ModelShape& shape, Layout layout,
   std::vector<ExpertView> experts(static_cast<size_t>(view.num_experts));
   for (int e = 0; e < view.num_experts; ++e) {
     const std::byte* const first = slot + PieceOffset(experts_shape, layout, e);
-    experts[e] = {reinterpret_cast<const Bf16*>(first),
-                  shape.config.hidden_size, experts_shape.rows_per_block(),
-                  view.num_pieces,
+    experts[e] = {reinterpret_cast<const Bf16*>(first), shape.spec.hidden_size,
+                  experts_shape.rows_per_block(), view.num_pieces,
                   static_cast<ptrdiff_t>(experts_shape.block_bytes() /
                                          int64_t{sizeof(Bf16)})};
   }
@@ -402,7 +430,7 @@ std::vector<ExpertView> ViewSlot(const ModelShape& shape, Layout layout,
 }
 
 absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
-                                      TensorSource& source,
+                                      TensorNames names, TensorSource& source,
                                       const LoadTarget& target,
                                       const LoadProgress& progress) {
   CHECK(target.rank >= 0 && target.rank < shape.num_ranks);
@@ -410,11 +438,12 @@ absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
   CHECK(target.dense != nullptr && Aligned(target.dense));
   CHECK(shape.experts.num_moe_layers == 0 ||
         (target.experts != nullptr && Aligned(target.experts)));
-  RETURN_IF_ERROR(CheckTensors(shape, source));
-  return Loader(shape, source, target, progress).Run();
+  RETURN_IF_ERROR(TensorCheck(shape, names, source).All());
+  return Loader(shape, names, source, target, progress).Run();
 }
 
 absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
+                                      TensorNames names,
                                       const std::string& model_dir,
                                       bool dummy_weights,
                                       const LoadTarget& target,
@@ -425,7 +454,7 @@ absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
   } else {
     ASSIGN_OR_RETURN(source, Checkpoint::Open(model_dir));
   }
-  return LoadWeights(shape, *source, target, progress);
+  return LoadWeights(shape, names, *source, target, progress);
 }
 
 }  // namespace moebius

@@ -19,6 +19,7 @@
 #include "common/layout/experts_state.h"
 #include "kernels/formats.h"
 #include "worker/model/model_shape.h"
+#include "worker/model/tensor_names.h"
 #include "worker/model/tensor_source.h"
 
 namespace moebius {
@@ -28,8 +29,8 @@ struct DenseLayout {
   struct Layer {
     int64_t input_norm = 0;  // float32 [hidden]
     int64_t post_norm = 0;   // float32 [hidden], after attention
-    int64_t q_norm = 0;      // float32 [head_dim]
-    int64_t k_norm = 0;      // float32 [head_dim]
+    int64_t q_norm = -1;     // float32 [head_dim], with QK-norm
+    int64_t k_norm = -1;     // float32 [head_dim], with QK-norm
     int64_t qkv = 0;         // PackedMatrix [q + k + v][hidden]
     int64_t output = 0;      // RowParallelMatrix [hidden][q]
     int64_t router = -1;     // PackedMatrix [experts][hidden], MoE layers
@@ -46,7 +47,8 @@ DenseLayout PlanDense(const ModelShape& shape);
 // The dense region as operators want it.
 struct DenseWeights {
   struct Layer {
-    absl::Span<const float> input_norm, post_norm, q_norm, k_norm;
+    absl::Span<const float> input_norm, post_norm;
+    absl::Span<const float> q_norm, k_norm;  // empty without QK-norm
     PackedMatrix qkv;
     RowParallelMatrix output;
     PackedMatrix router;  // MoE layers
@@ -82,12 +84,13 @@ using LoadProgress =
 // Both regions must be multiples of 64 in memory. Every tensor of the model is
 // checked before the first byte is written.
 absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
-                                      TensorSource& source,
+                                      TensorNames names, TensorSource& source,
                                       const LoadTarget& target,
                                       const LoadProgress& progress = nullptr);
 
 // The same from a folder, or with dummy weights (the folder is not opened).
 absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
+                                      TensorNames names,
                                       const std::string& model_dir,
                                       bool dummy_weights,
                                       const LoadTarget& target,

@@ -16,7 +16,7 @@ constexpr int64_t kMaxLogitRows = 256;
 }  // namespace
 
 IndexRange LogitShare(const ModelShape& shape, Rank rank) {
-  const int vocab = shape.config.vocab_size;
+  const int vocab = shape.spec.vocab_size;
   const IndexRange panels =
       ShareOf((vocab + kPanelRows - 1) / kPanelRows, shape.num_ranks, rank);
   return {std::min(panels.begin * kPanelRows, vocab),
@@ -26,8 +26,8 @@ IndexRange LogitShare(const ModelShape& shape, Rank rank) {
 ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows) {
   CHECK(max_rows >= 1);
   const int64_t rows = max_rows;
-  const int64_t hidden = shape.config.hidden_size;
-  const int64_t top_k = shape.config.experts_per_token;
+  const int64_t hidden = shape.spec.hidden_size;
+  const int64_t top_k = shape.top_k;
   ExchangeLayout layout;
   layout.max_rows = max_rows;
 
@@ -46,7 +46,7 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows) {
   next = std::max(next, rows * hidden * 8);
   layout.sums[1] = take(rows * hidden * 8);
 
-  const int64_t row_bytes = int64_t{shape.config.vocab_size} * 4;
+  const int64_t row_bytes = int64_t{shape.spec.vocab_size} * 4;
   layout.logit_rows =
       static_cast<int>(std::clamp<int64_t>(kLogitChunkBytes / row_bytes,
                                            kMaxRanks, kMaxLogitRows) /

@@ -106,7 +106,6 @@ class EngineHostTest : public testing::Test {
     options.model.num_q_heads = 8;
     options.model.num_kv_heads = 4;
     options.model.vocab_size = vocab_size_;
-    options.model.num_layers = 2;
     options.model.is_moe_layer = {true, true};
     options.max_model_len = 1024;
     options.tokenizer = &TestTokenizer();

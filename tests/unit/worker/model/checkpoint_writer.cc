@@ -84,7 +84,7 @@ std::string Safetensors(const std::vector<NamedTensor>& tensors,
   return RawSafetensors(header.dump(), 0) + data;
 }
 
-std::vector<NamedTensor> DummyTensors(const ModelConfig& config) {
+std::vector<NamedTensor> DummyTensors(const DecoderSpec& spec) {
   const auto source = MakeDummyWeights();
   std::vector<NamedTensor> tensors;
   const auto vector = [&](const std::string& name, int64_t size) {
@@ -103,18 +103,20 @@ std::vector<NamedTensor> DummyTensors(const ModelConfig& config) {
     for (const Bf16 value : values) tensor.values.push_back(ToFloat(value));
     tensors.push_back(std::move(tensor));
   };
-  const int hidden = config.hidden_size;
-  const int q = config.num_q_heads * config.head_dim;
-  const int kv = config.num_kv_heads * config.head_dim;
-  matrix("model.embed_tokens", config.vocab_size, hidden);
-  if (!config.tie_word_embeddings) matrix("lm_head", config.vocab_size, hidden);
+  const int hidden = spec.hidden_size;
+  matrix("model.embed_tokens", spec.vocab_size, hidden);
+  if (!spec.tied_embedding) matrix("lm_head", spec.vocab_size, hidden);
   vector("model.norm", hidden);
-  for (int l = 0; l < config.num_layers; ++l) {
+  for (int l = 0; l < spec.num_layers(); ++l) {
     const std::string layer = absl::StrCat("model.layers.", l, ".");
+    const auto& attention =
+        std::get<GroupedQueryAttention>(spec.layers[l].attention);
+    const int q = attention.q_heads * attention.head_dim;
+    const int kv = attention.kv_heads * attention.head_dim;
     vector(layer + "input_layernorm", hidden);
     vector(layer + "post_attention_layernorm", hidden);
-    vector(layer + "self_attn.q_norm", config.head_dim);
-    vector(layer + "self_attn.k_norm", config.head_dim);
+    vector(layer + "self_attn.q_norm", attention.head_dim);
+    vector(layer + "self_attn.k_norm", attention.head_dim);
     matrix(layer + "self_attn.q_proj", q, hidden);
     matrix(layer + "self_attn.k_proj", kv, hidden);
     matrix(layer + "self_attn.v_proj", kv, hidden);
@@ -124,14 +126,14 @@ std::vector<NamedTensor> DummyTensors(const ModelConfig& config) {
       matrix(name + "up_proj", rows, hidden);
       matrix(name + "down_proj", hidden, rows);
     };
-    if (!config.is_moe_layer[l]) {
-      mlp(layer + "mlp.", config.intermediate_size);
+    const MoeMlp* moe = spec.layers[l].moe();
+    if (moe == nullptr) {
+      mlp(layer + "mlp.", spec.layers[l].dense()->rows);
       continue;
     }
-    matrix(layer + "mlp.gate", config.num_experts, hidden);
-    for (int e = 0; e < config.num_experts; ++e) {
-      mlp(absl::StrCat(layer, "mlp.experts.", e, "."),
-          config.moe_intermediate_size);
+    matrix(layer + "mlp.gate", moe->router.num_experts, hidden);
+    for (int e = 0; e < moe->router.num_experts; ++e) {
+      mlp(absl::StrCat(layer, "mlp.experts.", e, "."), moe->rows);
     }
   }
   return tensors;

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "common/config/model_config.h"
 #include "kernels/bf16.h"
+#include "worker/model/decoder_spec.h"
 #include "worker/model/safetensors.h"
 
 namespace moebius {
@@ -38,8 +38,8 @@ std::string Safetensors(const std::vector<NamedTensor>& tensors,
 // 8 bytes of length, the header, and `data_bytes` zeros.
 std::string RawSafetensors(const std::string& header, size_t data_bytes);
 
-// Every tensor of a model, with the values of MakeDummyWeights().
-std::vector<NamedTensor> DummyTensors(const ModelConfig& config);
+// Every tensor of a Qwen3-MoE model, with the values of MakeDummyWeights().
+std::vector<NamedTensor> DummyTensors(const DecoderSpec& spec);
 
 // model.safetensors, or `num_shards` files and their index.
 void WriteCheckpoint(const std::string& dir,

@@ -12,6 +12,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
+#include "tests/unit/worker/model/small_model.h"
 #include "tests/unit/worker/model/test_group.h"
 #include "worker/peers/exchange.h"
 
@@ -24,11 +25,9 @@ using testing::HasSubstr;
 // Odd in every way: dense layers first and between, untied embedding, weights
 // of the router not normalised, fewer KV heads than ranks, a vocabulary of no
 // whole number of panels, an MLP of 5 units.
-ModelConfig OddConfig() {
-  ModelConfig config;
-  config.architecture = "Qwen3MoeForCausalLM";
+SmallModel OddConfig() {
+  SmallModel config;
   config.hidden_size = 80;
-  config.num_layers = 4;
   config.num_q_heads = 8;
   config.num_kv_heads = 2;
   config.head_dim = 48;
@@ -106,15 +105,15 @@ void ExpectSameBits(const LogitMap& got, const LogitMap& expected) {
   }
 }
 
-GroupOptions Options(const ModelConfig& config, int num_ranks, bool tp) {
+GroupOptions Options(const SmallModel& config, int num_ranks, bool tp) {
   GroupOptions options;
-  options.config = config;
+  options.spec = SpecOf(config);
   options.num_ranks = num_ranks;
   options.layout = tp ? TensorParallel(num_ranks) : ExpertParallel();
   return options;
 }
 
-void ExpectSameBitsEverywhere(const ModelConfig& config, KvType kv_type) {
+void ExpectSameBitsEverywhere(const SmallModel& config, KvType kv_type) {
   GroupOptions one = Options(config, 1, false);
   one.kv_type = kv_type;
   const LogitMap expected = RunAll(one, 1000, kSequences, Want::kAll);
@@ -148,15 +147,21 @@ TEST(Forward, LogitsAreTheSameBitsWithABf16Cache) {
 }
 
 TEST(Forward, LogitsAreTheSameBitsInADenseModel) {
-  ModelConfig config = OddConfig();
+  SmallModel config = OddConfig();
   config.num_experts = config.experts_per_token = 0;
   config.moe_intermediate_size = 0;
   config.is_moe_layer.assign(4, false);
   ExpectSameBitsEverywhere(config, KvType::kFloat32);
 }
 
+TEST(Forward, LogitsAreTheSameBitsWithoutQkNorm) {
+  SmallModel config = OddConfig();
+  config.qk_norm = false;
+  ExpectSameBitsEverywhere(config, KvType::kFloat32);
+}
+
 TEST(Forward, LogitsAreTheSameBitsWithTiedEmbeddingAndNormalisedRouting) {
-  ModelConfig config = OddConfig();
+  SmallModel config = OddConfig();
   config.tie_word_embeddings = true;
   config.norm_topk_prob = true;
   config.num_kv_heads = 8;
@@ -165,7 +170,7 @@ TEST(Forward, LogitsAreTheSameBitsWithTiedEmbeddingAndNormalisedRouting) {
 }
 
 TEST(Forward, GroupsOfThreeAndSixAgreeWithOne) {
-  ModelConfig config = OddConfig();
+  SmallModel config = OddConfig();
   config.num_q_heads = 12;
   config.num_kv_heads = 3;
   config.head_dim = 16;
@@ -183,15 +188,14 @@ TEST(Forward, GroupsOfThreeAndSixAgreeWithOne) {
 
 // 6 experts of 80 rows, hidden size 80: nothing of it divides by 4 or 8.
 TEST(Forward, PaddingChangesNoBit) {
-  ModelConfig config = OddConfig();
+  SmallModel config = OddConfig();
   config.num_experts = 6;
   config.moe_intermediate_size = 80;
   ExpectSameBitsEverywhere(config, KvType::kFloat32);
 }
 
 TEST(Forward, GroupsOfTwelveAndSixteenAgreeWithOne) {
-  ModelConfig config = OddConfig();
-  config.num_layers = 2;
+  SmallModel config = OddConfig();
   config.is_moe_layer = {true, true};
   config.num_q_heads = 48;
   config.num_kv_heads = 4;
@@ -208,7 +212,7 @@ TEST(Forward, GroupsOfTwelveAndSixteenAgreeWithOne) {
 
 // Each layer where it lies, and whatever attention's layout is.
 TEST(Forward, LogitsAreTheSameBitsInTheMidstOfEverySwitch) {
-  ModelConfig config = OddConfig();
+  SmallModel config = OddConfig();
   config.is_moe_layer = {true, true, false, true};
   const LogitMap expected =
       RunAll(Options(config, 1, false), 1000, kSequences, Want::kAll);
@@ -233,11 +237,11 @@ TEST(Forward, LogitsAreTheSameBitsInTheMidstOfEverySwitch) {
 }
 
 TEST(Forward, ManyLogitRowsPassThroughABoundedExchange) {
-  ModelConfig config = OddConfig();
+  SmallModel config = OddConfig();
   config.vocab_size = 60000;  // 32 rows at a time
   config.tie_word_embeddings = true;
   GroupOptions options = Options(config, 2, true);
-  const auto shape = MakeModelShape(config, 2);
+  const auto shape = MakeModelShape(SpecOf(config), 2);
   ASSERT_THAT(shape, IsOk());
   const ExchangeLayout exchange = PlanExchange(*shape, 200);
   EXPECT_EQ(exchange.logit_rows % kMaxRanks, 0);
@@ -362,7 +366,7 @@ TEST(Forward, ABatchThatDoesNotHoldTogetherIsRefused) {
 }
 
 TEST(Forward, OptionsOutOfRangeAreRefused) {
-  const auto shape = MakeModelShape(OddConfig(), 2);
+  const auto shape = MakeModelShape(SpecOf(OddConfig()), 2);
   ASSERT_THAT(shape, IsOk());
   AlignedBytes memory(64);
   ThreadBarrier barrier(2);
@@ -386,8 +390,8 @@ TEST(Forward, OptionsOutOfRangeAreRefused) {
   expect_refused([](auto& o) { o.kv += 16; }, "region");
   expect_refused(
       [](auto& o) {
-        o.shape.config.max_positions = 1 << 24;
-        o.shape.config.head_dim = 1024;
+        o.shape.spec.max_positions = 1 << 24;
+        o.shape.head_dim = 1024;
       },
       "set max_model_len lower");
   expect_refused([](auto& o) { o.barrier = nullptr; }, "barrier");
@@ -401,7 +405,7 @@ TEST(Forward, ABrokenBarrierEndsTheStepWithItsError) {
       return absl::DeadlineExceededError("rank 1 is late");
     }
   } broken;
-  const auto shape = MakeModelShape(OddConfig(), 2);
+  const auto shape = MakeModelShape(SpecOf(OddConfig()), 2);
   ASSERT_THAT(shape, IsOk());
   AlignedBytes dense(PlanDense(*shape).size_bytes);
   AlignedBytes experts(shape->experts.region_bytes());
@@ -414,7 +418,7 @@ TEST(Forward, ABrokenBarrierEndsTheStepWithItsError) {
   options.num_pages = 16;
   for (const Layout layout : {ExpertParallel(), TensorParallel(2)}) {
     ASSERT_THAT(
-        LoadWeights(*shape, "", true,
+        LoadWeights(*shape, kSmallModelNames, "", true,
                     {0, In(layout).experts, dense.data(), experts.data()}),
         IsOk());
     options.dense = dense.data();
@@ -444,7 +448,7 @@ TEST(Forward, APeerThatShowsImpossibleRowsIsDataLoss) {
   struct Passing : Barrier {
     absl::Status Wait() override { return absl::OkStatus(); }
   } passing;
-  const auto shape = MakeModelShape(OddConfig(), 2);
+  const auto shape = MakeModelShape(SpecOf(OddConfig()), 2);
   ASSERT_THAT(shape, IsOk());
   AlignedBytes dense(PlanDense(*shape).size_bytes);
   AlignedBytes experts(shape->experts.region_bytes());
@@ -452,7 +456,7 @@ TEST(Forward, APeerThatShowsImpossibleRowsIsDataLoss) {
                   Forward::KvFormat(*shape, KvType::kFloat32).page_bytes());
   AlignedBytes exchange(Forward::ExchangeBytes(*shape, 8)),
       peer(Forward::ExchangeBytes(*shape, 8));
-  ASSERT_THAT(LoadWeights(*shape, "", true,
+  ASSERT_THAT(LoadWeights(*shape, kSmallModelNames, "", true,
                           {0, In(ExpertParallel()).experts, dense.data(),
                            experts.data()}),
               IsOk());

@@ -10,6 +10,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/status_matchers.h"
 #include "tests/unit/worker/model/test_group.h"
+#include "worker/model/families/families.h"
 
 namespace moebius {
 namespace {
@@ -49,9 +50,9 @@ TEST_P(ReferenceTest, GreedyTokensAndLogProbabilitiesEqual) {
   const std::vector<Row>& rows = Reference();
   ASSERT_EQ(rows.size(), 27u);
   GroupOptions options;
-  const auto config = LoadModelConfig(VerseMoeDir());
-  ASSERT_THAT(config, IsOk());
-  options.config = *config;
+  const auto model = LoadModel(VerseMoeDir());
+  ASSERT_THAT(model, IsOk());
+  options.spec = model->spec;
   options.num_ranks = GetParam().num_ranks;
   options.layout =
       GetParam().tp ? TensorParallel(options.num_ranks) : ExpertParallel();

@@ -66,7 +66,7 @@ struct TestGroup::RankState {
 
 TestGroup::TestGroup(const GroupOptions& options)
     : options_(options),
-      shape_(Must(MakeModelShape(options.config, options.num_ranks,
+      shape_(Must(MakeModelShape(options.spec, options.num_ranks,
                                  options.spare_slots))),
       barrier_(std::make_unique<ThreadBarrier>(options.num_ranks)) {
   const int64_t page_bytes = static_cast<int64_t>(
@@ -80,7 +80,8 @@ TestGroup::TestGroup(const GroupOptions& options)
         {},
         nullptr,
         nullptr});
-    Must(LoadWeights(shape_, options.model_dir, options.model_dir.empty(),
+    Must(LoadWeights(shape_, kSmallModelNames, options.model_dir,
+                     options.model_dir.empty(),
                      {r, experts(), rank->dense.data(), rank->experts.data()}));
     for (int page = 0; page < options.num_pages; ++page) {
       rank->free_pages.push_back(static_cast<PageId>(page));

@@ -13,8 +13,8 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "common/config/model_config.h"
 #include "common/layout/experts_state.h"
+#include "tests/unit/worker/model/small_model.h"
 #include "worker/model/forward.h"
 #include "worker/model/tensor_source.h"
 #include "worker/model/weights.h"
@@ -60,7 +60,7 @@ class ThreadBarrier : public Barrier {
 };
 
 struct GroupOptions {
-  ModelConfig config;
+  DecoderSpec spec;  // whose tensors have kSmallModelNames
   int num_ranks = 1;
   Layout layout;  // of attention
   // The experts: in the same layout, low, unless given.

@@ -10,6 +10,7 @@
 #include "kernels/pull.h"
 #include "tests/status_matchers.h"
 #include "tests/unit/worker/model/checkpoint_writer.h"
+#include "tests/unit/worker/model/small_model.h"
 #include "tests/unit/worker/model/test_group.h"
 
 namespace moebius {
@@ -21,11 +22,9 @@ using testing::HasSubstr;
 
 // 8 experts of 128 rows, a dense layer between MoE layers, untied embedding, a
 // vocabulary that is no multiple of a panel.
-ModelConfig SmallConfig() {
-  ModelConfig config;
-  config.architecture = "Qwen3MoeForCausalLM";
+SmallModel SmallConfig() {
+  SmallModel config;
   config.hidden_size = 48;
-  config.num_layers = 3;
   config.num_q_heads = 8;
   config.num_kv_heads = 2;
   config.head_dim = 16;
@@ -55,8 +54,8 @@ struct Memory {
   AlignedBytes dense, experts;
 };
 
-ModelShape Shape(const ModelConfig& config, int num_ranks) {
-  const auto shape = MakeModelShape(config, num_ranks);
+ModelShape Shape(const SmallModel& config, int num_ranks) {
+  const auto shape = MakeModelShape(SpecOf(config), num_ranks);
   EXPECT_THAT(shape, IsOk());
   return *shape;
 }
@@ -69,10 +68,10 @@ absl::Span<const std::byte> Slot(const ModelShape& shape, const Memory& memory,
 
 TEST(ModelShape, SizesThatCannotBeDividedNameTheKey) {
   const auto expect = [](auto change, const char* message) {
-    ModelConfig config = SmallConfig();
+    SmallModel config = SmallConfig();
     int num_ranks = 4;
     change(config, num_ranks);
-    EXPECT_THAT(MakeModelShape(config, num_ranks),
+    EXPECT_THAT(MakeModelShape(SpecOf(config), num_ranks),
                 StatusIs(StatusCode::kInvalidArgument, HasSubstr(message)));
   };
   expect([](auto& c, auto&) { c.hidden_size = 40; }, "hidden_size: 40");
@@ -86,6 +85,30 @@ TEST(ModelShape, SizesThatCannotBeDividedNameTheKey) {
   expect([](auto&, auto& n) { n = 17; }, "1 to 16 ranks");
 }
 
+TEST(ModelShape, WhatNoOperatorComputesIsRefused) {
+  DecoderSpec spec = SpecOf(SmallConfig());
+  spec.logit_scale = 0.5;
+  EXPECT_THAT(MakeModelShape(spec, 1), StatusIs(StatusCode::kUnimplemented));
+}
+
+TEST(ModelShape, LayersThatCannotBeDividedAlikeAreRefused) {
+  const auto expect = [](auto change, const char* message) {
+    DecoderSpec spec = SpecOf(SmallConfig());
+    change(std::get<GroupedQueryAttention>(spec.layers[2].attention),
+           std::get<MoeMlp>(spec.layers[2].mlp));
+    EXPECT_THAT(MakeModelShape(spec, 1),
+                StatusIs(StatusCode::kInvalidArgument, HasSubstr(message)));
+  };
+  expect([](auto& a, auto&) { a.q_heads = 4; }, "layer 2: query heads 4");
+  expect([](auto& a, auto&) { a.kv_heads = 4; }, "layer 2: KV heads 4");
+  expect([](auto&, auto& m) { m.rows = 64; },
+         "layer 2: moe_intermediate_size 64");
+  expect([](auto&, auto& m) { m.router.num_experts = 4; },
+         "layer 2: experts 4");
+  expect([](auto&, auto& m) { m.router.top_k = 1; },
+         "layer 2: experts of a row 1");
+}
+
 TEST(ModelShape, SlicesAreTheSameForEveryGroupSize) {
   for (const int n : {1, 2, 4, 8}) {
     const ModelShape shape = Shape(SmallConfig(), n);
@@ -94,7 +117,7 @@ TEST(ModelShape, SlicesAreTheSameForEveryGroupSize) {
     EXPECT_EQ(shape.num_mlp_slices, 5);      // 5 units
     EXPECT_EQ(shape.mlp_slice_rows, 16);
   }
-  ModelConfig config = SmallConfig();
+  SmallModel config = SmallConfig();
   config.num_q_heads = config.num_kv_heads = 12;
   config.num_experts = 12;
   config.moe_intermediate_size = 16 * 24;
@@ -122,12 +145,12 @@ TEST(ModelShape, SharesAreWholeAndDifferByOneAtMost) {
 
 TEST(Weights, AMissingOrMisshapenTensorIsRefusedBeforeAnythingIsWritten) {
   const ModelShape shape = Shape(SmallConfig(), 1);
-  std::vector<NamedTensor> tensors = DummyTensors(SmallConfig());
+  std::vector<NamedTensor> tensors = DummyTensors(SpecOf(SmallConfig()));
   TempDir dir;
   Memory memory(shape);
   const Memory untouched(shape);
   const auto load = [&] {
-    return LoadWeights(shape, dir.path(), false,
+    return LoadWeights(shape, kSmallModelNames, dir.path(), false,
                        memory.Target(0, ExpertParallel()));
   };
   EXPECT_THAT(load(), StatusIs(StatusCode::kNotFound));
@@ -148,22 +171,44 @@ TEST(Weights, AMissingOrMisshapenTensorIsRefusedBeforeAnythingIsWritten) {
   EXPECT_EQ(memory.experts.span(), untouched.experts.span());
 }
 
+TEST(Weights, WithoutQkNormNoTensorsOfItAreWanted) {
+  SmallModel config = SmallConfig();
+  std::vector<NamedTensor> tensors = DummyTensors(SpecOf(config));
+  std::erase_if(tensors, [](const NamedTensor& tensor) {
+    return tensor.name.find("q_norm") != std::string::npos ||
+           tensor.name.find("k_norm") != std::string::npos;
+  });
+  TempDir dir;
+  WriteCheckpoint(dir.path(), tensors, TensorType::kBf16, 1);
+  const auto load = [&] {
+    const ModelShape shape = Shape(config, 1);
+    Memory memory(shape);
+    return LoadWeights(shape, kSmallModelNames, dir.path(), false,
+                       memory.Target(0, ExpertParallel()))
+        .status();
+  };
+  EXPECT_THAT(load(), StatusIs(StatusCode::kNotFound, HasSubstr("q_norm")));
+  config.qk_norm = false;
+  EXPECT_THAT(load(), IsOk());
+}
+
 TEST(Weights, OneFileShardsAndEveryTypeGiveTheBytesOfTheSource) {
-  const ModelConfig config = SmallConfig();
-  const std::vector<NamedTensor> tensors = DummyTensors(config);
+  const SmallModel config = SmallConfig();
+  const std::vector<NamedTensor> tensors = DummyTensors(SpecOf(config));
   for (const Layout layout : {ExpertParallel(), TensorParallel(2)}) {
     const ModelShape shape = Shape(config, 2);
     Memory expected(shape);
-    ASSERT_THAT(LoadWeights(shape, "", true, expected.Target(1, layout)),
+    ASSERT_THAT(LoadWeights(shape, kSmallModelNames, "", true,
+                            expected.Target(1, layout)),
                 IsOk());
     for (const TensorType type : {TensorType::kBf16, TensorType::kF32}) {
       for (const int num_shards : {1, 3}) {
         TempDir dir;
         WriteCheckpoint(dir.path(), tensors, type, num_shards);
         Memory memory(shape);
-        ASSERT_THAT(
-            LoadWeights(shape, dir.path(), false, memory.Target(1, layout)),
-            IsOk());
+        ASSERT_THAT(LoadWeights(shape, kSmallModelNames, dir.path(), false,
+                                memory.Target(1, layout)),
+                    IsOk());
         EXPECT_EQ(memory.dense.span(), expected.dense.span());
         EXPECT_EQ(memory.experts.span(), expected.experts.span());
       }
@@ -172,8 +217,8 @@ TEST(Weights, OneFileShardsAndEveryTypeGiveTheBytesOfTheSource) {
 }
 
 TEST(Weights, HalfPrecisionIsRoundedToBf16) {
-  const ModelConfig config = SmallConfig();
-  std::vector<NamedTensor> tensors = DummyTensors(config);
+  const SmallModel config = SmallConfig();
+  std::vector<NamedTensor> tensors = DummyTensors(SpecOf(config));
   for (NamedTensor& tensor : tensors) {
     // Numbers with the 11 significant bits of F16, which BF16 must round.
     for (float& value : tensor.values)
@@ -196,10 +241,10 @@ TEST(Weights, HalfPrecisionIsRoundedToBf16) {
   }
   WriteCheckpoint(bf16_dir.path(), tensors, TensorType::kBf16, 1);
   Memory half(shape), bf16(shape);
-  ASSERT_THAT(LoadWeights(shape, half_dir.path(), false,
+  ASSERT_THAT(LoadWeights(shape, kSmallModelNames, half_dir.path(), false,
                           half.Target(0, ExpertParallel())),
               IsOk());
-  ASSERT_THAT(LoadWeights(shape, bf16_dir.path(), false,
+  ASSERT_THAT(LoadWeights(shape, kSmallModelNames, bf16_dir.path(), false,
                           bf16.Target(0, ExpertParallel())),
               IsOk());
   EXPECT_EQ(half.dense.span(), bf16.dense.span());
@@ -215,12 +260,12 @@ TEST_P(PulledSlots, EqualLoadedOnesByteForByteInBothDirections) {
   for (Rank r = 0; r < n; ++r) {
     ep.emplace_back(shape);
     tp.emplace_back(shape);
-    ASSERT_THAT(
-        LoadWeights(shape, "", true, ep.back().Target(r, ExpertParallel())),
-        IsOk());
-    ASSERT_THAT(
-        LoadWeights(shape, "", true, tp.back().Target(r, TensorParallel(n))),
-        IsOk());
+    ASSERT_THAT(LoadWeights(shape, kSmallModelNames, "", true,
+                            ep.back().Target(r, ExpertParallel())),
+                IsOk());
+    ASSERT_THAT(LoadWeights(shape, kSmallModelNames, "", true,
+                            tp.back().Target(r, TensorParallel(n))),
+                IsOk());
     EXPECT_EQ(ep[r].dense.span(), tp[r].dense.span());
     EXPECT_EQ(ep[r].dense.span(), ep[0].dense.span());
   }
@@ -252,27 +297,28 @@ TEST_P(PulledSlots, EqualLoadedOnesByteForByteInBothDirections) {
 INSTANTIATE_TEST_SUITE_P(Ranks, PulledSlots, testing::Values(1, 2, 4, 8));
 
 TEST(Weights, ARankReadsItsOwnExpertsAlone) {
-  const ModelConfig config = SmallConfig();
+  const SmallModel config = SmallConfig();
   TempDir dir;
-  WriteCheckpoint(dir.path(), DummyTensors(config), TensorType::kBf16, 1);
+  WriteCheckpoint(dir.path(), DummyTensors(SpecOf(config)), TensorType::kBf16,
+                  1);
   const ModelShape shape = Shape(config, 4);
   const int64_t expert_bytes = int64_t{3} * 48 * 128 * 2;
   int64_t dense_bytes = 0;
-  for (const NamedTensor& tensor : DummyTensors(config)) {
+  for (const NamedTensor& tensor : DummyTensors(SpecOf(config))) {
     if (tensor.name.find(".experts.") == std::string::npos) {
       dense_bytes += static_cast<int64_t>(tensor.values.size()) * 2;
     }
   }
   Memory memory(shape);
   int64_t done = 0, total = 0;
-  const auto stats =
-      LoadWeights(shape, dir.path(), false, memory.Target(2, ExpertParallel()),
-                  [&](int64_t d, int64_t t) {
-                    EXPECT_GE(d, done);
-                    EXPECT_LE(d, t);
-                    done = d;
-                    total = t;
-                  });
+  const auto stats = LoadWeights(shape, kSmallModelNames, dir.path(), false,
+                                 memory.Target(2, ExpertParallel()),
+                                 [&](int64_t d, int64_t t) {
+                                   EXPECT_GE(d, done);
+                                   EXPECT_LE(d, t);
+                                   done = d;
+                                   total = t;
+                                 });
   ASSERT_THAT(stats, IsOk());
   EXPECT_EQ(stats->bytes_read, dense_bytes + 2 * 2 * expert_bytes);
   EXPECT_GT(done, 0);
@@ -280,7 +326,7 @@ TEST(Weights, ARankReadsItsOwnExpertsAlone) {
             PlanDense(shape).size_bytes + 2 * shape.experts.slot_bytes());
 
   // TP: a quarter of gate and up; down's rows are shorter than a page.
-  const auto tp = LoadWeights(shape, dir.path(), false,
+  const auto tp = LoadWeights(shape, kSmallModelNames, dir.path(), false,
                               memory.Target(2, TensorParallel(4)));
   ASSERT_THAT(tp, IsOk());
   const int64_t matrix = expert_bytes / 3;
@@ -289,7 +335,7 @@ TEST(Weights, ARankReadsItsOwnExpertsAlone) {
 
 TEST(Weights, FreeSlotsAreNotTouched) {
   for (const int spare : {1, 2, 3}) {
-    const auto made = MakeModelShape(SmallConfig(), 2, spare);
+    const auto made = MakeModelShape(SpecOf(SmallConfig()), 2, spare);
     ASSERT_THAT(made, IsOk());
     const ModelShape& shape = *made;
     const Layout ep = ExpertParallel(), tp = TensorParallel(2);
@@ -299,7 +345,8 @@ TEST(Weights, FreeSlotsAreNotTouched) {
           ExpertsState{tp, ep, Side::kLow, 2}}) {
       Memory memory(shape);
       std::memset(memory.experts.data(), 0x5a, memory.experts.size());
-      ASSERT_THAT(LoadWeights(shape, "", true, memory.Target(0, state)),
+      ASSERT_THAT(LoadWeights(shape, kSmallModelNames, "", true,
+                              memory.Target(0, state)),
                   IsOk());
       std::vector<bool> used(shape.experts.num_slots());
       for (int layer = 0; layer < shape.experts.num_moe_layers; ++layer) {
@@ -322,9 +369,15 @@ TEST(Weights, EachLayerIsLoadedInItsOwnLayout) {
   const Layout ep = ExpertParallel(), tp = TensorParallel(2);
   const ExpertsState state{ep, tp, Side::kHigh, 1};
   Memory mixed(shape), as_ep(shape), as_tp(shape);
-  ASSERT_THAT(LoadWeights(shape, "", true, mixed.Target(1, state)), IsOk());
-  ASSERT_THAT(LoadWeights(shape, "", true, as_ep.Target(1, ep)), IsOk());
-  ASSERT_THAT(LoadWeights(shape, "", true, as_tp.Target(1, tp)), IsOk());
+  ASSERT_THAT(
+      LoadWeights(shape, kSmallModelNames, "", true, mixed.Target(1, state)),
+      IsOk());
+  ASSERT_THAT(
+      LoadWeights(shape, kSmallModelNames, "", true, as_ep.Target(1, ep)),
+      IsOk());
+  ASSERT_THAT(
+      LoadWeights(shape, kSmallModelNames, "", true, as_tp.Target(1, tp)),
+      IsOk());
   EXPECT_EQ(Slot(shape, mixed, 0), Slot(shape, as_tp, 0));
   EXPECT_EQ(Slot(shape, mixed, 2), Slot(shape, as_ep, 1));
 }
@@ -354,7 +407,7 @@ std::vector<std::vector<Bf16>> RowsOf(const ExpertBlock& piece, int row) {
 
 // 6 experts of 80 rows over 4 ranks: 8 experts of 128 rows.
 TEST(Weights, PaddingIsZerosAndTheRestIsWhatItWas) {
-  ModelConfig config = SmallConfig();
+  SmallModel config = SmallConfig();
   config.num_experts = 6;
   config.moe_intermediate_size = 80;
   const ModelShape one = Shape(config, 1), four = Shape(config, 4);
@@ -362,7 +415,8 @@ TEST(Weights, PaddingIsZerosAndTheRestIsWhatItWas) {
   EXPECT_EQ(four.experts.padded_experts(), 8);
   EXPECT_EQ(four.experts.padded_rows(), 128);
   Memory whole(one);
-  ASSERT_THAT(LoadWeights(one, "", true, whole.Target(0, ExpertParallel())),
+  ASSERT_THAT(LoadWeights(one, kSmallModelNames, "", true,
+                          whole.Target(0, ExpertParallel())),
               IsOk());
   const auto experts = ViewSlot(one, ExpertParallel(), whole.experts.data());
   const std::vector<std::vector<Bf16>> zeros(
@@ -372,7 +426,8 @@ TEST(Weights, PaddingIsZerosAndTheRestIsWhatItWas) {
     for (Rank r = 0; r < 4; ++r) {
       Memory memory(four);
       std::memset(memory.experts.data(), 0x5a, memory.experts.size());
-      ASSERT_THAT(LoadWeights(four, "", true, memory.Target(r, layout)),
+      ASSERT_THAT(LoadWeights(four, kSmallModelNames, "", true,
+                              memory.Target(r, layout)),
                   IsOk());
       const SlotView view = ViewOf(four.experts, layout, r);
       const auto part = ViewSlot(four, layout, memory.experts.data());
