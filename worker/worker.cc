@@ -18,6 +18,7 @@
 #include "worker/memory/worker_memory.h"
 #include "worker/model/families/families.h"
 #include "worker/model/forward.h"
+#include "worker/model/kv_layout.h"
 #include "worker/model/weights.h"
 #include "worker/peers/group_fence.h"
 #include "worker/peers/token_board.h"
@@ -47,7 +48,7 @@ TokenBoard::Capacity BoardCapacity(const Config& config) {
 // How much of what this worker has.
 struct Sizes {
   int context_length = 0;
-  KvPageFormat page;
+  KvLayout kv;
   uint32_t num_pages = 0;
   int64_t exchange_bytes = 0;  // of Forward; the token board follows
   MemoryGeometry geometry;
@@ -57,12 +58,13 @@ absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
   Sizes sizes;
   sizes.context_length =
       ContextLength(shape.spec.max_positions, config.model.max_model_len);
-  sizes.page = Forward::KvFormat(
-      shape, config.workers.kv_dtype == KvDtype::kBfloat16 ? KvType::kBf16
-                                                           : KvType::kFloat32);
-  const int64_t page_bytes = static_cast<int64_t>(sizes.page.page_bytes());
+  sizes.kv =
+      MakeKvLayout(shape.spec, config.workers.kv_dtype == KvDtype::kBfloat16
+                                   ? KvType::kBf16
+                                   : KvType::kFloat32);
+  const int64_t page_bytes = sizes.kv.page_bytes();
   const int64_t blocks = (sizes.context_length + kPageTokens - 1) / kPageTokens;
-  const int64_t pages_of_longest = blocks * shape.attention.num_kv_heads;
+  const int64_t pages_of_longest = blocks * sizes.kv.num_heads;
   int64_t pages = config.workers.kv_bytes / page_bytes;
   if (config.workers.kv_bytes == 0) {
     pages = std::max(
@@ -173,7 +175,7 @@ absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
   options.rank = rank;
   options.max_rows = config.scheduler.token_budget;
   options.max_positions = sizes.context_length;
-  options.kv_type = sizes.page.type;
+  options.kv_type = sizes.kv.type;
   options.num_pages = sizes.num_pages;
   options.dense = memory.base(RegionKind::kDense, rank);
   options.experts = memory.base(RegionKind::kExperts, rank);
@@ -274,9 +276,8 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   StepExecutor steps(
       StepContext{rank, num_ranks, &slots, forward.get(), &board, fence.get()});
   SwitchExecutor switches(SwitchContext{
-      rank, num_ranks, shape.experts, shape.attention,
-      static_cast<int64_t>(sizes.page.page_bytes()), sizes.num_pages,
-      memory.get(), &sequences, fence.get(), &pool});
+      rank, num_ranks, shape.experts, shape.attention, sizes.kv.page_bytes(),
+      sizes.num_pages, memory.get(), &sequences, fence.get(), &pool});
 
   const std::unique_ptr<WeightCheck> check = host.MakeWeightCheck(
       shape.experts, rank, memory->base(RegionKind::kExperts, rank));

@@ -11,6 +11,7 @@
 #include "kernels/gemm.h"
 #include "kernels/moe.h"
 #include "kernels/norm.h"
+#include "worker/model/kv_layout.h"
 #include "worker/model/step_rows.h"
 #include "worker/model/weights.h"
 #include "worker/peers/exchange.h"
@@ -498,7 +499,7 @@ absl::Status ForwardImpl::LogitsTp(const ForwardBatch& batch,
 }  // namespace
 
 KvPageFormat Forward::KvFormat(const ModelShape& shape, KvType type) {
-  return {shape.spec.num_layers(), shape.head_dim, type};
+  return PageFormatOf(MakeKvLayout(shape.spec, type));
 }
 
 int64_t Forward::ExchangeBytes(const ModelShape& shape, int max_rows) {
