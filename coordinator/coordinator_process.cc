@@ -35,6 +35,7 @@
 #include "coordinator/api/openai_api.h"
 #include "coordinator/engine/checkpoint_fingerprint.h"
 #include "coordinator/engine/engine_host.h"
+#include "coordinator/engine/text_thread.h"
 #include "coordinator/http/connection_budget.h"
 #include "coordinator/http/http_server.h"
 #include "coordinator/journal/disk_posix.h"
@@ -299,9 +300,6 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   std::atomic<bool> ready{false};
   absl::Mutex failure_mutex;
   absl::Status failure;
-  engine_options.listener = [&calls](std::vector<Output> outputs) {
-    calls->OnOutputs(std::move(outputs));
-  };
   engine_options.on_forgotten = [&calls](std::vector<RequestId> firsts) {
     calls->OnForgotten(firsts);
   };
@@ -314,7 +312,11 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
     failure = std::move(status);
     end->Notify();
   };
-  EngineHost engine(std::move(engine_options), std::move(hub));
+  EngineHost engine(
+      std::move(engine_options), std::move(hub),
+      std::make_unique<TextThread>(&codec->tokenizer(), [&calls](auto outputs) {
+        calls->OnOutputs(std::move(outputs));
+      }));
 
   FrontMetrics metrics;
   IoThreads threads(config.http.threads, "http");
@@ -342,15 +344,13 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
 
   std::unique_ptr<HttpServer> server, admin_server;
   AdminApiOptions admin_options;
-  admin_options.info = {kVersion,
-                        ServedModelName(config),
-                        config.model.path,
-                        max_model_len,
-                        config.workers.count,
-                        0,
-                        0};
-  admin_options.info.pid = getpid();
-  admin_options.info.term = opened.journal->state().term().value;
+  admin_options.info = {.version = kVersion,
+                        .model = ServedModelName(config),
+                        .model_path = config.model.path,
+                        .max_model_len = max_model_len,
+                        .num_workers = config.workers.count,
+                        .pid = getpid(),
+                        .term = opened.journal->state().term().value};
   admin_options.num_connections = [&server] {
     return server->num_connections();
   };

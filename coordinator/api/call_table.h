@@ -54,7 +54,7 @@ struct CallTableOptions {
 // is aborted at once when its client goes away.
 //
 // Threading: thread-safe. OnOutputs() takes a lock for a moment and posts at
-// most once, so it may be called on the engine's thread.
+// most once, so it may be called on the text stage's thread.
 //
 // Lifetime: engine, codec, metrics and threads outlive it; before it is
 // destroyed the server must have been stopped, `threads` too, and the engine

@@ -14,6 +14,7 @@
 #include "coordinator/coordinator_flags.h"
 #include "coordinator/coordinator_setup.h"
 #include "coordinator/engine/engine_host.h"
+#include "coordinator/engine/text_thread.h"
 
 namespace moebius {
 namespace {
@@ -28,9 +29,6 @@ absl::Status Measure(const CoordinatorOptions& options, VaultClient& vault,
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, codec->tokenizer(), vault));
   ThroughputBench bench(engine_options.model.vocab_size);
-  engine_options.listener = [&bench](std::vector<Output> outputs) {
-    bench.OnOutputs(outputs);
-  };
   engine_options.on_ready = [&bench, &vault] {
     vault.Ready().IgnoreError();
     bench.Ready();
@@ -38,7 +36,10 @@ absl::Status Measure(const CoordinatorOptions& options, VaultClient& vault,
   engine_options.on_failed = [&bench](absl::Status status) {
     bench.Fail(std::move(status));
   };
-  EngineHost engine(std::move(engine_options), std::move(hub));
+  auto text = std::make_unique<TextThread>(
+      &codec->tokenizer(),
+      [&bench](std::vector<Output> outputs) { bench.OnOutputs(outputs); });
+  EngineHost engine(std::move(engine_options), std::move(hub), std::move(text));
   engine.Start();
   const absl::Status status = bench.Run(engine, spec, result);
   engine.Stop();

@@ -37,7 +37,7 @@ struct Output {
                             // ended it
 };
 
-// Hears every step's outputs, on the engine's thread. Must not block.
+// Hears every step's outputs, on the text stage's thread. Must not block.
 using OutputListener = std::function<void(std::vector<Output>)>;
 
 struct SwitchReport {
@@ -102,7 +102,7 @@ struct EngineStatus {
 };
 
 // Thread-safe. Calls return at once; answers come through the callbacks, on
-// the engine's thread.
+// the engine's thread or, behind the outputs that come first, the text stage's.
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -118,7 +118,7 @@ class Engine {
   virtual absl::StatusOr<std::vector<RequestId>> Submit(
       std::vector<Generation> generations, std::string context) = 0;
 
-  // Calls back once, on the engine's thread, with all outputs of these
+  // Calls back once, on the text stage's thread, with all outputs of these
   // generations up to now, in order, those of each ending with its finish if it
   // has ended; the listener gets exactly what follows. kNotFound when their
   // results are kept no longer.

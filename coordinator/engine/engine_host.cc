@@ -22,9 +22,11 @@ constexpr int kStallTickMs = 1000;
 
 }  // namespace
 
-EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub)
+EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub,
+                       std::unique_ptr<TextStage> text)
     : options_(std::move(options)),
       hub_(std::move(hub)),
+      text_(std::move(text)),
       group_(hub_.get(), options_.config.workers.count, options_.term),
       membership_(Gathering{RankSet::All(options_.config.workers.count), 0}),
       stands_(options_.config.workers.count),
@@ -38,6 +40,7 @@ EngineHost::EngineHost(EngineOptions options, std::unique_ptr<Hub> hub)
   for (Rank r = 0; r < options_.config.workers.count; ++r) {
     status_.workers[r].rank = r;
   }
+  text_->Begin([this] { hub_->Wake(); });
   absl::MutexLock lock(&mutex_);
   published_ = status_;
   if (options_.journal != nullptr) {
@@ -201,6 +204,7 @@ bool EngineHost::Turn(int timeout_ms) {
 absl::Status EngineHost::RunOnce(int timeout_ms) {
   RETURN_IF_ERROR(TakeReports(timeout_ms));
   TakeInbox();
+  TakeTextEnds();
   const auto now = Now();
   RETURN_IF_ERROR(TickJournal(now));
   RETURN_IF_ERROR(TickMembership(now));
@@ -218,8 +222,12 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
     RETURN_IF_ERROR(TickMembership(now));
   }
   RETURN_IF_ERROR(CommitAndDeliver());
-  if (scheduler_.has_value() && !drained_.empty() && scheduler_->idle()) {
-    for (auto& drained : std::exchange(drained_, {})) drained(true);
+  if (scheduler_.has_value() && !drained_.empty() && answering_.empty()) {
+    // Behind the last outputs.
+    for (auto& drained : std::exchange(drained_, {})) {
+      batch_.emplace_back([drained = std::move(drained)] { drained(true); });
+    }
+    text_->Push(batch_);
   }
   Publish();
   return absl::OkStatus();
@@ -381,40 +389,52 @@ void EngineHost::TakeInbox() {
   for (Submission& submission : inbox.submissions) {
     Accept(std::move(submission));
   }
-  for (RequestId request : inbox.aborts) {
-    if (outputs_.erase(request) == 0) continue;
-    scheduler_->Abort(request);
-    ++status_.requests_aborted;
-    ended_.Add(Now(), 1);
-    NoteEnd(request, FinishReason::kAbort, "");
-  }
+  TakeAborts(inbox.aborts);
   for (Attachment& attachment : inbox.attachments) {
     attachments_.push_back(std::move(attachment));
   }
   for (LayoutRequest& request : inbox.layouts) {
-    if (!switches_.has_value()) {
-      request.callback(absl::UnavailableError("not ready"));
-      continue;
-    }
-    status_.choice = request.choice;
-    policy_->SetChoice(request.choice);
-    if (options_.journal != nullptr) {
-      Note(journal::LayoutChosen{request.choice}).IgnoreError();
-    }
-    if (request.choice == LayoutChoice::kAuto) {
-      SwitchReport report;
-      report.from = report.to = scheduler_->layout();
-      request.callback(report);
-      continue;
-    }
-    const Layout target = request.choice == LayoutChoice::kEp
-                              ? ExpertParallel()
-                              : TensorParallel(options_.config.workers.count);
-    const absl::Status status =
-        switches_->Request(target, std::move(request.callback), Now());
-    if (!status.ok()) LogWarn("switch: ", status.ToString());
+    TakeLayout(std::move(request));
   }
   TakeDrains(inbox);
+}
+
+void EngineHost::TakeAborts(const std::vector<RequestId>& aborts) {
+  for (RequestId request : aborts) {
+    if (answering_.erase(request) == 0) continue;
+    scheduler_->Abort(request);
+    ++status_.requests_aborted;
+    ended_.Add(Now(), 1);
+    NoteEnd(request, FinishReason::kAbort, "");
+    GenerationEnded ended;
+    ended.request = request;
+    ended.silent = true;
+    batch_.emplace_back(std::move(ended));
+  }
+}
+
+void EngineHost::TakeLayout(LayoutRequest request) {
+  if (!switches_.has_value()) {
+    request.callback(absl::UnavailableError("not ready"));
+    return;
+  }
+  status_.choice = request.choice;
+  policy_->SetChoice(request.choice);
+  if (options_.journal != nullptr) {
+    Note(journal::LayoutChosen{request.choice}).IgnoreError();
+  }
+  if (request.choice == LayoutChoice::kAuto) {
+    SwitchReport report;
+    report.from = report.to = scheduler_->layout();
+    request.callback(report);
+    return;
+  }
+  const Layout target = request.choice == LayoutChoice::kEp
+                            ? ExpertParallel()
+                            : TensorParallel(options_.config.workers.count);
+  const absl::Status status =
+      switches_->Request(target, std::move(request.callback), Now());
+  if (!status.ok()) LogWarn("switch: ", status.ToString());
 }
 
 void EngineHost::TakeDrains(Inbox& inbox) {
@@ -439,19 +459,28 @@ void EngineHost::Queue(RequestId request, Generation generation) {
       scheduler_->Add(request, std::move(generation.prompt),
                       std::move(generation.sampling), max_tokens);
   ++status_.requests_total;
-  Output& output = batch_.emplace_back();
-  output.request = request;
   if (status.ok()) {
-    output.accepted = true;
-    outputs_.try_emplace(request, options_.tokenizer,
-                         std::move(generation.stop));
+    answering_.try_emplace(request, Answering{TokenEnds(generation.stop),
+                                              !generation.stop.stop.empty()});
+    batch_.emplace_back(
+        GenerationBegun{request,
+                        std::make_unique<GenerationOutput>(
+                            options_.tokenizer, std::move(generation.stop)),
+                        /*accepted=*/true});
     return;
   }
   LogWarn("request ", request.value, " was refused: ", status.ToString());
-  output.finish = FinishReason::kAbort;
-  output.refused = status;
-  ++status_.requests_aborted;
+  Refuse(request, status);
   NoteEnd(request, FinishReason::kAbort, "");
+}
+
+void EngineHost::Refuse(RequestId request, const absl::Status& why) {
+  GenerationEnded ended;
+  ended.request = request;
+  ended.finish = FinishReason::kAbort;
+  ended.refused = why;
+  batch_.emplace_back(std::move(ended));
+  ++status_.requests_aborted;
 }
 
 void EngineHost::EndAll(bool failed) {
@@ -465,25 +494,34 @@ void EngineHost::EndAll(bool failed) {
     TakeInbox();
     switches_->Fail("the group ended");
   }
-  std::vector<Output> batch = std::exchange(batch_, {});
   if (failed && options_.journal != nullptr) {
     // What is in the journal goes on in the next coordinator, and what is not
     // may not be said: to be hung up on is all that a client may see of this.
-    batch.clear();
-    outputs_.clear();
+    batch_.clear();
+    answering_.clear();
   }
-  if (!failed && (scheduler_.has_value() || options_.served_before)) {
-    num_cut_.store(options_.journal != nullptr
-                       ? NumUnfinished()
-                       : static_cast<int>(outputs_.size()));
+  text_->Push(batch_);
+  text_->Flush();
+  if (!failed) {
+    TakeTextEnds();
+    if (journal_ok() && options_.journal != nullptr) {
+      options_.journal->Commit().IgnoreError();
+    }
+    if (scheduler_.has_value() || options_.served_before) {
+      num_cut_.store(options_.journal != nullptr
+                         ? NumUnfinished()
+                         : static_cast<int>(answering_.size()));
+    }
   }
-  for (const auto& [request, output] : outputs_) {
-    Output& last = batch.emplace_back();
+  for (const auto& [request, answering] : answering_) {
+    GenerationEnded last;
     last.request = request;
     last.finish = FinishReason::kAbort;
+    batch_.emplace_back(std::move(last));
   }
-  outputs_.clear();
-  if (!batch.empty()) options_.listener(std::move(batch));
+  answering_.clear();
+  text_->Push(batch_);
+  text_->Flush();
   for (auto& drained : std::exchange(drained_, {})) drained(false);
 }
 

@@ -24,10 +24,11 @@
 #include "coordinator/decisions/recovery_plan.h"
 #include "coordinator/decisions/scheduler.h"
 #include "coordinator/engine/engine.h"
-#include "coordinator/engine/generation_output.h"
 #include "coordinator/engine/policy_host.h"
 #include "coordinator/engine/recent_count.h"
 #include "coordinator/engine/switch_control.h"
+#include "coordinator/engine/text_stage.h"
+#include "coordinator/engine/token_ends.h"
 #include "coordinator/engine/worker_group.h"
 #include "coordinator/journal/journal.h"
 #include "coordinator/text/tokenizer.h"
@@ -43,7 +44,6 @@ struct EngineOptions {
   // unfinished is in flight, though we may not serve yet.
   bool served_before = false;
   const Tokenizer* tokenizer = nullptr;  // outlives the engine
-  OutputListener listener;
   // Where what must not be forgotten goes; null: nowhere. Outlives the engine,
   // whose thread alone uses it from Start() on. What it says already is taken
   // up.
@@ -73,11 +73,16 @@ struct EngineOptions {
 // resume with its tokens and page tables (membership.h). Requests are accepted
 // meanwhile.
 //
-// Callbacks run on its thread and must not block. Stop() ends the workers and
-// joins the thread; outputs stop first.
+// It deals in tokens: `text` makes text of them beside it (text_stage.h), tells
+// clients, and says which generations a stop string has ended. Tokens drawn
+// since then are dropped.
+//
+// Callbacks run on its thread or the text stage's and must not block. Stop()
+// ends the workers and joins the thread; outputs stop first.
 class EngineHost final : public Engine {
  public:
-  EngineHost(EngineOptions options, std::unique_ptr<Hub> hub);
+  EngineHost(EngineOptions options, std::unique_ptr<Hub> hub,
+             std::unique_ptr<TextStage> text);
   ~EngineHost() override;
 
   void Start();
@@ -116,6 +121,19 @@ class EngineHost final : public Engine {
     std::vector<RequestId> requests;
     AttachCallback callback;
   };
+  // A generation that has not ended, as far as its tokens tell.
+  struct Answering {
+    TokenEnds ends;
+    // It has stop strings: where it ends is for the text stage to say.
+    bool by_text = false;
+    // Its last token is drawn.
+    bool drawn = false;
+  };
+  struct EndOfTokens {
+    size_t index = 0;
+    FinishReason finish = FinishReason::kStop;
+    std::string stop_reason;
+  };
   struct LayoutRequest {
     LayoutChoice choice;
     SwitchCallback callback;
@@ -142,7 +160,11 @@ class EngineHost final : public Engine {
   absl::Status CreateScheduler(uint64_t weight_checksum, Layout layout,
                                StepId first_step);
   void TakeInbox();
+  void TakeAborts(const std::vector<RequestId>& aborts);
+  void TakeLayout(LayoutRequest request);
   void Queue(RequestId request, Generation generation);
+  // It was not accepted after all.
+  void Refuse(RequestId request, const absl::Status& why);
   void TakeDrains(Inbox& inbox);
   void EndAll(bool failed);
   void Publish();
@@ -153,6 +175,8 @@ class EngineHost final : public Engine {
   void EndRefused(std::vector<RefusedRequest> refused);
   void NoteNonfinite(const StepResult& result);
   void Deliver(StepId step, std::vector<NewToken> tokens);
+  void TakeTextEnds();
+  void TakeBackAccepted(const absl::Status& why);
   absl::Status CommitAndDeliver();
 
   // engine_journal.cc
@@ -168,12 +192,19 @@ class EngineHost final : public Engine {
   absl::Status TickJournal(Clock::time_point now);
   // Until the journal wants to be looked after; -1: never.
   int JournalTickMs() const;
-  void Replay(Attachment attachment);
+  TextItem Replay(Attachment attachment) const;
   RecoveryPlan PlanFromJournal() const;
   // Writes how the group begins. False: it has to wait for its journal.
   absl::StatusOr<bool> WriteBeginning(const RecoveryPlan& plan);
   absl::Status Recover(const RecoveryPlan& plan);
-  absl::Status RecoverRequests();
+  void RecoverRequests();
+  void RecoverRequest(RequestId request, const JournalChoice& choice);
+  void RecoverEnd(RequestId request, const JournalChoice& choice,
+                  const EndOfTokens& end);
+  std::unique_ptr<GenerationOutput> TextOf(const JournalChoice& choice,
+                                           size_t count) const;
+  // The first of the choice's tokens that ends it.
+  std::optional<EndOfTokens> EndAmong(const JournalChoice& choice) const;
 
   // engine_recovery.cc
   // All workers are in one round; and the group has begun.
@@ -206,6 +237,7 @@ class EngineHost final : public Engine {
 
   const EngineOptions options_;
   std::unique_ptr<Hub> hub_;
+  std::unique_ptr<TextStage> text_;  // wakes hub_
   std::thread thread_;
   std::atomic<bool> stopping_{false};
   std::atomic<int> num_cut_{0};
@@ -228,11 +260,11 @@ class EngineHost final : public Engine {
   std::optional<Scheduler> scheduler_;  // once every worker has joined
   std::optional<SwitchControl> switches_;
   std::optional<PolicyHost> policy_;
-  absl::flat_hash_map<RequestId, GenerationOutput> outputs_;
+  absl::flat_hash_map<RequestId, Answering> answering_;
   std::deque<StepId> flying_;  // steps whose results are not in
   std::vector<DrainCallback> drained_;
   std::vector<std::vector<HeldSequence>> held_;  // [rank] as Halted told
-  std::vector<Output> batch_;  // to be delivered once it is in the journal
+  TextBatch batch_;  // for the text stage once it is in the journal
   std::vector<Attachment> attachments_;
   bool journal_was_ok_ = true;
   Clock::time_point last_journal_tick_;

@@ -60,11 +60,7 @@ void EngineHost::Accept(Submission submission) {
       Queue(request, std::move(submission.generations[i]));
       continue;
     }
-    Output& output = batch_.emplace_back();
-    output.request = request;
-    output.finish = FinishReason::kAbort;
-    output.refused = noted;
-    ++status_.requests_aborted;
+    Refuse(request, noted);
   }
 }
 
@@ -103,45 +99,42 @@ absl::Status EngineHost::TickJournal(Clock::time_point now) {
   return absl::OkStatus();
 }
 
-// What they have shown so far is what their tokens show.
-void EngineHost::Replay(Attachment attachment) {
-  std::vector<Output> outputs;
+// Their tokens up to now; the text stage shows what they say.
+TextItem EngineHost::Replay(Attachment attachment) const {
+  const auto fail = [&](absl::Status status) -> TextItem {
+    return [callback = std::move(attachment.callback),
+            status = std::move(status)] { callback(status); };
+  };
+  AttachedAgain attached;
   for (RequestId request : attachment.requests) {
     const JournalChoice* choice = options_.journal == nullptr
                                       ? nullptr
                                       : options_.journal->state().Find(request);
     if (choice == nullptr) {
-      return attachment.callback(absl::NotFoundError(absl::StrCat(
+      return fail(absl::NotFoundError(absl::StrCat(
           "the result of generation ", request.value, " is kept no longer")));
     }
     if (choice->finish.has_value() &&
         choice->finish->stop_reason == kOtherCheckpoint &&
         choice->finish->reason == FinishReason::kAbort) {
-      return attachment.callback(absl::AbortedError(
+      return fail(absl::AbortedError(
           "this answer was begun with another checkpoint, and the one that is "
           "served now cannot continue it; send the request anew"));
     }
-    GenerationOutput generation(options_.tokenizer, choice->generation.stop);
+    AttachedAgain::Generation& again = attached.generations.emplace_back();
+    again.request = request;
+    again.stop = choice->generation.stop;
     for (size_t i = 0; i < choice->tokens.size(); ++i) {
-      Output& output = outputs.emplace_back();
-      output.request = request;
-      if (i == 0) output.prompt_logprobs = choice->prompt_logprobs;
-      const SampledToken token = choice->TokenAt(i);
-      generation.Add(absl::MakeConstSpan(&token, 1), output);
-      if (output.finish.has_value()) break;
-      if (i + 1 == choice->tokens.size() && choice->finish.has_value()) {
-        output.finish = choice->finish->reason;
-        output.stop_reason = choice->finish->stop_reason;
-      }
+      again.tokens.push_back(choice->TokenAt(i));
     }
-    if (choice->tokens.empty() && choice->finish.has_value()) {
-      Output& output = outputs.emplace_back();
-      output.request = request;
-      output.finish = choice->finish->reason;
-      output.stop_reason = choice->finish->stop_reason;
+    again.prompt_logprobs = choice->prompt_logprobs;
+    if (choice->finish.has_value()) {
+      again.finish = choice->finish->reason;
+      again.stop_reason = choice->finish->stop_reason;
     }
   }
-  attachment.callback(std::move(outputs));
+  attached.callback = std::move(attachment.callback);
+  return attached;
 }
 
 RecoveryPlan EngineHost::PlanFromJournal() const {
@@ -188,8 +181,14 @@ absl::Status EngineHost::Recover(const RecoveryPlan& plan) {
     status_.choice = *journal->state().choice();
     policy_->SetChoice(status_.choice);
   }
-  RETURN_IF_ERROR(RecoverRequests());
-  if (absl::Status adopted = scheduler_->Adopt(plan.adopted); !adopted.ok()) {
+  RecoverRequests();
+  // Of some the journal has the last token and not the end.
+  std::vector<AdoptedSequence> adopting = plan.adopted;
+  std::erase_if(adopting, [this](const AdoptedSequence& one) {
+    const auto found = answering_.find(one.request);
+    return found == answering_.end() || found->second.drawn;
+  });
+  if (absl::Status adopted = scheduler_->Adopt(adopting); !adopted.ok()) {
     LogError("no KV is taken over: ", adopted.ToString());
   }
   const SchedulerCounters counters = scheduler_->counters();
@@ -200,60 +199,97 @@ absl::Status EngineHost::Recover(const RecoveryPlan& plan) {
   return FaultPoint(FaultId::kCoordinatorRecovering);
 }
 
-absl::Status EngineHost::RecoverRequests() {
-  struct Unfinished {
-    RequestId request;
-    const JournalChoice* choice;
-  };
-  std::vector<Unfinished> all;
+void EngineHost::RecoverRequests() {
+  std::vector<std::pair<RequestId, const JournalChoice*>> all;
   for (const auto& [first, request] : options_.journal->state().requests()) {
     for (size_t i = 0; i < request.choices.size(); ++i) {
       if (request.choices[i].finish.has_value()) continue;
-      all.push_back({RequestId{first.value + i}, &request.choices[i]});
+      all.emplace_back(RequestId{first.value + i}, &request.choices[i]);
     }
   }
-  struct End {
-    RequestId request;
-    Output output;
-  };
-  std::vector<End> ended;
   for (const auto& [request, choice] : all) {
-    const Generation& generation = choice->generation;
-    GenerationOutput output(options_.tokenizer, generation.stop);
-    Output shown;
-    for (size_t i = 0; i < choice->tokens.size() && !shown.finish; ++i) {
-      const SampledToken token = choice->TokenAt(i);
-      output.Add(absl::MakeConstSpan(&token, 1), shown);
-    }
     ++status_.requests_total;
-    if (!shown.finish.has_value()) {
-      // Journals outlive what checked requests before.
-      const absl::Status good = CheckSequence(
-          generation.prompt, generation.sampling, options_.model.vocab_size);
-      const absl::Status added =
-          !good.ok() ? good
-                     : scheduler_->AddKnown(
-                           request, generation.prompt, generation.sampling,
-                           generation.stop.max_tokens, choice->tokens);
-      if (added.ok()) {
-        outputs_.try_emplace(request, std::move(output));
-        continue;
-      }
-      // The context's end, or another model's limits.
-      LogWarn("request ", request.value, " does not go on: ", added.ToString());
-      shown.finish = !good.ok()               ? FinishReason::kError
-                     : choice->tokens.empty() ? FinishReason::kAbort
-                                              : FinishReason::kLength;
-      if (!good.ok()) shown.stop_reason = std::string(good.message());
+    const auto end = EndAmong(*choice);
+    if (end.has_value()) {
+      RecoverEnd(request, *choice, *end);
+    } else {
+      RecoverRequest(request, *choice);
     }
-    ended.push_back({request, std::move(shown)});
   }
-  // Their last token was written, their end was not.
-  for (const End& end : ended) {
-    ++status_.requests_finished;
-    NoteEnd(end.request, *end.output.finish, end.output.stop_reason);
+}
+
+// Its last token was written, its end was not; nor is that here before the
+// journal has it. Tokens behind it count for nothing.
+void EngineHost::RecoverEnd(RequestId request, const JournalChoice& choice,
+                            const EndOfTokens& end) {
+  auto text = TextOf(choice, end.index);
+  const bool by_text = text->has_stop_strings();
+  batch_.emplace_back(GenerationBegun{request, std::move(text)});
+  TokenDrawn last{request, choice.TokenAt(end.index)};
+  if (end.index == 0) last.prompt_logprobs = choice.prompt_logprobs;
+  batch_.emplace_back(std::move(last));
+  if (by_text) {
+    answering_.try_emplace(request,
+                           Answering{TokenEnds(choice.generation.stop), by_text,
+                                     /*drawn=*/true});
+    return;
   }
-  return absl::OkStatus();
+  ++status_.requests_finished;
+  NoteEnd(request, end.finish, end.stop_reason);
+}
+
+void EngineHost::RecoverRequest(RequestId request,
+                                const JournalChoice& choice) {
+  const Generation& generation = choice.generation;
+  // Journals outlive what checked requests before.
+  const absl::Status good = CheckSequence(
+      generation.prompt, generation.sampling, options_.model.vocab_size);
+  const absl::Status added =
+      !good.ok() ? good
+                 : scheduler_->AddKnown(
+                       request, generation.prompt, generation.sampling,
+                       generation.stop.max_tokens, choice.tokens);
+  if (added.ok()) {
+    auto text = TextOf(choice, choice.tokens.size());
+    Answering answering{TokenEnds(generation.stop), text->has_stop_strings()};
+    for (const int32_t token : choice.tokens) answering.ends.Take(token);
+    answering_.try_emplace(request, std::move(answering));
+    batch_.emplace_back(GenerationBegun{request, std::move(text)});
+    return;
+  }
+  // The context's end, or another model's limits.
+  LogWarn("request ", request.value, " does not go on: ", added.ToString());
+  GenerationEnded ended;
+  ended.request = request;
+  ended.finish = !good.ok()              ? FinishReason::kError
+                 : choice.tokens.empty() ? FinishReason::kAbort
+                                         : FinishReason::kLength;
+  if (!good.ok()) ended.stop_reason = std::string(good.message());
+  ++status_.requests_finished;
+  NoteEnd(request, *ended.finish, ended.stop_reason);
+  batch_.emplace_back(std::move(ended));
+}
+
+// Having shown its first `count` tokens.
+std::unique_ptr<GenerationOutput> EngineHost::TextOf(
+    const JournalChoice& choice, size_t count) const {
+  auto text = std::make_unique<GenerationOutput>(options_.tokenizer,
+                                                 choice.generation.stop);
+  Output shown;
+  for (size_t i = 0; i < count; ++i) text->Add(choice.TokenAt(i), shown);
+  return text;
+}
+
+std::optional<EngineHost::EndOfTokens> EngineHost::EndAmong(
+    const JournalChoice& choice) const {
+  GenerationOutput text(options_.tokenizer, choice.generation.stop);
+  Output shown;
+  for (size_t i = 0; i < choice.tokens.size(); ++i) {
+    text.Add(choice.TokenAt(i), shown);
+    if (!shown.finish.has_value()) continue;
+    return EndOfTokens{i, *shown.finish, shown.stop_reason};
+  }
+  return std::nullopt;
 }
 
 }  // namespace moebius

@@ -27,7 +27,8 @@ void Average(double& average, double value) {
 absl::Status EngineHost::IssueSteps() {
   while (switches_->steps_allowed() &&
          static_cast<int>(flying_.size()) <
-             options_.config.scheduler.steps_ahead) {
+             options_.config.scheduler.steps_ahead &&
+         text_->backlog() <= kMaxTextBacklog) {
     const auto begin = Now();
     std::optional<StepPlan> plan = scheduler_->NextStep();
     if (!plan.has_value()) break;
@@ -65,7 +66,7 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
 // does.
 void EngineHost::EndRefused(std::vector<RefusedRequest> refused) {
   for (RefusedRequest& one : refused) {
-    if (outputs_.erase(one.request) == 0) continue;
+    if (answering_.erase(one.request) == 0) continue;
     one.reason.resize(
         std::min(one.reason.size(), journal::kMaxStopReasonBytes));
     LogWarn("request ", one.request.value,
@@ -73,10 +74,11 @@ void EngineHost::EndRefused(std::vector<RefusedRequest> refused) {
     scheduler_->Abort(one.request);
     ++status_.requests_aborted;
     NoteEnd(one.request, FinishReason::kError, one.reason);
-    Output& output = batch_.emplace_back();
-    output.request = one.request;
-    output.finish = FinishReason::kError;
-    output.stop_reason = std::move(one.reason);
+    GenerationEnded ended;
+    ended.request = one.request;
+    ended.finish = FinishReason::kError;
+    ended.stop_reason = std::move(one.reason);
+    batch_.emplace_back(std::move(ended));
   }
 }
 
@@ -94,25 +96,32 @@ void EngineHost::NoteNonfinite(const StepResult& result) {
 
 void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
   journal::StepTokens added{step, {}};
-  const size_t first = batch_.size();
-  for (NewToken& token : tokens) {
-    auto found = outputs_.find(token.request);
-    if (found == outputs_.end()) continue;
+  std::vector<journal::Ended> ended;
+  for (NewToken& drawn : tokens) {
+    const auto found = answering_.find(drawn.request);
+    if (found == answering_.end()) continue;
+    Answering& answering = found->second;
+    const int32_t token = drawn.token.token;
     if (options_.journal != nullptr) {
       added.tokens.push_back(
-          {token.request, token.token, token.prompt_logprobs});
+          {drawn.request, drawn.token, drawn.prompt_logprobs});
     }
-    Output& output = batch_.emplace_back();
-    output.request = token.request;
-    output.prompt_logprobs = std::move(token.prompt_logprobs);
-    found->second.Add(absl::MakeConstSpan(&token.token, 1), output);
+    batch_.emplace_back(TokenDrawn{drawn.request, std::move(drawn.token),
+                                   std::move(drawn.prompt_logprobs),
+                                   drawn.reached_limit});
     ++status_.generated_tokens_total;
-    if (token.reached_limit && !output.finish.has_value()) {
-      output.finish = FinishReason::kLength;
+    const TokenEnd end = answering.ends.Take(token);
+    if (end == TokenEnd::kNone && !drawn.reached_limit) continue;
+    scheduler_->Finish(drawn.request);
+    if (answering.by_text) {
+      answering.drawn = true;
+      continue;
     }
-    if (!output.finish.has_value()) continue;
-    scheduler_->Finish(token.request);
-    outputs_.erase(found);
+    const bool stopped = end == TokenEnd::kEos || end == TokenEnd::kStopToken;
+    ended.push_back({drawn.request,
+                     stopped ? FinishReason::kStop : FinishReason::kLength,
+                     end == TokenEnd::kStopToken ? std::to_string(token) : ""});
+    answering_.erase(found);
     ++status_.requests_finished;
     ended_.Add(last_progress_, 1);
   }
@@ -120,10 +129,41 @@ void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
   if (absl::Status status = Note(std::move(added)); !status.ok()) {
     LogError("journal: ", status.ToString());
   }
-  for (size_t i = first; i < batch_.size(); ++i) {
-    const Output& output = batch_[i];
-    if (!output.finish.has_value()) continue;
-    NoteEnd(output.request, *output.finish, output.stop_reason);
+  for (const journal::Ended& one : ended) {
+    NoteEnd(one.request, one.finish, one.stop_reason);
+  }
+}
+
+// Generations with stop strings end where the text stage says. What was drawn
+// behind that is in the journal, and counts for nothing there either.
+void EngineHost::TakeTextEnds() {
+  for (const TextEnd& end : text_->TakeEnds()) {
+    const auto found = answering_.find(end.request);
+    if (found == answering_.end()) continue;  // aborted since
+    if (!found->second.drawn) scheduler_->Finish(end.request);
+    answering_.erase(found);
+    ++status_.requests_finished;
+    ended_.Add(Now(), 1);
+    NoteEnd(end.request, end.finish, end.stop_reason);
+    GenerationEnded ended;
+    ended.request = end.request;
+    batch_.emplace_back(std::move(ended));
+  }
+}
+
+void EngineHost::TakeBackAccepted(const absl::Status& why) {
+  for (TextItem& item : batch_) {
+    const auto* begun = std::get_if<GenerationBegun>(&item);
+    if (begun == nullptr || !begun->accepted) continue;
+    const RequestId request = begun->request;
+    GenerationEnded ended;
+    ended.request = request;
+    ended.finish = FinishReason::kAbort;
+    ended.refused = why;
+    item = std::move(ended);
+    answering_.erase(request);
+    scheduler_->Abort(request);
+    NoteEnd(request, FinishReason::kAbort, "");
   }
 }
 
@@ -139,31 +179,21 @@ absl::Status EngineHost::CommitAndDeliver() {
       // What was accepted before is served on, its tokens come out the same
       // whenever they are drawn; what this turn accepted is taken back.
       if (!failed_before) LogError("journal: ", status.ToString());
-      std::vector<RequestId> taken_back;
-      for (Output& output : batch_) {
-        if (!output.accepted) continue;
-        output.accepted = false;
-        output.finish = FinishReason::kAbort;
-        output.refused = absl::UnavailableError(
-            absl::StrCat("the journal cannot be written: ", status.message()));
-        taken_back.push_back(output.request);
-      }
-      for (RequestId request : taken_back) {
-        outputs_.erase(request);
-        scheduler_->Abort(request);
-        NoteEnd(request, FinishReason::kAbort, "");
-      }
+      TakeBackAccepted(absl::UnavailableError(
+          absl::StrCat("the journal cannot be written: ", status.message())));
     }
   }
   if (!batch_.empty()) {
-    RETURN_IF_ERROR(FaultPoint(batch_.front().accepted
+    const auto* begun = std::get_if<GenerationBegun>(&batch_.front());
+    RETURN_IF_ERROR(FaultPoint(begun != nullptr && begun->accepted
                                    ? FaultId::kCoordinatorAccepted
                                    : FaultId::kCoordinatorTokens));
-    options_.listener(std::exchange(batch_, {}));
+    text_->Push(batch_);
   }
   for (Attachment& attachment : std::exchange(attachments_, {})) {
-    Replay(std::move(attachment));
+    batch_.push_back(Replay(std::move(attachment)));
   }
+  if (!batch_.empty()) text_->Push(batch_);
   return absl::OkStatus();
 }
 

@@ -8,10 +8,6 @@
 namespace moebius {
 namespace {
 
-bool Contains(const std::vector<int32_t>& ids, int32_t id) {
-  return std::find(ids.begin(), ids.end(), id) != ids.end();
-}
-
 // Length of the longest proper prefix of `word` that `text` ends with.
 size_t OverlapWithEnd(std::string_view text, std::string_view word) {
   const size_t longest = std::min(text.size(), word.size() - 1);
@@ -26,30 +22,11 @@ size_t OverlapWithEnd(std::string_view text, std::string_view word) {
 GenerationOutput::GenerationOutput(const Tokenizer* tokenizer,
                                    StopCriteria stop)
     : stop_(std::move(stop)),
+      ends_(stop_),
       detokenizer_(tokenizer, stop_.skip_special_tokens) {}
 
-bool GenerationOutput::EndsWith(int32_t token, Output& output) {
-  if (num_tokens_ < stop_.min_tokens) return false;
-  if (!stop_.ignore_eos && Contains(stop_.eos_ids, token)) {
-    output.finish = FinishReason::kStop;
-    if (stop_.include_stop_str_in_output) {
-      pending_ += detokenizer_.Append(token);
-    }
-    return true;
-  }
-  if (Contains(stop_.stop_token_ids, token)) {
-    output.finish = FinishReason::kStop;
-    output.stop_reason = std::to_string(token);
-    if (stop_.include_stop_str_in_output) {
-      pending_ += detokenizer_.Append(token);
-    }
-    return true;
-  }
-  return false;
-}
-
 bool GenerationOutput::CutAtStop(Output& output) {
-  if (num_tokens_ < stop_.min_tokens) return false;
+  if (!ends_.may_stop()) return false;
   size_t first = std::string::npos;
   const std::string* found = nullptr;
   for (const std::string& word : stop_.stop) {
@@ -81,22 +58,33 @@ void GenerationOutput::Release(Output& output) {
 void GenerationOutput::Add(absl::Span<const SampledToken> tokens,
                            Output& output) {
   for (const SampledToken& token : tokens) {
-    CHECK(!output.finish.has_value());
-    output.tokens.push_back(token);
-    ++num_tokens_;
-    bool cut = false;
-    if (!EndsWith(token.token, output)) {
-      pending_ += detokenizer_.Append(token.token);
-      cut = CutAtStop(output);
-      if (!cut && num_tokens_ >= stop_.max_tokens) {
-        output.finish = FinishReason::kLength;
-      }
-    }
-    if (output.finish.has_value() && !cut) pending_ += detokenizer_.Flush();
     // With each token: what is shown may not depend on how many come at once.
-    Release(output);
+    Add(token, output);
     if (output.finish.has_value()) break;
   }
+}
+
+void GenerationOutput::Add(SampledToken sampled, Output& output) {
+  CHECK(!output.finish.has_value());
+  const int32_t token = sampled.token;
+  output.tokens.push_back(std::move(sampled));
+  const TokenEnd end = ends_.Take(token);
+  const bool by_id = end == TokenEnd::kEos || end == TokenEnd::kStopToken;
+  bool cut = false;
+  if (!by_id || stop_.include_stop_str_in_output) {
+    pending_ += detokenizer_.Append(token);
+  }
+  if (by_id) {
+    output.finish = FinishReason::kStop;
+    if (end == TokenEnd::kStopToken) {
+      output.stop_reason = std::to_string(token);
+    }
+  } else {
+    cut = CutAtStop(output);
+    if (!cut && end == TokenEnd::kLength) output.finish = FinishReason::kLength;
+  }
+  if (output.finish.has_value() && !cut) pending_ += detokenizer_.Flush();
+  Release(output);
 }
 
 }  // namespace moebius

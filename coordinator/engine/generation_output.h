@@ -8,6 +8,7 @@
 
 #include "absl/types/span.h"
 #include "coordinator/engine/engine.h"
+#include "coordinator/engine/token_ends.h"
 #include "coordinator/text/streaming_detokenizer.h"
 #include "coordinator/text/tokenizer.h"
 
@@ -30,19 +31,21 @@ class GenerationOutput {
   // generation are dropped. After output.finish is set nothing more may be
   // added.
   void Add(absl::Span<const SampledToken> tokens, Output& output);
+  void Add(SampledToken token, Output& output);
+
+  // Text may end it, so that tokens alone do not tell where it ends.
+  bool has_stop_strings() const { return !stop_.stop.empty(); }
 
  private:
-  // Whether the token alone ends it.
-  bool EndsWith(int32_t token, Output& output);
   // Looks for stop strings in pending_; true when one ended it.
   bool CutAtStop(Output& output);
   // Moves what can be shown from pending_ to output.text.
   void Release(Output& output);
 
   StopCriteria stop_;
+  TokenEnds ends_;
   StreamingDetokenizer detokenizer_;
   std::string pending_;  // decoded, not shown yet
-  int num_tokens_ = 0;
 };
 
 }  // namespace moebius

@@ -185,9 +185,6 @@ void Cluster::StartCoordinator() {
   options.tokenizer = &ByteTokenizer();
   options.journal = journal_.get();
   options.unix_ms = [this] { return world_.now_us() / 1000; };
-  options.listener = [this](std::vector<Output> outputs) {
-    Hear(std::move(outputs));
-  };
   options.on_ready = [this] { ready_once_ = engine_ready_ = true; };
   options.now = [this] { return world_.Now(); };
   options.replace_worker = [this](Rank rank, Incarnation incarnation) {
@@ -199,14 +196,17 @@ void Cluster::StartCoordinator() {
     if (disk_failed_) return;  // what it could not write it may not do
     world_.Violate('J', Cat("the group cannot go on: ", status.ToString()));
   };
-  engine_ = std::make_unique<EngineHost>(std::move(options),
-                                         std::make_unique<SimHub>(this));
+  auto text = std::make_unique<SimTextStage>(
+      [this](std::vector<Output> outputs) { Hear(std::move(outputs)); },
+      [this] { PlanText(); }, mutant_.get());
+  text_ = text.get();
+  engine_ = std::make_unique<EngineHost>(
+      std::move(options), std::make_unique<SimHub>(this), std::move(text));
   switches_seen_ = 0;
   orders_open_ = 0;
   network_.BindHub();
   if (num_coordinators_ > 1) observer_.OnNewCoordinator();
-  front_.SetEngine(engine_.get(),
-                   num_coordinators_ > 1 ? &journal_->state() : nullptr);
+  front_.SetEngine(engine_.get(), &journal_->state(), num_coordinators_ > 1);
   WakeCoordinator(1);
   Later(1, [this] { Handle(ChildReady{kCoordinatorChild}); });
 }
@@ -221,6 +221,19 @@ void Cluster::Hear(std::vector<Output> outputs) {
   }
 }
 
+// Now and then some steps late: stop strings are then noticed in the midst of
+// what was drawn behind them.
+void Cluster::PlanText() {
+  const int64_t delay_us = order_rng_.Chance(0.2)
+                               ? order_rng_.Between(1'000, 20'000)
+                               : order_rng_.Between(0, 100);
+  world_.After(delay_us, [this, coordinator = num_coordinators_] {
+    if (engine_ == nullptr || coordinator != num_coordinators_) return;
+    if (world_.now_us() < coordinator_frozen_until_us_) return PlanText();
+    text_->Work();
+  });
+}
+
 void Cluster::LoseCoordinator(const char* why) {
   world_.Note(Cat("coordinator lost: ", why), -1);
   DropCoordinator(false);
@@ -231,7 +244,7 @@ void Cluster::LoseCoordinator(const char* why) {
 }
 
 void Cluster::DropCoordinator(bool power_lost) {
-  front_.SetEngine(nullptr, nullptr);
+  front_.SetEngine(nullptr, nullptr, false);
   engine_.reset();
   journal_.reset();
   disk_.Restart(power_lost);

@@ -246,7 +246,7 @@ void Cluster::CheckIdle() {
 
 void Cluster::StopAll() {
   ending_ = true;
-  front_.SetEngine(nullptr, nullptr);
+  front_.SetEngine(nullptr, nullptr, false);
   for (const auto& worker : workers_) {
     if (!worker->over()) worker->Stop();
   }

@@ -9,6 +9,7 @@
 
 #include "tests/simulation/cluster.h"
 #include "tests/simulation/disk.h"
+#include "tests/simulation/text_stage.h"
 #include "tests/simulation/tiny_model.h"
 
 namespace moebius::simulation {
@@ -55,6 +56,7 @@ class Cluster final : public WorkerSite, public FaultHandler {
 
   // ---- the coordinator
   void Hear(std::vector<Output> outputs);
+  void PlanText();
   // SIGKILL: it is gone, with all that it had not written.
   void LoseCoordinator(const char* why);
   void DropCoordinator(bool power_lost);
@@ -132,6 +134,7 @@ class Cluster final : public WorkerSite, public FaultHandler {
   SimDisk disk_;
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<EngineHost> engine_;
+  SimTextStage* text_ = nullptr;  // the engine's
   uint64_t num_coordinators_ = 0;
   uint64_t boot_ = 0;
   int64_t coordinator_born_us_ = 0;

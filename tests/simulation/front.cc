@@ -86,9 +86,10 @@ void Front::Resubmit(size_t call) {
   world_->After(kRetryUs, [this, call] { Submit(call); });
 }
 
-void Front::SetEngine(Engine* engine, const JournalState* journal) {
+void Front::SetEngine(Engine* engine, const JournalState* journal, bool again) {
   engine_ = engine;
-  if (engine == nullptr || journal == nullptr) return;
+  journal_ = journal;
+  if (engine == nullptr || !again) return;
   std::map<size_t, RequestId> known;  // the first choices' ids, by call
   for (const auto& [first, request] : journal->requests()) {
     const bool given_up = std::all_of(
@@ -286,6 +287,11 @@ void Front::TakeEnd(Choice& choice, const Output& output) {
   }
   if (output.finish == FinishReason::kError) {
     world_->CountFault("request refused by the workers");
+  }
+  const JournalChoice* written = journal_->Find(choice.id);
+  if (written == nullptr || !written->finish.has_value()) {
+    world_->Violate('A', Cat("request ", choice.id.value,
+                             " ended before its journal had the end"));
   }
   if (answers_ == nullptr) return;
   const Ending& ending = choice.ending;

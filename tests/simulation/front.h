@@ -20,7 +20,8 @@ namespace moebius::simulation {
 // Front
 //
 //   A  what was accepted ends well, unless its client gave up; with an error if
-//      no worker computes it; of a request's choices all are accepted or none
+//      no worker computes it; of a request's choices all are accepted or none;
+//      an end is in the journal before a client hears of it
 //   B  tokens come in order, each once
 //   O  they, what they say and what ends them are those of a quiet group, to
 //      the last bit
@@ -48,9 +49,9 @@ class Front {
         asks_(&AsksOf(model)),
         answers_(answers) {}
 
-  // With each coordinator, and its journal; null: there is none.
-  // Clients come back to it with what it knows.
-  void SetEngine(Engine* engine, const JournalState* journal);
+  // With each coordinator, and its journal; null: there is none. `again`:
+  // clients come back to it with what it knows.
+  void SetEngine(Engine* engine, const JournalState* journal, bool again);
 
   // Tokens may be said that no journal has: after the death of its coordinator
   // a client may hear them again.
@@ -99,6 +100,7 @@ class Front {
   const std::vector<Ask>* const asks_;
   const std::vector<Answer>* const answers_;
   Engine* engine_ = nullptr;
+  const JournalState* journal_ = nullptr;  // of the engine
   std::vector<Call> calls_;
   std::vector<Choice> choices_;
   std::map<uint64_t, size_t> by_id_;  // index among choices_

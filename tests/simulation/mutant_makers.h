@@ -115,5 +115,7 @@ inline Make OfOutputs(
 
 // Of switches, of the side of the slots, and of the check after a switch.
 void AddSwitches(std::vector<MutantInfo>& all);
+// Of the text stage.
+void AddText(std::vector<MutantInfo>& all);
 
 }  // namespace moebius::simulation

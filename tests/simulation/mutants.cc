@@ -349,6 +349,7 @@ const std::vector<MutantInfo>& AllMutants() {
     AddMemory(*all);
     AddCoordinator(*all);
     AddMessages(*all);
+    AddText(*all);
     return all;
   }();
   return *mutants;

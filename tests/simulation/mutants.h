@@ -10,6 +10,7 @@
 
 #include "common/wire/wire.h"
 #include "coordinator/engine/engine.h"
+#include "coordinator/engine/text_stage.h"
 #include "tests/simulation/disk.h"
 #include "tests/simulation/options.h"
 #include "tests/simulation/rng.h"
@@ -43,6 +44,11 @@ class Mutant {
                           absl::StatusOr<RegionDescriptor>&) {}
   // Outputs on their way to the front.
   virtual void OnOutputs(std::vector<Output>&) {}
+  // What the engine hands to its text stage, and what it hears back.
+  virtual void OnText(TextBatch&) {}
+  virtual void OnTextEnds(std::vector<TextEnd>&) {}
+  // The text stage does not wait for the journal to have an end.
+  virtual bool ShowsEndsEarly() { return false; }
   // The coordinator has just died.
   virtual void OnCoordinatorLost(SimDisk&) {}
   // Commits of the journal are not synced.

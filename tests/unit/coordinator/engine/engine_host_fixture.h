@@ -12,6 +12,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "coordinator/engine/engine_host.h"
+#include "coordinator/engine/text_thread.h"
 #include "coordinator/journal/journal.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
@@ -30,6 +31,7 @@ class Listener {
     std::vector<PromptLogprob> prompt_logprobs;
     std::optional<FinishReason> finish;
     std::string stop_reason;
+    int num_outputs = 0;
   };
 
   void Hear(const std::vector<Output>& outputs) {
@@ -46,7 +48,7 @@ class Listener {
       }
       stream.finish = output.finish;
       stream.stop_reason = output.stop_reason;
-      ++heard_;
+      ++stream.num_outputs;
     }
   }
 
@@ -70,6 +72,14 @@ class Listener {
     EXPECT_GE(streams_[request.value].tokens.size(), count);
   }
 
+  void AwaitOutputs(RequestId request, int count) {
+    absl::MutexLock lock(&mutex_);
+    const auto enough = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return streams_[request.value].num_outputs >= count;
+    };
+    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&enough), kLong));
+  }
+
   Stream Get(RequestId request) {
     absl::MutexLock lock(&mutex_);
     return streams_[request.value];
@@ -78,7 +88,6 @@ class Listener {
  private:
   absl::Mutex mutex_;
   std::map<uint64_t, Stream> streams_ ABSL_GUARDED_BY(mutex_);
-  int heard_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 class EngineHostTest : public testing::Test {
@@ -109,7 +118,6 @@ class EngineHostTest : public testing::Test {
     options.model.is_moe_layer = {true, true};
     options.max_model_len = 1024;
     options.tokenizer = &TestTokenizer();
-    options.listener = [this](std::vector<Output> o) { listener_.Hear(o); };
     options.journal = journal_.get();
     options.on_ready = [this] {
       healthy_when_ready_ = journal_ != nullptr && journal_->healthy();
@@ -124,7 +132,9 @@ class EngineHostTest : public testing::Test {
       failure_ = status;
       failed_.Notify();
     };
-    engine_ = std::make_unique<EngineHost>(std::move(options), std::move(hub));
+    engine_ = std::make_unique<EngineHost>(
+        std::move(options), std::move(hub),
+        make_text_([this](std::vector<Output> o) { listener_.Hear(o); }));
     engine_->Start();
     if (join) {
       hub_->Join();
@@ -201,6 +211,11 @@ class EngineHostTest : public testing::Test {
               QuietRun(id.value, Request(prompt, count).prompt, count));
   }
 
+  std::function<std::unique_ptr<TextStage>(OutputListener)> make_text_ =
+      [](OutputListener listener) {
+        return std::make_unique<TextThread>(&TestTokenizer(),
+                                            std::move(listener));
+      };
   int vocab_size_ = 0;  // 0: the coordinator lets every token pass
   // Null: nobody knows anything.
   std::function<std::optional<WorkerNews>(Rank)> news_;
