@@ -19,6 +19,9 @@
 #include "worker/model/families/families.h"
 #include "worker/model/forward.h"
 #include "worker/model/kv_layout.h"
+#include "worker/model/safetensors.h"
+#include "worker/model/weight_loader.h"
+#include "worker/model/weight_sink_cpu.h"
 #include "worker/model/weights.h"
 #include "worker/peers/group_fence.h"
 #include "worker/peers/token_board.h"
@@ -136,15 +139,21 @@ absl::StatusOr<wire::Loaded> LoadPart(const Config& config,
                                       ThreadPool* pool) {
   const ModelShape& shape = plan.shape;
   RETURN_IF_ERROR(Validate(load.experts, shape.experts));
-  const LoadTarget target{memory.rank(), load.experts,
-                          memory.mutable_base(RegionKind::kDense),
-                          memory.mutable_base(RegionKind::kExperts)};
-  ASSIGN_OR_RETURN(const LoadStats loaded,
-                   LoadWeights(shape, plan.names, config.model.path,
-                               config.model.load_format == LoadFormat::kDummy,
-                               target, [&host](int64_t done, int64_t total) {
-                                 host.OnProgress(done, total);
-                               }));
+  std::unique_ptr<TensorSource> source;
+  if (config.model.load_format == LoadFormat::kDummy) {
+    source = MakeDummyWeights();
+  } else {
+    ASSIGN_OR_RETURN(source, Checkpoint::Open(config.model.path));
+  }
+  const auto sink =
+      MakeCpuWeightSink(memory.mutable_base(RegionKind::kDense),
+                        memory.mutable_base(RegionKind::kExperts));
+  ASSIGN_OR_RETURN(
+      const LoadStats loaded,
+      LoadWeights({shape, plan.names, memory.rank(), load.experts}, *source,
+                  *sink, [&host](int64_t done, int64_t total) {
+                    host.OnProgress(done, total);
+                  }));
   LogDebug("loaded ", loaded.bytes_written, " bytes from ", loaded.bytes_read,
            " read");
   const std::byte* experts = memory.base(RegionKind::kExperts, memory.rank());

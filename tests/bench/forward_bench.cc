@@ -17,6 +17,9 @@
 #include "common/base/check.h"
 #include "worker/model/families/families.h"
 #include "worker/model/forward.h"
+#include "worker/model/safetensors.h"
+#include "worker/model/weight_loader.h"
+#include "worker/model/weight_sink_cpu.h"
 #include "worker/model/weights.h"
 #include "worker/peers/group_barrier.h"
 
@@ -70,6 +73,16 @@ struct RankState {
   std::vector<SequencePages> sequences;
 };
 
+void LoadInto(const ModelShape& shape, const Model& model,
+              const std::string& dir, Rank r, Layout layout, RankState& rank) {
+  const auto source = Checkpoint::Open(dir);
+  const auto sink = MakeCpuWeightSink(rank.dense.get(), rank.experts.get());
+  CHECK(
+      LoadWeights({shape, model.names, r, ExpertsState::At(layout, Side::kLow)},
+                  *source.value(), *sink)
+          .ok());
+}
+
 class Group {
  public:
   Group(int num_ranks, bool tp, int num_sequences, int num_blocks)
@@ -95,10 +108,7 @@ class Group {
       rank.signals = Allocate(sizeof(SignalsBlock));
       InitSignals(rank.signals.get(), r, num_ranks, Incarnation{1});
       signals.push_back(rank.signals.get());
-      CHECK(LoadWeights(*shape, model->names, dir, false,
-                        {r, ExpertsState::At(layout_, Side::kLow),
-                         rank.dense.get(), rank.experts.get()})
-                .ok());
+      LoadInto(*shape, *model, dir, r, layout_, rank);
     }
     for (Rank r = 0; r < num_ranks; ++r) {
       RankState& rank = ranks_[r];

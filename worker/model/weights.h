@@ -1,5 +1,5 @@
-// A model's weights in a worker's memory: where each one is, and how they get
-// there.
+// A model's weights in a worker's memory: where each one is. (weight_plan.h
+// says how they get there.)
 //
 // The dense region holds, on every rank, all of embedding, attention, norms,
 // routers and dense MLPs; TP uses parts of them as views. The experts region
@@ -9,20 +9,16 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "common/base/ids.h"
-#include "common/layout/experts_state.h"
 #include "kernels/formats.h"
 #include "worker/model/model_shape.h"
-#include "worker/model/tensor_names.h"
-#include "worker/model/tensor_source.h"
 
 namespace moebius {
+
+// Whether attention has weights that norm each head of Q and K.
+bool HasQkNorm(const LayerSpec& layer);
 
 // Bytes from the start of the dense region; all multiples of 64.
 struct DenseLayout {
@@ -63,37 +59,5 @@ DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense);
 // The experts of one slot, padding among them: [ViewOf(...).num_experts].
 std::vector<ExpertView> ViewSlot(const ModelShape& shape, Layout layout,
                                  const std::byte* slot);
-
-struct LoadTarget {
-  Rank rank = 0;
-  ExpertsState state;            // where and in which layout each layer goes
-  std::byte* dense = nullptr;    // PlanDense(shape).size_bytes
-  std::byte* experts = nullptr;  // shape.experts.region_bytes()
-};
-struct LoadStats {
-  int64_t bytes_read = 0;     // from files
-  int64_t bytes_written = 0;  // to the regions
-};
-// Called after each matrix or so, from the loading thread.
-using LoadProgress =
-    std::function<void(int64_t done_bytes, int64_t total_bytes)>;
-
-// Fills the dense region and the slots that layers lie in of one rank, reading
-// only what goes there; padding becomes zeros. Free slots are not touched.
-//
-// Both regions must be multiples of 64 in memory. Every tensor of the model is
-// checked before the first byte is written.
-absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
-                                      TensorNames names, TensorSource& source,
-                                      const LoadTarget& target,
-                                      const LoadProgress& progress = nullptr);
-
-// The same from a folder, or with dummy weights (the folder is not opened).
-absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
-                                      TensorNames names,
-                                      const std::string& model_dir,
-                                      bool dummy_weights,
-                                      const LoadTarget& target,
-                                      const LoadProgress& progress = nullptr);
 
 }  // namespace moebius

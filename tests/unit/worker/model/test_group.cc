@@ -9,7 +9,10 @@
 #include <utility>
 
 #include "common/base/check.h"
+#include "common/base/status_macros.h"
 #include "kernels/thread_pool.h"
+#include "worker/model/safetensors.h"
+#include "worker/model/weight_sink_cpu.h"
 
 namespace moebius {
 namespace {
@@ -35,6 +38,23 @@ AlignedBytes::AlignedBytes(int64_t size_bytes) : size_(size_bytes) {
   data_ = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
   CHECK(data_ != nullptr);
   std::memset(data_, 0x7f, rounded);  // large numbers, and NaN in some types
+}
+
+absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
+                                      TensorNames names,
+                                      const std::string& model_dir,
+                                      bool dummy_weights,
+                                      const LoadTarget& target,
+                                      const LoadProgress& progress) {
+  std::unique_ptr<TensorSource> source;
+  if (dummy_weights) {
+    source = MakeDummyWeights();
+  } else {
+    ASSIGN_OR_RETURN(source, Checkpoint::Open(model_dir));
+  }
+  const auto sink = MakeCpuWeightSink(target.dense, target.experts);
+  return LoadWeights({shape, names, target.rank, target.state}, *source, *sink,
+                     progress);
 }
 
 absl::Status ThreadBarrier::Wait() {

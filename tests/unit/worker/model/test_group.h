@@ -17,6 +17,7 @@
 #include "tests/unit/worker/model/small_model.h"
 #include "worker/model/forward.h"
 #include "worker/model/tensor_source.h"
+#include "worker/model/weight_loader.h"
 #include "worker/model/weights.h"
 #include "worker/peers/barrier.h"
 
@@ -42,6 +43,21 @@ class AlignedBytes {
   std::byte* data_;
   int64_t size_;
 };
+
+// Loads into memory of this process, from a folder or with dummy weights (the
+// folder is not opened).
+struct LoadTarget {
+  Rank rank = 0;
+  ExpertsState state;
+  std::byte* dense = nullptr;
+  std::byte* experts = nullptr;
+};
+absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
+                                      TensorNames names,
+                                      const std::string& model_dir,
+                                      bool dummy_weights,
+                                      const LoadTarget& target,
+                                      const LoadProgress& progress = nullptr);
 
 // Fails every waiter once somebody has given up.
 class ThreadBarrier : public Barrier {
