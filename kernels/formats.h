@@ -48,61 +48,27 @@
 #include "common/base/check.h"
 #include "common/base/ids.h"
 #include "kernels/bf16.h"
+#include "kernels/view.h"
 
 namespace moebius {
 
 inline constexpr int kPanelRows = 16;  // outputs side by side in a line
 inline constexpr int kUnitRows = 16;   // steps of k that stay together
 
-// A view of `rows` rows of `cols` floats; row i starts at data + i * stride.
-struct ConstRows {
-  const float* data = nullptr;
-  int rows = 0;
-  int cols = 0;
-  ptrdiff_t stride = 0;  // elements
-  const float* row(int i) const { return data + i * stride; }
-};
-struct Rows {
-  float* data = nullptr;
-  int rows = 0;
-  int cols = 0;
-  ptrdiff_t stride = 0;  // elements
-  float* row(int i) const { return data + i * stride; }
-  // Rows [begin, begin + count).
-  Rows RowRange(int begin, int count) const {
-    return Rows{row(begin), count, cols, stride};
-  }
-  // Columns [begin, begin + count).
-  Rows ColRange(int begin, int count) const {
-    return Rows{data + begin, rows, count, stride};
-  }
-  operator ConstRows() const { return ConstRows{data, rows, cols, stride}; }
-};
+// Activations.
+using Rows = View<float, Cpu>;
+using ConstRows = View<const float, Cpu>;
 
-// The same for 64-bit fixed point with kFixedPointBits fraction bits.
+// Partial sums: 64-bit fixed point with kFixedPointBits fraction bits.
 inline constexpr int kFixedPointBits = 32;
 // Partial sums are clamped to +-kFixedPointLimit before conversion.
 inline constexpr float kFixedPointLimit = 262144.0f;  // 2^18
-struct ConstFixedRows {
-  const int64_t* data = nullptr;
-  int rows = 0;
-  int cols = 0;
-  ptrdiff_t stride = 0;  // elements
-  const int64_t* row(int i) const { return data + i * stride; }
-};
-struct FixedRows {
-  int64_t* data = nullptr;
-  int rows = 0;
-  int cols = 0;
-  ptrdiff_t stride = 0;  // elements
-  int64_t* row(int i) const { return data + i * stride; }
-  operator ConstFixedRows() const {
-    return ConstFixedRows{data, rows, cols, stride};
-  }
-};
+using FixedRows = PartialRows<Cpu>;
+using ConstFixedRows = ConstPartialRows<Cpu>;
 
 // Column-parallel weights, W [n][k]; k even.
-struct PackedMatrix {
+template <class D>
+struct ColumnParallel {
   const Bf16* data = nullptr;
   int n = 0;
   int k = 0;
@@ -115,14 +81,16 @@ struct PackedMatrix {
     return data + static_cast<size_t>(j) * kPanelRows * k;
   }
   // Outputs [begin, end) as a view. REQUIRES: begin is a multiple of 16.
-  PackedMatrix OutputRange(int begin, int end) const {
+  ColumnParallel OutputRange(int begin, int end) const {
     CHECK(begin % kPanelRows == 0 && 0 <= begin && begin <= end && end <= n);
-    return PackedMatrix{panel(begin / kPanelRows), end - begin, k};
+    return {panel(begin / kPanelRows), end - begin, k};
   }
 };
+using PackedMatrix = ColumnParallel<Cpu>;
 
 // Row-parallel weights, W [n][k]; n and k multiples of 16.
-struct RowParallelMatrix {
+template <class D>
+struct RowParallel {
   const Bf16* data = nullptr;
   int n = 0;
   int k = 0;
@@ -131,6 +99,7 @@ struct RowParallelMatrix {
     return static_cast<size_t>(n) * static_cast<size_t>(k);
   }
 };
+using RowParallelMatrix = RowParallel<Cpu>;
 
 // One expert, or the slice of `intermediate` rows of it that a rank holds; both
 // sizes multiples of 16.
@@ -156,7 +125,8 @@ struct ExpertBlock {
 };
 
 // One expert, or the part of it that a rank holds, in pieces (drawn above).
-struct ExpertView {
+template <class D>
+struct Expert {
   const Bf16* data = nullptr;  // of the first piece
   int hidden = 0;
   int rows = 0;  // of a piece; a multiple of 16
@@ -164,14 +134,41 @@ struct ExpertView {
   ptrdiff_t piece_stride = 0;  // elements from one piece to the next
 
   int intermediate() const { return rows * num_pieces; }
-  ExpertBlock piece(int p) const {
+  ExpertBlock piece(int p) const requires(D::kHostMemory) {
     return {data + p * piece_stride, hidden, rows};
   }
-  // Pieces [begin, end) as a view; may be none.
-  ExpertView PieceRange(int begin, int end) const {
+};
+using ExpertView = Expert<Cpu>;
+
+// All experts of one slot, as a rank holds them: of each owner in turn
+// `experts_per_block` experts, whose pieces lie in the owner's blocks
+// (common/layout/blocks.h). A dense MLP is a slot of one expert.
+template <class D>
+struct ExpertSlot {
+  const Bf16* data = nullptr;
+  int hidden = 0;
+  int rows = 0;  // of a piece; a multiple of 16
+  int num_pieces = 1;
+  ptrdiff_t piece_stride = 0;  // elements: of a block
+  int num_experts = 0;
+  int experts_per_block = 1;
+
+  Expert<D> expert(int e) const {
+    const ptrdiff_t owner = e / experts_per_block;
+    const ptrdiff_t piece = ptrdiff_t{3} * rows * hidden;
+    return {data + owner * num_pieces * piece_stride +
+                e % experts_per_block * piece,
+            hidden, rows, num_pieces, piece_stride};
+  }
+  // Pieces [begin, end) of every expert as a view; may be none.
+  // REQUIRES: one block of owners.
+  ExpertSlot PieceRange(int begin, int end) const {
     CHECK(0 <= begin && begin <= end && end <= num_pieces);
-    return {data + begin * piece_stride, hidden, rows, end - begin,
-            piece_stride};
+    CHECK(num_experts <= experts_per_block);
+    ExpertSlot range = *this;
+    range.data += begin * piece_stride;
+    range.num_pieces = end - begin;
+    return range;
   }
 };
 
@@ -217,10 +214,12 @@ struct KvPageFormat {
 };
 
 // The pages of a rank: page p starts at base + p * format.page_bytes().
-struct KvPool {
+template <class D>
+struct PagePool {
   std::byte* base = nullptr;
   uint32_t num_pages = 0;
   KvPageFormat format;
 };
+using KvPool = PagePool<Cpu>;
 
 }  // namespace moebius

@@ -16,13 +16,14 @@
 #include "common/config/model_config.h"
 #include "common/faults/fault_point.h"
 #include "worker/memory/worker_memory.h"
+#include "worker/model/decoder.h"
 #include "worker/model/families/families.h"
-#include "worker/model/forward.h"
 #include "worker/model/kv_layout.h"
 #include "worker/model/safetensors.h"
 #include "worker/model/weight_loader.h"
 #include "worker/model/weight_sink_cpu.h"
 #include "worker/model/weights.h"
+#include "worker/peers/collectives_cpu.h"
 #include "worker/peers/group_fence.h"
 #include "worker/peers/token_board.h"
 #include "worker/steps/step_executor.h"
@@ -53,7 +54,7 @@ struct Sizes {
   int context_length = 0;
   KvLayout kv;
   uint32_t num_pages = 0;
-  int64_t exchange_bytes = 0;  // of Forward; the token board follows
+  int64_t exchange_bytes = 0;  // of the collectives; the token board follows
   MemoryGeometry geometry;
 };
 
@@ -84,8 +85,8 @@ absl::StatusOr<Sizes> PlanSizes(const Config& config, const ModelShape& shape) {
   }
   sizes.num_pages =
       static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
-  sizes.exchange_bytes =
-      RoundUp(Forward::ExchangeBytes(shape, config.scheduler.token_budget), 64);
+  sizes.exchange_bytes = RoundUp(
+      PlanExchange(shape, config.scheduler.token_budget).size_bytes, 64);
   sizes.geometry[RegionKind::kExperts] = shape.experts.region_bytes();
   sizes.geometry[RegionKind::kDense] = PlanDense(shape).size_bytes;
   sizes.geometry[RegionKind::kKv] = sizes.num_pages * page_bytes;
@@ -175,25 +176,38 @@ absl::Status MeetMemories(WorkerMemory& memory,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Forward>> CreateForward(
-    const Config& config, const ModelShape& shape, const Sizes& sizes,
-    const WorkerMemory& memory, Barrier* barrier, ThreadPool* pool) {
+// The model over this rank's memory, and its peers'.
+struct CpuModel {
+  std::unique_ptr<Collectives<Cpu>> peers;
+  std::unique_ptr<Decoder<Cpu>> decoder;
+};
+
+absl::StatusOr<CpuModel> CreateModel(const Cpu& device, const Config& config,
+                                     const PlannedModel& plan,
+                                     const WorkerMemory& memory,
+                                     Barrier* barrier) {
   const Rank rank = memory.rank();
-  ForwardOptions options;
-  options.shape = shape;
-  options.rank = rank;
-  options.max_rows = config.scheduler.token_budget;
-  options.max_positions = sizes.context_length;
-  options.kv_type = sizes.kv.type;
-  options.num_pages = sizes.num_pages;
-  options.dense = memory.base(RegionKind::kDense, rank);
-  options.experts = memory.base(RegionKind::kExperts, rank);
-  options.kv = memory.mutable_base(RegionKind::kKv);
-  options.exchange = memory.mutable_base(RegionKind::kExchange);
-  options.peer_exchange = BasesOf(memory, 0);
-  options.barrier = barrier;
-  options.pool = pool;
-  return Forward::Create(options);
+  CpuModel model;
+  Collectives<Cpu>::Options peers;
+  peers.shape = plan.shape;
+  peers.rank = rank;
+  peers.max_rows = config.scheduler.token_budget;
+  peers.exchange = memory.mutable_base(RegionKind::kExchange);
+  peers.peer_exchange = BasesOf(memory, 0);
+  peers.barrier = barrier;
+  ASSIGN_OR_RETURN(model.peers, Collectives<Cpu>::Create(device, peers));
+  DecoderOptions<Cpu> decoder;
+  decoder.shape = plan.shape;
+  decoder.rank = rank;
+  decoder.max_rows = config.scheduler.token_budget;
+  decoder.max_positions = plan.sizes.context_length;
+  decoder.dense = memory.base(RegionKind::kDense, rank);
+  decoder.experts = memory.base(RegionKind::kExperts, rank);
+  decoder.kv = {memory.mutable_base(RegionKind::kKv), plan.sizes.num_pages,
+                PageFormatOf(plan.sizes.kv)};
+  decoder.peers = model.peers.get();
+  ASSIGN_OR_RETURN(model.decoder, Decoder<Cpu>::Create(device, decoder));
+  return model;
 }
 
 SequenceTable::Options TableOptions(const Config& config, Rank rank,
@@ -206,6 +220,7 @@ SequenceTable::Options TableOptions(const Config& config, Rank rank,
   options.max_slots = static_cast<uint32_t>(config.scheduler.max_running);
   options.max_rows = static_cast<uint32_t>(config.scheduler.token_budget);
   options.num_pages = sizes.num_pages;
+  options.max_positions = static_cast<uint32_t>(sizes.context_length);
   options.vocab_size = shape.spec.vocab_size;
   return options;
 }
@@ -275,15 +290,18 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   ASSIGN_OR_RETURN(const auto memory, MakeMemory(options, sizes, host));
   const std::unique_ptr<CpuFence> fence = MakeFence(options, *memory, host);
   ThreadPool pool(ThreadsOf(config) - 1);
-  ASSIGN_OR_RETURN(auto forward, CreateForward(config, shape, sizes, *memory,
-                                               fence.get(), &pool));
+  ASSIGN_OR_RETURN(
+      const CpuModel model,
+      CreateModel(Cpu{&pool}, config, *planned, *memory, fence.get()));
   DeviceSlots slots(rank, config.scheduler.max_running, shape.spec.vocab_size);
   SequenceTable sequences(TableOptions(config, rank, shape, sizes), &slots);
   TokenBoard board(
       memory->mutable_base(RegionKind::kExchange) + sizes.exchange_bytes,
       BasesOf(*memory, sizes.exchange_bytes), BoardCapacity(config));
-  StepExecutor steps(
-      StepContext{rank, num_ranks, &slots, forward.get(), &board, fence.get()});
+  StepExecutor steps(StepContext{
+      rank, num_ranks, &slots,
+      [&model](const Pass<Cpu>& pass) { return model.decoder->Run(pass); },
+      &board, fence.get()});
   SwitchExecutor switches(SwitchContext{
       rank, num_ranks, shape.experts, shape.attention, sizes.kv.page_bytes(),
       sizes.num_pages, memory.get(), &sequences, fence.get(), &pool});

@@ -100,7 +100,6 @@ struct SlotView {
   int num_experts = 0;
   int num_pieces = 0;
   int first_row = 0;
-  int end_expert() const { return first_expert + num_experts; }
 };
 SlotView ViewOf(const ExpertShape& shape, Layout layout, Rank rank);
 // Offset in the slot of the first piece of the local expert (0-based in the

@@ -23,7 +23,7 @@
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
-#include "kernels/attention.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/exp-inl.h"
 #include "kernels/cpu/gemm-inl.h"
 

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
-#include "kernels/attention.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -79,41 +79,6 @@ void WriteChunk(ConstRows k, ConstRows v, const QueryChunk& chunk,
 }
 
 }  // namespace
-
-absl::Status ValidateChunks(absl::Span<const QueryChunk> chunks, int num_rows,
-                            int num_kv_heads, const KvPool& pool) {
-  for (const QueryChunk& chunk : chunks) {
-    if (chunk.num_rows < 0 || chunk.first_row < 0 ||
-        chunk.first_row > num_rows - chunk.num_rows) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("rows ", chunk.first_row, " + ", chunk.num_rows,
-                       " are outside the step's ", num_rows));
-    }
-    if (chunk.first_position < 0 ||
-        chunk.first_position >
-            std::numeric_limits<int>::max() - chunk.num_rows) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("position ", chunk.first_position, " is out of range"));
-    }
-    if (chunk.num_rows == 0) continue;
-    const size_t blocks =
-        (static_cast<size_t>(chunk.first_position) + chunk.num_rows - 1) /
-            kPageTokens +
-        1;
-    if (chunk.pages.size() < blocks * num_kv_heads) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "a table of ", chunk.pages.size(), " pages does not cover ", blocks,
-          " blocks of ", num_kv_heads, " heads"));
-    }
-    for (const uint32_t page : chunk.pages.first(blocks * num_kv_heads)) {
-      if (page >= pool.num_pages) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "page ", page, " is outside the pool of ", pool.num_pages));
-      }
-    }
-  }
-  return absl::OkStatus();
-}
 
 void WriteKv(ConstRows k, ConstRows v, absl::Span<const QueryChunk> chunks,
              int num_kv_heads, int layer, const KvPool& pool,

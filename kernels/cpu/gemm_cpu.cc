@@ -1,8 +1,8 @@
 #include <algorithm>
 
 #include "common/base/check.h"
+#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/targets.h"
-#include "kernels/gemm.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/gemm_cpu.cc"

@@ -3,8 +3,8 @@
 #include <limits>
 
 #include "common/base/check.h"
+#include "kernels/cpu/moe.h"
 #include "kernels/cpu/targets.h"
-#include "kernels/moe.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/moe_cpu.cc"

@@ -1,10 +1,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "kernels/cpu/norm.h"
 #include "kernels/cpu/targets.h"
-#include "kernels/norm.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/norm_cpu.cc"
@@ -67,15 +66,15 @@ void NormalizeRows(ConstRows x, const float* weight, float eps, Rows out,
 }
 
 void RotateRows(Rows heads, const float* weight, float eps,
-                const int32_t* positions, const RotaryTable& table, int begin,
+                const int32_t* positions, const Rotary<Cpu>& table, int begin,
                 int end) {
   const hn::CappedTag<float, 8> d;
   const int lanes = static_cast<int>(hn::Lanes(d));
-  const int head_dim = table.head_dim();
+  const int head_dim = table.head_dim;
   const int half = head_dim / 2;
   for (int i = begin; i < end; ++i) {
-    const float* cos = table.cos(positions[i]);
-    const float* sin = table.sin(positions[i]);
+    const float* cos = table.cos_at(positions[i]);
+    const float* sin = table.sin_at(positions[i]);
     for (int column = 0; column < heads.cols; column += head_dim) {
       float* head = heads.row(i) + column;
       if (weight != nullptr) NormalizeRow(head, weight, eps, head_dim, head);
@@ -102,9 +101,6 @@ namespace {
 HWY_EXPORT(NormalizeRows);
 HWY_EXPORT(RotateRows);
 
-constexpr int kMaxPositions = 1 << 24;
-constexpr int kMaxHeadDim = 1024;
-
 // Calls fn(begin, end) for the rows, shared out among the threads.
 template <typename Fn>
 void ForRows(ThreadPool* pool, int rows, const Fn& fn) {
@@ -117,15 +113,10 @@ void ForRows(ThreadPool* pool, int rows, const Fn& fn) {
 
 }  // namespace
 
-absl::Status EmbedRows(PackedMatrix table, absl::Span<const int32_t> ids,
-                       Rows out, ThreadPool* pool) {
+void EmbedRows(PackedMatrix table, absl::Span<const int32_t> ids, Rows out,
+               ThreadPool* pool) {
   CHECK(out.rows == static_cast<int>(ids.size()) && out.cols == table.k);
-  for (const int32_t id : ids) {
-    if (id < 0 || id >= table.n) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "token id ", id, " is outside the vocabulary of ", table.n));
-    }
-  }
+  for (const int32_t id : ids) CHECK(0 <= id && id < table.n);
   ForRows(pool, out.rows, [&](int begin, int end) {
     for (int i = begin; i < end; ++i) {
       const Bf16* from =
@@ -137,7 +128,6 @@ absl::Status EmbedRows(PackedMatrix table, absl::Span<const int32_t> ids,
       }
     }
   });
-  return absl::OkStatus();
 }
 
 void RmsNorm(ConstRows x, absl::Span<const float> weight, float eps, Rows out,
@@ -150,49 +140,14 @@ void RmsNorm(ConstRows x, absl::Span<const float> weight, float eps, Rows out,
   });
 }
 
-absl::StatusOr<RotaryTable> RotaryTable::Create(int max_positions, int head_dim,
-                                                double theta) {
-  if (max_positions < 1 || max_positions > kMaxPositions) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "max_positions must be 1 to ", kMaxPositions, ", not ", max_positions));
-  }
-  if (head_dim < 16 || head_dim > kMaxHeadDim || head_dim % 16 != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("head_dim must be a multiple of 16 up to ", kMaxHeadDim,
-                     ", not ", head_dim));
-  }
-  if (!std::isfinite(theta) || theta < 1.0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rope_theta must be at least 1, not ", theta));
-  }
-  RotaryTable table;
-  table.max_positions_ = max_positions;
-  table.head_dim_ = head_dim;
-  const int half = head_dim / 2;
-  table.cos_.reserve(static_cast<size_t>(max_positions) * half);
-  table.sin_.reserve(static_cast<size_t>(max_positions) * half);
-  std::vector<double> frequencies(half);
-  for (int i = 0; i < half; ++i) {
-    frequencies[i] = std::pow(theta, -2.0 * i / head_dim);
-  }
-  for (int position = 0; position < max_positions; ++position) {
-    for (int i = 0; i < half; ++i) {
-      const double angle = position * frequencies[i];
-      table.cos_.push_back(static_cast<float>(std::cos(angle)));
-      table.sin_.push_back(static_cast<float>(std::sin(angle)));
-    }
-  }
-  return table;
-}
-
 void HeadNormRotary(Rows heads, absl::Span<const float> weight, float eps,
                     absl::Span<const int32_t> positions,
-                    const RotaryTable& table, ThreadPool* pool) {
-  CHECK(heads.cols % table.head_dim() == 0);
-  CHECK(weight.empty() || static_cast<int>(weight.size()) == table.head_dim());
+                    const Rotary<Cpu>& table, ThreadPool* pool) {
+  CHECK(heads.cols % table.head_dim == 0);
+  CHECK(weight.empty() || static_cast<int>(weight.size()) == table.head_dim);
   CHECK(static_cast<int>(positions.size()) == heads.rows);
   for (const int32_t position : positions) {
-    CHECK(0 <= position && position < table.max_positions());
+    CHECK(0 <= position && position < table.max_positions);
   }
   ForRows(pool, heads.rows, [&](int begin, int end) {
     HWY_DYNAMIC_DISPATCH(RotateRows)

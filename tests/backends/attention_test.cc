@@ -1,4 +1,4 @@
-#include "kernels/attention.h"
+#include "kernels/cpu/attention.h"
 
 #include <algorithm>
 #include <cmath>
@@ -82,8 +82,6 @@ Activations RunInChunks(const Shape& shape, const Sequence& sequence,
         std::min(sizes[std::min(next++, sizes.size() - 1)], length - at);
     const QueryChunk chunk{0, size, at, pages};
     const auto chunks = absl::MakeConstSpan(&chunk, 1);
-    EXPECT_THAT(ValidateChunks(chunks, size, shape.kv_heads, cache.pool()),
-                IsOk());
     WriteKv(RowsOf(sequence.k, at, size), RowsOf(sequence.v, at, size), chunks,
             shape.kv_heads, 1, cache.pool(), threads);
     PagedAttention(RowsOf(sequence.q, at, size), chunks, shape.kv_heads, 1,
@@ -91,35 +89,6 @@ Activations RunInChunks(const Shape& shape, const Sequence& sequence,
     at += size;
   }
   return out;
-}
-
-TEST(ValidateChunks, RefusesWhatAPeerMayGetWrong) {
-  const Shape shape{4, 2, 32};
-  Cache cache(shape, 1, 10, KvType::kFloat32);
-  const std::vector<uint32_t> pages = {0, 1, 2, 3};
-  const auto check = [&](QueryChunk chunk) {
-    return ValidateChunks(absl::MakeConstSpan(&chunk, 1), 8, 2, cache.pool());
-  };
-  EXPECT_THAT(check({0, 8, 24, pages}), IsOk());
-  EXPECT_THAT(check({0, 8, 25, pages}),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("does not cover 3 blocks of 2 heads")));
-  EXPECT_THAT(check({1, 8, 0, pages}),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("outside the step's 8")));
-  EXPECT_THAT(check({-1, 2, 0, pages}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(check({0, -1, 0, pages}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(check({0, 1, -1, pages}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(check({0, 8, std::numeric_limits<int>::max(), pages}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  const std::vector<uint32_t> outside = {0, 10};
-  EXPECT_THAT(check({0, 1, 0, outside}),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("page 10 is outside the pool of 10")));
-  EXPECT_THAT(check({3, 0, 0, {}}), IsOk());
 }
 
 TEST(WriteKv, PlacesTokensAndTouchesNothingElse) {

@@ -1,4 +1,4 @@
-#include "kernels/moe.h"
+#include "kernels/cpu/moe.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "kernels/gemm.h"
+#include "kernels/cpu/gemm.h"
 #include "kernels/reference/reference.h"
 #include "tests/backends/random_tensors.h"
 
@@ -344,6 +344,15 @@ TEST(ExpertsFfn, RangesOfPiecesAddUpToTheExpert) {
   ThreadPool pool(2);
   PiecedExperts pieces(experts, 4, 4096);
   const ExpertView whole = pieces.views()[0];
+  const ExpertSlot<Cpu> slot{.data = whole.data,
+                             .hidden = kHidden,
+                             .rows = whole.rows,
+                             .num_pieces = 4,
+                             .piece_stride = whole.piece_stride,
+                             .num_experts = 1};
+  const auto range = [&](int begin, int end) {
+    return slot.PieceRange(begin, end).expert(0);
+  };
   for (const int rows : {1, 6, 70}) {
     const Activations x = random.Rows(rows, kHidden);
     ExpertGroups groups;
@@ -354,13 +363,12 @@ TEST(ExpertsFfn, RangesOfPiecesAddUpToTheExpert) {
     for (ThreadPool* threads : {static_cast<ThreadPool*>(nullptr), &pool}) {
       const FixedSums all = run(whole, threads);
       FixedSums sum(rows, kHidden);
-      for (int p = 0; p < 4; ++p)
-        sum += run(whole.PieceRange(p, p + 1), threads);
+      for (int p = 0; p < 4; ++p) sum += run(range(p, p + 1), threads);
       ASSERT_EQ(sum, all) << rows << " rows";
-      sum = run(whole.PieceRange(0, 1), threads);
-      sum += run(whole.PieceRange(1, 4), threads);
+      sum = run(range(0, 1), threads);
+      sum += run(range(1, 4), threads);
       ASSERT_EQ(sum, all) << rows << " rows";
-      ASSERT_EQ(run(whole.PieceRange(2, 2), threads), FixedSums(rows, kHidden));
+      ASSERT_EQ(run(range(2, 2), threads), FixedSums(rows, kHidden));
     }
   }
 }

@@ -7,8 +7,10 @@
 #include <random>
 #include <vector>
 
+#include "kernels/attend.h"
 #include "kernels/formats.h"
 #include "kernels/reference/reference.h"
+#include "kernels/rotary.h"
 
 namespace moebius {
 
@@ -137,5 +139,11 @@ class FixedSums {
   int rows_, cols_;
   std::vector<int64_t> values_;
 };
+
+// As the operators take it.
+inline Rotary<Cpu> ViewOf(const RotaryTable& table) {
+  return {table.cos().data(), table.sin().data(), table.max_positions(),
+          table.head_dim()};
+}
 
 }  // namespace moebius

@@ -15,12 +15,16 @@
 
 #include "benchmark/benchmark.h"
 #include "common/base/check.h"
+#include "worker/model/decoder.h"
 #include "worker/model/families/families.h"
-#include "worker/model/forward.h"
+#include "worker/model/kv_layout.h"
+#include "worker/model/pass_cpu.h"
 #include "worker/model/safetensors.h"
 #include "worker/model/weight_loader.h"
 #include "worker/model/weight_sink_cpu.h"
 #include "worker/model/weights.h"
+#include "worker/peers/collectives_cpu.h"
+#include "worker/peers/exchange.h"
 #include "worker/peers/group_barrier.h"
 
 namespace moebius {
@@ -52,25 +56,16 @@ class CountingBarrier : public Barrier {
   uint64_t next_ = 0;
 };
 
-// The greedy token of each row.
-class Greedy : public LogitsSink {
- public:
-  void OnLogits(size_t, absl::Span<float> logits) override {
-    benchmark::DoNotOptimize(std::max_element(logits.begin(), logits.end()) -
-                             logits.begin());
-  }
-};
-
 struct RankState {
   Memory dense, experts, kv, exchange, signals;
   std::unique_ptr<GroupBarrier> group_barrier;
   std::unique_ptr<CountingBarrier> barrier;
-  std::unique_ptr<Forward> forward;
+  std::unique_ptr<Collectives<Cpu>> peers;
+  std::unique_ptr<Decoder<Cpu>> decoder;
 
   std::vector<int32_t> tokens;
-  std::vector<uint32_t> positions, row_sequence, logit_rows;
-  std::vector<std::vector<PageId>> pages;
-  std::vector<SequencePages> sequences;
+  std::vector<std::vector<PageId>> pages;  // [sequence]
+  PassBuilder builder;
 };
 
 void LoadInto(const ModelShape& shape, const Model& model,
@@ -93,18 +88,18 @@ class Group {
     const auto model = LoadModel(dir);
     const auto shape = MakeModelShape(model.value().spec, num_ranks);
     CHECK(shape.ok());
-    const KvPageFormat kv = Forward::KvFormat(*shape, KvType::kFloat32);
+    const KvPageFormat kv =
+        PageFormatOf(MakeKvLayout(shape->spec, KvType::kFloat32));
     const int num_pages =
         num_sequences * num_blocks * shape->attention.num_kv_heads;
     ranks_.resize(num_ranks);
-    rows_of_rank_.resize(num_ranks);
     std::vector<std::byte*> signals;
     for (Rank r = 0; r < num_ranks; ++r) {
       RankState& rank = ranks_[r];
       rank.dense = Allocate(PlanDense(*shape).size_bytes);
       rank.experts = Allocate(shape->experts.region_bytes());
       rank.kv = Allocate(static_cast<int64_t>(kv.page_bytes()) * num_pages);
-      rank.exchange = Allocate(Forward::ExchangeBytes(*shape, kMaxRows));
+      rank.exchange = Allocate(PlanExchange(*shape, kMaxRows).size_bytes);
       rank.signals = Allocate(sizeof(SignalsBlock));
       InitSignals(rank.signals.get(), r, num_ranks, Incarnation{1});
       signals.push_back(rank.signals.get());
@@ -118,31 +113,14 @@ class Group {
       rank.group_barrier = std::make_unique<GroupBarrier>(r, signals, barrier);
       rank.barrier =
           std::make_unique<CountingBarrier>(rank.group_barrier.get());
-      ForwardOptions options;
-      options.shape = *shape;
-      options.rank = r;
-      options.max_rows = kMaxRows;
-      options.num_pages = static_cast<uint32_t>(num_pages);
-      options.dense = rank.dense.get();
-      options.experts = rank.experts.get();
-      options.kv = rank.kv.get();
-      options.exchange = rank.exchange.get();
-      for (const RankState& peer : ranks_) {
-        options.peer_exchange.push_back(peer.exchange.get());
-      }
-      options.barrier = rank.barrier.get();
-      auto forward = Forward::Create(options);
-      CHECK(forward.ok());
-      rank.forward = *std::move(forward);
+      CreateDecoder(*shape, r,
+                    {rank.kv.get(), static_cast<uint32_t>(num_pages), kv});
       // Pages of every sequence, whoever owns it: EP uses those of its own.
       const int heads = HeadsOf(shape->attention, layout_, r).num_kv();
       PageId next = 0;
       for (int s = 0; s < num_sequences; ++s) {
         std::vector<PageId>& pages = rank.pages.emplace_back();
         for (int i = 0; i < num_blocks * heads; ++i) pages.push_back(next++);
-      }
-      for (const auto& pages : rank.pages) {
-        rank.sequences.push_back({pages.data(), num_blocks});
       }
     }
     for (Rank r = 1; r < num_ranks; ++r) {
@@ -159,46 +137,64 @@ class Group {
   // `count` tokens of each sequence from `position` on; logits of the last one
   // if `logits`.
   void Step(int num_sequences, int count, int position, bool logits) {
-    const bool tp = !layout_.is_ep();
-    const int num_ranks = static_cast<int>(ranks_.size());
-    for (Rank r = 0; r < num_ranks; ++r) {
-      RankState& rank = ranks_[r];
-      rank.tokens.clear();
-      rank.positions.clear();
-      rank.row_sequence.clear();
-      rank.logit_rows.clear();
-      for (int s = 0; s < num_sequences; ++s) {
-        if (!tp && s % num_ranks != r) continue;
-        for (int i = 0; i < count; ++i) {
-          rank.tokens.push_back((s * 131 + (position + i) * 17) % 4000);
-          rank.positions.push_back(static_cast<uint32_t>(position + i));
-          rank.row_sequence.push_back(static_cast<uint32_t>(s));
-        }
-        if (logits) {
-          rank.logit_rows.push_back(
-              static_cast<uint32_t>(rank.tokens.size() - 1));
-        }
-      }
-      rows_of_rank_[r] = static_cast<int>(rank.tokens.size());
-    }
-    if (num_ranks > 1) CHECK(ranks_[0].barrier->Wait().ok());
+    num_sequences_ = num_sequences;
+    count_ = count;
+    position_ = position;
+    logits_ = logits;
+    if (ranks_.size() > 1) CHECK(ranks_[0].barrier->Wait().ok());
     Run(0);
-    if (num_ranks > 1) CHECK(ranks_[0].barrier->Wait().ok());
+    if (ranks_.size() > 1) CHECK(ranks_[0].barrier->Wait().ok());
   }
 
  private:
+  void CreateDecoder(const ModelShape& shape, Rank r, const KvPool& kv) {
+    RankState& rank = ranks_[r];
+    Collectives<Cpu>::Options peers;
+    peers.shape = shape;
+    peers.rank = r;
+    peers.max_rows = kMaxRows;
+    peers.exchange = rank.exchange.get();
+    for (const RankState& peer : ranks_) {
+      peers.peer_exchange.push_back(peer.exchange.get());
+    }
+    peers.barrier = rank.barrier.get();
+    auto collectives = Collectives<Cpu>::Create(Cpu{}, peers);
+    CHECK(collectives.ok());
+    rank.peers = *std::move(collectives);
+    DecoderOptions<Cpu> options;
+    options.shape = shape;
+    options.rank = r;
+    options.max_rows = kMaxRows;
+    options.dense = rank.dense.get();
+    options.experts = rank.experts.get();
+    options.kv = kv;
+    options.peers = rank.peers.get();
+    auto decoder = Decoder<Cpu>::Create(Cpu{}, options);
+    CHECK(decoder.ok());
+    rank.decoder = *std::move(decoder);
+  }
+
   void Run(Rank r) {
     RankState& rank = ranks_[r];
-    Greedy sink;
-    const absl::Status status = rank.forward->Run({{layout_, layout_},
-                                                   rank.tokens,
-                                                   rank.positions,
-                                                   rank.row_sequence,
-                                                   rank.sequences,
-                                                   rows_of_rank_,
-                                                   rank.logit_rows},
-                                                  sink);
-    CHECK(status.ok());
+    const bool tp = !layout_.is_ep();
+    const int num_ranks = static_cast<int>(ranks_.size());
+    rank.tokens.resize(static_cast<size_t>(num_sequences_) * count_);
+    rank.builder.Begin({layout_, layout_}, num_ranks, r);
+    for (int s = 0; s < num_sequences_; ++s) {
+      const Rank owner = s % num_ranks;
+      if (!tp && owner != r) {
+        rank.builder.AddOthers(owner, count_, logits_ ? 1 : 0);
+        continue;
+      }
+      const absl::Span<int32_t> tokens = absl::MakeSpan(
+          rank.tokens.data() + static_cast<size_t>(s) * count_, count_);
+      for (int i = 0; i < count_; ++i) {
+        tokens[i] = (s * 131 + (position_ + i) * 17) % 4000;
+      }
+      rank.builder.AddChunk(tokens, position_, rank.pages[s]);
+      if (logits_) rank.builder.Want(count_ - 1, {.sampling = &greedy_});
+    }
+    CHECK(rank.decoder->Run(rank.builder.Build()).ok());
   }
 
   void Serve(Rank r) {
@@ -212,7 +208,10 @@ class Group {
 
   const Layout layout_;
   std::vector<RankState> ranks_;
-  std::vector<int> rows_of_rank_;
+  const SamplingParams greedy_{.temperature = 0.0f};
+  // Of the step, for all ranks.
+  int num_sequences_ = 0, count_ = 0, position_ = 0;
+  bool logits_ = false;
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
 };

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
-#include "kernels/attention.h"
-#include "kernels/gemm.h"
-#include "kernels/moe.h"
-#include "kernels/norm.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/moe.h"
+#include "kernels/cpu/norm.h"
 #include "kernels/pull.h"
 #include "kernels/sampling.h"
 #include "tests/backends/random_tensors.h"
@@ -311,7 +311,7 @@ void RotaryBench(benchmark::State& state, int heads, int head_dim) {
   std::vector<int32_t> positions(32);
   for (int i = 0; i < 32; ++i) positions[i] = 100 * i;
   for (auto _ : state) {
-    HeadNormRotary(x.rows(), weight, 1e-6f, positions, *table, nullptr);
+    HeadNormRotary(x.rows(), weight, 1e-6f, positions, ViewOf(*table), nullptr);
     benchmark::ClobberMemory();
   }
   Report(state, 0, 32.0 * heads * head_dim * 8);

@@ -9,7 +9,7 @@
 #include "coordinator/text/byte_alphabet.h"
 #include "nlohmann/json.hpp"
 #include "tests/unit/worker/model/test_group.h"
-#include "worker/model/forward.h"
+#include "worker/model/kv_layout.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/weights.h"
 
@@ -95,11 +95,9 @@ TinyModel::TinyModel(int index) {
 }
 
 int64_t TinyModel::sequence_bytes() const {
-  const ModelShape shape = Must(MakeModelShape(model_.spec, 1));
-  const auto page = Forward::KvFormat(shape, KvType::kFloat32);
+  const KvLayout kv = MakeKvLayout(model_.spec, KvType::kFloat32);
   const int64_t blocks = (kMaxModelLen + kPageTokens - 1) / kPageTokens;
-  return blocks * config_.num_kv_heads *
-         static_cast<int64_t>(page.page_bytes());
+  return blocks * config_.num_kv_heads * kv.page_bytes();
 }
 
 const TinyModel::Slots& TinyModel::SlotsOf(int num_ranks, Layout layout,

@@ -18,8 +18,8 @@ namespace moebius {
 // dense MLPs one size.
 //
 // Row-parallel products are cut into slices of their reduced dimension (see
-// kernels/gemm.h). A slice must be the same for every group size that shares
-// the model's heads, and whole on every rank:
+// kernels/cpu/gemm.h). A slice must be the same for every group size that
+// shares the model's heads, and whole on every rank:
 //
 //   attention's output   the number of slices is the least common multiple of
 //                        those group sizes: 8 where 1, 2, 4 and 8 do

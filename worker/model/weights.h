@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "absl/types/span.h"
 #include "kernels/formats.h"
 #include "worker/model/model_shape.h"
 
@@ -39,25 +38,5 @@ struct DenseLayout {
   int64_t size_bytes = 0;
 };
 DenseLayout PlanDense(const ModelShape& shape);
-
-// The dense region as operators want it.
-struct DenseWeights {
-  struct Layer {
-    absl::Span<const float> input_norm, post_norm;
-    absl::Span<const float> q_norm, k_norm;  // empty without QK-norm
-    PackedMatrix qkv;
-    RowParallelMatrix output;
-    PackedMatrix router;  // MoE layers
-    ExpertView mlp;       // dense layers: a piece a slice
-  };
-  PackedMatrix embedding, lm_head;
-  absl::Span<const float> final_norm;
-  std::vector<Layer> layers;
-};
-DenseWeights ViewDense(const ModelShape& shape, const std::byte* dense);
-
-// The experts of one slot, padding among them: [ViewOf(...).num_experts].
-std::vector<ExpertView> ViewSlot(const ModelShape& shape, Layout layout,
-                                 const std::byte* slot);
 
 }  // namespace moebius

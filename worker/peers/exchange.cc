@@ -8,7 +8,6 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kAlign = 64;
-constexpr int64_t kHeaderBytes = 64;
 // Of the logits of one chunk of rows; at least kMaxRanks rows in any case.
 constexpr int64_t kLogitChunkBytes = 8 << 20;
 constexpr int64_t kMaxLogitRows = 256;
@@ -37,13 +36,10 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows) {
     next += (bytes + kAlign - 1) / kAlign * kAlign;
     return at;
   };
-  take(kHeaderBytes);
+  layout.sums[0] = take(rows * hidden * 8);
   layout.rows = take(rows * hidden * 4);
   layout.experts = take(rows * top_k * 4);
   layout.weights = take(rows * top_k * 4);
-  // The sums of TP take the same place from the start.
-  layout.sums[0] = 0;
-  next = std::max(next, rows * hidden * 8);
   layout.sums[1] = take(rows * hidden * 8);
 
   const int64_t row_bytes = int64_t{shape.spec.vocab_size} * 4;

@@ -6,10 +6,9 @@
 // first and buffer 1 last, in both layouts, so this holds across steps and
 // switches. The logits have two buffers of their own, for the same reason.
 //
-//   buffer 0  TP: int64 [rows][hidden], partial sums of the attention's output
-//             EP: a header with the number of rows, float32 [rows][hidden]
-//                 normalised rows, int32 [rows][top_k] experts, float32
-//                 [rows][top_k] weights; and, private, the attention's output
+//   buffer 0  int64 [rows][hidden], partial sums of the attention's output: in
+//             EP private; and in EP float32 [rows][hidden] normalised rows,
+//             int32 [rows][top_k] experts, float32 [rows][top_k] weights
 //   buffer 1  int64 [rows][hidden], partial sums of the experts; in EP the rows
 //             of rank 0, then of rank 1, ...
 //   logits    float32 [logit_rows][columns of this rank], twice
@@ -29,7 +28,7 @@ struct ExchangeLayout {
   int64_t logit_cols = 0;  // largest share of the vocabulary of a TP rank
 
   int64_t sums[2] = {0, 0};  // offsets of buffers 0 and 1, as int64 rows
-  int64_t rows = 0;          // offsets inside buffer 0, EP
+  int64_t rows = 0;          // offsets of the rest of buffer 0
   int64_t experts = 0;
   int64_t weights = 0;
   int64_t logits[2] = {0, 0};

@@ -37,7 +37,9 @@ struct Batch {
   std::vector<PageRow> page_rows;     // this rank's
   // EP: of this rank's sequences, maybe none; TP: of all.
   std::vector<Chunk> chunks;
-  std::vector<int> rows_of_rank;  // [num_ranks], by owner
+  // [num_ranks], by owner: rows, and those whose logits are wanted.
+  std::vector<int> rows_of_rank;
+  std::vector<int> wanted_of_rank;
   // Sequences whose work was passed over, for the result.
   std::vector<RefusedSequence> refused;
 

@@ -15,6 +15,16 @@ absl::Status Disagree(uint32_t slot, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("slot ", slot, ": ", what));
 }
 
+// Rows of `item` whose logits are wanted.
+int NumWanted(const Sequence& sequence, const WorkItem& item) {
+  // The row before each prompt token but the first, and before a drawn one.
+  const uint32_t end = item.position + item.num_tokens;
+  const uint32_t last = std::min(end + 1, sequence.scored);
+  const uint32_t scored =
+      last > item.position + 1 ? last - item.position - 1 : 0;
+  return static_cast<int>(scored) + (item.sample ? 1 : 0);
+}
+
 // Keeps the memory that it has.
 void Clear(Sequence& sequence) {
   std::vector<PageId> pages = std::move(sequence.pages);
@@ -59,6 +69,9 @@ absl::StatusOr<bool> SequenceTable::Admit(const Admission& admission,
                                  " of ", admission.tokens.size(), " tokens"));
   }
   sequence.length = static_cast<uint32_t>(admission.tokens.size());
+  if (admission.sampling.num_prompt_logprobs >= 0) {
+    sequence.scored = admission.num_prompt_tokens;
+  }
   return true;
 }
 
@@ -115,6 +128,11 @@ absl::Status SequenceTable::CheckItem(const WorkItem& item, int num_kv) const {
                     absl::StrCat("work up to token ", end, " but only ",
                                  sequence.length, " are known"));
   }
+  if (end > options_.max_positions) {
+    return Disagree(item.slot,
+                    absl::StrCat("work up to token ", end, " of a context of ",
+                                 options_.max_positions));
+  }
   if (item.num_tokens == 0 || item.position > sequence.planned) {
     return Disagree(item.slot,
                     absl::StrCat("work on ", item.num_tokens, " tokens from ",
@@ -133,6 +151,7 @@ absl::Status SequenceTable::CheckItem(const WorkItem& item, int num_kv) const {
 
 absl::Status SequenceTable::AddWork(const StepPlan& plan, Batch& batch) {
   batch.rows_of_rank.assign(options_.num_ranks, 0);
+  batch.wanted_of_rank.assign(options_.num_ranks, 0);
   const bool ep = plan.layout.attention.is_ep();
   const int num_kv =
       HeadsOf(options_.attention, plan.layout.attention, options_.rank)
@@ -161,6 +180,7 @@ absl::Status SequenceTable::AddWork(const StepPlan& plan, Batch& batch) {
     }
     rows_left -= item.num_tokens;
     batch.rows_of_rank[item.owner] += static_cast<int>(item.num_tokens);
+    batch.wanted_of_rank[item.owner] += NumWanted(sequence, item);
     if (!ours) continue;
     batch.chunks.push_back({item.slot, batch.num_rows(), item.num_tokens,
                             item.position, item.sample});

@@ -25,6 +25,7 @@ struct Sequence {
   RequestId request;
   StepId since;               // the step that admitted it; 0: it was restored
   StepId last_work;           // the last planned step that names it
+  uint32_t scored = 0;        // prompt tokens to be scored, and the first
   uint32_t length = 0;        // tokens known once all planned steps are done
   uint32_t planned = 0;       // positions whose KV is there then
   uint32_t computed = 0;      // positions whose KV is there, on every rank
@@ -56,8 +57,9 @@ class SequenceTable {
     int num_ranks = 1;
     AttentionShape attention;
     uint32_t max_slots = 0;
-    uint32_t max_rows = 0;   // of a step, over the group
-    uint32_t num_pages = 0;  // of the pool
+    uint32_t max_rows = 0;       // of a step, over the group
+    uint32_t num_pages = 0;      // of the pool
+    uint32_t max_positions = 0;  // longest sequence
     int32_t vocab_size = 0;
   };
   // What is changed between steps is changed in `device` as well.

@@ -6,93 +6,93 @@
 #include <utility>
 
 #include "common/base/status_macros.h"
-#include "kernels/cpu/vocabulary_scan.h"
 
 namespace moebius {
 
-// Turns logits into tokens and log-probabilities as they come.
-class StepExecutor::Sink final : public LogitsSink {
- public:
-  Sink(StepExecutor* executor, StepResult* result)
-      : executor_(executor), result_(result) {}
+namespace {
 
-  void OnLogits(size_t j, absl::Span<float> logits) override {
-    const LogitRow& wanted = executor_->wanted_[j];
-    if (!AllFinite(logits)) {
-      ++result_->nonfinite_rows;
-      result_->nonfinite_slot = wanted.slot;
-    }
-    const DeviceSlot& sequence = executor_->context_.slots->At(wanted.slot);
-    if (!wanted.sample) {
-      PromptLogprob& out = result_->prompt_logprobs.emplace_back();
-      out.slot = wanted.slot;
-      out.position = wanted.position;
-      out.token = sequence.tokens[wanted.position];
-      const Logprobs logprobs = ComputeLogprobs(
-          logits, out.token, sequence.sampling.num_prompt_logprobs);
-      out.rank = static_cast<uint32_t>(logprobs.rank);
-      Fill(logprobs, out);
-      return;
-    }
-    // All tokens before the one to be drawn are known, and none behind it.
-    SampledValue value =
-        executor_->sampler_.Sample(logits, sequence.sampling, &sequence.history,
-                                   wanted.position - sequence.num_prompt_tokens,
-                                   absl::MakeConstSpan(sequence.tokens)
-                                       .subspan(sequence.num_prompt_tokens));
-    SampledToken& out = result_->sampled.emplace_back();
-    out.slot = wanted.slot;
-    out.position = wanted.position;
-    out.token = value.token;
-    if (sequence.sampling.num_logprobs >= 0) Fill(value.logprobs, out);
-  }
-
- private:
-  template <typename Entry>
-  static void Fill(const Logprobs& logprobs, Entry& out) {
-    out.logprob = logprobs.logprob;
-    out.top.reserve(logprobs.top.size());
-    for (const auto& top : logprobs.top) {
-      out.top.push_back(TokenLogprob{top.token, top.logprob});
-    }
-  }
-
-  StepExecutor* executor_;
-  StepResult* result_;
-};
-
-StepExecutor::StepExecutor(const StepContext& context) : context_(context) {}
-
-void StepExecutor::AddChunk(const Batch::Chunk& chunk) {
-  const DeviceSlot& sequence = context_.slots->At(chunk.slot);
-  const uint32_t index = static_cast<uint32_t>(pages_.size());
-  pages_.push_back(SequencePages{sequence.pages.data(), sequence.num_blocks()});
-  const uint32_t end = chunk.position + chunk.num_rows;
-  const bool prompt_logprobs = sequence.sampling.num_prompt_logprobs >= 0;
-  for (uint32_t p = chunk.position; p < end; ++p) {
-    const uint32_t row = chunk.first_row + (p - chunk.position);
-    tokens_.push_back(sequence.tokens[p]);
-    positions_.push_back(p);
-    row_sequence_.push_back(index);
-    if (prompt_logprobs && p + 1 < sequence.num_prompt_tokens) {
-      logit_rows_.push_back(row);
-      wanted_.push_back(LogitRow{chunk.slot, p + 1, false});
-    }
-    if (chunk.sample && p + 1 == end) {
-      logit_rows_.push_back(row);
-      wanted_.push_back(LogitRow{chunk.slot, end, true});
-    }
+template <typename Entry>
+void Fill(const Logprobs& logprobs, Entry& out) {
+  out.logprob = logprobs.logprob;
+  out.top.reserve(logprobs.top.size());
+  for (const auto& top : logprobs.top) {
+    out.top.push_back(TokenLogprob{top.token, top.logprob});
   }
 }
 
-void StepExecutor::AddRows(const Batch& batch) {
-  tokens_.clear();
-  positions_.clear();
-  row_sequence_.clear();
-  pages_.clear();
-  logit_rows_.clear();
+}  // namespace
+
+StepExecutor::StepExecutor(const StepContext& context) : context_(context) {}
+
+// The logits of the row before `position`.
+void StepExecutor::Want(const Batch::Chunk& chunk, uint32_t position,
+                        bool sample) {
+  const DeviceSlot& sequence = context_.slots->At(chunk.slot);
+  SampleRow row{.sampling = &sequence.sampling};
+  if (sample) {
+    // All tokens before the one to be drawn are known, and none behind it.
+    row.history = &sequence.history;
+    row.output = absl::MakeConstSpan(sequence.tokens)
+                     .subspan(sequence.num_prompt_tokens);
+  } else {
+    row.known = sequence.tokens[position];
+  }
+  builder_.Want(static_cast<int>(position - 1 - chunk.position), row);
+  wanted_.push_back({chunk.slot, position, sample});
+}
+
+void StepExecutor::AddChunk(const Batch::Chunk& chunk) {
+  const DeviceSlot& sequence = context_.slots->At(chunk.slot);
+  builder_.AddChunk(absl::MakeConstSpan(sequence.tokens)
+                        .subspan(chunk.position, chunk.num_rows),
+                    static_cast<int>(chunk.position), sequence.pages);
+  const uint32_t end = chunk.position + chunk.num_rows;
+  if (sequence.sampling.num_prompt_logprobs >= 0) {
+    for (uint32_t p = chunk.position + 1;
+         p <= end && p < sequence.num_prompt_tokens; ++p) {
+      Want(chunk, p, false);
+    }
+  }
+  if (chunk.sample) Want(chunk, end, true);
+}
+
+void StepExecutor::BuildPass(const Batch& batch) {
+  builder_.Begin(batch.layout, context_.num_ranks, context_.rank);
   wanted_.clear();
   for (const Batch::Chunk& chunk : batch.chunks) AddChunk(chunk);
+  for (Rank rank = 0; rank < context_.num_ranks; ++rank) {
+    if (rank == context_.rank) continue;
+    builder_.AddOthers(rank, batch.rows_of_rank[rank],
+                       batch.wanted_of_rank[rank]);
+  }
+}
+
+void StepExecutor::TakeResults(Layout attention, StepResult& result) const {
+  const size_t every = attention.is_ep() ? 1 : context_.num_ranks;
+  const absl::Span<const SampledRow> rows = builder_.results();
+  for (size_t j = attention.is_ep() ? 0 : context_.rank; j < rows.size();
+       j += every) {
+    const Wanted& wanted = wanted_[j];
+    if (!rows[j].finite) {
+      ++result.nonfinite_rows;
+      result.nonfinite_slot = wanted.slot;
+    }
+    const SampledValue& value = rows[j].value;
+    if (wanted.sample) {
+      SampledToken& out = result.sampled.emplace_back();
+      out.slot = wanted.slot;
+      out.position = wanted.position;
+      out.token = value.token;
+      Fill(value.logprobs, out);
+    } else {
+      PromptLogprob& out = result.prompt_logprobs.emplace_back();
+      out.slot = wanted.slot;
+      out.position = wanted.position;
+      out.token = value.token;
+      out.rank = static_cast<uint32_t>(value.logprobs.rank);
+      Fill(value.logprobs, out);
+    }
+  }
 }
 
 absl::Status StepExecutor::ShareTokens(StepResult& result) {
@@ -123,17 +123,10 @@ absl::Status StepExecutor::Compute(const Batch& batch, StepResult& result) {
     // between two steps all the same.
     return context_.barrier->Wait();
   }
-  AddRows(batch);
-  ForwardBatch rows;
-  rows.layout = batch.layout;
-  rows.tokens = tokens_;
-  rows.positions = positions_;
-  rows.row_sequence = row_sequence_;
-  rows.sequences = pages_;
-  rows.rows_of_rank = batch.rows_of_rank;
-  rows.logit_rows = logit_rows_;
-  Sink sink(this, &result);
-  return context_.forward->Run(rows, sink);
+  BuildPass(batch);
+  RETURN_IF_ERROR(context_.forward(builder_.Build()));
+  TakeResults(batch.layout.attention, result);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<StepResult> StepExecutor::Run(Batch batch) {

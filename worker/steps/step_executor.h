@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "kernels/sampling.h"
-#include "worker/model/forward.h"
+#include "worker/model/pass_cpu.h"
 #include "worker/peers/barrier.h"
 #include "worker/peers/token_board.h"
 #include "worker/steps/device_slots.h"
@@ -19,7 +19,8 @@ struct StepContext {
   Rank rank = 0;
   int num_ranks = 1;
   DeviceSlots* slots = nullptr;
-  Forward* forward = nullptr;
+  // The forward pass, of a Decoder<Cpu>.
+  std::function<absl::Status(const Pass<Cpu>&)> forward;
   TokenBoard* board = nullptr;
   Barrier* barrier = nullptr;
 };
@@ -38,30 +39,25 @@ class StepExecutor final : public StepRunner {
   absl::StatusOr<StepResult> Run(Batch batch) override;
 
  private:
-  // A row whose logits are wanted, and for what.
-  struct LogitRow {
+  // A row whose logits are wanted.
+  struct Wanted {
     uint32_t slot = 0;
     uint32_t position = 0;  // of the token that the logits speak of
     bool sample = false;    // draw it; else it is known: its log-probability
   };
-  class Sink;
 
-  void AddRows(const Batch& batch);
+  void BuildPass(const Batch& batch);
   void AddChunk(const Batch::Chunk& chunk);
+  void Want(const Batch::Chunk& chunk, uint32_t position, bool sample);
   absl::Status Compute(const Batch& batch, StepResult& result);
+  // What the pass gave here.
+  void TakeResults(Layout attention, StepResult& result) const;
   // Shows our tokens and log-probabilities, adds everyone's to `result`.
   absl::Status ShareTokens(StepResult& result);
 
   StepContext context_;
-  Sampler sampler_;
-
-  // What the forward pass is given, kept to keep its memory.
-  std::vector<int32_t> tokens_;
-  std::vector<uint32_t> positions_;
-  std::vector<uint32_t> row_sequence_;
-  std::vector<SequencePages> pages_;
-  std::vector<uint32_t> logit_rows_;
-  std::vector<LogitRow> wanted_;  // beside logit_rows_
+  PassBuilder builder_;
+  std::vector<Wanted> wanted_;  // beside the pass's
 };
 
 }  // namespace moebius

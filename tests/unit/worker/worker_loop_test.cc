@@ -114,7 +114,7 @@ class WorkerLoopTest : public testing::Test {
   ScriptedCheck check_;
   SignalsBlock signals_{};
   DeviceSlots slots_{0, 4, 100};
-  SequenceTable sequences_{{0, 1, {}, 4, 16, 16, 100}, &slots_};
+  SequenceTable sequences_{{0, 1, {}, 4, 16, 16, 64, 100}, &slots_};
   SwitchExecutor switches_{SwitchContext{
       0, 1, {}, {}, 0, 0, nullptr, &sequences_, &fence_, nullptr}};
   WorkerLoop::Context context_;

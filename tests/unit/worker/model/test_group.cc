@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <random>
 #include <thread>
 #include <utility>
@@ -11,8 +12,11 @@
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
 #include "kernels/thread_pool.h"
+#include "worker/model/kv_layout.h"
+#include "worker/model/pass_cpu.h"
 #include "worker/model/safetensors.h"
 #include "worker/model/weight_sink_cpu.h"
+#include "worker/peers/exchange.h"
 
 namespace moebius {
 namespace {
@@ -81,7 +85,8 @@ struct TestGroup::RankState {
   AlignedBytes dense, experts, kv, exchange;
   std::vector<PageId> free_pages;
   std::unique_ptr<ThreadPool> pool;
-  std::unique_ptr<Forward> forward;
+  std::unique_ptr<Collectives<Cpu>> peers;
+  std::unique_ptr<Decoder<Cpu>> decoder;
 };
 
 TestGroup::TestGroup(const GroupOptions& options)
@@ -89,15 +94,16 @@ TestGroup::TestGroup(const GroupOptions& options)
       shape_(Must(MakeModelShape(options.spec, options.num_ranks,
                                  options.spare_slots))),
       barrier_(std::make_unique<ThreadBarrier>(options.num_ranks)) {
-  const int64_t page_bytes = static_cast<int64_t>(
-      Forward::KvFormat(shape_, options.kv_type).page_bytes());
+  const int64_t page_bytes =
+      MakeKvLayout(shape_.spec, options.kv_type).page_bytes();
   for (Rank r = 0; r < options.num_ranks; ++r) {
     auto rank = std::make_unique<RankState>(RankState{
         AlignedBytes(PlanDense(shape_).size_bytes),
         AlignedBytes(shape_.experts.region_bytes()),
         AlignedBytes(page_bytes * options.num_pages),
-        AlignedBytes(Forward::ExchangeBytes(shape_, options.max_rows)),
+        AlignedBytes(PlanExchange(shape_, options.max_rows).size_bytes),
         {},
+        nullptr,
         nullptr,
         nullptr});
     Must(LoadWeights(shape_, kSmallModelNames, options.model_dir,
@@ -112,25 +118,30 @@ TestGroup::TestGroup(const GroupOptions& options)
   }
   for (Rank r = 0; r < options.num_ranks; ++r) {
     RankState& rank = *ranks_[r];
-    ForwardOptions forward;
-    forward.shape = shape_;
-    forward.rank = r;
-    forward.max_rows = options.max_rows;
-    forward.kv_type = options.kv_type;
-    forward.num_pages = static_cast<uint32_t>(options.num_pages);
-    forward.dense = rank.dense.data();
-    forward.experts = rank.experts.data();
-    forward.kv = rank.kv.data();
-    forward.exchange = rank.exchange.data();
-    for (const auto& peer : ranks_) {
-      forward.peer_exchange.push_back(peer->exchange.data());
-    }
-    forward.barrier = barrier_.get();
     if (options.extra_threads > 0) {
       rank.pool = std::make_unique<ThreadPool>(options.extra_threads);
-      forward.pool = rank.pool.get();
     }
-    rank.forward = Must(Forward::Create(forward));
+    const Cpu device{rank.pool.get()};
+    Collectives<Cpu>::Options peers;
+    peers.shape = shape_;
+    peers.rank = r;
+    peers.max_rows = options.max_rows;
+    peers.exchange = rank.exchange.data();
+    for (const auto& peer : ranks_) {
+      peers.peer_exchange.push_back(peer->exchange.data());
+    }
+    peers.barrier = barrier_.get();
+    rank.peers = Must(Collectives<Cpu>::Create(device, peers));
+    DecoderOptions<Cpu> decoder;
+    decoder.shape = shape_;
+    decoder.rank = r;
+    decoder.max_rows = options.max_rows;
+    decoder.dense = rank.dense.data();
+    decoder.experts = rank.experts.data();
+    decoder.kv = {rank.kv.data(), static_cast<uint32_t>(options.num_pages),
+                  PageFormatOf(MakeKvLayout(shape_.spec, options.kv_type))};
+    decoder.peers = rank.peers.get();
+    rank.decoder = Must(Decoder<Cpu>::Create(device, decoder));
   }
 }
 
@@ -141,7 +152,7 @@ ExpertsState TestGroup::experts() const {
       ExpertsState::At(options_.layout, Side::kLow));
 }
 
-Forward& TestGroup::forward(Rank rank) { return *ranks_[rank]->forward; }
+Decoder<Cpu>& TestGroup::decoder(Rank rank) { return *ranks_[rank]->decoder; }
 
 void TestGroup::Grow(Sequence& sequence, int id, int length) {
   const bool tp = !options_.layout.is_ep();
@@ -161,24 +172,51 @@ void TestGroup::Grow(Sequence& sequence, int id, int length) {
   sequence.length = length;
 }
 
+absl::Status TestGroup::Run(Rank rank, absl::Span<const Piece> pieces,
+                            absl::Span<const int> starts,
+                            const LogitsSeen& on_logits) {
+  const bool tp = !options_.layout.is_ep();
+  const int vocab = shape_.spec.vocab_size;
+  const SamplingParams greedy{.temperature = 0.0f};
+  PassBuilder builder;
+  builder.Begin({options_.layout, experts()}, options_.num_ranks, rank);
+  struct Wanted {
+    int sequence, position;
+    std::vector<float> logits;
+  };
+  std::deque<Wanted> wanted;
+  for (size_t p = 0; p < pieces.size(); ++p) {
+    const Piece& piece = pieces[p];
+    const int count = static_cast<int>(piece.tokens.size());
+    const int first = piece.want == Want::kAll    ? 0
+                      : piece.want == Want::kLast ? std::max(count - 1, 0)
+                                                  : count;
+    const Rank owner = piece.sequence % options_.num_ranks;
+    if (!tp && owner != rank) {
+      builder.AddOthers(owner, count, count - first);
+      continue;
+    }
+    builder.AddChunk(piece.tokens, starts[p],
+                     sequences_[piece.sequence].pages[rank]);
+    for (int i = first; i < count; ++i) {
+      Wanted& one = wanted.emplace_back(
+          Wanted{piece.sequence, starts[p] + i, std::vector<float>(vocab)});
+      builder.Want(i, {.sampling = &greedy, .logits = one.logits.data()});
+    }
+  }
+  const absl::Status status = ranks_[rank]->decoder->Run(builder.Build());
+  if (!status.ok()) return status;
+  const size_t every = tp ? options_.num_ranks : 1;
+  for (size_t j = tp ? rank : 0; j < wanted.size(); j += every) {
+    CHECK(builder.results()[j].value.token == ArgMax(wanted[j].logits));
+    on_logits(wanted[j].sequence, wanted[j].position,
+              absl::MakeSpan(wanted[j].logits));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TestGroup::Step(absl::Span<const Piece> pieces,
                              const LogitsSeen& on_logits) {
-  const bool tp = !options_.layout.is_ep();
-  struct RankBatch : LogitsSink {
-    std::vector<int32_t> tokens;
-    std::vector<uint32_t> positions, row_sequence, logit_rows;
-    std::vector<SequencePages> sequences;
-    std::vector<std::pair<int, int>> wanted;  // sequence, position
-    std::vector<int> delivered;
-    const LogitsSeen* on_logits = nullptr;
-    absl::Status status;
-    void OnLogits(size_t j, absl::Span<float> logits) override {
-      CHECK(j < wanted.size());
-      delivered.push_back(static_cast<int>(j));
-      (*on_logits)(wanted[j].first, wanted[j].second, logits);
-    }
-  };
-  std::vector<RankBatch> batches(options_.num_ranks);
   std::vector<int> starts;
   for (const Piece& piece : pieces) {
     if (static_cast<int>(sequences_.size()) <= piece.sequence) {
@@ -189,60 +227,17 @@ absl::Status TestGroup::Step(absl::Span<const Piece> pieces,
     Grow(sequence, piece.sequence,
          sequence.length + static_cast<int>(piece.tokens.size()));
   }
-  std::vector<int> rows_of_rank(options_.num_ranks, 0);
-  for (Rank r = 0; r < options_.num_ranks; ++r) {
-    RankBatch& batch = batches[r];
-    batch.on_logits = &on_logits;
-    for (size_t p = 0; p < pieces.size(); ++p) {
-      const Piece& piece = pieces[p];
-      if (!tp && piece.sequence % options_.num_ranks != r) continue;
-      const std::vector<PageId>& pages = sequences_[piece.sequence].pages[r];
-      const int heads = HeadsOf(shape_.attention, options_.layout, r).num_kv();
-      for (size_t i = 0; i < piece.tokens.size(); ++i) {
-        const uint32_t row = static_cast<uint32_t>(batch.tokens.size());
-        const int position = starts[p] + static_cast<int>(i);
-        batch.tokens.push_back(piece.tokens[i]);
-        batch.positions.push_back(static_cast<uint32_t>(position));
-        batch.row_sequence.push_back(
-            static_cast<uint32_t>(batch.sequences.size()));
-        if (piece.want == Want::kAll ||
-            (piece.want == Want::kLast && i + 1 == piece.tokens.size())) {
-          batch.logit_rows.push_back(row);
-          batch.wanted.emplace_back(piece.sequence, position);
-        }
-      }
-      batch.sequences.push_back(
-          {pages.data(), static_cast<int>(pages.size()) / heads});
-    }
-    rows_of_rank[r] = static_cast<int>(batch.tokens.size());
-  }
+  std::vector<absl::Status> statuses(options_.num_ranks);
   const auto run = [&](Rank r) {
-    RankBatch& batch = batches[r];
-    ForwardBatch step;
-    step.layout = {options_.layout, experts()};
-    step.tokens = batch.tokens;
-    step.positions = batch.positions;
-    step.row_sequence = batch.row_sequence;
-    step.sequences = batch.sequences;
-    step.rows_of_rank = rows_of_rank;
-    step.logit_rows = batch.logit_rows;
-    batch.status = ranks_[r]->forward->Run(step, batch);
-    if (!batch.status.ok()) barrier_->GiveUp();
+    statuses[r] = Run(r, pieces, starts, on_logits);
+    if (!statuses[r].ok()) barrier_->GiveUp();
   };
   std::vector<std::thread> threads;
   for (Rank r = 1; r < options_.num_ranks; ++r) threads.emplace_back(run, r);
   run(0);
   for (std::thread& thread : threads) thread.join();
-  for (Rank r = 0; r < options_.num_ranks; ++r) {
-    const RankBatch& batch = batches[r];
-    if (!batch.status.ok()) return batch.status;
-    std::vector<int> expected;
-    for (size_t j = 0; j < batch.wanted.size(); ++j) {
-      if (!tp || static_cast<int>(j) % options_.num_ranks == r) {
-        expected.push_back(static_cast<int>(j));
-      }
-    }
-    CHECK(batch.delivered == expected);
+  for (const absl::Status& status : statuses) {
+    if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }

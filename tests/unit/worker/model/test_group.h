@@ -14,12 +14,14 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "common/layout/experts_state.h"
+#include "common/layout/kv_plan.h"
 #include "tests/unit/worker/model/small_model.h"
-#include "worker/model/forward.h"
+#include "worker/model/decoder.h"
 #include "worker/model/tensor_source.h"
 #include "worker/model/weight_loader.h"
 #include "worker/model/weights.h"
 #include "worker/peers/barrier.h"
+#include "worker/peers/collectives_cpu.h"
 
 namespace moebius {
 
@@ -104,7 +106,8 @@ class TestGroup {
   explicit TestGroup(const GroupOptions& options);
   ~TestGroup();
 
-  // Called from several threads, each (sequence, position) once.
+  // Called from several threads, each (sequence, position) once, behind the
+  // pass.
   using LogitsSeen =
       std::function<void(int sequence, int position, absl::Span<float> logits)>;
 
@@ -116,8 +119,8 @@ class TestGroup {
   const ModelShape& shape() const { return shape_; }
   // What the slots hold.
   ExpertsState experts() const;
-  // Of one rank, for steps that are not well-formed.
-  Forward& forward(Rank rank);
+  // Of one rank.
+  Decoder<Cpu>& decoder(Rank rank);
 
  private:
   struct RankState;
@@ -127,6 +130,8 @@ class TestGroup {
   };
 
   void Grow(Sequence& sequence, int id, int length);
+  absl::Status Run(Rank rank, absl::Span<const Piece> pieces,
+                   absl::Span<const int> starts, const LogitsSeen& on_logits);
 
   GroupOptions options_;
   ModelShape shape_;

@@ -12,6 +12,7 @@
 #include "tests/unit/worker/model/checkpoint_writer.h"
 #include "tests/unit/worker/model/small_model.h"
 #include "tests/unit/worker/model/test_group.h"
+#include "worker/model/weight_views.h"
 
 namespace moebius {
 namespace {
@@ -418,7 +419,8 @@ TEST(Weights, PaddingIsZerosAndTheRestIsWhatItWas) {
   ASSERT_THAT(LoadWeights(one, kSmallModelNames, "", true,
                           whole.Target(0, ExpertParallel())),
               IsOk());
-  const auto experts = ViewSlot(one, ExpertParallel(), whole.experts.data());
+  const ExpertSlot<Cpu> experts =
+      ViewSlot<Cpu>(one, ExpertParallel(), whole.experts.data());
   const std::vector<std::vector<Bf16>> zeros(
       3, std::vector<Bf16>(config.hidden_size));
   for (const Layout layout : {ExpertParallel(), TensorParallel(4)}) {
@@ -430,17 +432,19 @@ TEST(Weights, PaddingIsZerosAndTheRestIsWhatItWas) {
                               memory.Target(r, layout)),
                   IsOk());
       const SlotView view = ViewOf(four.experts, layout, r);
-      const auto part = ViewSlot(four, layout, memory.experts.data());
-      ASSERT_EQ(static_cast<int>(part.size()), view.num_experts);
+      const ExpertSlot<Cpu> part =
+          ViewSlot<Cpu>(four, layout, memory.experts.data());
+      ASSERT_EQ(part.num_experts, view.num_experts);
       for (int e = 0; e < view.num_experts; ++e) {
-        for (int row = 0; row < part[e].intermediate(); ++row) {
+        const ExpertView mine = part.expert(e);
+        for (int row = 0; row < mine.intermediate(); ++row) {
           const int expert = view.first_expert + e;
           const int in_model = view.first_row + row;
           const bool there = expert < 6 && in_model < 80;
           rows_seen += there;
           ASSERT_EQ(
-              RowsOf(part[e].piece(row / part[e].rows), row % part[e].rows),
-              there ? RowsOf(experts[expert].piece(0), in_model) : zeros)
+              RowsOf(mine.piece(row / mine.rows), row % mine.rows),
+              there ? RowsOf(experts.expert(expert).piece(0), in_model) : zeros)
               << "expert " << expert << " row " << in_model;
         }
       }

@@ -21,7 +21,7 @@ using testing::IsEmpty;
 
 constexpr int kRanks = 2;
 constexpr Rank kRank = 1;
-constexpr uint32_t kSlots = 4, kPages = 100, kRows = 8;
+constexpr uint32_t kSlots = 4, kPages = 100, kRows = 8, kContext = 20;
 constexpr int32_t kVocabulary = 50;
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 const AttentionShape kAttention{kRanks, 4, 2};
@@ -83,7 +83,8 @@ class SequenceTableTest : public testing::Test {
   uint64_t steps_ = 0;
   DeviceSlots slots_{kRank, kSlots, kVocabulary};
   SequenceTable table_{
-      {kRank, kRanks, kAttention, kSlots, kRows, kPages, kVocabulary}, &slots_};
+      {kRank, kRanks, kAttention, kSlots, kRows, kPages, kContext, kVocabulary},
+      &slots_};
 };
 
 TEST_F(SequenceTableTest, RefusesWhatIsOutOfRange) {
@@ -141,6 +142,37 @@ TEST_F(SequenceTableTest, RefusesWorkBeforeWhichSomethingIsNotComputed) {
   Do(Work({{0, 0, 2, kRank, false}}));
   EXPECT_THAT(Apply(Work({{0, 3, 1, kRank, true}})), StatusIs(kInvalid));
   EXPECT_THAT(Apply(Work({{0, 2, 2, kRank, true}})), IsOk());
+}
+
+TEST_F(SequenceTableTest, RefusesWorkBeyondTheContext) {
+  StepPlan plan = Admit(0, std::vector<int32_t>(kContext + 1, 1));
+  plan.page_rows.push_back({0, 1, kRank, {7, 8}});
+  Do(plan);
+  for (uint32_t at : {0u, 8u}) Do(Work({{0, at, 8, kRank, false}}));
+  EXPECT_THAT(Apply(Work({{0, 16, 5, kRank, false}})),
+              StatusIs(kInvalid, HasSubstr("a context of 20")));
+  EXPECT_THAT(Apply(Work({{0, 16, 4, kRank, false}})), IsOk());
+}
+
+// The row before each token of a prompt but the first, and before a drawn one.
+TEST_F(SequenceTableTest, CountsTheRowsWhoseLogitsAreWanted) {
+  StepPlan plan = Admit(0, {1, 2, 3, 4});
+  plan.admissions[0].sampling.num_prompt_logprobs = 0;
+  plan.items = {{0, 0, 1, 0, false}};
+  const auto wanted = [&](std::vector<WorkItem> items) {
+    StepPlan next = Work(std::move(items));
+    const auto batch = Apply(next);
+    EXPECT_THAT(batch, IsOk());
+    return batch->wanted_of_rank;
+  };
+  const auto first = Apply(plan);
+  ASSERT_THAT(first, IsOk());
+  EXPECT_THAT(first->wanted_of_rank, ElementsAre(1, 0));
+  EXPECT_THAT(wanted({{0, 1, 2, 0, false}}), ElementsAre(2, 0));
+  EXPECT_THAT(wanted({{0, 3, 1, 0, false}}), ElementsAre(0, 0));
+  EXPECT_THAT(wanted({{0, 3, 1, 0, true}}), ElementsAre(1, 0));
+  EXPECT_THAT(wanted({{0, 2, 2, 0, true}}), ElementsAre(2, 0));
+  EXPECT_THAT(wanted({{0, 4, 1, 0, true}}), ElementsAre(1, 0));
 }
 
 TEST_F(SequenceTableTest, RefusesASequenceThatIsNamedTwice) {

@@ -36,27 +36,30 @@ std::vector<float> LogitsAfter(int32_t token) {
 
 // Keeps what it was given last; fails when told to. Shares the rows of logits
 // out as the real one does.
-class FakeForward final : public Forward {
+class FakeForward {
  public:
-  absl::Status Run(const ForwardBatch& batch, LogitsSink& sink) override {
+  absl::Status Run(const Pass<Cpu>& pass) {
     ++runs;
-    layout = batch.layout;
-    tokens.assign(batch.tokens.begin(), batch.tokens.end());
-    positions.assign(batch.positions.begin(), batch.positions.end());
-    row_sequence.assign(batch.row_sequence.begin(), batch.row_sequence.end());
-    rows_of_rank.assign(batch.rows_of_rank.begin(), batch.rows_of_rank.end());
-    logit_rows.assign(batch.logit_rows.begin(), batch.logit_rows.end());
+    layout = pass.layout;
+    tokens.assign(pass.tokens, pass.tokens + pass.rows.size);
+    positions.assign(pass.rows.positions.begin(), pass.rows.positions.end());
+    rows_of_rank.assign(pass.rows_of_rank.begin(), pass.rows_of_rank.end());
+    wanted_of_rank.assign(pass.wanted_of_rank.begin(),
+                          pass.wanted_of_rank.end());
+    logit_rows.assign(pass.wanted_rows, pass.wanted_rows + pass.wanted.size);
+    row_sequence.clear();
     pages.clear();
-    for (const SequencePages& sequence : batch.sequences) {
-      const int heads = batch.layout.attention.is_ep() ? 2 : 1;
-      pages.emplace_back(sequence.pages,
-                         sequence.pages + sequence.num_blocks * heads);
+    for (const QueryChunk& chunk : pass.rows.chunks) {
+      row_sequence.insert(row_sequence.end(), chunk.num_rows,
+                          static_cast<uint32_t>(pages.size()));
+      pages.emplace_back(chunk.pages.begin(), chunk.pages.end());
     }
-    const size_t step = batch.layout.attention.is_ep() ? 1 : kRanks;
-    for (size_t j = 0; j < logit_rows.size(); j += step) {
+    const int step = pass.layout.attention.is_ep() ? 1 : kRanks;
+    for (int j = 0; j < pass.wanted.size; j += step) {
       std::vector<float> logits = LogitsAfter(tokens[logit_rows[j]]);
-      if (j < first_logit.size()) logits[0] = first_logit[j];
-      sink.OnLogits(j, absl::MakeSpan(logits));
+      if (j < static_cast<int>(first_logit.size())) logits[0] = first_logit[j];
+      Sample(Cpu{}, {logits.data(), 1, kVocabulary, kVocabulary},
+             pass.samples.Each(j, 1, 1));
     }
     return status;  // it may fail behind some rows, too
   }
@@ -65,9 +68,9 @@ class FakeForward final : public Forward {
   std::vector<float> first_logit;  // [j] in place of logit 0
   int runs = 0;
   StepLayout layout;
-  std::vector<int32_t> tokens;
-  std::vector<uint32_t> positions, row_sequence, logit_rows;
-  std::vector<int> rows_of_rank;
+  std::vector<int32_t> tokens, positions, logit_rows;
+  std::vector<uint32_t> row_sequence;  // number of its chunk
+  std::vector<int> rows_of_rank, wanted_of_rank;
   std::vector<std::vector<PageId>> pages;
 };
 
@@ -153,19 +156,20 @@ class StepExecutorTest : public testing::Test {
   std::vector<std::vector<std::byte>> boards_{
       kRanks, std::vector<std::byte>(TokenBoard::SizeBytes(kCapacity))};
   DeviceSlots slots_{0, kSlots, kVocabulary};
-  SequenceTable table_{{0, kRanks, kAttention, kSlots, 16, kPages, kVocabulary},
-                       &slots_};
+  SequenceTable table_{
+      {0, kRanks, kAttention, kSlots, 16, kPages, 64, kVocabulary}, &slots_};
   StepId next_step_{7};
   FakeForward forward_;
   FakeBarrier barrier_;
   TokenBoard board_{
       boards_[0].data(), {boards_[0].data(), boards_[1].data()}, kCapacity};
-  StepExecutor executor_{StepContext{.rank = 0,
-                                     .num_ranks = kRanks,
-                                     .slots = &slots_,
-                                     .forward = &forward_,
-                                     .board = &board_,
-                                     .barrier = &barrier_}};
+  StepExecutor executor_{StepContext{
+      .rank = 0,
+      .num_ranks = kRanks,
+      .slots = &slots_,
+      .forward = [this](const Pass<Cpu>& pass) { return forward_.Run(pass); },
+      .board = &board_,
+      .barrier = &barrier_}};
 };
 
 // The rows before the error have been drawn by then.
@@ -292,6 +296,7 @@ TEST_F(StepExecutorTest, InEpTheBatchIsOurOwnRowsBesideTheNumbersOfAll) {
   EXPECT_THAT(forward_.pages,
               ElementsAre(ElementsAre(3, 4), ElementsAre(5, 6)));
   EXPECT_THAT(forward_.rows_of_rank, ElementsAre(4, 2));
+  EXPECT_THAT(forward_.wanted_of_rank, ElementsAre(1, 1));
   EXPECT_THAT(forward_.logit_rows, ElementsAre(2));
   EXPECT_THAT(result->sampled, ElementsAre(SampledToken{0, 3, 4, 0.0f, {}}));
 }

@@ -91,7 +91,7 @@ class SwitchExecutorTest : public testing::Test {
       barriers_.push_back(std::make_unique<NotingBarrier>(fences_[r].get()));
       slots_.push_back(std::make_unique<DeviceSlots>(r, kSlots, kVocabulary));
       sequences_.push_back(std::make_unique<SequenceTable>(
-          SequenceTable::Options{r, kRanks, kAttention, kSlots, 16, kPages,
+          SequenceTable::Options{r, kRanks, kAttention, kSlots, 16, kPages, 64,
                                  kVocabulary},
           slots_[r].get()));
       StepPlan plan;

@@ -14,31 +14,16 @@
 
 #include <cstdint>
 
-#include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "kernels/attend.h"
 #include "kernels/formats.h"
 #include "kernels/thread_pool.h"
 
 namespace moebius {
 
-struct QueryChunk {
-  int first_row = 0;  // of the step's activations
-  int num_rows = 0;
-  int first_position = 0;  // of first_row in its sequence
-  // [block][KV heads held here], block = position / kPageTokens; covers every
-  // block up to the chunk's last position.
-  absl::Span<const uint32_t> pages;
-};
-
-// kInvalidArgument unless the chunks' rows are inside [0, num_rows), the page
-// lists cover their positions and every page is in the pool. Call once a step;
-// the operators below rely on it.
-absl::Status ValidateChunks(absl::Span<const QueryChunk> chunks, int num_rows,
-                            int num_kv_heads, const KvPool& pool);
-
 // Stores the rows of k and v ([rows][num_kv_heads * head_dim]) of all chunks
 // into layer `layer` of their pages.
-// REQUIRES: ValidateChunks succeeded; no two chunks share a token's place.
+// REQUIRES: the chunks' pages are in the pool; no two share a token's place.
 void WriteKv(ConstRows k, ConstRows v, absl::Span<const QueryChunk> chunks,
              int num_kv_heads, int layer, const KvPool& pool,
              ThreadPool* threads);
@@ -48,8 +33,8 @@ void WriteKv(ConstRows k, ConstRows v, absl::Span<const QueryChunk> chunks,
 // h / (num_q_heads / num_kv_heads).
 //   q, out  [rows][num_q_heads * head_dim]; out may be q
 // Rows outside every chunk are not touched.
-// REQUIRES: ValidateChunks succeeded; num_kv_heads divides the number of query
-//   heads; K and V of all the positions were written.
+// REQUIRES: the chunks' pages are in the pool; num_kv_heads divides the number
+//   of query heads; K and V of all the positions were written.
 void PagedAttention(ConstRows q, absl::Span<const QueryChunk> chunks,
                     int num_kv_heads, int layer, const KvPool& pool, Rows out,
                     ThreadPool* threads);

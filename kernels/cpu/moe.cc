@@ -1,5 +1,5 @@
 // Grouping: pure counting, no arithmetic on activations.
-#include "kernels/moe.h"
+#include "kernels/cpu/moe.h"
 
 #include <algorithm>
 

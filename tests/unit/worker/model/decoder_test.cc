@@ -1,6 +1,6 @@
 // What must hold of the forward pass for every model: logits are the same bits
 // in both layouts, for every group size, batch and chunking.
-#include "worker/model/forward.h"
+#include "worker/model/decoder.h"
 
 #include <algorithm>
 #include <cstring>
@@ -14,6 +14,9 @@
 #include "tests/status_matchers.h"
 #include "tests/unit/worker/model/small_model.h"
 #include "tests/unit/worker/model/test_group.h"
+#include "worker/model/kv_layout.h"
+#include "worker/model/pass_cpu.h"
+#include "worker/peers/collectives_cpu.h"
 #include "worker/peers/exchange.h"
 
 namespace moebius {
@@ -73,8 +76,6 @@ LogitMap RunAll(GroupOptions options, int chunk, int together, Want want) {
   const auto on_logits = [&](int s, int position, absl::Span<float> row) {
     const std::lock_guard<std::mutex> lock(mutex);
     logits[{s, position}].assign(row.begin(), row.end());
-    // The sink may do as it likes with them.
-    std::fill(row.begin(), row.end(), -1.0f);
   };
   std::vector<int> done(kSequences, 0);
   for (;;) {
@@ -138,15 +139,15 @@ void ExpectSameBitsEverywhere(const SmallModel& config, KvType kv_type) {
   }
 }
 
-TEST(Forward, LogitsAreTheSameBitsInEveryLayoutGroupAndChunking) {
+TEST(Decoder, LogitsAreTheSameBitsInEveryLayoutGroupAndChunking) {
   ExpectSameBitsEverywhere(OddConfig(), KvType::kFloat32);
 }
 
-TEST(Forward, LogitsAreTheSameBitsWithABf16Cache) {
+TEST(Decoder, LogitsAreTheSameBitsWithABf16Cache) {
   ExpectSameBitsEverywhere(OddConfig(), KvType::kBf16);
 }
 
-TEST(Forward, LogitsAreTheSameBitsInADenseModel) {
+TEST(Decoder, LogitsAreTheSameBitsInADenseModel) {
   SmallModel config = OddConfig();
   config.num_experts = config.experts_per_token = 0;
   config.moe_intermediate_size = 0;
@@ -154,13 +155,13 @@ TEST(Forward, LogitsAreTheSameBitsInADenseModel) {
   ExpectSameBitsEverywhere(config, KvType::kFloat32);
 }
 
-TEST(Forward, LogitsAreTheSameBitsWithoutQkNorm) {
+TEST(Decoder, LogitsAreTheSameBitsWithoutQkNorm) {
   SmallModel config = OddConfig();
   config.qk_norm = false;
   ExpectSameBitsEverywhere(config, KvType::kFloat32);
 }
 
-TEST(Forward, LogitsAreTheSameBitsWithTiedEmbeddingAndNormalisedRouting) {
+TEST(Decoder, LogitsAreTheSameBitsWithTiedEmbeddingAndNormalisedRouting) {
   SmallModel config = OddConfig();
   config.tie_word_embeddings = true;
   config.norm_topk_prob = true;
@@ -169,7 +170,7 @@ TEST(Forward, LogitsAreTheSameBitsWithTiedEmbeddingAndNormalisedRouting) {
   ExpectSameBitsEverywhere(config, KvType::kFloat32);
 }
 
-TEST(Forward, GroupsOfThreeAndSixAgreeWithOne) {
+TEST(Decoder, GroupsOfThreeAndSixAgreeWithOne) {
   SmallModel config = OddConfig();
   config.num_q_heads = 12;
   config.num_kv_heads = 3;
@@ -187,14 +188,14 @@ TEST(Forward, GroupsOfThreeAndSixAgreeWithOne) {
 }
 
 // 6 experts of 80 rows, hidden size 80: nothing of it divides by 4 or 8.
-TEST(Forward, PaddingChangesNoBit) {
+TEST(Decoder, PaddingChangesNoBit) {
   SmallModel config = OddConfig();
   config.num_experts = 6;
   config.moe_intermediate_size = 80;
   ExpectSameBitsEverywhere(config, KvType::kFloat32);
 }
 
-TEST(Forward, GroupsOfTwelveAndSixteenAgreeWithOne) {
+TEST(Decoder, GroupsOfTwelveAndSixteenAgreeWithOne) {
   SmallModel config = OddConfig();
   config.is_moe_layer = {true, true};
   config.num_q_heads = 48;
@@ -211,7 +212,7 @@ TEST(Forward, GroupsOfTwelveAndSixteenAgreeWithOne) {
 }
 
 // Each layer where it lies, and whatever attention's layout is.
-TEST(Forward, LogitsAreTheSameBitsInTheMidstOfEverySwitch) {
+TEST(Decoder, LogitsAreTheSameBitsInTheMidstOfEverySwitch) {
   SmallModel config = OddConfig();
   config.is_moe_layer = {true, true, false, true};
   const LogitMap expected =
@@ -236,7 +237,7 @@ TEST(Forward, LogitsAreTheSameBitsInTheMidstOfEverySwitch) {
   }
 }
 
-TEST(Forward, ManyLogitRowsPassThroughABoundedExchange) {
+TEST(Decoder, ManyLogitRowsPassThroughABoundedExchange) {
   SmallModel config = OddConfig();
   config.vocab_size = 60000;  // 32 rows at a time
   config.tie_word_embeddings = true;
@@ -267,225 +268,170 @@ TEST(Forward, ManyLogitRowsPassThroughABoundedExchange) {
   ExpectSameBits(got, expected);
 }
 
-TEST(Forward, AStepRunAgainGivesTheSameLogits) {
-  TestGroup group(Options(OddConfig(), 1, false));
-  struct Sink : LogitsSink {
-    std::vector<std::vector<float>> rows;
-    void OnLogits(size_t, absl::Span<float> logits) override {
-      rows.emplace_back(logits.begin(), logits.end());
-    }
-  };
-  const std::vector<int32_t> tokens = Tokens(0, 0, 20);
-  std::vector<uint32_t> positions(20), sequence(20, 0);
-  for (uint32_t i = 0; i < 20; ++i) positions[i] = i;
-  const std::vector<PageId> pages = {7, 3, 90, 11};
-  const SequencePages sequences[] = {{pages.data(), 2}};
-  const int rows_of_rank[] = {20};
-  const uint32_t logit_rows[] = {3, 19};
-  const ForwardBatch batch = {
-      In(ExpertParallel()), tokens,    positions, sequence, sequences,
-      rows_of_rank,         logit_rows};
-  Sink first, second;
-  ASSERT_THAT(group.forward(0).Run(batch, first), IsOk());
-  ASSERT_THAT(group.forward(0).Run(batch, second), IsOk());
-  EXPECT_EQ(first.rows.size(), 2u);
-  EXPECT_EQ(first.rows, second.rows);
-}
+// Two chunks of one sequence each, whose last rows are wanted.
+struct TwoChunks {
+  std::vector<int32_t> first = {1, 2, 3}, second = {4};
+  std::vector<PageId> first_pages = {0, 1}, second_pages = {2, 3};
+  SamplingParams sampling{.temperature = 0.0f};
 
-// A batch that holds together, for tests to spoil.
-struct BatchParts {
-  StepLayout layout = In(ExpertParallel());
-  std::vector<int32_t> tokens = {1, 2, 3, 4};
-  std::vector<uint32_t> positions = {0, 1, 2, 0};
-  std::vector<uint32_t> row_sequence = {0, 0, 0, 1};
-  std::vector<PageId> pages[2] = {{0, 1}, {2, 3}};
-  int num_blocks[2] = {1, 1};
-  std::vector<int> rows_of_rank = {4};
-  std::vector<uint32_t> logit_rows = {2, 3};
+  Pass<Cpu> Build(PassBuilder& builder, const StepLayout& layout,
+                  int num_ranks) {
+    builder.Begin(layout, num_ranks, 0);
+    builder.AddChunk(first, 0, first_pages);
+    builder.Want(2, {.sampling = &sampling});
+    builder.AddChunk(second, 0, second_pages);
+    builder.Want(0, {.sampling = &sampling});
+    return builder.Build();
+  }
 };
 
-TEST(Forward, ABatchThatDoesNotHoldTogetherIsRefused) {
+TEST(Decoder, APassRunAgainGivesTheSameLogits) {
+  TestGroup group(Options(OddConfig(), 1, false));
+  const int vocab = OddConfig().vocab_size;
+  const std::vector<int32_t> tokens = Tokens(0, 0, 20);
+  const std::vector<PageId> pages = {7, 3, 90, 11};
+  const SamplingParams sampling;
+  const auto run = [&] {
+    std::vector<std::vector<float>> rows(2, std::vector<float>(vocab));
+    PassBuilder builder;
+    builder.Begin(In(ExpertParallel()), 1, 0);
+    builder.AddChunk(tokens, 0, pages);
+    builder.Want(3, {.sampling = &sampling, .logits = rows[0].data()});
+    builder.Want(19, {.sampling = &sampling, .logits = rows[1].data()});
+    EXPECT_THAT(group.decoder(0).Run(builder.Build()), IsOk());
+    return rows;
+  };
+  const auto first = run();
+  EXPECT_NE(first[0], first[1]);
+  EXPECT_EQ(run(), first);
+}
+
+TEST(Decoder, APassThatIsNoneOfTheGroupsIsRefused) {
   GroupOptions options = Options(OddConfig(), 1, false);
   options.max_rows = 4;
   options.num_pages = 16;
   TestGroup group(options);
-  struct Sink : LogitsSink {
-    int calls = 0;
-    void OnLogits(size_t, absl::Span<float>) override { ++calls; }
-  } sink;
-  const auto run = [&](auto spoil) {
-    BatchParts parts;
-    spoil(parts);
-    const SequencePages sequences[] = {
-        {parts.pages[0].data(), parts.num_blocks[0]},
-        {parts.pages[1].data(), parts.num_blocks[1]}};
-    return group.forward(0).Run(
-        {parts.layout, parts.tokens, parts.positions, parts.row_sequence,
-         sequences, parts.rows_of_rank, parts.logit_rows},
-        sink);
-  };
+  PassBuilder builder;
+  TwoChunks chunks;
   const auto expect_refused = [&](auto spoil, const char* message) {
-    EXPECT_THAT(run(spoil),
+    Pass<Cpu> pass = chunks.Build(builder, In(ExpertParallel()), 1);
+    spoil(pass);
+    EXPECT_THAT(group.decoder(0).Run(pass),
                 StatusIs(StatusCode::kInvalidArgument, HasSubstr(message)));
   };
-  expect_refused([](auto& b) { b.layout.attention.tp_size = 2; },
+  expect_refused([](auto& p) { p.layout.attention.tp_size = 2; },
                  "attention of tp_size 2");
-  expect_refused([](auto& b) { b.layout.experts.from.tp_size = 2; },
+  expect_refused([](auto& p) { p.layout.experts.from.tp_size = 2; },
                  "no experts from tp_size 2 to 1");
-  expect_refused([](auto& b) { b.layout.experts.layers_done = 1; },
+  expect_refused([](auto& p) { p.layout.experts.layers_done = 1; },
                  "1 of 2 layers done");
-  expect_refused([](auto& b) { b.layout = In(Layout{3}); }, "tp_size 3");
-  expect_refused([](auto& b) { b.tokens[1] = 149; }, "149");
-  expect_refused([](auto& b) { b.tokens[1] = -1; }, "-1");
-  expect_refused([](auto& b) { b.tokens.push_back(1); }, "at most 4");
-  expect_refused([](auto& b) { b.positions.pop_back(); }, "positions");
-  expect_refused([](auto& b) { b.row_sequence.pop_back(); }, "sequences");
-  expect_refused([](auto& b) { b.row_sequence[3] = 2; }, "sequence 2 of 2");
-  expect_refused([](auto& b) { b.positions[3] = 256; }, "below 256");
-  expect_refused([](auto& b) { b.positions[3] = 0xffffffffu; }, "below 256");
-  expect_refused([](auto& b) { b.positions[2] = 3; }, "at position 3");
-  expect_refused(
-      [](auto& b) {
-        b.row_sequence = {0, 1, 1, 0};
-        b.positions = {0, 0, 1, 1};
-      },
-      "not adjacent");
-  expect_refused([](auto& b) { b.positions[3] = 16; }, "page");
-  expect_refused([](auto& b) { b.num_blocks[1] = 0; }, "page");
-  expect_refused([](auto& b) { b.num_blocks[1] = -1; }, "-1 blocks");
-  expect_refused([](auto& b) { b.pages[1][1] = 16; }, "page");
-  expect_refused([](auto& b) { b.rows_of_rank = {}; }, "rows_of_rank");
-  expect_refused([](auto& b) { b.rows_of_rank = {3}; }, "rows_of_rank[0] is 3");
-  expect_refused([](auto& b) { b.rows_of_rank = {-1}; }, "-1 rows");
-  expect_refused([](auto& b) { b.rows_of_rank = {5}; }, "at most 4");
-  expect_refused([](auto& b) { b.logit_rows = {3, 2}; }, "logit row 2");
-  expect_refused([](auto& b) { b.logit_rows = {4}; }, "logit row 4");
-  EXPECT_EQ(sink.calls, 0);
-  EXPECT_THAT(run([](auto&) {}), IsOk());
-  EXPECT_EQ(sink.calls, 2);
+  expect_refused([](auto& p) { p.layout = In(Layout{3}); }, "tp_size 3");
+  const int five[] = {5};
+  expect_refused([&](auto& p) { p.rows_of_rank = five; }, "at most 4");
+  expect_refused([](auto& p) { p.rows_of_rank = {}; }, "rows of 0 ranks");
+  expect_refused([](auto& p) { p.wanted_of_rank = {}; }, "rows of");
+  EXPECT_THAT(
+      group.decoder(0).Run(chunks.Build(builder, In(ExpertParallel()), 1)),
+      IsOk());
 }
 
-TEST(Forward, OptionsOutOfRangeAreRefused) {
-  const auto shape = MakeModelShape(SpecOf(OddConfig()), 2);
-  ASSERT_THAT(shape, IsOk());
-  AlignedBytes memory(64);
+KvPageFormat KvFormatOf(const ModelShape& shape) {
+  return PageFormatOf(MakeKvLayout(shape.spec, KvType::kFloat32));
+}
+
+// Two ranks, of which only the first is there.
+class HalfGroup {
+ public:
+  explicit HalfGroup(Barrier* barrier) {
+    peers.shape = shape;
+    peers.max_rows = 8;
+    peers.exchange = exchange.data();
+    peers.peer_exchange = {nullptr, exchange.data()};
+    peers.barrier = barrier;
+    decoder.shape = shape;
+    decoder.max_rows = 8;
+    decoder.dense = dense.data();
+    decoder.experts = experts.data();
+    decoder.kv = {kv.data(), 16, KvFormatOf(shape)};
+  }
+
+  const ModelShape shape = *MakeModelShape(SpecOf(OddConfig()), 2);
+  const AlignedBytes dense{PlanDense(shape).size_bytes};
+  const AlignedBytes experts{shape.experts.region_bytes()};
+  const AlignedBytes kv{
+      static_cast<int64_t>(16 * KvFormatOf(shape).page_bytes())};
+  const AlignedBytes exchange{PlanExchange(shape, 8).size_bytes};
+  Collectives<Cpu>::Options peers;
+  DecoderOptions<Cpu> decoder;
+};
+
+TEST(Decoder, OptionsOutOfRangeAreRefused) {
   ThreadBarrier barrier(2);
-  ForwardOptions good;
-  good.shape = *shape;
-  good.max_rows = 8;
-  good.dense = good.experts = good.kv = good.exchange = memory.data();
-  good.peer_exchange = {memory.data(), memory.data()};
-  good.barrier = &barrier;
-  EXPECT_THAT(Forward::Create(good), IsOk());
+  const HalfGroup good(&barrier);
+  const auto peers = Collectives<Cpu>::Create(Cpu{}, good.peers);
+  ASSERT_THAT(peers, IsOk());
   const auto expect_refused = [&](auto spoil, const char* message) {
-    ForwardOptions options = good;
+    DecoderOptions<Cpu> options = good.decoder;
+    options.peers = peers->get();
     spoil(options);
-    EXPECT_THAT(Forward::Create(options),
+    EXPECT_THAT(Decoder<Cpu>::Create(Cpu{}, options),
                 StatusIs(StatusCode::kInvalidArgument, HasSubstr(message)));
   };
   expect_refused([](auto& o) { o.rank = 2; }, "rank 2 of 2");
   expect_refused([](auto& o) { o.rank = -1; }, "rank -1");
-  expect_refused([](auto& o) { o.max_rows = 0; }, "max_rows 0");
+  expect_refused([](auto& o) { o.max_rows = 0; }, "0 rows");
   expect_refused([](auto& o) { o.dense = nullptr; }, "region");
-  expect_refused([](auto& o) { o.kv += 16; }, "region");
+  expect_refused([](auto& o) { o.kv.base += 16; }, "region");
   expect_refused(
       [](auto& o) {
         o.shape.spec.max_positions = 1 << 24;
         o.shape.head_dim = 1024;
       },
       "set max_model_len lower");
+}
+
+TEST(Collectives, OptionsOutOfRangeAreRefused) {
+  ThreadBarrier barrier(2);
+  const HalfGroup good(&barrier);
+  EXPECT_THAT(Collectives<Cpu>::Create(Cpu{}, good.peers), IsOk());
+  const auto expect_refused = [&](auto spoil, const char* message) {
+    Collectives<Cpu>::Options options = good.peers;
+    spoil(options);
+    EXPECT_THAT(Collectives<Cpu>::Create(Cpu{}, options),
+                StatusIs(StatusCode::kInvalidArgument, HasSubstr(message)));
+  };
+  expect_refused([](auto& o) { o.rank = 2; }, "rank 2 of 2");
+  expect_refused([](auto& o) { o.max_rows = 0; }, "max_rows 0");
+  expect_refused([](auto& o) { o.exchange = nullptr; }, "exchange");
   expect_refused([](auto& o) { o.barrier = nullptr; }, "barrier");
   expect_refused([](auto& o) { o.peer_exchange.pop_back(); }, "exchange");
   expect_refused([](auto& o) { o.peer_exchange[1] = nullptr; }, "rank 1");
 }
 
-TEST(Forward, ABrokenBarrierEndsTheStepWithItsError) {
+TEST(Decoder, ABrokenBarrierEndsThePassWithItsError) {
   struct Broken : Barrier {
     absl::Status Wait() override {
       return absl::DeadlineExceededError("rank 1 is late");
     }
   } broken;
-  const auto shape = MakeModelShape(SpecOf(OddConfig()), 2);
-  ASSERT_THAT(shape, IsOk());
-  AlignedBytes dense(PlanDense(*shape).size_bytes);
-  AlignedBytes experts(shape->experts.region_bytes());
-  AlignedBytes kv(16 *
-                  Forward::KvFormat(*shape, KvType::kFloat32).page_bytes());
-  AlignedBytes exchange(Forward::ExchangeBytes(*shape, 8));
-  ForwardOptions options;
-  options.shape = *shape;
-  options.max_rows = 8;
-  options.num_pages = 16;
+  HalfGroup half(&broken);
+  const auto peers = Collectives<Cpu>::Create(Cpu{}, half.peers);
+  ASSERT_THAT(peers, IsOk());
+  half.decoder.peers = peers->get();
+  const auto decoder = Decoder<Cpu>::Create(Cpu{}, half.decoder);
+  ASSERT_THAT(decoder, IsOk());
   for (const Layout layout : {ExpertParallel(), TensorParallel(2)}) {
-    ASSERT_THAT(
-        LoadWeights(*shape, kSmallModelNames, "", true,
-                    {0, In(layout).experts, dense.data(), experts.data()}),
-        IsOk());
-    options.dense = dense.data();
-    options.experts = experts.data();
-    options.kv = kv.data();
-    options.exchange = exchange.data();
-    options.peer_exchange = {nullptr, exchange.data()};
-    options.barrier = &broken;
-    const auto forward = Forward::Create(options);
-    ASSERT_THAT(forward, IsOk());
-    BatchParts parts;
-    parts.rows_of_rank = {4, 0};
-    const SequencePages sequences[] = {{parts.pages[0].data(), 1},
-                                       {parts.pages[1].data(), 1}};
-    struct Sink : LogitsSink {
-      void OnLogits(size_t, absl::Span<float>) override { ADD_FAILURE(); }
-    } sink;
-    EXPECT_THAT((*forward)->Run({In(layout), parts.tokens, parts.positions,
-                                 parts.row_sequence, sequences,
-                                 parts.rows_of_rank, parts.logit_rows},
-                                sink),
+    ASSERT_THAT(LoadWeights(half.shape, kSmallModelNames, "", true,
+                            {0, In(layout).experts, half.dense.data(),
+                             half.experts.data()}),
+                IsOk());
+    PassBuilder builder;
+    TwoChunks chunks;
+    EXPECT_THAT((*decoder)->Run(chunks.Build(builder, In(layout), 2)),
                 StatusIs(StatusCode::kDeadlineExceeded, "rank 1 is late"));
-  }
-}
-
-TEST(Forward, APeerThatShowsImpossibleRowsIsDataLoss) {
-  struct Passing : Barrier {
-    absl::Status Wait() override { return absl::OkStatus(); }
-  } passing;
-  const auto shape = MakeModelShape(SpecOf(OddConfig()), 2);
-  ASSERT_THAT(shape, IsOk());
-  AlignedBytes dense(PlanDense(*shape).size_bytes);
-  AlignedBytes experts(shape->experts.region_bytes());
-  AlignedBytes kv(16 *
-                  Forward::KvFormat(*shape, KvType::kFloat32).page_bytes());
-  AlignedBytes exchange(Forward::ExchangeBytes(*shape, 8)),
-      peer(Forward::ExchangeBytes(*shape, 8));
-  ASSERT_THAT(LoadWeights(*shape, kSmallModelNames, "", true,
-                          {0, In(ExpertParallel()).experts, dense.data(),
-                           experts.data()}),
-              IsOk());
-  ForwardOptions options;
-  options.shape = *shape;
-  options.max_rows = 8;
-  options.num_pages = 16;
-  options.dense = dense.data();
-  options.experts = experts.data();
-  options.kv = kv.data();
-  options.exchange = exchange.data();
-  options.peer_exchange = {nullptr, peer.data()};
-  options.barrier = &passing;
-  const auto forward = Forward::Create(options);
-  ASSERT_THAT(forward, IsOk());
-  struct Sink : LogitsSink {
-    void OnLogits(size_t, absl::Span<float>) override {}
-  } sink;
-  BatchParts parts;
-  parts.rows_of_rank = {4, 0};
-  const SequencePages sequences[] = {{parts.pages[0].data(), 1},
-                                     {parts.pages[1].data(), 1}};
-  const ForwardBatch batch = {
-      parts.layout, parts.tokens,       parts.positions, parts.row_sequence,
-      sequences,    parts.rows_of_rank, parts.logit_rows};
-  for (const int64_t count : {int64_t{-1}, int64_t{5}, int64_t{1} << 62}) {
-    std::memcpy(peer.data(), &count, sizeof(count));
-    EXPECT_THAT((*forward)->Run(batch, sink),
-                StatusIs(StatusCode::kDataLoss, HasSubstr("rank 1 shows")));
+    for (const SampledRow& row : builder.results()) {
+      EXPECT_EQ(row.value.token, 0);
+    }
   }
 }
 

@@ -10,11 +10,10 @@
 
 #include "absl/types/span.h"
 #include "kernels/formats.h"
+#include "kernels/route.h"
 #include "kernels/thread_pool.h"
 
 namespace moebius {
-
-inline constexpr int kMaxExpertsPerToken = 64;
 
 // For each row of `logits` [rows][experts]: softmax, then the top_k experts in
 // descending order of probability, ties to the lowest id.

@@ -1,0 +1,134 @@
+// The operators of a forward pass on the CPU, out of their small parts.
+#include <algorithm>
+#include <cstring>
+
+#include "common/base/check.h"
+#include "kernels/attend.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/norm.h"
+#include "kernels/cpu/routing_cpu.h"
+#include "kernels/embed.h"
+#include "kernels/experts.h"
+#include "kernels/project.h"
+
+namespace moebius {
+namespace {
+
+absl::Span<const float> WeightOf(const Norm<Cpu>& norm) {
+  return {norm.weight, static_cast<size_t>(norm.size)};
+}
+
+// Sums of rows that are in some group begin at zero.
+void BeginSums(const ExpertGroups& groups, std::vector<uint8_t>& begun,
+               FixedRows sums) {
+  begun.assign(static_cast<size_t>(sums.rows), 0);
+  for (const int32_t row : groups.rows) {
+    if (std::exchange(begun[row], 1) != 0) continue;
+    std::fill_n(sums.row(row), sums.cols, int64_t{0});
+  }
+}
+
+}  // namespace
+
+void RmsNorm(const Cpu& device, ConstRows x, const Norm<Cpu>& norm, Rows out) {
+  RmsNorm(x, WeightOf(norm), norm.eps, out, device.pool);
+}
+
+void Embed(const Cpu& device, const PackedMatrix& table, const int32_t* ids,
+           Rows out) {
+  EmbedRows(table, absl::MakeConstSpan(ids, static_cast<size_t>(out.rows)), out,
+            device.pool);
+}
+
+void KeepRows(const Cpu&, const int32_t* rows, int count, Rows x) {
+  const size_t row_bytes = static_cast<size_t>(x.cols) * sizeof(float);
+  for (int j = 0; j < count; ++j) {
+    CHECK(j <= rows[j] && rows[j] < x.rows);
+    if (rows[j] != j) std::memcpy(x.row(j), x.row(rows[j]), row_bytes);
+  }
+}
+
+void Project(const Cpu& device, ConstRows x,
+             absl::Span<const PackedMatrix> parts, Rows out) {
+  Gemm(x, parts, out, device.pool);
+}
+
+void ProjectPartial(const Cpu& device, ConstRows x, const RowSlices<Cpu>& w,
+                    FixedRows sums) {
+  ZeroFixedPoint(sums, device.pool);
+  RowParallelGemm(x, w.weights, w.k_begin, w.slice_rows, sums, device.pool);
+}
+
+void AddPartials(const Cpu& device, absl::Span<const ConstFixedRows> sources,
+                 const ResidualNorm<Cpu>& to) {
+  ReduceFixedPoint(sources, to.residual, device.pool);
+  RmsNorm(device, to.residual, to.norm, to.normed);
+}
+
+void PrepareHeads(const Cpu& device, const HeadShape& shape,
+                  const HeadPreparation<Cpu>& how, const RowSet<Cpu>& rows,
+                  const KvLayer<Cpu>& kv, Rows qkv) {
+  CHECK(qkv.rows == rows.size && qkv.cols == shape.cols());
+  const int q = shape.q_cols(), k = shape.kv_cols();
+  const Rows keys = qkv.ColRange(q, k);
+  if (q > 0) PrepareQueries(device, shape, how, rows, qkv.ColRange(0, q));
+  HeadNormRotary(keys, WeightOf(how.k_norm), how.k_norm.eps, rows.positions,
+                 how.rotary, device.pool);
+  WriteKv(keys, qkv.ColRange(q + k, k), rows.chunks, shape.num_kv, kv.layer,
+          kv.pool, device.pool);
+}
+
+void PrepareQueries(const Cpu& device, const HeadShape& shape,
+                    const HeadPreparation<Cpu>& how, const RowSet<Cpu>& rows,
+                    Rows queries) {
+  CHECK(queries.cols == shape.q_cols());
+  HeadNormRotary(queries, WeightOf(how.q_norm), how.q_norm.eps, rows.positions,
+                 how.rotary, device.pool);
+}
+
+void Attend(const Cpu& device, const HeadShape& shape, const RowSet<Cpu>& rows,
+            const KvLayer<Cpu>& kv, Rows queries) {
+  CHECK(queries.rows == rows.size && queries.cols == shape.q_cols());
+  PagedAttention(queries, rows.chunks, shape.num_kv, kv.layer, kv.pool, queries,
+                 device.pool);
+}
+
+void Route(const Cpu& device, const RouterShape& shape, ConstRows x,
+           const PackedMatrix& router, Routing<Cpu>& routing,
+           const Assignments<Cpu>& out) {
+  CHECK(out.rows == x.rows && out.top_k == shape.top_k);
+  routing.logits.resize(static_cast<size_t>(x.rows) * router.n);
+  const Rows logits{routing.logits.data(), x.rows, router.n, router.n};
+  Project(device, x, absl::MakeConstSpan(&router, 1), logits);
+  const size_t count = static_cast<size_t>(x.rows) * shape.top_k;
+  RouteTopK(logits, shape.top_k, shape.renormalize,
+            absl::MakeSpan(out.experts, count),
+            absl::MakeSpan(out.weights, count), device.pool);
+}
+
+void Group(const Cpu&, const Assignments<Cpu>& assignments, ExpertRange range,
+           Routing<Cpu>& routing) {
+  const size_t count =
+      static_cast<size_t>(assignments.rows) * assignments.top_k;
+  GroupByExpert(absl::MakeConstSpan(assignments.experts, count),
+                absl::MakeConstSpan(assignments.weights, count),
+                assignments.top_k, range.first, range.count, &routing.groups);
+}
+
+void GroupAllRows(const Cpu&, int num_rows, Routing<Cpu>& routing) {
+  GroupAllRows(num_rows, &routing.groups);
+}
+
+void Experts(const Cpu& device, const ExpertSlot<Cpu>& slot, int slice_rows,
+             ConstRows x, Routing<Cpu>& routing, FixedRows sums) {
+  BeginSums(routing.groups, routing.begun, sums);
+  routing.experts.clear();
+  for (int e = 0; e < slot.num_experts; ++e) {
+    routing.experts.push_back(slot.expert(e));
+  }
+  ExpertsFfn(x, routing.experts, routing.groups, slice_rows, sums,
+             &routing.workspace, device.pool);
+}
+
+}  // namespace moebius

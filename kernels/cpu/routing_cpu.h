@@ -1,0 +1,24 @@
+// What the CPU keeps between router and experts.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/moe.h"
+#include "kernels/route.h"
+
+namespace moebius {
+
+template <>
+class Routing<Cpu> {
+ public:
+  ExpertGroups groups;
+
+  // Scratch room of the operators.
+  std::vector<float> logits;
+  ExpertWorkspace workspace;
+  std::vector<ExpertView> experts;
+  std::vector<uint8_t> begun;  // [row] its sums were set to zero
+};
+
+}  // namespace moebius

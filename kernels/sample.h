@@ -1,0 +1,49 @@
+// The end of a pass: from rows of logits to tokens and log-probabilities.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "kernels/formats.h"
+#include "kernels/sampling.h"
+
+namespace moebius {
+
+// What a row of logits gave.
+struct SampledRow {
+  SampledValue value;
+  bool finite = true;  // no NaN and no infinity among the logits
+};
+
+// What is wanted of one row of logits.
+struct SampleRow {
+  const SamplingParams* sampling = nullptr;
+  const TokenHistory* history = nullptr;  // of the tokens before
+  absl::Span<const int32_t> output;       // the generated ones of them
+  // A token of the prompt, whose log-probability is wanted; -1: draw one.
+  int32_t known = -1;
+  float* logits = nullptr;  // [vocabulary] gets them as they are; null: nobody
+  SampledRow* result = nullptr;
+};
+
+// What is wanted of the rows of a pass, by row.
+template <class D>
+struct Samples;
+
+template <>
+struct Samples<Cpu> {
+  const SampleRow* first = nullptr;
+  ptrdiff_t step = 1;  // to the next one
+  int count = 0;
+  // Of row `begin`, and every `every` rows on.
+  Samples Each(int begin, int every, int rows) const {
+    return {first + begin * step, step * every, rows};
+  }
+};
+
+// Draws, or looks up, what is wanted of each row of `logits`, which it changes.
+// REQUIRES: logits.rows == samples.count.
+void Sample(const Cpu& device, Rows logits, const Samples<Cpu>& samples);
+
+}  // namespace moebius

@@ -1,0 +1,303 @@
+// The bodies of Decoder. To be included by the file that instantiates it for a
+// device, behind the operators and collectives of that device.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "kernels/rotary.h"
+#include "worker/model/decoder.h"
+#include "worker/peers/exchange.h"
+
+namespace moebius {
+
+template <class D>
+Decoder<D>::Decoder(const D& device, const DecoderOptions<D>& options,
+                    const RotaryTable& rotary)
+    : device_(device),
+      shape_(options.shape),
+      rank_(options.rank),
+      max_rows_(options.max_rows),
+      weights_(ViewDense<D>(options.shape, options.dense)),
+      experts_(options.experts),
+      kv_(options.kv),
+      peers_(*options.peers),
+      routing_(std::make_unique<Routing<D>>()) {
+  int moe_layer = 0;
+  for (const LayerSpec& layer : shape_.spec.layers) {
+    moe_index_.push_back(moe_layer);
+    if (layer.moe() != nullptr) ++moe_layer;
+  }
+  const int64_t angles = static_cast<int64_t>(rotary.cos().size());
+  cos_ = {device, "rotary cosines", angles};
+  sin_ = {device, "rotary sines", angles};
+  Upload(device, rotary.cos(), cos_.data());
+  Upload(device, rotary.sin(), sin_.data());
+  preparation_.rotary = {cos_.data(), sin_.data(), rotary.max_positions(),
+                         rotary.head_dim()};
+  const int64_t rows = options.max_rows;
+  residual_ = {device, "residual", rows * hidden()};
+  normed_ = {device, "normed", rows * hidden()};
+  qkv_ = {device, "qkv", rows * (shape_.q_size() + 2 * shape_.kv_size())};
+  logits_ = {device, "logits",
+             int64_t{peers_.logit_rows()} * shape_.spec.vocab_size};
+}
+
+template <class D>
+Decoder<D>::~Decoder() = default;
+
+template <class D>
+Norm<D> Decoder<D>::NormOf(const float* weight, int size) const {
+  return {weight, size, static_cast<float>(shape_.spec.norm_eps)};
+}
+
+template <class D>
+Norm<D> Decoder<D>::NormBehind(int l) const {
+  const bool last = l == shape_.spec.num_layers() - 1;
+  return NormOf(last ? weights_.final_norm : weights_.layers[l + 1].input_norm,
+                hidden());
+}
+
+template <class D>
+absl::Status Decoder<D>::Begin(const Pass<D>& pass) {
+  layout_ = pass.layout.attention;
+  if (!layout_.served(shape_.num_ranks)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step: attention of tp_size ", layout_.tp_size,
+                     "; allowed: 1 or ", shape_.num_ranks));
+  }
+  RETURN_IF_ERROR(Validate(pass.layout.experts, shape_.experts));
+  int64_t rows = pass.rows.size;
+  if (!tp()) {
+    const size_t ranks = static_cast<size_t>(shape_.num_ranks);
+    if (pass.rows_of_rank.size() != ranks ||
+        pass.wanted_of_rank.size() != ranks) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "step: rows of ", pass.rows_of_rank.size(), " ranks for ", ranks));
+    }
+    rows = 0;
+    for (const int of_rank : pass.rows_of_rank) rows += of_rank;
+  }
+  if (rows > max_rows_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step: ", rows, " rows; allowed: at most ", max_rows_));
+  }
+  heads_ = HeadsOf(shape_.attention, layout_, rank_);
+  head_shape_ = {heads_.num_q(), heads_.num_kv(), shape_.head_dim};
+  peers_.Begin(layout_);
+  return absl::OkStatus();
+}
+
+template <class D>
+absl::Status Decoder<D>::Run(const Pass<D>& pass) {
+  RETURN_IF_ERROR(Begin(pass));
+  const int rows = pass.rows.size;
+  Embed(device_, weights_.embedding, pass.tokens, Residual(rows));
+  RmsNorm(device_, Residual(rows),
+          NormOf(weights_.layers[0].input_norm, hidden()), Normed(rows));
+  for (int l = 0; l < shape_.spec.num_layers(); ++l) {
+    RETURN_IF_ERROR(Layer(l, pass));
+  }
+  return tp() ? LogitsTp(pass) : Logits(pass);
+}
+
+template <class D>
+absl::Status Decoder<D>::Layer(int l, const Pass<D>& pass) {
+  const int rows = Attention(l, pass).size;
+  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
+  const int stride = head_shape_.cols(), q = head_shape_.q_cols();
+  ProjectPartial(
+      device_, View<const float, D>{qkv_.data(), rows, q, stride},
+      RowSlices<D>{weights.output, heads_.q_begin * head_shape_.head_dim,
+                   shape_.output_slice_rows},
+      peers_.AttentionSums(rows));
+  return shape_.spec.layers[l].moe() != nullptr ? Moe(l, rows, pass)
+                                                : DenseMlp(l, rows);
+}
+
+// The first columns of qkv become the attention of the rows that go on.
+template <class D>
+const RowSet<D>& Decoder<D>::Attention(int l, const Pass<D>& pass) {
+  const int rows = pass.rows.size;
+  const View<float, D> qkv{qkv_.data(), rows, head_shape_.cols(),
+                           head_shape_.cols()};
+  const bool last = l == shape_.spec.num_layers() - 1;
+  if (last && pass.wanted.size < rows) {
+    LastAttention(l, pass, qkv);
+    return pass.wanted;
+  }
+  const int d = head_shape_.head_dim;
+  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
+  const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
+  const ColumnParallel<D> parts[] = {
+      weights.qkv.OutputRange(heads_.q_begin * d, heads_.q_end * d),
+      weights.qkv.OutputRange(k_at + heads_.kv_begin * d,
+                              k_at + heads_.kv_end * d),
+      weights.qkv.OutputRange(v_at + heads_.kv_begin * d,
+                              v_at + heads_.kv_end * d)};
+  Project(device_, Normed(rows), parts, qkv);
+  HeadPreparation<D> how = preparation_;
+  if (weights.q_norm != nullptr) how.q_norm = NormOf(weights.q_norm, d);
+  if (weights.k_norm != nullptr) how.k_norm = NormOf(weights.k_norm, d);
+  PrepareHeads(device_, head_shape_, how, pass.rows, KvOf(l), qkv);
+  Attend(device_, head_shape_, pass.rows, KvOf(l),
+         qkv.ColRange(0, head_shape_.q_cols()));
+  return pass.rows;
+}
+
+// The last layer stores K and V of every row, but computes only the rows whose
+// logits are wanted; they move to the front.
+template <class D>
+void Decoder<D>::LastAttention(int l, const Pass<D>& pass, View<float, D> qkv) {
+  const int d = head_shape_.head_dim, q = head_shape_.q_cols();
+  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
+  const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
+  const ColumnParallel<D> kv_parts[] = {
+      weights.qkv.OutputRange(k_at + heads_.kv_begin * d,
+                              k_at + heads_.kv_end * d),
+      weights.qkv.OutputRange(v_at + heads_.kv_begin * d,
+                              v_at + heads_.kv_end * d)};
+  HeadPreparation<D> how = preparation_;
+  if (weights.q_norm != nullptr) how.q_norm = NormOf(weights.q_norm, d);
+  if (weights.k_norm != nullptr) how.k_norm = NormOf(weights.k_norm, d);
+  const View<float, D> kv = qkv.ColRange(q, 2 * head_shape_.kv_cols());
+  Project(device_, Normed(qkv.rows), kv_parts, kv);
+  PrepareHeads(device_, HeadShape{0, head_shape_.num_kv, d}, how, pass.rows,
+               KvOf(l), kv);
+
+  const int wanted = pass.wanted.size;
+  if (wanted == 0) return;
+  KeepRows(device_, pass.wanted_rows, wanted, Residual(qkv.rows));
+  KeepRows(device_, pass.wanted_rows, wanted, Normed(qkv.rows));
+  const ColumnParallel<D> q_part =
+      weights.qkv.OutputRange(heads_.q_begin * d, heads_.q_end * d);
+  const View<float, D> queries = qkv.RowRange(0, wanted).ColRange(0, q);
+  Project(device_, Normed(wanted), absl::MakeConstSpan(&q_part, 1), queries);
+  PrepareQueries(device_, head_shape_, how, pass.wanted, queries);
+  Attend(device_, head_shape_, pass.wanted, KvOf(l), queries);
+}
+
+template <class D>
+absl::Status Decoder<D>::Moe(int l, int rows, const Pass<D>& pass) {
+  const ExpertsState& state = pass.layout.experts;
+  const int moe_layer = moe_index_[l];
+  const Layout layout = state.LayoutOf(shape_.experts, moe_layer);
+  const SlotView view = ViewOf(shape_.experts, layout, rank_);
+  const ExpertRange range{view.first_expert, view.num_experts};
+  const ExpertSlot<D> slot =
+      ViewSlot<D>(shape_, layout,
+                  experts_ + state.SlotOf(shape_.experts, moe_layer) *
+                                 shape_.experts.slot_bytes());
+  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
+  const RouterSpec& router = shape_.spec.layers[l].moe()->router;
+
+  const Entering<D> entering = peers_.EnteringRows(rows);
+  RETURN_IF_ERROR(peers_.SumAttention(
+      device_,
+      {Residual(rows), NormOf(weights.post_norm, hidden()), entering.x}));
+  Route(device_, {router.top_k, router.renormalize}, entering.x, weights.router,
+        *routing_, entering.assignments);
+  const bool last = l == shape_.spec.num_layers() - 1;
+  ASSIGN_OR_RETURN(
+      const Entered<D> entered,
+      peers_.Enter(rows, last ? pass.wanted_of_rank : pass.rows_of_rank,
+                   range));
+  Group(device_, entered.assignments, range, *routing_);
+  Experts(device_, slot, shape_.expert_slice_rows, entered.x, *routing_,
+          entered.sums);
+  return peers_.Leave(device_, layout,
+                      {Residual(rows), NormBehind(l), Normed(rows)});
+}
+
+// A dense MLP is an expert that every row goes to, a piece a slice. In EP it is
+// the owner's alone, in TP a rank computes some slices.
+template <class D>
+absl::Status Decoder<D>::DenseMlp(int l, int rows) {
+  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
+  RETURN_IF_ERROR(peers_.SumAttention(
+      device_,
+      {Residual(rows), NormOf(weights.post_norm, hidden()), Normed(rows)}));
+  const IndexRange slices =
+      tp() ? ShareOf(shape_.num_mlp_slices, shape_.num_ranks, rank_)
+           : IndexRange{0, shape_.num_mlp_slices};
+  GroupAllRows(device_, rows, *routing_);
+  Experts(device_, weights.mlp.PieceRange(slices.begin, slices.end),
+          shape_.mlp_slice_rows, Normed(rows), *routing_,
+          peers_.DenseSums(rows));
+  return peers_.SumDense(device_,
+                         {Residual(rows), NormBehind(l), Normed(rows)});
+}
+
+template <class D>
+absl::Status Decoder<D>::Logits(const Pass<D>& pass) {
+  const int wanted = pass.wanted.size, vocab = shape_.spec.vocab_size;
+  for (int row = 0; row < wanted; row += peers_.logit_rows()) {
+    const int count = std::min(peers_.logit_rows(), wanted - row);
+    const View<float, D> logits{logits_.data(), count, vocab, vocab};
+    Project(device_, Normed(wanted).RowRange(row, count),
+            absl::MakeConstSpan(&weights_.lm_head, 1), logits);
+    Sample(device_, logits, pass.samples.Each(row, 1, count));
+  }
+  return absl::OkStatus();
+}
+
+// Every rank computes its columns of a chunk of rows, and takes its rows.
+template <class D>
+absl::Status Decoder<D>::LogitsTp(const Pass<D>& pass) {
+  const int wanted = pass.wanted.size, vocab = shape_.spec.vocab_size;
+  const IndexRange own = LogitShare(shape_, rank_);
+  for (int row = 0; row < wanted; row += peers_.logit_rows()) {
+    const int count = std::min(peers_.logit_rows(), wanted - row);
+    if (own.size() > 0) {
+      const ColumnParallel<D> part =
+          weights_.lm_head.OutputRange(own.begin, own.end);
+      Project(device_, Normed(wanted).RowRange(row, count),
+              absl::MakeConstSpan(&part, 1), peers_.LogitColumns(count));
+    }
+    const int most = (count + shape_.num_ranks - 1) / shape_.num_ranks;
+    ASSIGN_OR_RETURN(
+        const int taken,
+        peers_.ShareLogits(count, {logits_.data(), most, vocab, vocab}));
+    Sample(device_, View<float, D>{logits_.data(), taken, vocab, vocab},
+           pass.samples.Each(row + rank_, shape_.num_ranks, taken));
+  }
+  return absl::OkStatus();
+}
+
+template <class D>
+absl::StatusOr<std::unique_ptr<Decoder<D>>> Decoder<D>::Create(
+    const D& device, const DecoderOptions<D>& options) {
+  const ModelShape& shape = options.shape;
+  const auto aligned = [](const std::byte* base) {
+    return base != nullptr && reinterpret_cast<uintptr_t>(base) % 64 == 0;
+  };
+  if (options.rank < 0 || options.rank >= shape.num_ranks ||
+      options.max_rows < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("decoder: rank ", options.rank, " of ", shape.num_ranks,
+                     ", ", options.max_rows, " rows"));
+  }
+  if (!aligned(options.dense) || !aligned(options.kv.base) ||
+      (shape.experts.num_moe_layers > 0 && !aligned(options.experts))) {
+    return absl::InvalidArgumentError(
+        "decoder: a region is missing or not a multiple of 64");
+  }
+  const int positions =
+      options.max_positions > 0
+          ? std::min(options.max_positions, shape.spec.max_positions)
+          : shape.spec.max_positions;
+  constexpr int64_t kMaxRotaryBytes = int64_t{4} << 30;
+  if (int64_t{positions} * shape.head_dim * 4 > kMaxRotaryBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "decoder: rotary tables of ", positions, " positions are larger than ",
+        kMaxRotaryBytes, " bytes; set max_model_len lower"));
+  }
+  ASSIGN_OR_RETURN(const RotaryTable rotary,
+                   RotaryTable::Create(positions, shape.head_dim,
+                                       shape.spec.layers[0].rotary.theta));
+  return std::unique_ptr<Decoder>(new Decoder(device, options, rotary));
+}
+
+}  // namespace moebius

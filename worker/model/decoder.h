@@ -1,0 +1,121 @@
+// The forward pass of one rank, in any state of the layouts, on any device.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/base/ids.h"
+#include "common/layout/layout.h"
+#include "kernels/attend.h"
+#include "kernels/formats.h"
+#include "kernels/norm.h"
+#include "kernels/project.h"
+#include "kernels/rotary.h"
+#include "kernels/route.h"
+#include "kernels/view.h"
+#include "worker/model/model_shape.h"
+#include "worker/model/pass.h"
+#include "worker/model/weight_views.h"
+#include "worker/peers/collectives.h"
+
+namespace moebius {
+
+template <class D>
+struct DecoderOptions {
+  ModelShape shape;
+  Rank rank = 0;
+  int max_rows = 0;       // of a step, over the whole group
+  int max_positions = 0;  // longest sequence; 0: what the model allows
+  // This rank's regions, multiples of 64, as long as the decoder exists.
+  const std::byte* dense = nullptr;    // PlanDense(shape).size_bytes
+  const std::byte* experts = nullptr;  // shape.experts.region_bytes()
+  PagePool<D> kv;
+  Collectives<D>* peers = nullptr;  // as long as the decoder exists
+};
+
+// Decoder
+//
+// A stack of attention and MoE or dense layers over the operators of kernels/.
+// With exact numerics the logits of a row are the same bits in every layout,
+// for any number of ranks, and whatever else is in the step.
+//
+// The layouts of attention and of the experts are two axes
+// (worker/peers/collectives.h). Every rank of the group runs the same passes
+// with the same layouts, also without rows.
+//
+// What the host decides in a pass follows from the numbers in it alone: nothing
+// that a device computed is looked at, so that a pass can be captured.
+//
+// Cost: no allocation once the largest step has been seen.
+// Threading: one Run() at a time; nothing else may write the pages it is given.
+//
+// The bodies are in decoder-inl.h; each device instantiates them in a file of
+// its own (decoder_cpu.cc).
+template <class D>
+class Decoder {
+ public:
+  // kInvalidArgument when an option is out of range.
+  static absl::StatusOr<std::unique_ptr<Decoder>> Create(
+      const D& device, const DecoderOptions<D>& options);
+  ~Decoder();
+
+  // kInvalidArgument, before anything is written or waited for, when the layout
+  // is none of the group's, or the rows are too many: the other ranks are then
+  // left to their deadline. Otherwise the collectives' error; the pass may be
+  // run again once the group is in step again.
+  absl::Status Run(const Pass<D>& pass);
+
+ private:
+  Decoder(const D& device, const DecoderOptions<D>& options,
+          const RotaryTable& rotary);
+
+  // Of attention: whether all ranks have all rows of the step.
+  bool tp() const { return !layout_.is_ep(); }
+  int hidden() const { return shape_.spec.hidden_size; }
+  View<float, D> Residual(int rows) const {
+    return {residual_.data(), rows, hidden(), hidden()};
+  }
+  View<float, D> Normed(int rows) const {
+    return {normed_.data(), rows, hidden(), hidden()};
+  }
+  Norm<D> NormOf(const float* weight, int size) const;
+  // Behind layer l: the next one's, or the last one.
+  Norm<D> NormBehind(int l) const;
+  KvLayer<D> KvOf(int l) const { return {kv_, l}; }
+
+  absl::Status Begin(const Pass<D>& pass);
+  absl::Status Layer(int l, const Pass<D>& pass);
+  const RowSet<D>& Attention(int l, const Pass<D>& pass);
+  void LastAttention(int l, const Pass<D>& pass, View<float, D> qkv);
+  absl::Status Moe(int l, int rows, const Pass<D>& pass);
+  absl::Status DenseMlp(int l, int rows);
+  absl::Status Logits(const Pass<D>& pass);
+  absl::Status LogitsTp(const Pass<D>& pass);
+
+  const D device_;
+  const ModelShape shape_;
+  const Rank rank_;
+  const int max_rows_;
+  const DenseWeights<D> weights_;
+  const std::byte* const experts_;
+  const PagePool<D> kv_;
+  Collectives<D>& peers_;
+  std::vector<int> moe_index_;  // [layer]
+
+  // Of the pass being run.
+  Layout layout_;
+  HeadRange heads_;
+  HeadShape head_shape_;
+
+  Buffer<float, D> cos_, sin_;
+  HeadPreparation<D> preparation_;  // but for the norms
+  Buffer<float, D> residual_, normed_, qkv_, logits_;
+  std::unique_ptr<Routing<D>> routing_;
+};
+
+}  // namespace moebius

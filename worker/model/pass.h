@@ -1,0 +1,37 @@
+// One forward pass, as one rank sees it.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "common/layout/experts_state.h"
+#include "kernels/attend.h"
+#include "kernels/sample.h"
+
+namespace moebius {
+
+// Pass
+//
+// Numbers are the host's; what they count lies in memory of device D. All of it
+// outlives the pass.
+//
+// Attention in EP: the rows of this rank's sequences, maybe none. In TP: all
+// rows of the step, the same on every rank.
+template <class D>
+struct Pass {
+  // The experts may be in another layout than attention, and in the midst of a
+  // switch: each layer is computed where it lies.
+  StepLayout layout;
+  const int32_t* tokens = nullptr;  // [rows.size]
+  RowSet<D> rows;
+  // Those whose logits are wanted: their places among the rows, ascending, and
+  // the rows as they are when they alone are left.
+  const int32_t* wanted_rows = nullptr;  // [wanted.size]
+  RowSet<D> wanted;
+  Samples<D> samples;  // [wanted.size]
+  // Attention in EP: sizes of rows and of wanted on each rank. [num_ranks]
+  absl::Span<const int> rows_of_rank;
+  absl::Span<const int> wanted_of_rank;
+};
+
+}  // namespace moebius
