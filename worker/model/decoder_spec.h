@@ -81,7 +81,8 @@ struct GroupedQueryAttention {
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): K
 // and V of all heads are projections of one latent of kv_lora_rank elements,
 // beside which K has rope_head_dim turned elements that the heads share. The
-// latent and these elements are what is cached.
+// latent and these elements are what is cached. Latents are RMS-normed before
+// they are projected.
 struct LatentAttention {
   int heads = 0;
   int q_lora_rank = 0;  // 0: queries are projected from the row itself
@@ -89,6 +90,7 @@ struct LatentAttention {
   int nope_head_dim = 0;  // of Q and K, not turned
   int rope_head_dim = 0;  // of Q and K, turned
   int v_head_dim = 0;
+  double latent_norm_eps = 1e-6;
   // Of the scores, beyond 1 / sqrt(nope_head_dim + rope_head_dim); with YaRN it
   // is mscale(factor)^2.
   double score_scale = 1;
