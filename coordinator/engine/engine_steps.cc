@@ -97,6 +97,8 @@ void EngineHost::NoteNonfinite(const StepResult& result) {
 void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
   journal::StepTokens added{step, {}};
   std::vector<journal::Ended> ended;
+  if (options_.journal != nullptr) added.tokens.reserve(tokens.size());
+  batch_.reserve(batch_.size() + tokens.size());
   for (NewToken& drawn : tokens) {
     const auto found = answering_.find(drawn.request);
     if (found == answering_.end()) continue;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 
+#include "absl/types/span.h"
+
 namespace moebius {
 namespace {
 
-bool Contains(const std::vector<int32_t>& ids, int32_t id) {
+bool Contains(absl::Span<const int32_t> ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
@@ -15,7 +17,9 @@ TokenEnds::TokenEnds(const StopCriteria& stop)
     : min_tokens_(stop.min_tokens),
       max_tokens_(stop.max_tokens),
       stop_token_ids_(stop.stop_token_ids) {
-  if (!stop.ignore_eos) eos_ids_ = stop.eos_ids;
+  if (!stop.ignore_eos) {
+    eos_ids_.assign(stop.eos_ids.begin(), stop.eos_ids.end());
+  }
 }
 
 TokenEnd TokenEnds::Take(int32_t token) {

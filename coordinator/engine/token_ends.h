@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "coordinator/generation.h"
 
 namespace moebius {
@@ -30,7 +31,9 @@ class TokenEnds {
   int num_tokens_ = 0;
   int min_tokens_;
   int max_tokens_;
-  std::vector<int32_t> eos_ids_;  // none if they are ignored
+  // None if they are ignored. Most models have one to three: in place, each
+  // token looks at them.
+  absl::InlinedVector<int32_t, 4> eos_ids_;
   std::vector<int32_t> stop_token_ids_;
 };
 

@@ -134,6 +134,9 @@ class JournalState {
   absl::Status Take(journal::Summary record);
 
   Place PlaceOf(RequestId id);
+  // [token] the choice it belongs to; null: unknown.
+  std::vector<JournalChoice*> ChoicesOf(
+      const std::vector<journal::AddedToken>& tokens);
   absl::Status SnapshotAccepted(SnapshotSink take) const;
   absl::Status SnapshotTokens(SnapshotSink take) const;
   absl::Status SnapshotEnds(SnapshotSink take) const;

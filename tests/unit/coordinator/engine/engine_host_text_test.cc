@@ -2,6 +2,7 @@
 // same.
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -130,14 +131,13 @@ class EngineTextTest : public EngineHostTest {
     EXPECT_EQ(stream.stop_reason, answer.stop_reason);
   }
   Listener::Stream AttachTo(RequestId id) {
+    const auto told =
+        std::make_shared<std::promise<absl::StatusOr<std::vector<Output>>>>();
+    engine_->Attach({id}, [told](auto outputs) { told->set_value(outputs); });
+    const auto outputs = told->get_future().get();
+    EXPECT_THAT(outputs, IsOk());
     Listener fresh;
-    absl::Notification told;
-    engine_->Attach({id}, [&](auto outputs) {
-      EXPECT_THAT(outputs, IsOk());
-      if (outputs.ok()) fresh.Hear(*outputs);
-      told.Notify();
-    });
-    told.WaitForNotification();
+    if (outputs.ok()) fresh.Hear(*outputs);
     return fresh.Get(id);
   }
 
@@ -230,15 +230,12 @@ TEST_F(EngineTextTest, DrainEndsBehindTheLastOutput) {
   StartHeld();
   const RequestId id = Submit(Stopping());
   text_->AwaitDrawn(kTokens);
-  absl::Notification drained;
-  bool ended_before = false;
-  engine_->Drain([&](bool) {
-    ended_before = listener_.Get(id).finish.has_value();
-    drained.Notify();
+  const auto ended_before = std::make_shared<std::promise<bool>>();
+  engine_->Drain([this, id, ended_before](bool) {
+    ended_before->set_value(listener_.Get(id).finish.has_value());
   });
   text_->LetGo();
-  drained.WaitForNotification();
-  EXPECT_TRUE(ended_before);
+  EXPECT_TRUE(ended_before->get_future().get());
 }
 
 TEST_F(EngineTextTest, NoStepIsPlannedAheadOfATextStageThatIsFarBehind) {

@@ -1,12 +1,12 @@
 // The text stage: what is shown when, and that it does not depend on when.
 #include "coordinator/engine/text_table.h"
 
+#include <future>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/notification.h"
 #include "coordinator/engine/text_thread.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -194,16 +194,16 @@ TEST_F(TextTableTest, ACallRunsBehindWhatCameBeforeIt) {
 }
 
 TEST(TextThread, WakesTheEngineForEndsAndWhenABacklogIsDone) {
-  absl::Notification go_on, first_wake;
+  std::promise<void> go_on, first_wake;
   Heard heard;
   int num_wakes = 0;
   TextThread text(&TestTokenizer(),
                   [&](std::vector<Output> outputs) { heard.Hear(outputs); });
   text.Begin([&] {
-    if (num_wakes++ == 0) first_wake.Notify();
+    if (num_wakes++ == 0) first_wake.set_value();
   });
   TextBatch batch;
-  batch.emplace_back(TextCall([&] { go_on.WaitForNotification(); }));
+  batch.emplace_back(TextCall([&] { go_on.get_future().wait(); }));
   text.Push(batch);
   batch.emplace_back(Begin(StopAt({" God"})));
   for (int32_t id : Ids("In the beginning God")) batch.emplace_back(Draw(id));
@@ -211,8 +211,8 @@ TEST(TextThread, WakesTheEngineForEndsAndWhenABacklogIsDone) {
   text.Push(batch);
   EXPECT_TRUE(batch.empty());
   EXPECT_GT(text.backlog(), kMaxTextBacklog);
-  go_on.Notify();
-  first_wake.WaitForNotification();
+  go_on.set_value();
+  first_wake.get_future().wait();
   text.Flush();
   EXPECT_EQ(text.backlog(), 0u);
   ASSERT_EQ(text.TakeEnds().size(), 1u);
