@@ -94,16 +94,21 @@ absl::StatusOr<RegionDescriptor> VaultClient::AskForRegion(
   if (!answer.attached) {
     return absl::InternalError("vault: an answer without a descriptor");
   }
-  return RegionDescriptor{std::move(answer.attached),
-                          answer.message.size_bytes};
+  if (static_cast<int>(answer.message.region_class) >= kNumRegionClasses) {
+    return absl::InternalError("vault: no such class");
+  }
+  return RegionDescriptor{std::move(answer.attached), answer.message.size_bytes,
+                          answer.message.region_class};
 }
 
-absl::Status VaultClient::Deposit(RegionKind kind, int fd, uint64_t size_bytes,
+absl::Status VaultClient::Deposit(RegionKind kind, RegionClass region_class,
+                                  int fd, uint64_t size_bytes,
                                   absl::Duration timeout) {
   VaultMessage request;
   request.type = VaultMessageType::kDeposit;
   request.region = kind;
   request.rank = rank_;
+  request.region_class = region_class;
   request.size_bytes = size_bytes;
   return Ask(request, fd, timeout).status();
 }

@@ -42,8 +42,8 @@ class VaultClient final : public MemoryVault {
   // Becomes readable (hang-up) when the launcher is gone, for poll(2).
   int fd() const { return socket_.get(); }
 
-  absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
-                       absl::Duration timeout) override;
+  absl::Status Deposit(RegionKind kind, RegionClass region_class, int fd,
+                       uint64_t size_bytes, absl::Duration timeout) override;
   absl::StatusOr<RegionDescriptor> Withdraw(RegionKind kind,
                                             absl::Duration timeout) override;
   absl::StatusOr<RegionDescriptor> Borrow(RegionKind kind, Rank rank,

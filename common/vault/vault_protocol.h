@@ -42,12 +42,22 @@ constexpr std::string_view RegionKindName(RegionKind kind) {
   return "unknown";
 }
 
+// What the descriptor of a region is. Each class has rules of its own for what
+// is kept and what peers get (deploy/launcher/vault_checks.h).
+enum class RegionClass : uint8_t {
+  kMemfd = 0,   // host memory
+  kDevice = 1,  // memory of a device, exported by its driver
+};
+inline constexpr int kNumRegionClasses = 2;
+
 enum class VaultMessageType : uint8_t {
-  kDeposit = 1,   // worker: keep this descriptor (rank, region, size_bytes, fd)
+  kDeposit = 1,   // worker: keep this descriptor (rank, region, region_class,
+                  // size_bytes, fd)
                   // -> kDescriptor without one: it is kept
   kWithdraw = 2,  // worker: give me mine (its successor adopts) -> kDescriptor
   kBorrow = 3,    // worker: a peer's (rank, region); waits until deposited
-                  // -> kDescriptor, opened read-only except kSignals
+                  // -> kDescriptor, opened read-only except kSignals and
+                  // what is of a device
   kDescriptor = 4,  // launcher: the answer to a request (same rank and
                     // region, size_bytes of the memory), fd attached when `ok`;
                     // otherwise `text` says why not
@@ -83,7 +93,8 @@ struct VaultMessage {
   int32_t speaks_for = -1;   // its answer; -1: for no worker
   uint64_t checkpoint = 0;   // kReady of the coordinator: its fingerprint
   uint8_t lasting = 0;       // kFailed
-  char text[455] = {};       // NUL-terminated
+  RegionClass region_class = RegionClass::kMemfd;  // of the descriptor
+  char text[454] = {};                             // NUL-terminated
 };
 static_assert(sizeof(VaultMessage) == 512);
 

@@ -45,17 +45,19 @@ absl::Status SendAnswer(int socket, const VaultMessage& answer, int attach) {
 }
 
 absl::Status Answer(int socket, const VaultMessage& request, int attach,
-                    uint64_t size_bytes, absl::string_view refusal = "") {
+                    const KeptRegion& kept) {
   VaultMessage answer = AnswerTo(request);
-  answer.size_bytes = size_bytes;
-  answer.ok = refusal.empty();
-  SetText({refusal.data(), refusal.size()}, &answer);
+  answer.size_bytes = kept.size_bytes;
+  answer.region_class = kept.region_class;
   return SendAnswer(socket, answer, attach);
 }
 
 absl::Status Refuse(int socket, const VaultMessage& request,
                     absl::string_view why) {
-  return Answer(socket, request, -1, 0, why);
+  VaultMessage answer = AnswerTo(request);
+  answer.ok = 0;
+  SetText({why.data(), why.size()}, &answer);
+  return SendAnswer(socket, answer, -1);
 }
 
 }  // namespace
@@ -470,9 +472,9 @@ absl::Status Vault::HandleRequest(Connection* connection,
     case VaultMessageType::kDeposit:
       return HandleDeposit(connection, message, std::move(attached));
     case VaultMessageType::kWithdraw: {
-      const Kept* kept = Find(message.region, message.rank);
+      const KeptRegion* kept = Find(message.region, message.rank);
       if (kept == nullptr) return Refuse(socket, message, "nothing is kept");
-      return Answer(socket, message, kept->fd.get(), kept->size_bytes);
+      return Answer(socket, message, kept->fd.get(), *kept);
     }
     default:
       if (message.rank < 0) return MalformedMessage("no such rank");
@@ -517,19 +519,16 @@ absl::Status Vault::HandleDeposit(Connection* connection,
                                   const VaultMessage& message,
                                   UniqueFd attached) {
   const int socket = connection->socket.get();
-  if (Find(message.region, message.rank) != nullptr) {
-    return Refuse(socket, message, "there is one already");
-  }
+  KeptRegions& kept = kept_[message.rank];
   if (const absl::Status good =
-          CheckKeepable(attached.get(), message.size_bytes);
+          AdmitRegion(kept, message.region, message.region_class,
+                      attached.get(), message.size_bytes);
       !good.ok()) {
     return Refuse(socket, message, good.message());
   }
-  // Peers are to open it for reading only.
-  if (::fchmod(attached.get(), 0400) != 0) return ErrnoStatus("fchmod");
-  kept_[message.rank][static_cast<int>(message.region)] =
-      Kept{std::move(attached), message.size_bytes};
-  const absl::Status answered = Answer(socket, message, -1, message.size_bytes);
+  KeptRegion& place = kept[static_cast<size_t>(message.region)];
+  place = {std::move(attached), message.size_bytes, message.region_class};
+  const absl::Status answered = Answer(socket, message, -1, place);
   AnswerBorrowsOf(message.region, message.rank);
   return answered;
 }
@@ -550,7 +549,7 @@ void Vault::AnswerBorrowsOf(RegionKind region, Rank rank) {
 // Nothing happens while the region is not deposited.
 absl::Status Vault::AnswerBorrow(Connection* connection) {
   const Borrow borrow = *connection->borrow;
-  const Kept* kept = Find(borrow.region, borrow.rank);
+  const KeptRegion* kept = Find(borrow.region, borrow.rank);
   if (kept == nullptr) return absl::OkStatus();
   connection->borrow.reset();
   VaultMessage request;
@@ -558,25 +557,18 @@ absl::Status Vault::AnswerBorrow(Connection* connection) {
   request.region = borrow.region;
   request.rank = borrow.rank;
   const int socket = connection->socket.get();
-  if (borrow.region == RegionKind::kSignals) {
-    return Answer(socket, request, kept->fd.get(), kept->size_bytes);
-  }
-  const UniqueFd read_only(
-      ::open(absl::StrCat("/proc/self/fd/", kept->fd.get()).c_str(),
-             O_RDONLY | O_CLOEXEC));
-  if (!read_only) {
-    return Refuse(socket, request,
-                  ErrnoStatus("cannot be opened anew").message());
-  }
-  return Answer(socket, request, read_only.get(), kept->size_bytes);
+  UniqueFd opened;
+  const auto fd = DescriptorForPeer(*kept, borrow.region, opened);
+  if (!fd.ok()) return Refuse(socket, request, fd.status().message());
+  return Answer(socket, request, *fd, *kept);
 }
 
 // --- descriptors -----------------------------------------------------------
 
-const Vault::Kept* Vault::Find(RegionKind region, Rank rank) const {
+const KeptRegion* Vault::Find(RegionKind region, Rank rank) const {
   const auto it = kept_.find(rank);
   if (it == kept_.end()) return nullptr;
-  const Kept& kept = it->second[static_cast<int>(region)];
+  const KeptRegion& kept = it->second[static_cast<int>(region)];
   return kept.fd ? &kept : nullptr;
 }
 

@@ -22,6 +22,7 @@
 #include "common/base/ids.h"
 #include "common/base/unique_fd.h"
 #include "common/vault/vault_protocol.h"
+#include "deploy/launcher/vault_checks.h"
 
 namespace moebius {
 
@@ -62,10 +63,10 @@ struct VaultOptions {
 // Trust: only processes of our uid whose pid was allowed are listened to. What
 // they send is checked all the same: a message that is malformed, speaks for
 // another rank or attaches what was not asked for is logged, ends its
-// connection and changes nothing. A descriptor is kept only if it is a sealed
-// memfd of the stated size, so that no holder can shrink the memory under
-// another's feet. All of it guards against mistakes: processes of one uid could
-// always harm one another through /proc.
+// connection and changes nothing. A descriptor is kept only as its class allows
+// (AdmitRegion): host memory is a sealed memfd of the stated size, so that no
+// holder can shrink the memory under another's feet. All of it guards against
+// mistakes: processes of one uid could always harm one another through /proc.
 // Bounds: kMaxConnections, one pending borrow a connection, kNumRegionKinds
 // descriptors a rank. A peer that does not read its answers is disconnected.
 // Threading: thread-safe. The callback runs on the vault's thread, one call at
@@ -115,10 +116,6 @@ class Vault {
   int NumKept(Rank rank) const;
 
  private:
-  struct Kept {
-    UniqueFd fd;
-    uint64_t size_bytes = 0;
-  };
   struct Borrow {
     RegionKind region = RegionKind::kExperts;
     Rank rank = 0;
@@ -176,7 +173,7 @@ class Vault {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Removes `pid` and its connections; what it said with kFailed.
   LastWords RemoveSpeaker(pid_t pid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  const Kept* Find(RegionKind region, Rank rank) const
+  const KeptRegion* Find(RegionKind region, Rank rank) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Drop(uint64_t id, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -196,8 +193,7 @@ class Vault {
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_);
   Connections connections_ ABSL_GUARDED_BY(mutex_);  // by id, never reused
   std::map<pid_t, Speaker> speakers_ ABSL_GUARDED_BY(mutex_);
-  std::map<Rank, std::array<Kept, kNumRegionKinds>> kept_
-      ABSL_GUARDED_BY(mutex_);
+  std::map<Rank, KeptRegions> kept_ ABSL_GUARDED_BY(mutex_);
   std::map<Rank, std::string> troubles_ ABSL_GUARDED_BY(mutex_);
   // Checked and waiting for the callback; emptied each round of the thread,
   // which adds at most kMaxMessagesARound for each connection.

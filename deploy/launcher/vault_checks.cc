@@ -6,10 +6,54 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/errno_status.h"
+#include "common/base/status_macros.h"
 #include "common/base/unique_fd.h"
 
 namespace moebius {
-namespace {}  // namespace
+namespace {
+
+absl::Status CheckMemfd(int fd, uint64_t size_bytes) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return ErrnoStatus("fstat");
+  const int flags = ::fcntl(fd, F_GETFL);
+  const int seals = S_ISREG(info.st_mode) ? ::fcntl(fd, F_GET_SEALS) : -1;
+  if (seals < 0) return absl::InvalidArgumentError("not a memfd");
+  if ((flags & O_ACCMODE) != O_RDWR) {
+    return absl::InvalidArgumentError("not open for reading and writing");
+  }
+  constexpr int kSealed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  if (seals != kSealed) {
+    return absl::InvalidArgumentError(
+        "its seals are not those against shrinking, growing and sealing");
+  }
+  if (size_bytes == 0 || static_cast<uint64_t>(info.st_size) != size_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("it has ", info.st_size, " bytes, not ", size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDevice(const KeptRegions& kept, RegionKind kind, int fd,
+                         uint64_t size_bytes) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return ErrnoStatus("fstat");
+  if (!S_ISCHR(info.st_mode)) {
+    return absl::InvalidArgumentError("not a character device");
+  }
+  if (kind == RegionKind::kSignals) {
+    return absl::InvalidArgumentError("signals are host memory");
+  }
+  if (size_bytes == 0) return absl::InvalidArgumentError("it has 0 bytes");
+  for (size_t i = static_cast<size_t>(kind) + 1; i < kept.size(); ++i) {
+    if (kept[i].fd) {
+      return absl::FailedPreconditionError(
+          "regions of a device come in the order of their kinds");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::Status CheckVaultDirectory(const std::string& directory) {
   UniqueFd fd(
@@ -35,6 +79,9 @@ absl::Status CheckVaultMessage(const VaultMessage& message,
   if (static_cast<int>(message.region) >= kNumRegionKinds) {
     return MalformedMessage("no such region");
   }
+  if (static_cast<int>(message.region_class) >= kNumRegionClasses) {
+    return MalformedMessage("no such class of regions");
+  }
   if (message.rank < -1 || message.rank >= kMaxRanks) {
     return MalformedMessage("no such rank");
   }
@@ -48,25 +95,30 @@ absl::Status MalformedMessage(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("malformed message: ", what));
 }
 
-absl::Status CheckKeepable(int fd, uint64_t size_bytes) {
-  struct stat info {};
-  if (::fstat(fd, &info) != 0) return ErrnoStatus("fstat");
-  const int flags = ::fcntl(fd, F_GETFL);
-  const int seals = S_ISREG(info.st_mode) ? ::fcntl(fd, F_GET_SEALS) : -1;
-  if (seals < 0) return absl::InvalidArgumentError("not a memfd");
-  if ((flags & O_ACCMODE) != O_RDWR) {
-    return absl::InvalidArgumentError("not open for reading and writing");
+absl::Status AdmitRegion(const KeptRegions& kept, RegionKind kind,
+                         RegionClass region_class, int fd,
+                         uint64_t size_bytes) {
+  if (kept[static_cast<size_t>(kind)].fd) {
+    return absl::AlreadyExistsError("there is one already");
   }
-  constexpr int kSealed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-  if (seals != kSealed) {
-    return absl::InvalidArgumentError(
-        "its seals are not those against shrinking, growing and sealing");
+  if (region_class == RegionClass::kDevice) {
+    return CheckDevice(kept, kind, fd, size_bytes);
   }
-  if (size_bytes == 0 || static_cast<uint64_t>(info.st_size) != size_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("it has ", info.st_size, " bytes, not ", size_bytes));
+  RETURN_IF_ERROR(CheckMemfd(fd, size_bytes));
+  // Peers are to open it for reading only.
+  return ::fchmod(fd, 0400) == 0 ? absl::OkStatus() : ErrnoStatus("fchmod");
+}
+
+absl::StatusOr<int> DescriptorForPeer(const KeptRegion& kept, RegionKind kind,
+                                      UniqueFd& opened) {
+  if (kind == RegionKind::kSignals ||
+      kept.region_class == RegionClass::kDevice) {
+    return kept.fd.get();
   }
-  return absl::OkStatus();
+  opened.reset(::open(absl::StrCat("/proc/self/fd/", kept.fd.get()).c_str(),
+                      O_RDONLY | O_CLOEXEC));
+  if (!opened) return ErrnoStatus("cannot be opened anew");
+  return opened.get();
 }
 
 }  // namespace moebius

@@ -23,8 +23,8 @@ class SimulatedWorker::VaultEnd final : public MemoryVault {
  public:
   explicit VaultEnd(SimulatedWorker* worker) : worker_(worker) {}
 
-  absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
-                       absl::Duration) override {
+  absl::Status Deposit(RegionKind kind, RegionClass, int fd,
+                       uint64_t size_bytes, absl::Duration) override {
     return worker_->site_->store().Deposit(kind, worker_->rank(), fd,
                                            size_bytes);
   }

@@ -11,6 +11,7 @@
 #include "common/base/errno_status.h"
 #include "common/base/status_macros.h"
 #include "worker/memory/region.h"
+#include "worker/memory/region_maker.h"
 
 namespace moebius {
 namespace {
@@ -161,6 +162,29 @@ absl::StatusOr<std::unique_ptr<Region>> AdoptMemfdRegion(
   const int64_t rounded = RoundUpToRegion(size_bytes);
   RETURN_IF_ERROR(CheckMemory(fd.get(), rounded));
   return Map(std::move(fd), rounded, access, options);
+}
+
+class Memfds final : public RegionMaker {
+ public:
+  RegionClass region_class() const override { return RegionClass::kMemfd; }
+  absl::StatusOr<std::unique_ptr<Region>> Create(
+      const std::string& name, int64_t size_bytes,
+      const RegionOptions& options) const override {
+    return CreateMemfdRegion(name, size_bytes, options);
+  }
+  absl::StatusOr<std::unique_ptr<Region>> Map(
+      UniqueFd fd, int64_t size_bytes, Region::Access access,
+      const RegionOptions& options) const override {
+    return AdoptMemfdRegion(std::move(fd), size_bytes, access, options);
+  }
+  absl::StatusOr<UniqueFd> ForPeer(const Region& region) const override {
+    return ReopenReadOnly(region.descriptor());
+  }
+};
+
+const RegionMaker& MemfdMaker() {
+  static const Memfds* const maker = new Memfds;
+  return *maker;
 }
 
 absl::StatusOr<UniqueFd> ReopenReadOnly(int fd) {

@@ -79,6 +79,19 @@ RegionOptions WorkerMemory::OptionsOf(RegionKind kind) const {
   return options;
 }
 
+const RegionMaker& WorkerMemory::MakerOf(RegionKind kind) const {
+  return kind == RegionKind::kSignals ? MemfdMaker() : *options_.maker;
+}
+
+absl::Status WorkerMemory::CheckClass(RegionKind kind,
+                                      const RegionDescriptor& from) const {
+  if (from.region_class == MakerOf(kind).region_class()) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      "memory of another class; has the group one kind of device?");
+}
+
 void WorkerMemory::Show(RegionKind kind, Rank rank, const Region& region) {
   bases_[static_cast<size_t>(kind)][rank] = region.base();
   if (kind == RegionKind::kSignals) signals_[rank] = region.mutable_base();
@@ -87,8 +100,8 @@ void WorkerMemory::Show(RegionKind kind, Rank rank, const Region& region) {
 absl::Status WorkerMemory::CreateRegions(const MemoryGeometry& geometry) {
   for (RegionKind kind : kAllKinds) {
     RETURN_IF_ERROR(About(kind, rank_, FaultPoint(FaultId::kWorkerMemory)));
-    auto region = CreateMemfdRegion(NameOf(kind, rank_),
-                                    BytesOf(geometry, kind), OptionsOf(kind));
+    auto region = MakerOf(kind).Create(
+        NameOf(kind, rank_), BytesOf(geometry, kind), OptionsOf(kind));
     if (!region.ok()) return About(kind, rank_, region.status());
     own_[static_cast<size_t>(kind)] = *std::move(region);
     Show(kind, rank_, own(kind));
@@ -107,7 +120,8 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Create(
     const Region& region = memory->own(kind);
     RETURN_IF_ERROR(
         About(kind, rank,
-              vault.Deposit(kind, region.descriptor(), region.size_bytes(),
+              vault.Deposit(kind, memory->MakerOf(kind).region_class(),
+                            region.descriptor(), region.size_bytes(),
                             options.vault_timeout)));
   }
   return memory;
@@ -120,9 +134,10 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Adopt(
   for (RegionKind kind : kAllKinds) {
     auto kept = vault.Withdraw(kind, options.vault_timeout);
     if (!kept.ok()) return About(kind, rank, kept.status());
-    auto region =
-        AdoptMemfdRegion(std::move(kept->fd), BytesOf(geometry, kind),
-                         Region::Access::kReadWrite, memory->OptionsOf(kind));
+    RETURN_IF_ERROR(About(kind, rank, memory->CheckClass(kind, *kept)));
+    auto region = memory->MakerOf(kind).Map(
+        std::move(kept->fd), BytesOf(geometry, kind),
+        Region::Access::kReadWrite, memory->OptionsOf(kind));
     if (absl::IsInvalidArgument(region.status())) {
       return About(kind, rank,
                    absl::FailedPreconditionError(region.status().message()));
@@ -143,8 +158,8 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Adopt(
 
 absl::StatusOr<std::unique_ptr<Region>> WorkerMemory::MapPeer(
     RegionKind kind, Rank peer, UniqueFd fd) const {
-  auto region = AdoptMemfdRegion(std::move(fd), size_bytes(kind),
-                                 PeerAccess(kind), OptionsOf(kind));
+  auto region = MakerOf(kind).Map(std::move(fd), size_bytes(kind),
+                                  PeerAccess(kind), OptionsOf(kind));
   if (absl::IsInvalidArgument(region.status())) {
     return absl::FailedPreconditionError(absl::StrCat(
         region.status().message(), "; do the ranks have one geometry?"));
@@ -175,6 +190,7 @@ absl::Status WorkerMemory::MapPeers(MemoryVault& vault,
     for (RegionKind kind : kPeerKinds) {
       auto borrowed = vault.Borrow(kind, peer, deadline.left());
       if (!borrowed.ok()) return About(kind, peer, borrowed.status());
+      RETURN_IF_ERROR(About(kind, peer, CheckClass(kind, *borrowed)));
       auto region = MapPeer(kind, peer, std::move(borrowed->fd));
       if (!region.ok()) return About(kind, peer, region.status());
       mapped.push_back({kind, peer, *std::move(region)});
@@ -201,6 +217,7 @@ absl::Status WorkerMemory::MapAnew(Rank peer, Incarnation memory,
   for (RegionKind kind : kPeerKinds) {
     auto borrowed = vault.Borrow(kind, peer, options_.vault_timeout);
     if (!borrowed.ok()) return About(kind, peer, borrowed.status());
+    RETURN_IF_ERROR(About(kind, peer, CheckClass(kind, *borrowed)));
     RETURN_IF_ERROR(About(kind, peer,
                           peers_[peer][static_cast<size_t>(kind)]->Replace(
                               std::move(borrowed->fd))));
@@ -219,12 +236,12 @@ absl::Status WorkerMemory::MapAnew(Rank peer, Incarnation memory,
 
 absl::Status WorkerMemory::ShareInProcess(const WorkerMemory& peer) {
   for (RegionKind kind : kPeerKinds) {
-    const int fd = peer.own(kind).descriptor();
+    const Region& own = peer.own(kind);
     UniqueFd copy;
     if (kind == RegionKind::kSignals) {
-      ASSIGN_OR_RETURN(copy, Duplicate(fd));
+      ASSIGN_OR_RETURN(copy, Duplicate(own.descriptor()));
     } else {
-      ASSIGN_OR_RETURN(copy, ReopenReadOnly(fd));
+      ASSIGN_OR_RETURN(copy, MakerOf(kind).ForPeer(own));
     }
     auto region = MapPeer(kind, peer.rank_, std::move(copy));
     if (!region.ok()) return About(kind, peer.rank_, region.status());

@@ -15,6 +15,7 @@
 #include "common/vault/memory_vault.h"
 #include "common/vault/vault_protocol.h"
 #include "worker/memory/region.h"
+#include "worker/memory/region_maker.h"
 #include "worker/memory/signals.h"
 
 namespace moebius {
@@ -34,6 +35,8 @@ struct MemoryGeometry {
 
 struct WorkerMemoryOptions {
   RegionOptions region;
+  // Makes all regions but the signals; outlives the memory.
+  const RegionMaker* maker = &MemfdMaker();
   // Allocates our experts region and enters the pages of our peers' at once,
   // whatever region.prefault says, so that no switch meets a page fault.
   bool prefault_experts = true;
@@ -64,7 +67,7 @@ class WorkerMemory {
   // Takes over the regions that a predecessor of this rank deposited, bytes
   // untouched but for its incarnation. REQUIRES: the predecessor was killed and
   // reaped. kFailedPrecondition when what the vault keeps is of another
-  // geometry, kNotFound when it keeps nothing.
+  // geometry or class, kNotFound when it keeps nothing.
   static absl::StatusOr<std::unique_ptr<WorkerMemory>> Adopt(
       Rank rank, int num_ranks, const MemoryGeometry& geometry,
       MemoryVault& vault, const WorkerMemoryOptions& options = {});
@@ -129,9 +132,11 @@ class WorkerMemory {
   static absl::StatusOr<std::unique_ptr<WorkerMemory>> New(
       Rank rank, int num_ranks, const WorkerMemoryOptions& options);
   absl::Status CreateRegions(const MemoryGeometry& geometry);
+  absl::Status CheckClass(RegionKind kind, const RegionDescriptor& from) const;
   absl::StatusOr<std::unique_ptr<Region>> MapPeer(RegionKind kind, Rank peer,
                                                   UniqueFd fd) const;
   RegionOptions OptionsOf(RegionKind kind) const;
+  const RegionMaker& MakerOf(RegionKind kind) const;
   absl::Status ShareInProcess(const WorkerMemory& peer);
   void Show(RegionKind kind, Rank rank, const Region& region);
   const Region& own(RegionKind kind) const {

@@ -25,9 +25,9 @@ class VaultHostileTest : public VaultTest {
     memory_ = Memory(8192);
     descriptors_ = CountDescriptors() + 1;  // with the one that is kept
     vault_->Allow(::getpid(), 0);
-    EXPECT_THAT(
-        NewClient()->Deposit(RegionKind::kExperts, memory_.get(), 8192, kLong),
-        IsOk());
+    EXPECT_THAT(NewClient()->Deposit(RegionKind::kExperts, RegionClass::kMemfd,
+                                     memory_.get(), 8192, kLong),
+                IsOk());
   }
 
   // The vault serves as before and has kept and reported nothing.
@@ -79,6 +79,12 @@ TEST_F(VaultHostileTest, UnknownTypesRegionsAndRanksEndTheConnection) {
                   .size_bytes = 8192},
                  memory_.get());
   }
+  for (int of_class : {kNumRegionClasses, 255}) {
+    ExpectHangUp({.type = Type::kDeposit,
+                  .size_bytes = 8192,
+                  .region_class = static_cast<RegionClass>(of_class)},
+                 memory_.get());
+  }
   for (int rank : {-2, -1, kMaxRanks, 1 << 30, INT_MIN}) {
     ExpectHangUp({.type = Type::kBorrow, .rank = rank});
   }
@@ -117,7 +123,8 @@ TEST_F(VaultHostileTest, ImpossibleReportsEndTheConnection) {
 TEST_F(VaultHostileTest, MemoryThatCannotBeKeptSafelyIsRefused) {
   const auto client = NewClient();
   const auto deposit = [&](const UniqueFd& fd, uint64_t size) {
-    return client->Deposit(RegionKind::kKv, fd.get(), size, kLong);
+    return client->Deposit(RegionKind::kKv, RegionClass::kMemfd, fd.get(), size,
+                           kLong);
   };
   const auto refused = [](absl::string_view why) {
     return StatusIs(absl::StatusCode::kFailedPrecondition,
@@ -149,7 +156,8 @@ TEST_F(VaultHostileTest, MemoryThatCannotBeKeptSafelyIsRefused) {
 TEST_F(VaultHostileTest, SecondDepositOfARegionIsRefused) {
   const UniqueFd other = Memory(8192);
   EXPECT_THAT(
-      NewClient()->Deposit(RegionKind::kExperts, other.get(), 8192, kLong),
+      NewClient()->Deposit(RegionKind::kExperts, RegionClass::kMemfd,
+                           other.get(), 8192, kLong),
       StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("already")));
   ExpectUnmoved();
 }

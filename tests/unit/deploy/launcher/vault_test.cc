@@ -74,7 +74,8 @@ TEST_F(VaultTest, ProcessThatNobodyAllowedIsDisconnectedUnheard) {
   const auto client = NewClient();
   EXPECT_THAT(client->Ready(), IsOk());  // sent, never read
   const UniqueFd memory = Memory(4096);
-  EXPECT_THAT(client->Deposit(RegionKind::kKv, memory.get(), 4096, kLong),
+  EXPECT_THAT(client->Deposit(RegionKind::kKv, RegionClass::kMemfd,
+                              memory.get(), 4096, kLong),
               StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_EQ(vault_->NumKept(0), 0);
   EXPECT_TRUE(reports_.empty());
@@ -328,7 +329,8 @@ TEST_F(VaultTest, DenseRegionsAreNotForPeers) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
   const UniqueFd memory = Memory(4096);
-  ASSERT_THAT(client->Deposit(RegionKind::kDense, memory.get(), 4096, kLong),
+  ASSERT_THAT(client->Deposit(RegionKind::kDense, RegionClass::kMemfd,
+                              memory.get(), 4096, kLong),
               IsOk());
   EXPECT_THAT(client->Borrow(RegionKind::kDense, 0, kLong),
               StatusIs(absl::StatusCode::kFailedPrecondition,
@@ -342,7 +344,9 @@ TEST_F(VaultTest, OwnerWithdrawsForWritingPeersBorrowForReading) {
   for (RegionKind kind : {RegionKind::kExperts, RegionKind::kKv,
                           RegionKind::kExchange, RegionKind::kSignals}) {
     const UniqueFd memory = Memory(4096);
-    ASSERT_THAT(client->Deposit(kind, memory.get(), 4096, kLong), IsOk());
+    ASSERT_THAT(
+        client->Deposit(kind, RegionClass::kMemfd, memory.get(), 4096, kLong),
+        IsOk());
     const auto own = client->Withdraw(kind, kLong);
     ASSERT_THAT(own, IsOk());
     EXPECT_TRUE(SameFile(own->fd.get(), memory.get()));
@@ -361,7 +365,8 @@ TEST_F(VaultTest, BorrowedMemoryCannotBeOpenedForWritingByAPlainUser) {
   vault_->Allow(::getpid(), 0);
   const UniqueFd memory = Memory(4096);
   const auto client = NewClient();
-  ASSERT_THAT(client->Deposit(RegionKind::kKv, memory.get(), 4096, kLong),
+  ASSERT_THAT(client->Deposit(RegionKind::kKv, RegionClass::kMemfd,
+                              memory.get(), 4096, kLong),
               IsOk());
   const auto borrowed = client->Borrow(RegionKind::kKv, 0, kLong);
   ASSERT_THAT(borrowed, IsOk());
@@ -378,7 +383,8 @@ TEST_F(VaultTest, BorrowWaitsForTheDeposit) {
   ASSERT_THAT(SendRaw(socket, &borrow, sizeof(borrow)), IsOk());
   const auto client = NewClient(2);
   const UniqueFd memory = Memory(4096);
-  ASSERT_THAT(client->Deposit(RegionKind::kExchange, memory.get(), 4096, kLong),
+  ASSERT_THAT(client->Deposit(RegionKind::kExchange, RegionClass::kMemfd,
+                              memory.get(), 4096, kLong),
               IsOk());
   VaultMessage answer;
   const auto packet = ReceivePacket(
@@ -398,8 +404,11 @@ TEST_F(VaultTest, AnswerToABorrowGivenUpIsNotTakenForAnother) {
   ASSERT_THAT(client->Borrow(RegionKind::kKv, 0, absl::Milliseconds(1)),
               StatusIs(absl::StatusCode::kDeadlineExceeded));
   // The deposit releases the borrow given up, whose answer now comes first.
-  ASSERT_THAT(client->Deposit(RegionKind::kKv, kv.get(), 4096, kLong), IsOk());
-  ASSERT_THAT(client->Deposit(RegionKind::kExperts, experts.get(), 8192, kLong),
+  ASSERT_THAT(client->Deposit(RegionKind::kKv, RegionClass::kMemfd, kv.get(),
+                              4096, kLong),
+              IsOk());
+  ASSERT_THAT(client->Deposit(RegionKind::kExperts, RegionClass::kMemfd,
+                              experts.get(), 8192, kLong),
               IsOk());
   const auto own = client->Withdraw(RegionKind::kExperts, kLong);
   ASSERT_THAT(own, IsOk());
@@ -410,13 +419,15 @@ TEST_F(VaultTest, ForgottenRankMayDepositAnew) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
   const UniqueFd memory = Memory(4096);
-  ASSERT_THAT(client->Deposit(RegionKind::kKv, memory.get(), 4096, kLong),
+  ASSERT_THAT(client->Deposit(RegionKind::kKv, RegionClass::kMemfd,
+                              memory.get(), 4096, kLong),
               IsOk());
   vault_->Forget(0);
   EXPECT_EQ(vault_->NumKept(0), 0);
   EXPECT_THAT(client->Withdraw(RegionKind::kKv, kLong),
               StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(client->Deposit(RegionKind::kKv, memory.get(), 4096, kLong),
+  EXPECT_THAT(client->Deposit(RegionKind::kKv, RegionClass::kMemfd,
+                              memory.get(), 4096, kLong),
               IsOk());
 }
 
@@ -478,7 +489,8 @@ TEST_F(VaultTest, CallbackMayUseTheVault) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
   const UniqueFd memory = Memory(4096);
-  ASSERT_THAT(client->Deposit(RegionKind::kKv, memory.get(), 4096, kLong),
+  ASSERT_THAT(client->Deposit(RegionKind::kKv, RegionClass::kMemfd,
+                              memory.get(), 4096, kLong),
               IsOk());
   ASSERT_THAT(client->Ready(), IsOk());
   const auto called = [&] { return kept >= 0; };
@@ -543,7 +555,9 @@ TEST(VaultDescriptors, CountReturnsToTheStart) {
     for (int i = 0; i < kNumRegionKinds; ++i) {
       const auto kind = static_cast<RegionKind>(i);
       const UniqueFd memory = Memory(4096);
-      ASSERT_THAT((*client)->Deposit(kind, memory.get(), 4096, kLong), IsOk());
+      ASSERT_THAT((*client)->Deposit(kind, RegionClass::kMemfd, memory.get(),
+                                     4096, kLong),
+                  IsOk());
       ASSERT_THAT((*client)->Withdraw(kind, kLong), IsOk());
       if (kind != RegionKind::kDense) {
         ASSERT_THAT((*client)->Borrow(kind, 0, kLong), IsOk());

@@ -1,5 +1,6 @@
 #include "worker/memory/worker_memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include <cstring>
@@ -111,11 +112,11 @@ TEST_F(WorkerMemoryTest, PeerThatNeverDepositsIsADeadlineThatNamesIt) {
 // A vault in which the peer is replaced between two borrowings.
 class ChangingVault final : public MemoryVault {
  public:
-  absl::Status Deposit(RegionKind kind, int fd, uint64_t size_bytes,
-                       absl::Duration) override {
+  absl::Status Deposit(RegionKind kind, RegionClass region_class, int fd,
+                       uint64_t size_bytes, absl::Duration) override {
     auto copy = Duplicate(fd);
     RETURN_IF_ERROR(copy.status());
-    kept_[{depositor, kind}] = {*std::move(copy), size_bytes};
+    kept_[{depositor, kind}] = {*std::move(copy), size_bytes, region_class};
     return absl::OkStatus();
   }
   absl::StatusOr<RegionDescriptor> Withdraw(RegionKind,
@@ -127,7 +128,7 @@ class ChangingVault final : public MemoryVault {
     if (kind == change_at && --borrowings == 0) change();
     const RegionDescriptor& kept = kept_[{rank, kind}];
     ASSIGN_OR_RETURN(UniqueFd fd, Duplicate(kept.fd.get()));
-    return RegionDescriptor{std::move(fd), kept.size_bytes};
+    return RegionDescriptor{std::move(fd), kept.size_bytes, kept.region_class};
   }
 
   Rank depositor = 0;
@@ -139,6 +140,76 @@ class ChangingVault final : public MemoryVault {
  private:
   std::map<std::pair<Rank, RegionKind>, RegionDescriptor> kept_;
 };
+
+// Regions of a device, as far as the host sees them: host memory behind a
+// character device that does not tell it.
+class DeviceMaker final : public RegionMaker {
+ public:
+  RegionClass region_class() const override { return RegionClass::kDevice; }
+  absl::StatusOr<std::unique_ptr<Region>> Create(
+      const std::string&, int64_t size_bytes,
+      const RegionOptions&) const override {
+    return Make(UniqueFd(::open("/dev/zero", O_RDWR | O_CLOEXEC)), size_bytes,
+                Region::Access::kReadWrite);
+  }
+  absl::StatusOr<std::unique_ptr<Region>> Map(
+      UniqueFd fd, int64_t size_bytes, Region::Access access,
+      const RegionOptions&) const override {
+    return Make(std::move(fd), size_bytes, access);
+  }
+  absl::StatusOr<UniqueFd> ForPeer(const Region& region) const override {
+    return Duplicate(region.descriptor());
+  }
+
+ private:
+  class DeviceRegion final : public Region {
+   public:
+    DeviceRegion(UniqueFd fd, std::byte* base, int64_t size_bytes,
+                 Access access)
+        : Region(std::move(fd), base, size_bytes, access) {}
+    ~DeviceRegion() override { ::munmap(base_, size_bytes_); }
+    absl::Status Replace(UniqueFd fd) override {
+      fd_ = std::move(fd);
+      return absl::OkStatus();
+    }
+  };
+  static absl::StatusOr<std::unique_ptr<Region>> Make(UniqueFd fd,
+                                                      int64_t size_bytes,
+                                                      Region::Access access) {
+    const int64_t rounded = RoundUpToRegion(size_bytes);
+    void* const base = ::mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE, fd.get(), 0);
+    if (base == MAP_FAILED) return absl::ResourceExhaustedError("mmap");
+    return std::make_unique<DeviceRegion>(
+        std::move(fd), static_cast<std::byte*>(base), rounded, access);
+  }
+};
+
+TEST_F(WorkerMemoryTest, AGroupOfADeviceHasHostSignalsAndKnowsItsClass) {
+  vault_->Allow(::getpid(), 0);
+  const auto client = Connect(0);
+  const DeviceMaker maker;
+  WorkerMemoryOptions options;
+  options.maker = &maker;
+  ASSERT_THAT(WorkerMemory::Create(0, 1, SmallGeometry(), *client, options),
+              IsOk());
+  EXPECT_EQ(vault_->NumKept(0), kNumRegionKinds);
+  for (const RegionKind kind : {RegionKind::kExperts, RegionKind::kDense,
+                                RegionKind::kKv, RegionKind::kExchange}) {
+    const auto kept = client->Withdraw(kind, kLong);
+    ASSERT_THAT(kept, IsOk());
+    EXPECT_EQ(kept->region_class, RegionClass::kDevice);
+  }
+  EXPECT_EQ(client->Withdraw(RegionKind::kSignals, kLong)->region_class,
+            RegionClass::kMemfd);
+  // A successor on the host cannot go on with it; one on the device can.
+  EXPECT_THAT(
+      WorkerMemory::Adopt(0, 1, SmallGeometry(), *client),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               HasSubstr("experts of rank 0: memory of another class")));
+  EXPECT_THAT(WorkerMemory::Adopt(0, 1, SmallGeometry(), *client, options),
+              IsOk());
+}
 
 class ReplacedPeerTest : public testing::Test {
  protected:
