@@ -302,6 +302,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
       rank, num_ranks, &slots,
       [&model](const Pass<Cpu>& pass) { return model.decoder->Run(pass); },
       &board, fence.get()});
+  ASSIGN_OR_RETURN(const auto engine, host.MakeStepEngine(&steps));
   SwitchExecutor switches(SwitchContext{
       rank, num_ranks, shape.experts, shape.attention, sizes.kv.page_bytes(),
       sizes.num_pages, memory.get(), &sequences, fence.get(), &pool});
@@ -324,7 +325,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
     return MeetMemories(*memory, memories, host.vault());
   };
   loop.link = link.get();
-  loop.steps = &steps;
+  loop.engine = engine.get();
   loop.switches = &switches;
   loop.sequences = &sequences;
   loop.fence = fence.get();

@@ -15,6 +15,8 @@
 #include "common/config/config.h"
 #include "common/vault/memory_vault.h"
 #include "worker/peers/group_fence.h"
+#include "worker/steps/step_engine.h"
+#include "worker/steps/step_runner.h"
 #include "worker/switch/weight_check.h"
 
 namespace moebius {
@@ -36,6 +38,9 @@ class WorkerHost {
   // `signals` as GroupBarrier takes them.
   virtual std::unique_ptr<CpuFence> MakeFence(
       absl::Span<std::byte* const> signals) = 0;
+  // Carries steps out by `runner`, which outlives it.
+  virtual absl::StatusOr<std::unique_ptr<StepEngine>> MakeStepEngine(
+      StepRunner* runner) = 0;
   // `experts`: base of the region, which outlives it.
   virtual std::unique_ptr<WeightCheck> MakeWeightCheck(
       const ExpertShape& shape, Rank rank, const std::byte* experts) = 0;

@@ -49,6 +49,7 @@ Stand WorkerLoop::WhereWeStand() const {
           std::memory_order_relaxed)}};
 }
 
+// REQUIRES: nothing is under way.
 void WorkerLoop::Interrupt(const absl::Status& why) {
   LogWarn("halted before step ", next_step_.value, ": ", why.ToString());
   context_.fence->Abandon();
@@ -57,22 +58,90 @@ void WorkerLoop::Interrupt(const absl::Status& why) {
 }
 
 absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
+  const absl::Status status = Serve(stop);
+  if (under_way()) {
+    // Nobody hears of it any more, and peers may have gone before us.
+    context_.fence->Abandon();
+    context_.engine->Drain();
+  }
+  return status;
+}
+
+absl::Status WorkerLoop::Serve(const volatile std::sig_atomic_t* stop) {
   while (!shut_down_ && *stop == 0) {
     ASSIGN_OR_RETURN(const auto bytes,
-                     context_.link->Receive(context_.poll_ms));
+                     context_.link->Receive(context_.poll_ms,
+                                            context_.engine->completion_fd()));
     SendCheck();
-    if (!bytes.has_value()) continue;
-    const absl::Status status = Handle(*bytes);
-    if (status.ok()) continue;
-    if (IsInterruption(status)) {
-      Interrupt(status);
-      continue;
-    }
-    context_.fence->Abandon();
-    if (context_.on_failed) context_.on_failed(status);
-    Send(wire::Fault{next_step_, std::string(status.message())});
-    return status;
+    RETURN_IF_ERROR(Stumble(Collect()));
+    if (bytes.has_value()) RETURN_IF_ERROR(Stumble(Handle(*bytes)));
   }
+  return absl::OkStatus();
+}
+
+absl::Status WorkerLoop::Stumble(const absl::Status& why) {
+  if (why.ok()) return why;
+  // What was issued before has its result first.
+  if (const absl::Status rest = Finish(); !rest.ok()) {
+    LogWarn("and the steps under way: ", rest.ToString());
+  }
+  if (IsInterruption(why)) {
+    Interrupt(why);
+    return absl::OkStatus();
+  }
+  context_.fence->Abandon();
+  if (context_.on_failed) context_.on_failed(why);
+  Send(wire::Fault{next_step_, std::string(why.message())});
+  return why;
+}
+
+absl::Status WorkerLoop::Collect() {
+  while (auto done = context_.engine->Collect()) {
+    if (!done->status.ok()) {
+      context_.engine->Drain();  // what is behind it is dropped
+      next_step_ = next_done_;
+      return done->status;
+    }
+    RETURN_IF_ERROR(OnDone(std::move(done->result)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WorkerLoop::OnDone(StepResult result) {
+  if (!under_way() || result.step != next_done_) {
+    next_step_ = next_done_;  // nothing that it says counts any more
+    return absl::InternalError(absl::StrCat("the engine has done step ",
+                                            result.step.value, " where ",
+                                            next_done_.value, " was next"));
+  }
+  context_.signals->progress.step.store(result.step.value,
+                                        std::memory_order_release);
+  context_.signals->progress.loaded.store(1, std::memory_order_relaxed);
+  context_.sequences->NoteDone();
+  next_done_ = next_done_.next();
+  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStepDone));
+  // The step ended with a barrier, so what rank 0 says of it holds for all.
+  if (context_.rank == 0) Send(std::move(result));
+  return absl::OkStatus();
+}
+
+absl::Status WorkerLoop::Finish() {
+  while (under_way()) {
+    const StepId before = next_done_;
+    context_.engine->Await();
+    RETURN_IF_ERROR(Collect());
+    if (next_done_ != before) continue;
+    next_step_ = next_done_;
+    return absl::InternalError(
+        absl::StrCat("the engine has lost step ", next_done_.value));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WorkerLoop::Settle() {
+  const absl::Status status = Finish();
+  if (!IsInterruption(status)) return status;
+  Interrupt(status);
   return absl::OkStatus();
 }
 
@@ -89,8 +158,7 @@ absl::Status WorkerLoop::Handle(const std::string& bytes) {
     return absl::OkStatus();
   }
   if (std::holds_alternative<wire::Greet>(message->command)) {
-    OnGreet(envelope);
-    return absl::OkStatus();
+    return OnGreet(envelope);
   }
   if (const auto* halt = std::get_if<wire::Halt>(&message->command)) {
     return OnHalt(envelope, *halt);
@@ -103,6 +171,10 @@ absl::Status WorkerLoop::Obey(wire::CommandMessage& message) {
   const wire::Command& command = message.command;
   if (envelope.term != term_ || envelope.sequence < next_in_) {
     return absl::OkStatus();  // late, or of a term that has not halted us yet
+  }
+  if (envelope.sequence > next_in_ ||
+      !std::holds_alternative<StepPlan>(command)) {
+    RETURN_IF_ERROR(Settle());
   }
   if (envelope.sequence > next_in_) {
     // Also where we have halted: it may be Resume that was lost, and the others
@@ -123,8 +195,9 @@ absl::Status WorkerLoop::Obey(wire::CommandMessage& message) {
   return std::visit([this](auto& body) { return On(body); }, message.command);
 }
 
-void WorkerLoop::OnGreet(const wire::Envelope& envelope) {
+absl::Status WorkerLoop::OnGreet(const wire::Envelope& envelope) {
   if (envelope.term > term_) {
+    RETURN_IF_ERROR(Settle());
     // What an earlier coordinator began is for this one to end: nobody is to
     // wait for us in a step of it.
     if (term_.value != 0) context_.fence->Abandon();
@@ -136,6 +209,7 @@ void WorkerLoop::OnGreet(const wire::Envelope& envelope) {
     next_in_ = envelope.sequence + 1;
   }
   Send(context_.hello);
+  return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::OnHalt(const wire::Envelope& envelope,
@@ -148,6 +222,7 @@ absl::Status WorkerLoop::OnHalt(const wire::Envelope& envelope,
   // A copy of one that was answered must not make us count from it again: what
   // has come since would count as lost, and Resume with it.
   if (now == then && envelope.sequence < next_in_) return absl::OkStatus();
+  RETURN_IF_ERROR(Settle());
   // A step or a Resume was lost before it: the others wait for us in a barrier
   // that we have not heard of, and hear no Halt there.
   if (envelope.term == term_ && envelope.sequence > next_in_ && !missed_) {
@@ -215,7 +290,7 @@ absl::Status WorkerLoop::On(const wire::Resume& resume) {
   }
   if (!restoring_) context_.sequences->Reset();
   context_.fence->GoOn(resume.next_barrier);
-  next_step_ = resume.next_step;
+  next_step_ = next_done_ = resume.next_step;
   halted_ = false;
   if (!resume.tail.has_value()) {
     if (resume.check_weights) {
@@ -255,17 +330,13 @@ absl::Status WorkerLoop::On(StepPlan& plan) {
         absl::StrCat("step ", plan.step.value,
                      " is planned in another layout than the one we are in"));
   }
+  if (next_step_.value - next_done_.value == StepEngine::kMaxIssued) {
+    RETURN_IF_ERROR(Finish());
+  }
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStep));
   ASSIGN_OR_RETURN(Batch batch, context_.sequences->Apply(std::move(plan)));
-  ASSIGN_OR_RETURN(StepResult result, context_.steps->Run(std::move(batch)));
-  context_.signals->progress.step.store(next_step_.value,
-                                        std::memory_order_release);
-  context_.signals->progress.loaded.store(1, std::memory_order_relaxed);
-  context_.sequences->NoteDone();
+  context_.engine->Issue(std::move(batch));
   next_step_ = next_step_.next();
-  RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStepDone));
-  // The step ended with a barrier, so what rank 0 says of it holds for all.
-  if (context_.rank == 0) Send(std::move(result));
   return absl::OkStatus();
 }
 
@@ -277,8 +348,8 @@ absl::Status WorkerLoop::On(wire::Prepare& prepare) {
 }
 
 absl::Status WorkerLoop::On(const wire::Commit& commit) {
-  // Steps and commits share one channel, so every step before the boundary has
-  // been executed.
+  // Steps and commits share one channel, and the steps before this one have
+  // come to their end.
   if (commit.boundary != next_step_) {
     return absl::FailedPreconditionError(
         absl::StrCat("a switch at step ", commit.boundary.value, " where ",

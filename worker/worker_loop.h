@@ -15,7 +15,7 @@
 #include "worker/memory/signals.h"
 #include "worker/peers/group_fence.h"
 #include "worker/steps/sequence_table.h"
-#include "worker/steps/step_runner.h"
+#include "worker/steps/step_engine.h"
 #include "worker/switch/switch_executor.h"
 #include "worker/switch/weight_check.h"
 
@@ -28,6 +28,12 @@ namespace moebius {
 //
 // Greeted by a coordinator, it obeys that one alone, and says Hello.
 //
+// Steps are issued to the engine as their plans come, and collected when they
+// are done: several are under way. They are the only commands that are. Before
+// any other is obeyed they come to their end, so that it finds all of them
+// done, as if they had been executed one by one. What ends them is that every
+// rank is through, the deadline of a barrier, or a peer that gives up.
+//
 // Halted, it obeys nothing but Load, Restore and Resume of the round: at the
 // start, after Halt, and by itself when a step or switch cannot go on because a
 // peer or a command did not come. Its tables are then replaced by what the
@@ -36,8 +42,8 @@ namespace moebius {
 // Ends with OK after Shutdown, and with an error (which it reports to the
 // coordinator first) when it disagrees with the coordinator or its own memory:
 // a successor with empty tables is what helps then.
-// Threading: Run() on one thread; it waits in the channel, without using the
-// processor.
+// Threading: Run() on one thread; it waits for the channel and for completions,
+// without using the processor.
 class WorkerLoop {
  public:
   struct Context {
@@ -45,7 +51,7 @@ class WorkerLoop {
     Incarnation incarnation;
     wire::Hello hello;
     Link* link = nullptr;
-    StepRunner* steps = nullptr;
+    StepEngine* engine = nullptr;
     SwitchExecutor* switches = nullptr;
     SequenceTable* sequences = nullptr;
     GroupFence* fence = nullptr;
@@ -68,10 +74,23 @@ class WorkerLoop {
   absl::Status Run(const volatile std::sig_atomic_t* stop);
 
  private:
+  absl::Status Serve(const volatile std::sig_atomic_t* stop);
   void Send(wire::Report report);
   absl::Status Handle(const std::string& bytes);
   absl::Status Obey(wire::CommandMessage& message);
-  void OnGreet(const wire::Envelope& envelope);
+  // Halts where that helps; else the error that ends the worker, as reported.
+  absl::Status Stumble(const absl::Status& why);
+
+  bool under_way() const { return next_done_ != next_step_; }
+  // Takes the steps that are done, in order. An error ends those behind it.
+  absl::Status Collect();
+  absl::Status OnDone(StepResult result);
+  // Waits for the steps under way, and takes each when it is done.
+  absl::Status Finish();
+  // The same; halted if one of them was interrupted.
+  absl::Status Settle();
+
+  absl::Status OnGreet(const wire::Envelope& envelope);
   absl::Status OnHalt(const wire::Envelope& envelope, const wire::Halt& halt);
   // Commands of the present round, in order.
   absl::Status On(const wire::Greet& greet);
@@ -101,7 +120,8 @@ class WorkerLoop {
   std::optional<wire::Loaded> loaded_;  // our answer to Load in this round
   uint64_t next_in_ = 1;
   uint64_t next_out_ = 1;
-  StepId next_step_;
+  StepId next_step_;  // to be issued
+  StepId next_done_;  // to be collected; next_step_: nothing is under way
 };
 
 }  // namespace moebius

@@ -8,6 +8,7 @@
 #include "common/base/status_macros.h"
 #include "common/channel/channel_keys.h"
 #include "worker/peers/group_barrier.h"
+#include "worker/steps/thread_step_engine.h"
 #include "worker/switch/thread_weight_check.h"
 
 namespace moebius {
@@ -46,6 +47,13 @@ class ProcessHost final : public WorkerHost {
     return std::make_unique<SignalsFence>(
         options_.rank, signals, BarrierOptionsOf(options_.config),
         absl::Milliseconds(options_.config.workers.step_timeout_ms));
+  }
+  absl::StatusOr<std::unique_ptr<StepEngine>> MakeStepEngine(
+      StepRunner* runner) override {
+    // Rank 0 reports for all; the others look when a command comes.
+    return ThreadStepEngine::Create(
+        runner, options_.rank == 0 ? ThreadStepEngine::Tell::kEachStep
+                                   : ThreadStepEngine::Tell::kErrors);
   }
   std::unique_ptr<WeightCheck> MakeWeightCheck(
       const ExpertShape& shape, Rank rank, const std::byte* experts) override {

@@ -108,9 +108,10 @@ class Link {
   // kUnavailable when no coordinator is connected, or the queue is full.
   virtual absl::Status Send(std::string_view bytes) = 0;
 
-  // The next message, or nothing after timeout_ms (0: no wait, -1: no end).
+  // The next message, or nothing after timeout_ms (0: no wait, -1: no end), or
+  // once `wake_fd` is readable (-1: none is looked at).
   virtual absl::StatusOr<std::optional<std::string>> Receive(
-      int timeout_ms) = 0;
+      int timeout_ms, int wake_fd = -1) = 0;
 };
 
 }  // namespace moebius

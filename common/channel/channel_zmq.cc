@@ -269,13 +269,16 @@ class ZmqLink final : public Link {
     }
   }
 
-  absl::StatusOr<std::optional<std::string>> Receive(int timeout_ms) override {
+  absl::StatusOr<std::optional<std::string>> Receive(int timeout_ms,
+                                                     int wake_fd) override {
     try {
       zmq::message_t message;
       if (!socket_.recv(message, zmq::recv_flags::dontwait)) {
         if (timeout_ms == 0) return std::nullopt;
-        zmq::pollitem_t item = {socket_.handle(), 0, ZMQ_POLLIN, 0};
-        zmq::poll(&item, 1, std::chrono::milliseconds(timeout_ms));
+        zmq::pollitem_t items[] = {{socket_.handle(), 0, ZMQ_POLLIN, 0},
+                                   {nullptr, wake_fd, ZMQ_POLLIN, 0}};
+        zmq::poll(items, wake_fd >= 0 ? 2 : 1,
+                  std::chrono::milliseconds(timeout_ms));
         if (!socket_.recv(message, zmq::recv_flags::dontwait)) {
           return std::nullopt;
         }

@@ -268,6 +268,31 @@ void Cluster::FillDisk(int64_t duration_us) {
   disk_.FailUntil(disk_full_until_us_);
 }
 
+DeviceWhims Cluster::OnStep(SimulatedWorker& worker) {
+  DeviceWhims whims;
+  whims.compute_us = order_rng_.Between(options_.step_us / 2, options_.step_us);
+  if (worker.unwinding()) return whims;
+  if (options_.results_late_us > 0) {
+    whims.late_us = order_rng_.Between(0, options_.results_late_us);
+  }
+  if (options_.results_together_us > 0) {
+    const int64_t ends = world_.now_us() + whims.compute_us + whims.late_us;
+    whims.late_us +=
+        options_.results_together_us - ends % options_.results_together_us;
+  }
+  if (!faults_on_ || !serving()) return whims;
+  if (fault_rng_.Chance(options_.completions_lost)) {
+    world_.CountFault("completion lost");
+    whims.tells = false;
+  }
+  if (fault_rng_.Chance(options_.steps_hung)) {
+    world_.CountFault("step hung");
+    world_.Note("hung", worker.rank());
+    whims.hangs = true;
+  }
+  return whims;
+}
+
 // ---- fault points ----------------------------------------------------------
 
 absl::Status Cluster::OnFaultPoint(FaultId id) {
@@ -306,9 +331,6 @@ absl::Status Cluster::OnCoordinatorFaultPoint(FaultId id) {
 absl::Status Cluster::OnFaultPoint(SimulatedWorker& worker, FaultId id) {
   if (worker.unwinding()) return absl::OkStatus();
   if (mutant_ != nullptr) mutant_->OnFaultPoint(worker, id, store_);
-  if (id == FaultId::kWorkerStep) {
-    worker.Sleep(order_rng_.Between(options_.step_us / 2, options_.step_us));
-  }
   // Others come between.
   if (id != FaultId::kWorkerBarrier && order_rng_.Chance(0.2)) {
     worker.Sleep(order_rng_.Between(1, 100));

@@ -98,6 +98,11 @@ class Cluster final : public WorkerSite, public FaultHandler {
   bool KeepsCheck() override {
     return mutant_ != nullptr && mutant_->KeepsCheck();
   }
+  DeviceWhims OnStep(SimulatedWorker& worker) override;
+  EngineBug BugOf(SimulatedWorker& worker) override {
+    return mutant_ == nullptr ? EngineBug::kNone
+                              : mutant_->OnEngine(worker.rank());
+  }
   bool PassesEarly(SimulatedWorker& worker) override {
     return mutant_ != nullptr && mutant_->PassesEarly(worker);
   }

@@ -59,7 +59,7 @@ void Fiber::Main() {
 }
 
 void Fiber::Resume() {
-  CHECK(running == nullptr && !done_);
+  CHECK(running != this && !done_);
   if (!started_) {
     started_ = true;
     CHECK(::getcontext(&inside_) == 0);
@@ -68,13 +68,14 @@ void Fiber::Resume() {
     inside_.uc_link = nullptr;
     ::makecontext(&inside_, &Fiber::Main, 0);
   }
-  running = this;
+  resumer_ = std::exchange(running, this);
   CHECK(::swapcontext(&outside_, &inside_) == 0);
 }
 
 void Fiber::Yield() {
-  Fiber* const self = std::exchange(running, nullptr);
+  Fiber* const self = running;
   CHECK(self != nullptr);
+  running = self->resumer_;
   CHECK(::swapcontext(&self->inside_, &self->outside_) == 0);
 }
 

@@ -13,7 +13,8 @@ namespace moebius::simulation {
 // Resume() runs `body` until it calls Yield() or returns. A body may throw;
 // what it throws must not leave it.
 // Stacks have a guard page below them and are used again by later fibers.
-// Threading: all fibers on one thread; Resume from outside of any.
+// Threading: all fibers on one thread. A fiber may resume another, to which it
+// is the outside then.
 class Fiber {
  public:
   explicit Fiber(std::function<void()> body);
@@ -40,6 +41,7 @@ class Fiber {
   std::byte* stack_;
   ucontext_t inside_{};
   ucontext_t outside_{};
+  Fiber* resumer_ = nullptr;  // the fiber that is outside; null: none is
   bool started_ = false;
   bool done_ = false;
 };

@@ -191,6 +191,7 @@ void Front::Abort(size_t call) {
 }
 
 void Front::Hear(std::vector<Output> outputs) {
+  if (engine_ == nullptr) return;  // the run ends: nobody listens any more
   for (const Output& output : outputs) {
     const auto found = by_id_.find(output.request.value);
     if (found == by_id_.end()) {

@@ -22,6 +22,7 @@ class FromFunctions : public Mutant {
   std::function<bool(Rank, Incarnation, wire::CommandMessage&)> taken;
   std::function<void(SimulatedWorker&, FaultId, VaultStore&)> at_point;
   std::function<bool(SimulatedWorker&)> early;
+  std::function<EngineBug(Rank)> engine;
   std::function<void(Rank, RegionKind, VaultStore&,
                      absl::StatusOr<RegionDescriptor>&)>
       withdraw;
@@ -47,6 +48,9 @@ class FromFunctions : public Mutant {
   }
   bool PassesEarly(SimulatedWorker& worker) override {
     return early && early(worker);
+  }
+  EngineBug OnEngine(Rank rank) override {
+    return engine ? engine(rank) : EngineBug::kNone;
   }
   void OnWithdraw(Rank rank, RegionKind kind, VaultStore& store,
                   absl::StatusOr<RegionDescriptor>& kept) override {
@@ -117,5 +121,7 @@ inline Make OfOutputs(
 void AddSwitches(std::vector<MutantInfo>& all);
 // Of the text stage.
 void AddText(std::vector<MutantInfo>& all);
+// Of steps that are issued and collected.
+void AddSteps(std::vector<MutantInfo>& all);
 
 }  // namespace moebius::simulation

@@ -38,6 +38,7 @@ class Mutant {
   }
   virtual void OnFaultPoint(SimulatedWorker&, FaultId, VaultStore&) {}
   virtual bool PassesEarly(SimulatedWorker&) { return false; }
+  virtual EngineBug OnEngine(Rank) { return EngineBug::kNone; }
   // A check of weights goes on though the next switch begins.
   virtual bool KeepsCheck() { return false; }
   virtual void OnWithdraw(Rank, RegionKind, VaultStore&,

@@ -85,6 +85,21 @@ void ChooseForgottenSwitches(Rng& rng, Options& options) {
   options.full_at_switch = rng.Uniform(0.5, 1);
 }
 
+void ChooseDevice(Rng& rng, Options& options) {
+  if (Has(rng)) options.results_late_us = rng.Int(1, 3 * options.step_us);
+  if (rng.Chance(0.3)) {
+    options.results_together_us = rng.Int(options.step_us, 4 * options.step_us);
+  }
+  if (rng.Chance(0.3)) options.completions_lost = rng.Uniform(0, 0.3);
+  // Who misses the worker is the coordinator that told it to work: another one
+  // would wait for its Hello, as it does for that of one that is loading.
+  const bool one_coordinator =
+      options.coordinator_crash == 0 && options.coordinator_kills == 0;
+  if (one_coordinator && rng.Chance(0.5)) {
+    options.steps_hung = rng.Uniform(0, 0.005);
+  }
+}
+
 const char* NameOf(LayoutChoice choice) {
   return choice == LayoutChoice::kEp   ? "ep"
          : choice == LayoutChoice::kTp ? "tp"
@@ -103,6 +118,7 @@ Options OptionsOf(uint64_t seed) {
   ChooseProcessFaults(rng, options);
   if (rng.Chance(0.2)) ChooseForgottenSwitches(rng, options);
   if (rng.Chance(0.2)) options.refused = rng.Uniform(0.05, 0.6);
+  ChooseDevice(rng, options);
   return options;
 }
 
@@ -117,6 +133,8 @@ Options WithoutFaults(Options options) {
   options.kills = options.max_crashes = 0;
   options.crash_in_step = options.crash_in_switch = options.memory_loss = 0;
   options.crash_in_recovery = options.errors = options.stalls = 0;
+  options.results_late_us = options.results_together_us = 0;
+  options.completions_lost = options.steps_hung = 0;
   options.coordinator_crash = 0;
   options.coordinator_kills = options.full_disks = options.power_losses = 0;
   options.full_at_switch = 0;
@@ -133,7 +151,9 @@ std::string Show(const Options& o) {
       "%d, budget %d, "
       "running %d, pool %.2f\n"
       "  work    %d choices within %d ms, several a request %.2f, aborts "
-      "%.2f, refused %.2f, %d switches, %d us a step\n"
+      "%.2f, refused %.2f, %d switches\n"
+      "  device  %d us a step, results up to %d us late, every %d us; "
+      "completions lost %.3f, steps hung %.5f\n"
       "  network loss %.3f, repetition %.3f, delay %d..%d us, %s, queue %d, "
       "%d partitions\n"
       "  faults  for %d ms: %d kills, %d pauses, %d coordinator pauses; "
@@ -147,12 +167,14 @@ std::string Show(const Options& o) {
       static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
       o.spare_slots, NameOf(o.layout), o.steps_ahead, o.token_budget,
       o.max_running, o.pool, o.num_choices, o.arrivals_ms, o.many, o.aborts,
-      o.refused, o.switches, o.step_us, o.loss, o.repetition, o.delay_min_us,
-      o.delay_max_us, o.reorder ? "reordered" : "in order", o.queue_limit,
-      o.partitions, o.fault_ms, o.kills, o.pauses, o.coordinator_pauses,
-      o.crash_in_step, o.crash_in_switch, o.crash_in_recovery, o.max_crashes,
-      o.memory_loss, o.errors, o.stalls, o.coordinator_crash,
-      o.coordinator_kills, o.full_disks, o.full_at_switch,
+      o.refused, o.switches, o.step_us, o.results_late_us,
+      o.results_together_us, o.completions_lost, o.steps_hung, o.loss,
+      o.repetition, o.delay_min_us, o.delay_max_us,
+      o.reorder ? "reordered" : "in order", o.queue_limit, o.partitions,
+      o.fault_ms, o.kills, o.pauses, o.coordinator_pauses, o.crash_in_step,
+      o.crash_in_switch, o.crash_in_recovery, o.max_crashes, o.memory_loss,
+      o.errors, o.stalls, o.coordinator_crash, o.coordinator_kills,
+      o.full_disks, o.full_at_switch,
       static_cast<unsigned long long>(o.rotate_bytes), o.power_losses);
   return text;
 }

@@ -27,7 +27,10 @@ struct Options {
   double many = 0;        // share of requests with more than one
   int arrivals_ms = 500;  // within this time
   int step_us = 1000;     // what a step takes to compute
-  double aborts = 0;      // share of requests
+  // A result can be collected up to so long after its step; and, if not 0, only
+  // at multiples of this time, with all others.
+  int results_late_us = 0, results_together_us = 0;
+  double aborts = 0;  // share of requests
   // Share of choices with a token that the model does not have; the coordinator
   // lets it pass.
   double refused = 0;
@@ -57,6 +60,8 @@ struct Options {
       0;  // of a worker that dies, with all that the vault keeps
   // Chance that a fault point fails, or holds a worker up.
   double errors = 0, stalls = 0;
+  // Chance that a worker is not told of a step's end, and that a step has none.
+  double completions_lost = 0, steps_hung = 0;
 };
 
 // Pure: the options of a seed.

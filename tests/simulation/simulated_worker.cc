@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "common/base/cat.h"
 #include "common/base/check.h"
+#include "tests/simulation/simulated_engine.h"
 #include "worker/switch/weight_checksum.h"
 
 namespace moebius::simulation {
@@ -55,7 +56,8 @@ class SimulatedWorker::LinkEnd final : public Link {
         worker_->rank(), worker_->incarnation(), std::move(copy));
   }
 
-  absl::StatusOr<std::optional<std::string>> Receive(int timeout_ms) override {
+  absl::StatusOr<std::optional<std::string>> Receive(int timeout_ms,
+                                                     int) override {
     const int64_t deadline_us =
         worker_->site_->world().now_us() + int64_t{timeout_ms} * 1000;
     for (;;) {
@@ -69,8 +71,13 @@ class SimulatedWorker::LinkEnd final : public Link {
         return std::nullopt;
       }
       if (worker_->stop_ != 0) return std::nullopt;
+      const std::optional<int64_t> tells_us = worker_->engine_->TellsAt();
+      if (tells_us.has_value()) {
+        if (*tells_us <= worker_->site_->world().now_us()) return std::nullopt;
+        worker_->WakeAt(kLoop, *tells_us);
+      }
       worker_->wants_message_ = true;
-      if (timeout_ms >= 0) worker_->WakeAt(deadline_us);
+      if (timeout_ms >= 0) worker_->WakeAt(kLoop, deadline_us);
       worker_->Park();
       worker_->wants_message_ = false;
     }
@@ -95,27 +102,40 @@ class SimulatedWorker::FenceEnd final : public CpuFence {
     World& world = worker_->site_->world();
     const int64_t deadline_us = world.now_us() + timeout_us_;
     for (;;) {
-      inner_.GoOn(number);
+      if (abandoned_) {  // as SignalsFence, which is told to go on all the time
+        inner_.GoOn(number);
+        inner_.Abandon();
+      } else {
+        inner_.GoOn(number);
+      }
       const absl::Status status = inner_.Wait();
       if (!absl::IsDeadlineExceeded(status)) return status;
       if (world.now_us() >= deadline_us) return status;
       if (worker_->site_->PassesEarly(*worker_)) return absl::OkStatus();
-      worker_->at_barrier_ = number;
-      worker_->barrier_woken_ = false;
-      worker_->WakeAt(deadline_us);
+      Strand& strand = *worker_->running_;
+      strand.at_barrier = number;
+      strand.barrier_woken = false;
+      worker_->WakeAt(worker_->Running(), deadline_us);
       worker_->Park();
-      worker_->at_barrier_ = 0;
+      strand.at_barrier = 0;
     }
   }
-  void Abandon() override { inner_.Abandon(); }
+  void Abandon() override {
+    abandoned_ = true;
+    inner_.Abandon();
+  }
   void AbandonForPeers() override { inner_.AbandonForPeers(); }
   uint64_t abandoned() const override { return inner_.abandoned(); }
-  void GoOn(uint64_t next) override { next_ = next; }
+  void GoOn(uint64_t next) override {
+    abandoned_ = false;
+    next_ = next;
+  }
 
  private:
   SimulatedWorker* const worker_;
   SignalsFence inner_;
   const int64_t timeout_us_;
+  bool abandoned_ = false;
   uint64_t next_;
 };
 
@@ -168,8 +188,9 @@ SimulatedWorker::SimulatedWorker(WorkerSite* site, const WorkerOptions& options)
     : site_(site),
       options_(options),
       born_us_(site->world().now_us()),
-      fiber_(std::make_unique<Fiber>([this] { Main(); })),
-      vault_(std::make_unique<VaultEnd>(this)) {}
+      vault_(std::make_unique<VaultEnd>(this)) {
+  strands_[kLoop] = std::make_unique<Strand>([this] { Main(); });
+}
 
 SimulatedWorker::~SimulatedWorker() { CHECK(over_); }
 
@@ -184,22 +205,30 @@ void SimulatedWorker::Main() {
 }
 
 void SimulatedWorker::Start() {
-  WakeAt(site_->world().now_us() + site_->Jitter(1, 2000));
+  WakeAt(kLoop, site_->world().now_us() + site_->Jitter(1, 2000));
 }
 
-void SimulatedWorker::Run(uint64_t ticket) {
-  if (over_ || ticket != ticket_) return;
+void SimulatedWorker::Run(Which which, uint64_t ticket) {
+  Strand* const strand = strands_[which].get();
+  if (over_ || strand == nullptr || ticket != strand->ticket) return;
   if (!doomed_ && frozen()) {
-    site_->world().At(frozen_until_us_, [this, ticket] { Run(ticket); });
+    site_->world().At(frozen_until_us_,
+                      [this, which, ticket] { Run(which, ticket); });
     return;
   }
-  ++ticket_;
+  Slice(*strand);
+}
+
+void SimulatedWorker::Slice(Strand& strand) {
   CHECK(running_worker == nullptr);
   site_->BeforeSlice(*this);
   running_worker = this;
-  fiber_->Resume();
+  Resume(strand);
+  // It has died by what its device did: the rest goes too.
+  Strand& loop = *strands_[kLoop];
+  if (unwinding_ && !loop.fiber.done()) Resume(loop);
   running_worker = nullptr;
-  if (fiber_->done()) {
+  if (loop.fiber.done()) {
     over_ = true;
     signals_.clear();
     site_->network().Disconnect(rank(), incarnation());
@@ -208,6 +237,13 @@ void SimulatedWorker::Run(uint64_t ticket) {
   if (over_) {
     site_->OnEnded(*this, returned_.has_value() ? &*returned_ : nullptr);
   }
+}
+
+void SimulatedWorker::Resume(Strand& strand) {
+  strand.ticket = next_ticket_++;
+  Strand* const outside = std::exchange(running_, &strand);
+  strand.fiber.Resume();
+  running_ = outside;
 }
 
 void SimulatedWorker::Park() {
@@ -221,7 +257,7 @@ void SimulatedWorker::Park() {
 
 void SimulatedWorker::Crash() {
   CHECK(running_worker == this && !unwinding_);
-  unwinding_ = true;
+  doomed_ = unwinding_ = true;
   throw Killed{};
 }
 
@@ -229,13 +265,50 @@ void SimulatedWorker::Kill() {
   CHECK(running_worker == nullptr);
   if (over_) return;
   doomed_ = true;
-  if (fiber_->started()) {
-    Run(ticket_);
+  if (strands_[kLoop]->fiber.started()) {
+    Slice(*strands_[kLoop]);
     CHECK(over_);
     return;
   }
   over_ = true;
   site_->OnEnded(*this, nullptr);
+}
+
+void SimulatedWorker::BeginEngine(SimulatedEngine* engine,
+                                  std::function<void()> body) {
+  engine_ = engine;
+  strands_[kEngine] = std::make_unique<Strand>([body = std::move(body)] {
+    try {
+      body();
+    } catch (const Killed&) {
+    }
+  });
+}
+
+void SimulatedWorker::EndEngine() {
+  Strand& strand = *strands_[kEngine];
+  if (strand.fiber.started() && !strand.fiber.done()) Resume(strand);
+  strands_[kEngine].reset();
+  engine_ = nullptr;
+}
+
+void SimulatedWorker::WakeEngine() {
+  WakeAt(kEngine, site_->world().now_us() + site_->Jitter(0, 20));
+}
+
+void SimulatedWorker::OnCompletion() {
+  const std::optional<int64_t> tells_us = engine_->TellsAt();
+  if (wants_message_ && tells_us.has_value()) WakeAt(kLoop, *tells_us);
+}
+
+void SimulatedWorker::OnStepEnded() {
+  if (wants_step_end_) WakeAt(kLoop, site_->world().now_us());
+}
+
+void SimulatedWorker::ParkUntilStepEnded() {
+  wants_step_end_ = true;
+  Park();
+  wants_step_end_ = false;
 }
 
 void SimulatedWorker::Freeze(int64_t until_us) {
@@ -248,36 +321,55 @@ bool SimulatedWorker::frozen() const {
 
 void SimulatedWorker::Stop() {
   stop_ = 1;
-  if (wants_message_) WakeAt(site_->world().now_us());
+  if (wants_message_) WakeAt(kLoop, site_->world().now_us());
 }
 
-void SimulatedWorker::WakeAt(int64_t time_us) {
-  const uint64_t ticket = ticket_;
-  site_->world().At(time_us, [this, ticket] { Run(ticket); });
+void SimulatedWorker::WakeAt(Which which, int64_t time_us) {
+  Strand* const strand = strands_[which].get();
+  if (strand == nullptr) return;
+  const uint64_t ticket = strand->ticket;
+  site_->world().At(time_us, [this, which, ticket] { Run(which, ticket); });
+}
+
+SimulatedWorker::Which SimulatedWorker::Running() const {
+  return running_ == strands_[kLoop].get() ? kLoop : kEngine;
 }
 
 void SimulatedWorker::Deliver(std::string bytes) {
   inbox_.push_back(std::move(bytes));
-  if (wants_message_) WakeAt(site_->world().now_us());
+  if (wants_message_) WakeAt(kLoop, site_->world().now_us());
+}
+
+const SimulatedWorker::Strand* SimulatedWorker::StrandAtBarrier() const {
+  for (const auto& strand : strands_) {
+    if (strand != nullptr && strand->at_barrier != 0) return strand.get();
+  }
+  return nullptr;
 }
 
 bool SimulatedWorker::BarrierEnds() const {
-  if (over_ || at_barrier_ == 0 || barrier_woken_) return false;
+  const Strand* const strand = over_ ? nullptr : StrandAtBarrier();
+  if (strand == nullptr || strand->barrier_woken) return false;
   bool complete = true;
   for (const SignalsBlock* block : signals_) {
-    if (block->arrival.aborted_through.load() >= at_barrier_) return true;
-    if (block->arrival.sequence.load() < at_barrier_) complete = false;
+    const SignalsArrival& arrival = block->arrival;
+    if (arrival.aborted_through.load() >= strand->at_barrier) return true;
+    if (arrival.sequence.load() < strand->at_barrier) complete = false;
   }
   return complete;
 }
 
 void SimulatedWorker::WakeFromBarrier() {
-  barrier_woken_ = true;
-  WakeAt(site_->world().now_us() + site_->Jitter(0, 30));
+  for (const Which which : {kLoop, kEngine}) {
+    Strand* const strand = strands_[which].get();
+    if (strand == nullptr || strand->at_barrier == 0) continue;
+    strand->barrier_woken = true;
+    WakeAt(which, site_->world().now_us() + site_->Jitter(0, 30));
+  }
 }
 
 void SimulatedWorker::Sleep(int64_t delay_us) {
-  WakeAt(site_->world().now_us() + delay_us);
+  WakeAt(Running(), site_->world().now_us() + delay_us);
   Park();
 }
 
@@ -293,6 +385,11 @@ std::unique_ptr<CpuFence> SimulatedWorker::MakeFence(
   for (std::byte* base : signals) signals_.push_back(SignalsAt(base));
   return std::make_unique<FenceEnd>(
       this, signals, int64_t{options_.config.workers.step_timeout_ms} * 1000);
+}
+
+absl::StatusOr<std::unique_ptr<StepEngine>> SimulatedWorker::MakeStepEngine(
+    StepRunner* runner) {
+  return std::make_unique<SimulatedEngine>(this, site_, runner);
 }
 
 std::unique_ptr<WeightCheck> SimulatedWorker::MakeWeightCheck(

@@ -2,6 +2,7 @@
 // and to go on from a number.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "absl/status/status.h"
@@ -22,7 +23,8 @@ class GroupFence {
  public:
   virtual ~GroupFence() = default;
   // We wait no more, and nobody has to wait for us: barriers that we have not
-  // arrived at end with kAborted everywhere.
+  // arrived at end with kAborted everywhere. What waits here, or would next,
+  // ends so too, until GoOn.
   virtual void Abandon() = 0;
   // For a successor with new memory: nobody has to wait for our predecessor.
   virtual void AbandonForPeers() = 0;
@@ -46,15 +48,31 @@ class SignalsFence final : public CpuFence {
         timeout_(timeout),
         next_(barrier_.arrived() + 1) {}
 
-  absl::Status Wait() override { return barrier_.Wait(next_++, timeout_); }
-  void Abandon() override { barrier_.AbortWhereverOthersAre(); }
+  absl::Status Wait() override {
+    const uint64_t number = next_++;
+    // A step that was passing a barrier while it was given up goes no further,
+    // and nobody waits for it at the next.
+    if (abandoned_.load()) {
+      barrier_.Abort(number);
+      return absl::AbortedError("the barriers were given up here");
+    }
+    return barrier_.Wait(number, timeout_);
+  }
+  void Abandon() override {
+    abandoned_.store(true);
+    barrier_.AbortWhereverOthersAre();
+  }
   void AbandonForPeers() override { barrier_.AbortForPeers(); }
   uint64_t abandoned() const override { return barrier_.abandoned(); }
-  void GoOn(uint64_t next) override { next_ = next; }
+  void GoOn(uint64_t next) override {
+    abandoned_.store(false);
+    next_ = next;
+  }
 
  private:
   GroupBarrier barrier_;
   absl::Duration timeout_;
+  std::atomic<bool> abandoned_{false};
   uint64_t next_;
 };
 

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 
 namespace moebius {
@@ -41,8 +42,14 @@ void StepExecutor::Want(const Batch::Chunk& chunk, uint32_t position,
   wanted_.push_back({chunk.slot, position, sample});
 }
 
-void StepExecutor::AddChunk(const Batch::Chunk& chunk) {
+absl::Status StepExecutor::AddChunk(const Batch::Chunk& chunk) {
   const DeviceSlot& sequence = context_.slots->At(chunk.slot);
+  // The steps before this one have drawn all that the host has counted on.
+  if (sequence.tokens.size() < uint64_t{chunk.position} + chunk.num_rows) {
+    return absl::InternalError(absl::StrCat(
+        "slot ", chunk.slot, ": rows from ", chunk.position, " on of a step ",
+        "that does not follow, with ", sequence.tokens.size(), " tokens"));
+  }
   builder_.AddChunk(absl::MakeConstSpan(sequence.tokens)
                         .subspan(chunk.position, chunk.num_rows),
                     static_cast<int>(chunk.position), sequence.pages);
@@ -54,17 +61,21 @@ void StepExecutor::AddChunk(const Batch::Chunk& chunk) {
     }
   }
   if (chunk.sample) Want(chunk, end, true);
+  return absl::OkStatus();
 }
 
-void StepExecutor::BuildPass(const Batch& batch) {
+absl::Status StepExecutor::BuildPass(const Batch& batch) {
   builder_.Begin(batch.layout, context_.num_ranks, context_.rank);
   wanted_.clear();
-  for (const Batch::Chunk& chunk : batch.chunks) AddChunk(chunk);
+  for (const Batch::Chunk& chunk : batch.chunks) {
+    RETURN_IF_ERROR(AddChunk(chunk));
+  }
   for (Rank rank = 0; rank < context_.num_ranks; ++rank) {
     if (rank == context_.rank) continue;
     builder_.AddOthers(rank, batch.rows_of_rank[rank],
                        batch.wanted_of_rank[rank]);
   }
+  return absl::OkStatus();
 }
 
 void StepExecutor::TakeResults(Layout attention, StepResult& result) const {
@@ -123,7 +134,7 @@ absl::Status StepExecutor::Compute(const Batch& batch, StepResult& result) {
     // between two steps all the same.
     return context_.barrier->Wait();
   }
-  BuildPass(batch);
+  RETURN_IF_ERROR(BuildPass(batch));
   RETURN_IF_ERROR(context_.forward(builder_.Build()));
   TakeResults(batch.layout.attention, result);
   return absl::OkStatus();

@@ -30,7 +30,8 @@ struct StepContext {
 // A step that failed has appended no token, but its slots may be those of the
 // step already: they have to be replaced before another.
 // Errors: a peer did not come, or gave up (from the barrier); or it shows what
-// cannot be (kInvalidArgument, kDataLoss).
+// cannot be (kInvalidArgument, kDataLoss); or the batch does not follow on the
+// slots as they are (kInternal).
 // Threading: thread-compatible.
 class StepExecutor final : public StepRunner {
  public:
@@ -46,8 +47,8 @@ class StepExecutor final : public StepRunner {
     bool sample = false;    // draw it; else it is known: its log-probability
   };
 
-  void BuildPass(const Batch& batch);
-  void AddChunk(const Batch::Chunk& chunk);
+  absl::Status BuildPass(const Batch& batch);
+  absl::Status AddChunk(const Batch::Chunk& chunk);
   void Want(const Batch::Chunk& chunk, uint32_t position, bool sample);
   absl::Status Compute(const Batch& batch, StepResult& result);
   // What the pass gave here.

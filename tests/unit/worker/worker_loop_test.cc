@@ -1,9 +1,10 @@
-// A worker's part in rounds of recovery, message by message: what is repeated,
-// late or lost.
+// A worker's part in steps and in rounds of recovery, message by message: what
+// is repeated, late or lost, of messages and of steps.
 #include "worker/worker_loop.h"
 
 #include <csignal>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -18,8 +19,54 @@ namespace moebius {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
 
-// Gives what was put into it, then stops the loop.
+// What an engine is told to do with the steps that it is given: nothing, until
+// the test or Await ends them.
+class ScriptedEngine final : public StepEngine {
+ public:
+  void Issue(Batch batch) override {
+    ASSERT_LT(num_under_way(), static_cast<size_t>(kMaxIssued));
+    issued_.push_back(batch.step);
+  }
+  std::optional<StepEnd> Collect() override {
+    if (ended_.empty()) return std::nullopt;
+    StepEnd end = std::move(ended_.front());
+    ended_.pop_front();
+    if (!end.status.ok()) issued_.clear();
+    return end;
+  }
+  void Await() override {
+    ++waits;
+    if (ended_.empty() && !issued_.empty() && !loses) End();
+  }
+  void Drain() override { ++drains; }
+  int completion_fd() const override { return kFd; }
+
+  // The first step that is under way ends so.
+  void End(absl::Status status = absl::OkStatus()) {
+    StepEnd end{std::move(status), {}};
+    end.result.step = issued_.front();
+    issued_.pop_front();
+    ended_.push_back(std::move(end));
+  }
+  // Two ends are given in the wrong order.
+  void SwapEnds() { std::swap(ended_[0], ended_[1]); }
+  size_t num_under_way() const { return issued_.size() + ended_.size(); }
+
+  static constexpr int kFd = 77;
+  bool loses = false;  // the step that is waited for
+  int waits = 0;
+  int drains = 0;
+
+ private:
+  std::deque<StepId> issued_;
+  std::deque<StepEnd> ended_;
+};
+
+// Gives what was put into it, or does it and wakes the loop; then stops the
+// loop.
 class ScriptedLink final : public Link {
  public:
   absl::Status Send(std::string_view bytes) override {
@@ -29,17 +76,19 @@ class ScriptedLink final : public Link {
     reports.push_back(std::move(message->report));
     return absl::OkStatus();
   }
-  absl::StatusOr<std::optional<std::string>> Receive(int) override {
-    if (commands.empty()) {
+  absl::StatusOr<std::optional<std::string>> Receive(int,
+                                                     int wake_fd) override {
+    EXPECT_EQ(wake_fd, ScriptedEngine::kFd);
+    if (events.empty()) {
       stop = 1;
       return std::nullopt;
     }
-    std::string bytes = std::move(commands.front());
-    commands.pop_front();
-    return bytes;
+    const auto event = std::move(events.front());
+    events.pop_front();
+    return event();
   }
 
-  std::deque<std::string> commands;
+  std::deque<std::function<std::optional<std::string>()>> events;
   std::vector<wire::Report> reports;
   volatile std::sig_atomic_t stop = 0;
 };
@@ -72,11 +121,32 @@ class ScriptedCheck final : public WeightCheck {
   std::optional<Sum> sum;
 };
 
+wire::Resume ResumeOf(uint64_t round) {
+  wire::Resume resume;
+  resume.round = round;
+  resume.experts = ExpertsState::At(ExpertParallel(), Side::kLow);
+  resume.next_step = StepId{1};
+  resume.next_barrier = 1;
+  resume.memories = {Incarnation{1}};
+  return resume;
+}
+
+const StepLayout kLayout = {ExpertParallel(),
+                            ExpertsState::At(ExpertParallel(), Side::kLow)};
+
+StepPlan PlanOf(uint64_t step) {
+  StepPlan plan;
+  plan.step = StepId{step};
+  plan.layout = kLayout;
+  return plan;
+}
+
 class WorkerLoopTest : public testing::Test {
  protected:
   WorkerLoopTest() {
     context_.incarnation = Incarnation{1};
     context_.link = &link_;
+    context_.engine = &engine_;
     context_.switches = &switches_;
     context_.sequences = &sequences_;
     context_.fence = &fence_;
@@ -93,12 +163,35 @@ class WorkerLoopTest : public testing::Test {
   }
 
   void Come(uint64_t sequence, wire::Command command) {
-    link_.commands.push_back(Encode(wire::CommandMessage{
-        {Term{1}, Incarnation{1}, sequence}, std::move(command)}));
+    ComeFrom(Term{1}, sequence, std::move(command));
+  }
+  void ComeFrom(Term term, uint64_t sequence, wire::Command command) {
+    std::string bytes = Encode(wire::CommandMessage{
+        {term, Incarnation{1}, sequence}, std::move(command)});
+    link_.events.push_back([bytes] { return bytes; });
+  }
+  // The engine tells the loop.
+  void Happen(std::function<void()> event) {
+    link_.events.push_back([event]() -> std::optional<std::string> {
+      event();
+      return std::nullopt;
+    });
+  }
+  // A group that goes on; the next command is number 4, the next step 1.
+  void Begin() {
+    Come(1, wire::Greet{});
+    Come(2, wire::Halt{1});
+    Come(3, ResumeOf(1));
+  }
+  // Reports since the group went on.
+  std::vector<size_t> RunOn() {
+    std::vector<size_t> kinds = Run();
+    kinds.erase(kinds.begin(), kinds.begin() + 2);
+    return kinds;
   }
   // Runs to the end of what has come; the reports, by their kind.
   std::vector<size_t> Run() {
-    EXPECT_THAT(WorkerLoop(context_).Run(&link_.stop), IsOk());
+    ended_ = WorkerLoop(context_).Run(&link_.stop);
     std::vector<size_t> kinds;
     for (const wire::Report& report : link_.reports)
       kinds.push_back(report.index());
@@ -109,28 +202,25 @@ class WorkerLoopTest : public testing::Test {
     return wire::Report(T{}).index();
   }
 
+  template <typename T>
+  const T& Report(size_t index) const {
+    return std::get<T>(link_.reports[index]);
+  }
+
   ScriptedLink link_;
+  ScriptedEngine engine_;
+  absl::Status ended_;  // how the loop did
   NoFence fence_;
   ScriptedCheck check_;
   SignalsBlock signals_{};
   DeviceSlots slots_{0, 4, 100};
-  SequenceTable sequences_{{0, 1, {}, 4, 16, 16, 64, 100}, &slots_};
+  SequenceTable sequences_{{0, 1, {1, 4, 2}, 4, 16, 16, 64, 100}, &slots_};
   SwitchExecutor switches_{SwitchContext{
       0, 1, {}, {}, 0, 0, nullptr, &sequences_, &fence_, nullptr}};
   WorkerLoop::Context context_;
   int loads_ = 0;
   int resumed_ = 0;
 };
-
-wire::Resume ResumeOf(uint64_t round) {
-  wire::Resume resume;
-  resume.round = round;
-  resume.experts = ExpertsState::At(ExpertParallel(), Side::kLow);
-  resume.next_step = StepId{1};
-  resume.next_barrier = 1;
-  resume.memories = {Incarnation{1}};
-  return resume;
-}
 
 TEST_F(WorkerLoopTest, ALateCopyOfAHaltHidesNothingThatFollows) {
   Come(1, wire::Greet{});
@@ -240,6 +330,201 @@ TEST_F(WorkerLoopTest, AnotherRoundLoadsAnew) {
   }
   Run();
   EXPECT_EQ(loads_, 2);
+}
+
+// ---- steps -----------------------------------------------------------------
+
+using Result = StepResult;
+
+TEST_F(WorkerLoopTest, StepsAreIssuedAsTheyCome) {
+  Begin();
+  for (uint64_t step : {1, 2, 3}) Come(3 + step, PlanOf(step));
+  EXPECT_THAT(RunOn(), IsEmpty());
+  EXPECT_THAT(ended_, IsOk());
+  EXPECT_EQ(engine_.num_under_way(), 3u);
+  EXPECT_EQ(engine_.waits, 0);
+  // Nobody is there any more to hear of them.
+  EXPECT_EQ(fence_.abandonments, 1);
+  EXPECT_EQ(engine_.drains, 1);
+}
+
+TEST_F(WorkerLoopTest, ResultsAreToldWhenTheyComeAlsoSeveralAtOnce) {
+  Begin();
+  for (uint64_t step : {1, 2, 3}) Come(3 + step, PlanOf(step));
+  Happen([this] { engine_.End(); });
+  Happen([] {});  // woken for nothing
+  Happen([this] {
+    EXPECT_EQ(signals_.progress.step.load(), 1u);
+    engine_.End();
+    engine_.End();
+  });
+  EXPECT_THAT(RunOn(),
+              ElementsAre(Kind<Result>(), Kind<Result>(), Kind<Result>()));
+  for (uint64_t step : {1, 2, 3}) {
+    EXPECT_EQ(Report<Result>(1 + step).step, StepId{step});
+  }
+  EXPECT_EQ(signals_.progress.step.load(), 3u);
+  EXPECT_EQ(engine_.waits, 0);
+  EXPECT_EQ(fence_.abandonments, 0);
+}
+
+TEST_F(WorkerLoopTest, ResultsAreTakenBesideACommandThatComes) {
+  Begin();
+  Come(4, PlanOf(1));
+  link_.events.push_back([this] {
+    engine_.End();  // and nobody was told
+    return Encode(
+        wire::CommandMessage{{Term{1}, Incarnation{1}, 5}, PlanOf(2)});
+  });
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<Result>()));
+  EXPECT_EQ(engine_.num_under_way(), 1u);
+}
+
+TEST_F(WorkerLoopTest, RanksBesideTheFirstTellOnlyTheirProgress) {
+  context_.rank = 1;
+  Begin();
+  Come(4, PlanOf(1));
+  Happen([this] { engine_.End(); });
+  EXPECT_THAT(RunOn(), IsEmpty());
+  EXPECT_EQ(signals_.progress.step.load(), 1u);
+}
+
+TEST_F(WorkerLoopTest, AHaltBehindStepsIsAnsweredOnceTheyAreDoneAndTold) {
+  Begin();
+  for (uint64_t step : {1, 2, 3}) Come(3 + step, PlanOf(step));
+  Come(7, wire::Halt{2});
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<Result>(), Kind<Result>(),
+                                   Kind<Result>(), Kind<wire::Halted>()));
+  EXPECT_EQ(Report<wire::Halted>(5).stand.last_executed, StepId{3});
+  EXPECT_EQ(engine_.waits, 3);  // each is told when it is done
+  EXPECT_EQ(fence_.abandonments, 0);
+}
+
+// The step before may still read what a switch moves.
+TEST_F(WorkerLoopTest, PrepareAndCommitFindTheStepsBeforeThemDone) {
+  Begin();
+  Come(4, PlanOf(1));
+  Come(5, wire::Prepare{Epoch{1}, ExpertParallel(), {}});
+  Come(6, PlanOf(2));
+  Come(7, wire::Commit{Epoch{1}, StepId{3}});  // which was not prepared
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<Result>(), Kind<wire::Prepared>(),
+                                   Kind<Result>(), Kind<wire::Fault>()));
+  EXPECT_THAT(ended_, StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST_F(WorkerLoopTest, ALateCopyOfAHaltWaitsForNoStep) {
+  Begin();
+  Come(4, PlanOf(1));
+  Come(2, wire::Halt{1});
+  EXPECT_THAT(RunOn(), IsEmpty());
+  EXPECT_EQ(engine_.waits, 0);
+}
+
+TEST_F(WorkerLoopTest, AnotherCoordinatorIsGreetedBehindTheStepsOfTheLast) {
+  Begin();
+  Come(4, PlanOf(1));
+  ComeFrom(Term{2}, 1, wire::Greet{});
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<Result>(), Kind<wire::Hello>()));
+  EXPECT_EQ(fence_.abandonments, 1);
+}
+
+TEST_F(WorkerLoopTest, AnInterruptedStepHaltsAndTakesThoseBehindItAlong) {
+  Begin();
+  for (uint64_t step : {1, 2, 3}) Come(3 + step, PlanOf(step));
+  Happen([this] {
+    engine_.End();
+    engine_.End(absl::AbortedError("rank 1 aborted"));
+  });
+  Come(7, PlanOf(4));  // is not issued
+  Come(8, wire::Halt{2});
+  Come(9, ResumeOf(2));
+  Come(10, PlanOf(1));
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<Result>(), Kind<wire::Interrupted>(),
+                                   Kind<wire::Halted>()));
+  EXPECT_EQ(Report<wire::Interrupted>(3).step, StepId{2});
+  EXPECT_EQ(Report<wire::Halted>(4).stand.last_executed, StepId{1});
+  EXPECT_EQ(engine_.num_under_way(), 1u);
+}
+
+// Of two steps in one round the first is to blame, and one report is enough.
+TEST_F(WorkerLoopTest, AHaltBehindAStepThatIsInterruptedIsAnsweredAsWell) {
+  Begin();
+  Come(4, PlanOf(1));
+  Come(5, PlanOf(2));
+  link_.events.push_back([this] {
+    engine_.End(absl::DeadlineExceededError("rank 1 did not come"));
+    return Encode(
+        wire::CommandMessage{{Term{1}, Incarnation{1}, 6}, wire::Halt{2}});
+  });
+  EXPECT_THAT(RunOn(),
+              ElementsAre(Kind<wire::Interrupted>(), Kind<wire::Halted>()));
+  EXPECT_EQ(Report<wire::Interrupted>(2).step, StepId{1});
+  EXPECT_EQ(fence_.abandonments, 1);
+}
+
+TEST_F(WorkerLoopTest, BehindALostCommandTheStepsBeforeItAreDoneAndTold) {
+  Begin();
+  Come(4, PlanOf(1));
+  Come(6, PlanOf(3));
+  Come(7, PlanOf(4));
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<Result>(), Kind<wire::Interrupted>()));
+  EXPECT_EQ(Report<wire::Interrupted>(3).step, StepId{2});
+  EXPECT_EQ(fence_.abandonments, 1);
+}
+
+TEST_F(WorkerLoopTest, APlanThatCannotBeEndsTheWorkerBehindTheStepsBeforeIt) {
+  Begin();
+  Come(4, PlanOf(1));
+  StepPlan plan = PlanOf(2);
+  plan.items = {{0, 0, 1, 0, true}};
+  Come(5, plan);
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<Result>(), Kind<wire::Fault>()));
+  EXPECT_THAT(ended_, StatusIs(absl::StatusCode::kInvalidArgument,
+                               HasSubstr("slot 0")));
+  EXPECT_EQ(fence_.abandonments, 1);
+}
+
+TEST_F(WorkerLoopTest, AStepThatFailsOtherwiseEndsTheWorker) {
+  Begin();
+  Come(4, PlanOf(1));
+  Come(5, PlanOf(2));
+  Happen([this] { engine_.End(absl::DataLossError("impossible numbers")); });
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<wire::Fault>()));
+  EXPECT_THAT(ended_, StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_EQ(Report<wire::Fault>(2).step, StepId{1});
+}
+
+TEST_F(WorkerLoopTest, AStepThatTheEngineHasLostEndsTheWorker) {
+  engine_.loses = true;
+  Begin();
+  Come(4, PlanOf(1));
+  Come(5, wire::Halt{2});
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<wire::Fault>()));
+  EXPECT_THAT(ended_, StatusIs(absl::StatusCode::kInternal,
+                               "the engine has lost step 1"));
+}
+
+TEST_F(WorkerLoopTest, AResultThatIsNotDueEndsTheWorkerAndIsNotTold) {
+  Begin();
+  Come(4, PlanOf(1));
+  Come(5, PlanOf(2));
+  Happen([this] {
+    engine_.End();
+    engine_.End();
+    engine_.SwapEnds();
+  });
+  EXPECT_THAT(RunOn(), ElementsAre(Kind<wire::Fault>()));
+  EXPECT_THAT(ended_, StatusIs(absl::StatusCode::kInternal,
+                               HasSubstr("step 2 where 1 was next")));
+}
+
+TEST_F(WorkerLoopTest, AFullEngineIsWaitedFor) {
+  Begin();
+  constexpr uint64_t kMany = StepEngine::kMaxIssued + 1;
+  for (uint64_t step = 1; step <= kMany; ++step) Come(3 + step, PlanOf(step));
+  EXPECT_EQ(RunOn().size(), kMany - 1);
+  EXPECT_THAT(ended_, IsOk());
+  EXPECT_EQ(engine_.num_under_way(), 1u);
 }
 
 }  // namespace

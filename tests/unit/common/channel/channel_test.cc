@@ -2,6 +2,7 @@
 #include "common/channel/channel.h"
 
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -19,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/base/unique_fd.h"
 #include "common/channel/channel_door_zmq.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -168,6 +170,23 @@ TEST_F(ChannelTest, ReceiveGivesUpAfterItsTime) {
   auto got = link->Receive(1);
   ASSERT_THAT(got, IsOk());
   EXPECT_FALSE(got->has_value());
+}
+
+TEST_F(ChannelTest, ALinkStopsWaitingWhenADescriptorIsReadable) {
+  const auto link = Connect(0, Incarnation{1});
+  const UniqueFd wake(::eventfd(0, EFD_CLOEXEC));
+  std::thread waker([&] { EXPECT_EQ(::eventfd_write(wake.get(), 1), 0); });
+  auto got = link->Receive(-1, wake.get());
+  waker.join();
+  ASSERT_THAT(got, IsOk());
+  EXPECT_FALSE(got->has_value());
+  // A message comes through all the same.
+  ASSERT_THAT(hub_->Send(0, Incarnation{1}, "x"), IsOk());
+  for (int i = 0; i < kLongMs && !got->has_value(); ++i) {
+    got = link->Receive(1, wake.get());
+    ASSERT_THAT(got, IsOk());
+  }
+  EXPECT_EQ(**got, "x");
 }
 
 TEST_F(ChannelTest, AFullQueueIsAnErrorNotAWait) {

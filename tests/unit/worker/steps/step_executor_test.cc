@@ -183,6 +183,18 @@ TEST_F(StepExecutorTest, AFailedForwardPassComesThroughAndAppendsNothing) {
   EXPECT_THAT(TokensOf(0), ElementsAre(1, 2, 3, 4));
 }
 
+// Such as one that was dropped and comes back.
+TEST_F(StepExecutorTest, ABatchThatDoesNotFollowIsAnErrorAndComputesNothing) {
+  ExecutePrefill(Ep());
+  auto batch = table_.Apply(Decode(Ep(), {{0, 3, 1, 0, true}}));
+  ASSERT_THAT(batch, IsOk());
+  const int before = forward_.runs;
+  slots_.Reset();
+  EXPECT_THAT(executor_.Run(*std::move(batch)),
+              StatusIs(StatusCode::kInternal, HasSubstr("does not follow")));
+  EXPECT_EQ(forward_.runs, before);
+}
+
 TEST_F(StepExecutorTest, AFailedBarrierComesThroughAndAppendsNothing) {
   ExecutePrefill(Ep());
   PeerDraws(1, 3, 8);

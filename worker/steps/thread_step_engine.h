@@ -1,0 +1,66 @@
+// The processor as a device: steps on a thread of their own.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/unique_fd.h"
+#include "worker/steps/step_engine.h"
+#include "worker/steps/step_queue.h"
+#include "worker/steps/step_runner.h"
+
+namespace moebius {
+
+// ThreadStepEngine
+//
+// Cost: handing a step over takes a lock that nobody holds for long, and a
+// system call only where the other side sleeps. With the next step issued
+// before one ends, the thread never does.
+// Memory order: what a step wrote is seen by who has collected it, or drained.
+class ThreadStepEngine final : public StepEngine {
+ public:
+  // What completion_fd() tells of.
+  enum class Tell { kEachStep, kErrors };
+
+  // `runner` outlives it. An error: the kernel has no descriptor for us.
+  static absl::StatusOr<std::unique_ptr<ThreadStepEngine>> Create(
+      StepRunner* runner, Tell tell);
+  ~ThreadStepEngine() override;
+
+  void Issue(Batch batch) override;
+  std::optional<StepEnd> Collect() override;
+  void Await() override;
+  void Drain() override;
+  int completion_fd() const override { return completion_.get(); }
+
+ private:
+  ThreadStepEngine(StepRunner* runner, Tell tell, UniqueFd completion);
+
+  void ThreadMain();
+  // Waits for the next step; nothing: the engine ends.
+  std::optional<Batch> Next();
+  void Ring() const;
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return over_ || queue_.waiting();
+  }
+  bool HasEnd() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return queue_.ended() || queue_.drained();
+  }
+  bool IsDrained() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return queue_.drained();
+  }
+
+  StepRunner* const runner_;
+  const Tell tell_;
+  const UniqueFd completion_;  // an eventfd
+  absl::Mutex mutex_;
+  StepQueue queue_ ABSL_GUARDED_BY(mutex_);
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: it uses the others
+};
+
+}  // namespace moebius
