@@ -45,8 +45,8 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows) {
   const int64_t row_bytes = int64_t{shape.spec.vocab_size} * 4;
   layout.logit_rows =
       static_cast<int>(std::clamp<int64_t>(kLogitChunkBytes / row_bytes,
-                                           kMaxRanks, kMaxLogitRows) /
-                       kMaxRanks * kMaxRanks);
+                                           kMaxRanks, kMaxLogitRows)) /
+      shape.num_ranks * shape.num_ranks;
   for (Rank r = 0; r < shape.num_ranks; ++r) {
     layout.logit_cols =
         std::max<int64_t>(layout.logit_cols, LogitShare(shape, r).size());

@@ -237,35 +237,39 @@ TEST(Decoder, LogitsAreTheSameBitsInTheMidstOfEverySwitch) {
   }
 }
 
+// Several chunks of them, which the ranks share out.
 TEST(Decoder, ManyLogitRowsPassThroughABoundedExchange) {
   SmallModel config = OddConfig();
-  config.vocab_size = 60000;  // 32 rows at a time
+  config.num_q_heads = 12;
+  config.num_kv_heads = 6;
+  config.vocab_size = 60000;  // 32 rows at a time or so
   config.tie_word_embeddings = true;
-  GroupOptions options = Options(config, 2, true);
-  const auto shape = MakeModelShape(SpecOf(config), 2);
-  ASSERT_THAT(shape, IsOk());
-  const ExchangeLayout exchange = PlanExchange(*shape, 200);
-  EXPECT_EQ(exchange.logit_rows % kMaxRanks, 0);
-  EXPECT_LT(exchange.logit_rows, 60);
-  EXPECT_LT(exchange.size_bytes, 32 << 20);
-  options.max_rows = 200;
-  TestGroup two(options), one(Options(config, 1, false));
-  LogitMap expected, got;
+  LogitMap expected;
   std::mutex mutex;
-  const std::vector<Piece> pieces = {{0, Tokens(0, 0, 60), Want::kAll}};
-  ASSERT_THAT(one.Step(pieces,
-                       [&](int s, int p, absl::Span<float> row) {
-                         expected[{s, p}].assign(row.begin(), row.end());
-                       }),
-              IsOk());
-  ASSERT_THAT(two.Step(pieces,
-                       [&](int s, int p, absl::Span<float> row) {
-                         const std::lock_guard<std::mutex> lock(mutex);
-                         got[{s, p}].assign(row.begin(), row.end());
-                       }),
-              IsOk());
-  EXPECT_EQ(got.size(), 60u);
-  ExpectSameBits(got, expected);
+  const auto run = [&](int num_ranks, LogitMap& seen) {
+    GroupOptions options = Options(config, num_ranks, num_ranks > 1);
+    options.max_rows = 200;
+    TestGroup group(options);
+    const ExchangeLayout exchange = PlanExchange(group.shape(), 200);
+    EXPECT_EQ(exchange.logit_rows % num_ranks, 0);
+    EXPECT_LT(exchange.logit_rows, 50);
+    EXPECT_LT(exchange.size_bytes, 32 << 20);
+    const std::vector<Piece> pieces = {{0, Tokens(0, 0, 100), Want::kAll}};
+    EXPECT_THAT(group.Step(pieces,
+                           [&](int s, int p, absl::Span<float> row) {
+                             const std::lock_guard<std::mutex> lock(mutex);
+                             seen[{s, p}].assign(row.begin(), row.end());
+                           }),
+                IsOk());
+  };
+  run(1, expected);
+  for (const int n : {2, 3, 6}) {
+    SCOPED_TRACE(testing::Message() << n << " ranks");
+    LogitMap got;
+    run(n, got);
+    EXPECT_EQ(got.size(), 100u);
+    ExpectSameBits(got, expected);
+  }
 }
 
 // Two chunks of one sequence each, whose last rows are wanted.
