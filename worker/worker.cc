@@ -28,6 +28,7 @@
 #include "worker/peers/token_board.h"
 #include "worker/steps/step_executor.h"
 #include "worker/switch/switch_executor.h"
+#include "worker/switch/thread_mover.h"
 #include "worker/switch/weight_checksum.h"
 #include "worker/worker_loop.h"
 
@@ -303,9 +304,10 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
       [&model](const Pass<Cpu>& pass) { return model.decoder->Run(pass); },
       &board, fence.get()});
   ASSIGN_OR_RETURN(const auto engine, host.MakeStepEngine(&steps));
+  ThreadMover mover(memory.get(), sizes.kv.page_bytes(), &pool);
   SwitchExecutor switches(SwitchContext{
-      rank, num_ranks, shape.experts, shape.attention, sizes.kv.page_bytes(),
-      sizes.num_pages, memory.get(), &sequences, fence.get(), &pool});
+      rank, num_ranks, shape.experts, shape.attention, sizes.num_pages,
+      memory.get(), &sequences, fence.get(), &pool, &mover});
 
   const std::unique_ptr<WeightCheck> check = host.MakeWeightCheck(
       shape.experts, rank, memory->base(RegionKind::kExperts, rank));

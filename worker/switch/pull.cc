@@ -23,10 +23,7 @@ int64_t NumSlots(const WorkerMemory& memory, int64_t slot_bytes) {
 
 }  // namespace
 
-absl::StatusOr<int64_t> PullSlot(const WorkerMemory& memory,
-                                 const SlotPull& pull,
-                                 absl::Span<const CopySegment> segments,
-                                 ThreadPool* pool) {
+absl::Status CheckSlotPull(const WorkerMemory& memory, const SlotPull& pull) {
   RETURN_IF_ERROR(CheckMapped(memory));
   const int64_t num_slots = NumSlots(memory, pull.slot_bytes);
   for (int slot : {pull.src_slot, pull.dst_slot}) {
@@ -39,6 +36,14 @@ absl::StatusOr<int64_t> PullSlot(const WorkerMemory& memory,
     return absl::InvalidArgumentError(
         absl::StrCat("slot ", pull.src_slot, " onto itself"));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> PullSlot(const WorkerMemory& memory,
+                                 const SlotPull& pull,
+                                 absl::Span<const CopySegment> segments,
+                                 ThreadPool* pool) {
+  RETURN_IF_ERROR(CheckSlotPull(memory, pull));
   std::array<const std::byte*, kMaxRanks> sources;
   for (Rank rank = 0; rank < memory.num_ranks(); ++rank) {
     sources[rank] = memory.base(RegionKind::kExperts, rank) +
@@ -66,7 +71,8 @@ PagePuller::PagePuller(const WorkerMemory* memory, int64_t page_bytes)
 }
 
 // Leaves taken_ clear whatever it finds.
-absl::Status PagePuller::CheckMoves(absl::Span<const PageMove> wave) {
+absl::Status PagePuller::Check(absl::Span<const PageMove> wave) {
+  RETURN_IF_ERROR(CheckMapped(*memory_));
   const Rank own = memory_->rank();
   const int num_ranks = memory_->num_ranks();
   absl::Status status;
@@ -108,8 +114,7 @@ absl::Status PagePuller::CheckMoves(absl::Span<const PageMove> wave) {
 
 absl::StatusOr<int64_t> PagePuller::Pull(absl::Span<const PageMove> wave,
                                          ThreadPool* pool) {
-  RETURN_IF_ERROR(CheckMapped(*memory_));
-  RETURN_IF_ERROR(CheckMoves(wave));
+  RETURN_IF_ERROR(Check(wave));
   segments_.clear();
   for (const PageMove& move : wave) {
     if (move.dst_rank != memory_->rank()) continue;

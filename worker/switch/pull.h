@@ -36,6 +36,10 @@ absl::StatusOr<int64_t> PullSlot(const WorkerMemory& memory,
                                  absl::Span<const CopySegment> segments,
                                  ThreadPool* pool);
 
+// What of a slot's pull can be wrong before its segments are looked at: errors
+// of PullSlot.
+absl::Status CheckSlotPull(const WorkerMemory& memory, const SlotPull& pull);
+
 // Executes our share of a wave: the moves whose dst_rank we are; the bytes
 // moved. Page p of a rank is at p * page_bytes of its kv region. A move within
 // our own rank is a copy. kInvalidArgument, before a byte is written, when a
@@ -51,10 +55,10 @@ class PagePuller {
 
   absl::StatusOr<int64_t> Pull(absl::Span<const PageMove> wave,
                                ThreadPool* pool);
+  // Pull's errors, without a pull.
+  absl::Status Check(absl::Span<const PageMove> wave);
 
  private:
-  absl::Status CheckMoves(absl::Span<const PageMove> wave);
-
   const WorkerMemory* const memory_;
   const int64_t page_bytes_;
   const int64_t num_pages_;

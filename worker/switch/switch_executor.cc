@@ -8,23 +8,25 @@
 #include "common/base/status_macros.h"
 #include "common/faults/fault_point.h"
 #include "worker/memory/signals.h"
-#include "worker/switch/pull.h"
 
 namespace moebius {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// What `pull` moves of `all`, with a fault point in the middle where faults may
-// be injected.
-template <typename T, typename Pull>
+// The bytes of the moves that `begin` begins of `all`, with a fault point in
+// the middle where faults may be injected.
+template <typename T, typename Begin>
 absl::StatusOr<int64_t> InHalves(absl::Span<const T> all, FaultId id,
-                                 const Pull& pull) {
-  if (!FaultsInstalled()) return pull(all);
-  ASSIGN_OR_RETURN(const int64_t first, pull(all.first(all.size() / 2)));
+                                 Mover& mover, const Begin& begin) {
+  const size_t half = FaultsInstalled() ? all.size() / 2 : all.size();
+  RETURN_IF_ERROR(begin(all.first(half)));
+  ASSIGN_OR_RETURN(const Moved first, mover.Wait());
+  if (!FaultsInstalled()) return first.bytes;
   RETURN_IF_ERROR(FaultPoint(id));
-  ASSIGN_OR_RETURN(const int64_t second, pull(all.subspan(all.size() / 2)));
-  return first + second;
+  RETURN_IF_ERROR(begin(all.subspan(half)));
+  ASSIGN_OR_RETURN(const Moved second, mover.Wait());
+  return first.bytes + second.bytes;
 }
 
 uint32_t MicrosSince(Clock::time_point begin) {
@@ -156,8 +158,8 @@ absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail) {
     ASSIGN_OR_RETURN(
         const int64_t moved,
         InHalves(absl::MakeConstSpan(segments), FaultId::kWorkerPull,
-                 [&](absl::Span<const CopySegment> some) {
-                   return PullSlot(*context_.memory, pull, some, context_.pool);
+                 *context_.mover, [&](absl::Span<const CopySegment> some) {
+                   return context_.mover->BeginLayer(pull, some);
                  }));
     bytes += moved;
     RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPulled));
@@ -170,14 +172,13 @@ absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail) {
 }
 
 absl::StatusOr<int64_t> SwitchExecutor::PullPages(const SwitchTail& tail) {
-  PagePuller puller(context_.memory, context_.page_bytes);
   int64_t bytes = 0;
   for (size_t i = tail.waves_done; i < tail.kv.waves.size(); ++i) {
     ASSIGN_OR_RETURN(
         const int64_t moved,
         InHalves(absl::MakeConstSpan(tail.kv.waves[i]), FaultId::kWorkerPages,
-                 [&](absl::Span<const PageMove> some) {
-                   return puller.Pull(some, context_.pool);
+                 *context_.mover, [&](absl::Span<const PageMove> some) {
+                   return context_.mover->BeginWave(some);
                  }));
     bytes += moved;
     RETURN_IF_ERROR(context_.barrier->Wait());

@@ -13,6 +13,7 @@
 #include "worker/memory/worker_memory.h"
 #include "worker/peers/barrier.h"
 #include "worker/steps/sequence_table.h"
+#include "worker/switch/mover.h"
 
 namespace moebius {
 
@@ -21,12 +22,12 @@ struct SwitchContext {
   int num_ranks = 1;
   ExpertShape experts;
   AttentionShape attention;
-  int64_t page_bytes = 0;
   uint32_t num_pages = 0;
   WorkerMemory* memory = nullptr;
   SequenceTable* sequences = nullptr;
   Barrier* barrier = nullptr;
-  ThreadPool* pool = nullptr;
+  ThreadPool* pool = nullptr;  // kept to cores of its own in a switch
+  Mover* mover = nullptr;
 };
 
 // SwitchExecutor
@@ -35,10 +36,10 @@ struct SwitchContext {
 // flips layout and tables. A prepared switch waits for its Commit or Abort for
 // as long as it takes: the decision is the coordinator's alone.
 //
-// The copies are pulls. Weights go layer by layer into the slot that is free,
-// with a barrier and a record of progress after each; pages go wave by wave. A
-// layer or wave that is done again writes the same bytes, since its sources
-// are intact until every rank has passed its barrier.
+// The copies are pulls, and the mover's. Weights go layer by layer into the
+// slot that is free, with a barrier and a record of progress after each; pages
+// go wave by wave. A layer or wave that is done again writes the same bytes,
+// since its sources are intact until every rank has passed its barrier.
 // Threading: thread-compatible.
 class SwitchExecutor {
  public:

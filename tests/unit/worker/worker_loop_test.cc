@@ -216,7 +216,7 @@ class WorkerLoopTest : public testing::Test {
   DeviceSlots slots_{0, 4, 100};
   SequenceTable sequences_{{0, 1, {1, 4, 2}, 4, 16, 16, 64, 100}, &slots_};
   SwitchExecutor switches_{SwitchContext{
-      0, 1, {}, {}, 0, 0, nullptr, &sequences_, &fence_, nullptr}};
+      0, 1, {}, {}, 0, nullptr, &sequences_, &fence_, nullptr, nullptr}};
   WorkerLoop::Context context_;
   int loads_ = 0;
   int resumed_ = 0;

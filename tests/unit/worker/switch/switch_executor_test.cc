@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <cstring>
+#include <future>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "worker/peers/group_barrier.h"
 #include "worker/peers/group_fence.h"
 #include "worker/switch/pull.h"
+#include "worker/switch/thread_mover.h"
 #include "worker/switch/weight_checksum.h"
 
 namespace moebius {
@@ -67,6 +69,36 @@ class NotingBarrier final : public Barrier {
   std::vector<cpu_set_t> allowed_;
 };
 
+// Copies while the caller does something else, as an engine does.
+class EngineMover final : public Mover {
+ public:
+  explicit EngineMover(std::unique_ptr<Mover> mover)
+      : mover_(std::move(mover)) {}
+  absl::Status BeginLayer(const SlotPull& pull,
+                          absl::Span<const CopySegment> segments) override {
+    return Launch(mover_->BeginLayer(pull, segments));
+  }
+  absl::Status BeginWave(absl::Span<const PageMove> wave) override {
+    return Launch(mover_->BeginWave(wave));
+  }
+  absl::StatusOr<bool> Poll() override {
+    return !moved_.valid() || moved_.wait_for(std::chrono::seconds(0)) ==
+                                  std::future_status::ready;
+  }
+  absl::StatusOr<Moved> Wait() override { return moved_.get(); }
+
+ private:
+  absl::Status Launch(absl::Status begun) {
+    if (!begun.ok()) return begun;
+    moved_ = std::async(std::launch::async, [this] { return mover_->Wait(); });
+    return absl::OkStatus();
+  }
+
+  const std::unique_ptr<Mover> mover_;
+  std::future<absl::StatusOr<Moved>> moved_;
+};
+
+// One rank copies as a host does, the other as a device.
 class SwitchExecutorTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -101,10 +133,14 @@ class SwitchExecutorTest : public testing::Test {
       ASSERT_THAT(batch, IsOk());
       slots_[r]->Apply(*batch);
       sequences_[r]->NoteDone();
-      executors_.push_back(std::make_unique<SwitchExecutor>(
-          SwitchContext{r, kRanks, Experts(), kAttention, kPageBytes, kPages,
-                        memories_[r].get(), sequences_[r].get(),
-                        barriers_[r].get(), nullptr}));
+      movers_.push_back(std::make_unique<ThreadMover>(memories_[r].get(),
+                                                      kPageBytes, nullptr));
+      if (r == 1) {
+        movers_[r] = std::make_unique<EngineMover>(std::move(movers_[r]));
+      }
+      executors_.push_back(std::make_unique<SwitchExecutor>(SwitchContext{
+          r, kRanks, Experts(), kAttention, kPages, memories_[r].get(),
+          sequences_[r].get(), barriers_[r].get(), nullptr, movers_[r].get()}));
       ASSERT_THAT(executors_[r]->GoOn(kStart, Epoch{0}), IsOk());
     }
   }
@@ -151,6 +187,7 @@ class SwitchExecutorTest : public testing::Test {
   std::vector<std::unique_ptr<NotingBarrier>> barriers_;
   std::vector<std::unique_ptr<DeviceSlots>> slots_;
   std::vector<std::unique_ptr<SequenceTable>> sequences_;
+  std::vector<std::unique_ptr<Mover>> movers_;
   std::vector<std::unique_ptr<SwitchExecutor>> executors_;
 };
 
