@@ -103,9 +103,8 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> MakeMemory(
   geometry[RegionKind::kExchange] = CpuExchangeBytes(options.config, plan);
   const auto make =
       options.adopt ? &WorkerMemory::Adopt : &WorkerMemory::Create;
-  ASSIGN_OR_RETURN(auto memory,
-                   make(options.rank, options.config.workers.count, geometry,
-                        host.vault(), memory_options));
+  ASSIGN_OR_RETURN(auto memory, make(options.rank, options.config.workers.count,
+                                     geometry, host.vault(), memory_options));
   RETURN_IF_ERROR(memory->MapPeers(host.vault(), kPeerTimeout));
   if (options.adopt) RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerAdopt));
   return memory;

@@ -92,11 +92,10 @@ class CpuDevice final : public WorkerDevice {
         peers_, Collectives<Cpu>::Create(
                     device, PeersOf(config, plan_, memory_, fence_.get())));
     ASSIGN_OR_RETURN(
-        decoder_,
-        Decoder<Cpu>::Create(
-            device, DecoderOf(config, plan_, memory_, peers_.get())));
-    check_ = host.MakeWeightCheck(plan_.shape.experts, memory_.rank(),
-                                  experts());
+        decoder_, Decoder<Cpu>::Create(
+                      device, DecoderOf(config, plan_, memory_, peers_.get())));
+    check_ =
+        host.MakeWeightCheck(plan_.shape.experts, memory_.rank(), experts());
     ASSIGN_OR_RETURN(engine_, host.MakeStepEngine(&steps_));
     return absl::OkStatus();
   }

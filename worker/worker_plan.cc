@@ -45,8 +45,7 @@ absl::Status PlanSizes(const Config& config, WorkerPlan& plan) {
                      " tokens needs ", pages_of_longest * page_bytes,
                      ": raise it, or lower model.max_model_len"));
   }
-  plan.num_pages =
-      static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
+  plan.num_pages = static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
   plan.geometry[RegionKind::kExperts] = shape.experts.region_bytes();
   plan.geometry[RegionKind::kDense] = PlanDense(shape).size_bytes;
   plan.geometry[RegionKind::kKv] = plan.num_pages * page_bytes;

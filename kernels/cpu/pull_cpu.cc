@@ -3,8 +3,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "kernels/checksum.h"
+#include "kernels/cpu/pull.h"
 #include "kernels/cpu/targets.h"
-#include "kernels/pull.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/pull_cpu.cc"
@@ -162,7 +163,7 @@ void CopyBlock(std::byte* dst, const std::byte* src, size_t size_bytes) {
   hwy::FlushStream();
 }
 
-uint64_t Checksum(absl::Span<const std::byte> bytes, ThreadPool* pool) {
+uint64_t Checksum(const Cpu& device, absl::Span<const std::byte> bytes) {
   constexpr size_t kBatch = 256;  // blocks
   uint64_t value = bytes.size();
   uint64_t blocks[kBatch];
@@ -172,7 +173,7 @@ uint64_t Checksum(absl::Span<const std::byte> bytes, ThreadPool* pool) {
     bytes.remove_prefix(batch.size());
     const int count = static_cast<int>(
         (batch.size() + kChecksumBlockBytes - 1) / kChecksumBlockBytes);
-    ParallelFor(pool, count, [&](int i) {
+    ParallelFor(device.pool, count, [&](int i) {
       blocks[i] = ChecksumOfBlock(
           batch.subspan(i * kChecksumBlockBytes, kChecksumBlockBytes));
     });

@@ -1,4 +1,4 @@
-#include "kernels/pull.h"
+#include "kernels/cpu/pull.h"
 
 #include <algorithm>
 #include <cstring>
@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/checksum.h"
 #include "tests/backends/random_tensors.h"
 #include "tests/status_matchers.h"
 
@@ -131,25 +132,25 @@ TEST(Checksum, IsTheFormulaOfItsHeaderWhateverTheThreads) {
         kChecksumBlockBytes, 2 * kChecksumBlockBytes, bytes.size()}) {
     const auto part = absl::MakeConstSpan(bytes).first(size);
     const uint64_t want = SlowChecksum(part);
-    EXPECT_EQ(Checksum(part, nullptr), want) << size;
-    EXPECT_EQ(Checksum(part, &pool), want) << size;
+    EXPECT_EQ(Checksum(Cpu{}, part), want) << size;
+    EXPECT_EQ(Checksum(Cpu{&pool}, part), want) << size;
   }
 }
 
 TEST(Checksum, SeesFlippedSwappedAndMissingBytes) {
   auto bytes = RandomBytes(3 * kChecksumBlockBytes + 1000, 5);
-  std::set<uint64_t> seen = {Checksum(bytes, nullptr)};
+  std::set<uint64_t> seen = {Checksum(Cpu{}, bytes)};
   size_t changes = 1;
   for (const size_t at : {size_t{0}, size_t{7}, size_t{300}, size_t{65535},
                           size_t{65536}, bytes.size() - 1}) {
     for (const int bit : {0, 7}) {
       bytes[at] ^= std::byte(1 << bit);
-      seen.insert(Checksum(bytes, nullptr));
+      seen.insert(Checksum(Cpu{}, bytes));
       ++changes;
       // The same bit in the next word of the lane too.
       if (at + 256 < bytes.size()) {
         bytes[at + 256] ^= std::byte(1 << bit);
-        seen.insert(Checksum(bytes, nullptr));
+        seen.insert(Checksum(Cpu{}, bytes));
         ++changes;
         bytes[at + 256] ^= std::byte(1 << bit);
       }
@@ -159,12 +160,12 @@ TEST(Checksum, SeesFlippedSwappedAndMissingBytes) {
   // Blocks in another order.
   std::swap_ranges(bytes.begin(), bytes.begin() + kChecksumBlockBytes,
                    bytes.begin() + kChecksumBlockBytes);
-  seen.insert(Checksum(bytes, nullptr));
+  seen.insert(Checksum(Cpu{}, bytes));
   ++changes;
   // Zeros at the end count.
   std::vector<std::byte> zeros(512);
   for (const size_t size : {0, 1, 100, 256, 512}) {
-    seen.insert(Checksum(absl::MakeConstSpan(zeros).first(size), nullptr));
+    seen.insert(Checksum(Cpu{}, absl::MakeConstSpan(zeros).first(size)));
     ++changes;
   }
   EXPECT_EQ(seen.size(), changes);

@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
+#include "kernels/checksum.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/moe.h"
 #include "kernels/cpu/norm.h"
-#include "kernels/pull.h"
+#include "kernels/cpu/pull.h"
 #include "kernels/sampling.h"
 #include "tests/backends/random_tensors.h"
 
@@ -454,7 +455,7 @@ void ChecksumBench(benchmark::State& state) {
   AlignedVector<std::byte> bytes(size, std::byte{3});
   for (auto _ : state) {
     benchmark::DoNotOptimize(
-        Checksum(absl::MakeConstSpan(bytes.data(), size), nullptr));
+        Checksum(Cpu{}, absl::MakeConstSpan(bytes.data(), size)));
   }
   Report(state, 0, static_cast<double>(size));
 }

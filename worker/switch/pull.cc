@@ -5,7 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
-#include "kernels/pull.h"
+#include "kernels/checksum.h"
+#include "kernels/cpu/pull.h"
 
 namespace moebius {
 namespace {
@@ -131,10 +132,9 @@ absl::StatusOr<int64_t> PagePuller::Pull(absl::Span<const PageMove> wave,
 uint64_t SlotChecksum(const WorkerMemory& memory, int64_t slot_bytes, int slot,
                       ThreadPool* pool) {
   CHECK(slot >= 0 && slot < NumSlots(memory, slot_bytes));
-  return Checksum(
-      {memory.base(RegionKind::kExperts, memory.rank()) + slot * slot_bytes,
-       static_cast<size_t>(slot_bytes)},
-      pool);
+  return Checksum(Cpu{pool}, {memory.base(RegionKind::kExperts, memory.rank()) +
+                                  slot * slot_bytes,
+                              static_cast<size_t>(slot_bytes)});
 }
 
 }  // namespace moebius

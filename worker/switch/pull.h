@@ -1,6 +1,6 @@
 // The copies of a switch: pulls from the peers' regions into our own, as the
 // plans of common/layout/layout.h and common/layout/kv_plan.h say. Glue between
-// those, the regions and the copy kernels of kernels/pull.h.
+// those, the regions and the copies of kernels/cpu/pull.h.
 #pragma once
 
 #include <cstdint>
@@ -66,7 +66,7 @@ class PagePuller {
   std::vector<CopySegment> segments_;
 };
 
-// Checksum of one of our slots (kernels/pull.h Checksum), to compare what a
+// Checksum of one of our slots (kernels/checksum.h), to compare what a
 // switch built with what loading the layout afresh would.
 // REQUIRES: the slot is inside the experts region.
 uint64_t SlotChecksum(const WorkerMemory& memory, int64_t slot_bytes, int slot,

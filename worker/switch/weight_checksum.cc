@@ -1,7 +1,7 @@
 #include "worker/switch/weight_checksum.h"
 
 #include "common/base/split_mix.h"
-#include "kernels/pull.h"
+#include "kernels/checksum.h"
 
 namespace moebius {
 namespace {
@@ -31,7 +31,7 @@ uint64_t ExpertChecksum(const ExpertShape& shape, Layout layout,
         const uint64_t place =
             (expert * 3 + matrix) * units_of_matrix + first_unit + u;
         const absl::Span<const std::byte> bytes(unit, unit_bytes);
-        sum += SplitMix(Checksum(bytes, nullptr) + SplitMix(place + 1));
+        sum += SplitMix(Checksum(Cpu{}, bytes) + SplitMix(place + 1));
       }
     }
   }

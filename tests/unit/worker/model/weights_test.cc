@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/pull.h"
+#include "kernels/cpu/pull.h"
 #include "tests/status_matchers.h"
 #include "tests/unit/worker/model/checkpoint_writer.h"
 #include "tests/unit/worker/model/small_model.h"
