@@ -19,8 +19,10 @@ namespace moebius {
 //
 // Cost: handing a step over takes a lock that nobody holds for long, and a
 // system call only where the other side sleeps. With the next step issued
-// before one ends, the thread never does.
-// Memory order: what a step wrote is seen by who has collected it, or drained.
+// before one ends, the thread never does; else it sleeps at once. (To look for
+// one and offer the core meanwhile loses the core, for milliseconds, to
+// whatever else computes on the machine.) Memory order: what a step wrote is
+// seen by who has collected it, or drained.
 class ThreadStepEngine final : public StepEngine {
  public:
   // What completion_fd() tells of.
