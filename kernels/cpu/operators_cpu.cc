@@ -20,13 +20,18 @@ absl::Span<const float> WeightOf(const Norm<Cpu>& norm) {
 }
 
 // Sums of rows that are in some group begin at zero.
-void BeginSums(const ExpertGroups& groups, std::vector<uint8_t>& begun,
-               FixedRows sums) {
+void BeginSums(const Cpu& device, const ExpertGroups& groups,
+               std::vector<uint8_t>& begun, FixedRows sums) {
   begun.assign(static_cast<size_t>(sums.rows), 0);
-  for (const int32_t row : groups.rows) {
-    if (std::exchange(begun[row], 1) != 0) continue;
-    std::fill_n(sums.row(row), sums.cols, int64_t{0});
-  }
+  for (const int32_t row : groups.rows) begun[row] = 1;
+  const int tasks = std::min(sums.rows, NumThreads(device.pool));
+  ParallelFor(device.pool, tasks, [&](int task) {
+    const int end = static_cast<int>(int64_t{sums.rows} * (task + 1) / tasks);
+    for (int i = static_cast<int>(int64_t{sums.rows} * task / tasks); i < end;
+         ++i) {
+      if (begun[i] != 0) std::fill_n(sums.row(i), sums.cols, int64_t{0});
+    }
+  });
 }
 
 }  // namespace
@@ -122,7 +127,7 @@ void GroupAllRows(const Cpu&, int num_rows, Routing<Cpu>& routing) {
 
 void Experts(const Cpu& device, const ExpertSlot<Cpu>& slot, int slice_rows,
              ConstRows x, Routing<Cpu>& routing, FixedRows sums) {
-  BeginSums(routing.groups, routing.begun, sums);
+  BeginSums(device, routing.groups, routing.begun, sums);
   routing.experts.clear();
   for (int e = 0; e < slot.num_experts; ++e) {
     routing.experts.push_back(slot.expert(e));

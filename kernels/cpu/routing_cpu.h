@@ -18,7 +18,7 @@ class Routing<Cpu> {
   std::vector<float> logits;
   ExpertWorkspace workspace;
   std::vector<ExpertView> experts;
-  std::vector<uint8_t> begun;  // [row] its sums were set to zero
+  std::vector<uint8_t> begun;  // [row] 1: it is in some group
 };
 
 }  // namespace moebius
