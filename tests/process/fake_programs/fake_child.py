@@ -30,7 +30,7 @@ import socket
 import struct
 import sys
 
-MESSAGE = struct.Struct("<BBBBiQQiiQiiQB455s")
+MESSAGE = struct.Struct("<BBBBiQQiiQiiQBB454s")
 PROGRESS, READY, FAILED = 5, 6, 7
 
 
@@ -52,7 +52,7 @@ class Child:
     def send(self, kind, done=0, total=0, port=0, admin_port=0, text="",
              lasting=0):
         self.vault.send(MESSAGE.pack(kind, 0, 0, 0, self.rank, total, done,
-                                     port, admin_port, 0, 0, -1, 0, lasting,
+                                     port, admin_port, 0, 0, -1, 0, lasting, 0,
                                      text.encode()))
 
     def listen(self):
