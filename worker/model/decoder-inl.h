@@ -61,6 +61,27 @@ Norm<D> Decoder<D>::NormBehind(int l) const {
 }
 
 template <class D>
+HeadPreparation<D> Decoder<D>::PreparationOf(int l) const {
+  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
+  HeadPreparation<D> how = preparation_;
+  if (weights.q_norm == nullptr) return how;
+  how.q_norm = NormOf(weights.q_norm, shape_.head_dim);
+  how.k_norm = NormOf(weights.k_norm, shape_.head_dim);
+  return how;
+}
+
+template <class D>
+std::array<ColumnParallel<D>, 3> Decoder<D>::ProjectionsOf(int l) const {
+  const ColumnParallel<D>& qkv = weights_.layers[l].qkv;
+  const int d = shape_.head_dim;
+  const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
+  const int begin = heads_.kv_begin * d, end = heads_.kv_end * d;
+  return {qkv.OutputRange(heads_.q_begin * d, heads_.q_end * d),
+          qkv.OutputRange(k_at + begin, k_at + end),
+          qkv.OutputRange(v_at + begin, v_at + end)};
+}
+
+template <class D>
 absl::Status Decoder<D>::Begin(const Pass<D>& pass) {
   layout_ = pass.layout.attention;
   if (!layout_.served(shape_.num_ranks)) {
@@ -128,20 +149,8 @@ const RowSet<D>& Decoder<D>::Attention(int l, const Pass<D>& pass) {
     LastAttention(l, pass, qkv);
     return pass.wanted;
   }
-  const int d = head_shape_.head_dim;
-  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
-  const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
-  const ColumnParallel<D> parts[] = {
-      weights.qkv.OutputRange(heads_.q_begin * d, heads_.q_end * d),
-      weights.qkv.OutputRange(k_at + heads_.kv_begin * d,
-                              k_at + heads_.kv_end * d),
-      weights.qkv.OutputRange(v_at + heads_.kv_begin * d,
-                              v_at + heads_.kv_end * d)};
-  Project(device_, Normed(rows), parts, qkv);
-  HeadPreparation<D> how = preparation_;
-  if (weights.q_norm != nullptr) how.q_norm = NormOf(weights.q_norm, d);
-  if (weights.k_norm != nullptr) how.k_norm = NormOf(weights.k_norm, d);
-  PrepareHeads(device_, head_shape_, how, pass.rows, KvOf(l), qkv);
+  Project(device_, Normed(rows), ProjectionsOf(l), qkv);
+  PrepareHeads(device_, head_shape_, PreparationOf(l), pass.rows, KvOf(l), qkv);
   Attend(device_, head_shape_, pass.rows, KvOf(l),
          qkv.ColRange(0, head_shape_.q_cols()));
   return pass.rows;
@@ -151,30 +160,21 @@ const RowSet<D>& Decoder<D>::Attention(int l, const Pass<D>& pass) {
 // logits are wanted; they move to the front.
 template <class D>
 void Decoder<D>::LastAttention(int l, const Pass<D>& pass, View<float, D> qkv) {
-  const int d = head_shape_.head_dim, q = head_shape_.q_cols();
-  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
-  const int k_at = shape_.q_size(), v_at = k_at + shape_.kv_size();
-  const ColumnParallel<D> kv_parts[] = {
-      weights.qkv.OutputRange(k_at + heads_.kv_begin * d,
-                              k_at + heads_.kv_end * d),
-      weights.qkv.OutputRange(v_at + heads_.kv_begin * d,
-                              v_at + heads_.kv_end * d)};
-  HeadPreparation<D> how = preparation_;
-  if (weights.q_norm != nullptr) how.q_norm = NormOf(weights.q_norm, d);
-  if (weights.k_norm != nullptr) how.k_norm = NormOf(weights.k_norm, d);
+  const int q = head_shape_.q_cols();
+  const std::array<ColumnParallel<D>, 3> parts = ProjectionsOf(l);
+  const absl::Span<const ColumnParallel<D>> all_parts = parts;
+  const HeadPreparation<D> how = PreparationOf(l);
   const View<float, D> kv = qkv.ColRange(q, 2 * head_shape_.kv_cols());
-  Project(device_, Normed(qkv.rows), kv_parts, kv);
-  PrepareHeads(device_, HeadShape{0, head_shape_.num_kv, d}, how, pass.rows,
-               KvOf(l), kv);
+  Project(device_, Normed(qkv.rows), all_parts.subspan(1), kv);
+  PrepareHeads(device_, HeadShape{0, head_shape_.num_kv, head_shape_.head_dim},
+               how, pass.rows, KvOf(l), kv);
 
   const int wanted = pass.wanted.size;
   if (wanted == 0) return;
   KeepRows(device_, pass.wanted_rows, wanted, Residual(qkv.rows));
   KeepRows(device_, pass.wanted_rows, wanted, Normed(qkv.rows));
-  const ColumnParallel<D> q_part =
-      weights.qkv.OutputRange(heads_.q_begin * d, heads_.q_end * d);
   const View<float, D> queries = qkv.RowRange(0, wanted).ColRange(0, q);
-  Project(device_, Normed(wanted), absl::MakeConstSpan(&q_part, 1), queries);
+  Project(device_, Normed(wanted), all_parts.first(1), queries);
   PrepareQueries(device_, head_shape_, how, pass.wanted, queries);
   Attend(device_, head_shape_, pass.wanted, KvOf(l), queries);
 }

@@ -1,6 +1,7 @@
 // The forward pass of one rank, in any state of the layouts, on any device.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -87,6 +88,9 @@ class Decoder {
   // Behind layer l: the next one's, or the last one.
   Norm<D> NormBehind(int l) const;
   KvLayer<D> KvOf(int l) const { return {kv_, l}; }
+  HeadPreparation<D> PreparationOf(int l) const;
+  // This rank's queries, keys and values among a layer's outputs.
+  std::array<ColumnParallel<D>, 3> ProjectionsOf(int l) const;
 
   absl::Status Begin(const Pass<D>& pass);
   absl::Status Layer(int l, const Pass<D>& pass);

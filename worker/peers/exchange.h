@@ -24,7 +24,7 @@ namespace moebius {
 
 struct ExchangeLayout {
   int max_rows = 0;        // of a step, over the group
-  int logit_rows = 0;      // at once; a multiple of kMaxRanks
+  int logit_rows = 0;      // at once; a multiple of num_ranks
   int64_t logit_cols = 0;  // largest share of the vocabulary of a TP rank
 
   int64_t sums[2] = {0, 0};  // offsets of buffers 0 and 1, as int64 rows
