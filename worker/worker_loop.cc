@@ -69,6 +69,11 @@ absl::Status WorkerLoop::Run(const volatile std::sig_atomic_t* stop) {
 
 absl::Status WorkerLoop::Serve(const volatile std::sig_atomic_t* stop) {
   while (!shut_down_ && *stop == 0) {
+    if (has_enough()) {
+      RETURN_IF_ERROR(Stumble(FinishOne()));
+      SendCheck();
+      continue;
+    }
     ASSIGN_OR_RETURN(const auto bytes,
                      context_.link->Receive(context_.poll_ms,
                                             context_.engine->completion_fd()));
@@ -125,16 +130,18 @@ absl::Status WorkerLoop::OnDone(StepResult result) {
   return absl::OkStatus();
 }
 
+absl::Status WorkerLoop::FinishOne() {
+  const StepId before = next_done_;
+  context_.engine->Await();
+  RETURN_IF_ERROR(Collect());
+  if (next_done_ != before) return absl::OkStatus();
+  next_step_ = next_done_;
+  return absl::InternalError(
+      absl::StrCat("the engine has lost step ", next_done_.value));
+}
+
 absl::Status WorkerLoop::Finish() {
-  while (under_way()) {
-    const StepId before = next_done_;
-    context_.engine->Await();
-    RETURN_IF_ERROR(Collect());
-    if (next_done_ != before) continue;
-    next_step_ = next_done_;
-    return absl::InternalError(
-        absl::StrCat("the engine has lost step ", next_done_.value));
-  }
+  while (under_way()) RETURN_IF_ERROR(FinishOne());
   return absl::OkStatus();
 }
 
@@ -329,9 +336,6 @@ absl::Status WorkerLoop::On(StepPlan& plan) {
     return absl::FailedPreconditionError(
         absl::StrCat("step ", plan.step.value,
                      " is planned in another layout than the one we are in"));
-  }
-  if (next_step_.value - next_done_.value == StepEngine::kMaxIssued) {
-    RETURN_IF_ERROR(Finish());
   }
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerStep));
   ASSIGN_OR_RETURN(Batch batch, context_.sequences->Apply(std::move(plan)));

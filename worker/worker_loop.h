@@ -82,10 +82,15 @@ class WorkerLoop {
   absl::Status Stumble(const absl::Status& why);
 
   bool under_way() const { return next_done_ != next_step_; }
+  bool has_enough() const {
+    return next_step_.value - next_done_.value >= StepEngine::kEnough;
+  }
   // Takes the steps that are done, in order. An error ends those behind it.
   absl::Status Collect();
   absl::Status OnDone(StepResult result);
-  // Waits for the steps under way, and takes each when it is done.
+  // Waits for the first of the steps under way, or for all, and takes each when
+  // it is done.
+  absl::Status FinishOne();
   absl::Status Finish();
   // The same; halted if one of them was interrupted.
   absl::Status Settle();

@@ -70,7 +70,7 @@ struct SchedulerConfig {
   int max_running = 256;    // sequences in flight
   int max_queue = 1024;     // generations that wait; beyond it 429
   int token_budget = 2048;  // tokens of one step, prefill and decode
-  int steps_ahead = 2;      // plans issued before their predecessor's results
+  int steps_ahead = 3;      // plans issued before their predecessor's results
 };
 
 // The layout, when it changes, and how long that may take.

@@ -44,9 +44,10 @@ void AddSteps(std::vector<MutantInfo>& all) {
                  OfEngine(EngineBug::kSwapsResults)});
   all.push_back({"aborted-step-told", "a step that was aborted is told as done",
                  OfEngine(EngineBug::kHidesError)});
-  all.push_back({"error-not-final",
-                 "what was issued behind a step that failed is executed",
-                 OfEngine(EngineBug::kRunsBehindError)});
+  all.push_back(
+      {"error-not-final",
+       "what was issued behind a step that failed is executed and told",
+       OfEngine(EngineBug::kRunsBehindError)});
   all.push_back({"dropped-step-comes-back",
                  "a step that was dropped is executed in the next round",
                  OfEngine(EngineBug::kRunsInNextRound)});

@@ -59,8 +59,7 @@ void SimulatedEngine::Fail(StepId step, StepEnd& end) {
       end.result.step = step;
       return;
     case EngineBug::kRunsBehindError:
-      kept_ = issued_;
-      ExecuteKept();
+      behind_ = RunIssued();
       break;
     case EngineBug::kRunsInNextRound:
       kept_ = issued_;
@@ -86,6 +85,9 @@ void SimulatedEngine::Land(const DeviceWhims& whims, bool ok) {
     arrivals_.push_back({std::max(before, now + whims.late_us),
                          whims.tells && (!ok || worker_->rank() == 0),
                          std::nullopt});
+    for (StepEnd& end : std::exchange(behind_, {})) {
+      arrivals_.push_back({arrivals_.back().at_us, false, std::move(end)});
+    }
     worker_->OnCompletion();
   }
   worker_->OnStepEnded();
@@ -133,6 +135,18 @@ void SimulatedEngine::PretendAll() {
     end.result.step = issued_[static_cast<size_t>(pretended_)].step;
     arrivals_.push_back({site_->world().now_us(), false, std::move(end)});
   }
+}
+
+std::vector<StepEnd> SimulatedEngine::RunIssued() {
+  std::vector<StepEnd> ends;
+  for (const Batch& batch : issued_) {
+    absl::StatusOr<StepResult> result = runner_->Run(batch);
+    StepEnd end;
+    if (result.ok()) end.result = *std::move(result);
+    end.result.step = batch.step;
+    ends.push_back(std::move(end));
+  }
+  return ends;
 }
 
 void SimulatedEngine::ExecuteKept() {

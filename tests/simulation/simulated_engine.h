@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <vector>
 
 #include "tests/simulation/simulated_worker.h"
 #include "worker/steps/step_engine.h"
@@ -47,6 +48,7 @@ class SimulatedEngine final : public StepEngine {
   // Of planted bugs.
   void Fail(StepId step, StepEnd& end);
   void PretendAll();
+  std::vector<StepEnd> RunIssued();
   void ExecuteKept();
 
   SimulatedWorker* const worker_;
@@ -58,9 +60,10 @@ class SimulatedEngine final : public StepEngine {
   bool idle_ = true;     // an Issue wakes the fiber
   bool failed_ = false;  // the queue holds an error
 
-  std::deque<Batch> issued_;  // a copy of each that has not ended
-  std::deque<Batch> kept_;    // to be executed though they were dropped
-  int pretended_ = 0;         // steps told as done that are not
+  std::deque<Batch> issued_;     // a copy of each that has not ended
+  std::deque<Batch> kept_;       // to be executed though they were dropped
+  int pretended_ = 0;            // steps told as done that are not
+  std::vector<StepEnd> behind_;  // of a step that fails, and told nevertheless
 };
 
 }  // namespace moebius::simulation

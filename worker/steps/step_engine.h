@@ -32,9 +32,13 @@ struct StepEnd {
 // Threading: thread-compatible.
 class StepEngine {
  public:
-  // Steps under way: issued and not collected. Room for those that a
-  // coordinator issues ahead (scheduler.steps_ahead), twice over.
+  // Steps under way: issued and not collected.
   static constexpr int kMaxIssued = 32;
+  // With one that runs and one behind it the device has work until one of them
+  // is collected. To be woken for more plans than that takes the host's cores
+  // from the step where they are few (0.84 to 0.91 of the speed of decode, 4
+  // workers on 4 cores).
+  static constexpr int kEnough = 2;
 
   virtual ~StepEngine() = default;
 
