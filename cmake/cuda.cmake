@@ -1,12 +1,21 @@
-# The CUDA Toolkit, with MOEBIUS_CUDA. Nothing is compiled for a device yet:
-# this proves that the toolkit is found and that its compiler works.
+# The CUDA Toolkit. MOEBIUS_CUDA says whether devices are compiled for: AUTO
+# (where the toolkit is found), ON (it must be there) or OFF.
 # 12.0 is the first with C++20.
+if(MOEBIUS_CUDA STREQUAL "OFF")
+  return()
+endif()
 find_package(CUDAToolkit 12.0 QUIET)
 if(NOT CUDAToolkit_FOUND)
-  message(FATAL_ERROR "MOEBIUS_CUDA needs the CUDA Toolkit 12.0 or later, and none is found. "
-    "Install it (NVIDIA's package cuda-toolkit), or say where it is with "
-    "-DCUDAToolkit_ROOT=FOLDER. Without a GPU use the preset release.")
+  if(NOT MOEBIUS_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "MOEBIUS_CUDA needs the CUDA Toolkit 12.0 or later, and none is found. "
+      "Install it (NVIDIA's package cuda-toolkit), or say where it is with "
+      "-DCUDAToolkit_ROOT=FOLDER. Without a GPU use the preset release.")
+  endif()
+  message(STATUS "CUDA Toolkit: none found, so processors alone")
+  set(MOEBIUS_CUDA OFF)
+  return()
 endif()
+set(MOEBIUS_CUDA ON)
 if(NOT CMAKE_CUDA_COMPILER)
   # The one that belongs to the libraries, on PATH or not.
   set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
@@ -23,4 +32,10 @@ endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
+# The driver's library is opened when the program first asks for it: programs
+# start on machines without one.
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+if(MOEBIUS_CCACHE)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${MOEBIUS_CCACHE})
+endif()
 message(STATUS "CUDA Toolkit ${CUDAToolkit_VERSION}: ${CMAKE_CUDA_COMPILER}")

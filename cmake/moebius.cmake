@@ -14,10 +14,13 @@ endforeach()
 
 add_library(moebius_options INTERFACE)
 target_include_directories(moebius_options INTERFACE ${CMAKE_SOURCE_DIR})
-target_compile_options(moebius_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers)
+target_compile_options(moebius_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall$<SEMICOLON>-Wextra$<SEMICOLON>-Wno-missing-field-initializers>)
 # One multiply-add is one rounding only where the source says so: contraction
 # would make results depend on how a compiler laid out a loop.
-target_compile_options(moebius_options INTERFACE -ffp-contract=off)
+target_compile_options(moebius_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>
+  $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false$<SEMICOLON>-Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers,-ffp-contract=off$<SEMICOLON>--expt-relaxed-constexpr$<SEMICOLON>-diag-suppress=20012,20013,20014,20015>)
 if(MOEBIUS_SANITIZE)
   target_compile_options(moebius_options INTERFACE -fsanitize=${MOEBIUS_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
   target_link_options(moebius_options INTERFACE -fsanitize=${MOEBIUS_SANITIZE})
@@ -37,7 +40,7 @@ endif()
 # Precompiled headers are third-party ones (common/CMakeLists.txt,
 # tests/CMakeLists.txt). What ccache needs with them:
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(MOEBIUS_CCACHE_OPTIONS -fpch-preprocess)
+  set(MOEBIUS_CCACHE_OPTIONS $<$<COMPILE_LANGUAGE:CXX>:-fpch-preprocess>)
 else()
   set(MOEBIUS_CCACHE_OPTIONS "SHELL:-Xclang -fno-pch-timestamp")
 endif()
@@ -190,6 +193,21 @@ function(moebius_test name)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
     ENVIRONMENT "MOEBIUS_SOURCE_DIR=${CMAKE_SOURCE_DIR};MOEBIUS_BINARY_DIR=${CMAKE_BINARY_DIR}")
+endfunction()
+
+# moebius_gpu_test(name SRCS x_gpu_test.cc DEPS ...) is a test that needs a GPU:
+# built with everything else, installed, and run by scripts/gpu/check on a
+# machine that has one; ctest does not know it.
+function(moebius_gpu_test name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  moebius_room(room)
+  moebius_check_deps(${name} ${room} ${ARG_DEPS})
+  add_executable(${name} ${ARG_SRCS})
+  moebius_join_groups(${name} gpu)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main moebius_options)
+  target_precompile_headers(${name} REUSE_FROM tests_headers)
+  target_compile_options(${name} PRIVATE ${MOEBIUS_TEST_OPTIONS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/gpu)
 endfunction()
 
 # moebius_bench(name SRCS x_bench.cc DEPS ...) is a Google Benchmark program.

@@ -7,23 +7,48 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/thread_pool.h"
+
+struct CUstream_st;
 
 namespace moebius {
 
 // The type says which numerics a device has. Exact: the same bits in every
 // layout, for any number of ranks, and whatever else is in a step. Fast:
 // rounding may differ, within a stated tolerance.
+enum class Numerics : uint8_t { kExact, kFast };
 
 // The processor's cores, exact. Operators return when they are done.
 struct Cpu {
   // Its memory can be read and written by the host.
   static constexpr bool kHostMemory = true;
+  static constexpr Numerics kNumerics = Numerics::kExact;
   // Of row-parallel products: fixed point (formats.h).
   using Partial = int64_t;
 
   ThreadPool* pool = nullptr;  // null: the calling thread alone
 };
+
+class CudaFailure;
+
+// A GPU. Operators are launched on the stream and return at once; what cannot
+// be launched or allocated is noted, and told when the pass has ended
+// (cuda/failure.h). Device memory that they are given is current on the device
+// that the calling thread has chosen.
+template <Numerics N>
+struct Cuda {
+  static constexpr bool kHostMemory = false;
+  static constexpr Numerics kNumerics = N;
+  // Exact: fixed point, whose sums have no order.
+  using Partial = std::conditional_t<N == Numerics::kExact, int64_t, float>;
+
+  CUstream_st* stream = nullptr;  // a cudaStream_t
+  CudaFailure* failure = nullptr;
+  int num_multiprocessors = 0;
+};
+using CudaExact = Cuda<Numerics::kExact>;
+using CudaFast = Cuda<Numerics::kFast>;
 
 }  // namespace moebius

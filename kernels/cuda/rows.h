@@ -1,0 +1,45 @@
+// Rows of a step and samples as operators of a GPU take them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/attend.h"
+#include "kernels/sample.h"
+
+namespace moebius {
+
+// A QueryChunk in memory of the GPU.
+struct GpuChunk {
+  int32_t first_row = 0;
+  int32_t num_rows = 0;
+  int32_t first_position = 0;
+  int32_t pages_at = 0;  // of its pages in RowSet::pages
+};
+
+// All pointers are to memory of the GPU.
+template <Numerics N>
+struct RowSet<Cuda<N>> {
+  int size = 0;
+  const int32_t* positions = nullptr;  // [size]
+  const int32_t* chunk_of = nullptr;   // [size] index of the row's chunk
+  const GpuChunk* chunks = nullptr;    // [num_chunks] of all of the rows
+  int num_chunks = 0;
+  int max_chunk_rows = 0;
+  int max_position = 0;             // of any row
+  const uint32_t* pages = nullptr;  // QueryChunk::pages of all chunks
+};
+
+// The host draws: it is given the logits (sample.h).
+template <Numerics N>
+struct Samples<Cuda<N>> {
+  const SampleRow* first = nullptr;
+  ptrdiff_t step = 1;  // to the next one
+  int count = 0;
+  // Of row `begin`, and every `every` rows on.
+  Samples Each(int begin, int every, int rows) const {
+    return {first + begin * step, step * every, rows};
+  }
+};
+
+}  // namespace moebius
