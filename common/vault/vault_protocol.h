@@ -21,7 +21,7 @@ enum class RegionKind : uint8_t {
   kExperts = 0,   // peers: read-only
   kDense = 1,     // peers: not at all
   kKv = 2,        // peers: read-only
-  kExchange = 3,  // peers: read-only
+  kExchange = 3,  // peers: read-only; of a device read and write
   kSignals = 4,   // peers: read and write
 };
 inline constexpr int kNumRegionKinds = 5;

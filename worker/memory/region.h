@@ -37,12 +37,13 @@ struct RegionOptions {
 // Region
 //
 // One allocation at a fixed address as long as the process runs: a memfd on
-// CPU. Its bytes are zero when new.
+// CPU, an exported allocation of the driver on a GPU (region_cuda.h). Its bytes
+// are zero when new.
 //
 // Owns: the mapping and a descriptor. The bytes live as long as anybody holds
 // a descriptor or a mapping.
-// Size: fixed by seals at creation, so nobody can shrink the bytes under
-// another's mapping.
+// Size: fixed at creation (a memfd's by seals), so nobody can shrink the bytes
+// under another's mapping.
 // Threading: immutable but for Replace; what is in the bytes is their users'
 // business.
 class Region {

@@ -21,9 +21,12 @@ constexpr std::array<RegionKind, 4> kPeerKinds = {
     RegionKind::kExperts, RegionKind::kKv, RegionKind::kExchange,
     RegionKind::kSignals};
 
-Region::Access PeerAccess(RegionKind kind) {
-  return kind == RegionKind::kSignals ? Region::Access::kReadWrite
-                                      : Region::Access::kReadOnly;
+// Devices push into the inboxes and flags of the exchange region.
+Region::Access PeerAccess(RegionKind kind, RegionClass region_class) {
+  const bool pushed =
+      kind == RegionKind::kExchange && region_class == RegionClass::kDevice;
+  return kind == RegionKind::kSignals || pushed ? Region::Access::kReadWrite
+                                                : Region::Access::kReadOnly;
 }
 
 std::string NameOf(RegionKind kind, Rank rank) {
@@ -45,7 +48,8 @@ absl::Status About(RegionKind kind, Rank rank, const absl::Status& status) {
                                    " of rank ", rank, ": ", status.message()));
 }
 
-// Whether two descriptors are of one memory.
+// Whether two descriptors of signals are of one memory. (Those of a device all
+// have one inode.)
 bool SameMemory(int a, int b) {
   struct stat of_a {
   }, of_b{};
@@ -158,8 +162,10 @@ absl::StatusOr<std::unique_ptr<WorkerMemory>> WorkerMemory::Adopt(
 
 absl::StatusOr<std::unique_ptr<Region>> WorkerMemory::MapPeer(
     RegionKind kind, Rank peer, UniqueFd fd) const {
-  auto region = MakerOf(kind).Map(std::move(fd), size_bytes(kind),
-                                  PeerAccess(kind), OptionsOf(kind));
+  const RegionMaker& maker = MakerOf(kind);
+  auto region =
+      maker.Map(std::move(fd), size_bytes(kind),
+                PeerAccess(kind, maker.region_class()), OptionsOf(kind));
   if (absl::IsInvalidArgument(region.status())) {
     return absl::FailedPreconditionError(absl::StrCat(
         region.status().message(), "; do the ranks have one geometry?"));

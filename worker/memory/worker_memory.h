@@ -48,7 +48,9 @@ struct WorkerMemoryOptions {
 //
 // The five regions of one rank, each at a fixed address, and the mappings of
 // its peers' experts, kv and exchange (read-only) and signals (read-write).
-// Nobody maps another's dense region.
+// A device's exchange regions are mapped read-write: peers push into inboxes
+// and flags there, whose contents count for one step alone. Nobody maps
+// another's dense region.
 //
 // Owns: its regions and mappings. The vault's descriptors keep the bytes beyond
 // its death; Adopt takes them over.
@@ -118,6 +120,14 @@ class WorkerMemory {
   // Our own region.
   std::byte* mutable_base(RegionKind kind) const {
     return own(kind).mutable_base();
+  }
+  // The exchange region of any rank to push into; nullptr where it can only be
+  // read (a peer's on the processor), or before MapPeers.
+  std::byte* mutable_exchange(Rank rank) const {
+    if (rank == rank_) return mutable_base(RegionKind::kExchange);
+    const auto& region =
+        peers_[rank][static_cast<size_t>(RegionKind::kExchange)];
+    return region == nullptr ? nullptr : region->mutable_base();
   }
   // The signals region of any rank, for GroupBarrier; nullptr before MapPeers.
   std::byte* signals(Rank rank) const { return signals_[rank]; }

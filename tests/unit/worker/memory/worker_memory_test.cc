@@ -211,6 +211,23 @@ TEST_F(WorkerMemoryTest, AGroupOfADeviceHasHostSignalsAndKnowsItsClass) {
               IsOk());
 }
 
+TEST(WorkerMemoryInProcess, PeersPushIntoExchangeRegionsOfADeviceAlone) {
+  const DeviceMaker maker;
+  WorkerMemoryOptions options;
+  const auto host = WorkerMemory::CreateInProcess(2, SmallGeometry(), options);
+  ASSERT_THAT(host, IsOk());
+  EXPECT_EQ((*host)[0]->mutable_exchange(1), nullptr);
+  EXPECT_EQ((*host)[0]->mutable_exchange(0),
+            (*host)[0]->mutable_base(RegionKind::kExchange));
+  options.maker = &maker;
+  const auto device =
+      WorkerMemory::CreateInProcess(2, SmallGeometry(), options);
+  ASSERT_THAT(device, IsOk());
+  EXPECT_EQ((*device)[0]->mutable_exchange(1),
+            (*device)[0]->base(RegionKind::kExchange, 1));
+  EXPECT_NE((*device)[0]->mutable_exchange(1), nullptr);
+}
+
 class ReplacedPeerTest : public testing::Test {
  protected:
   ReplacedPeerTest() {
