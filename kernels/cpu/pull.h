@@ -17,6 +17,12 @@ namespace moebius {
 // copy_bench).
 inline constexpr int64_t kStreamTotalBytes = int64_t{8} << 20;
 
+// What can be wrong with segments: the errors of PullSegments.
+absl::Status CheckSegments(absl::Span<const std::byte* const> sources,
+                           int64_t source_bytes,
+                           absl::Span<const CopySegment> segments,
+                           int64_t dst_bytes);
+
 // Copies every segment: dst + dst_offset <- sources[src_rank] + src_offset.
 //
 // REQUIRES: destinations are disjoint and overlap no source.

@@ -113,11 +113,10 @@ uint64_t ChecksumOfBlock(absl::Span<const std::byte> block) {
 
 }  // namespace
 
-absl::Status PullSegments(absl::Span<const std::byte* const> sources,
-                          int64_t source_bytes,
-                          absl::Span<const CopySegment> segments,
-                          std::byte* dst, int64_t dst_bytes, ThreadPool* pool) {
-  int64_t total = 0;
+absl::Status CheckSegments(absl::Span<const std::byte* const> sources,
+                           int64_t source_bytes,
+                           absl::Span<const CopySegment> segments,
+                           int64_t dst_bytes) {
   for (const CopySegment& segment : segments) {
     const int64_t size = segment.size_bytes;
     if (segment.src_rank < 0 ||
@@ -131,8 +130,19 @@ absl::Status PullSegments(absl::Span<const std::byte* const> sources,
           " bytes, is outside the regions of ", source_bytes, " and ",
           dst_bytes, " bytes of ", sources.size(), " ranks"));
     }
-    total += size;
   }
+  return absl::OkStatus();
+}
+
+absl::Status PullSegments(absl::Span<const std::byte* const> sources,
+                          int64_t source_bytes,
+                          absl::Span<const CopySegment> segments,
+                          std::byte* dst, int64_t dst_bytes, ThreadPool* pool) {
+  const absl::Status checked =
+      CheckSegments(sources, source_bytes, segments, dst_bytes);
+  if (!checked.ok()) return checked;
+  int64_t total = 0;
+  for (const CopySegment& segment : segments) total += segment.size_bytes;
   const bool stream = total >= kStreamTotalBytes;
   // Tasks take equal shares of the bytes, whatever the segments' sizes.
   constexpr int64_t kLine = 64;

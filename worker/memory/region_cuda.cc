@@ -40,9 +40,9 @@ struct Driver {
 template <typename F>
 absl::Status Find(const char* name, int version, F* function) {
   cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  const cudaError_t error = cudaGetDriverEntryPointByVersion(
-      name, reinterpret_cast<void**>(function), version, cudaEnableDefault,
-      &found);
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion(name, reinterpret_cast<void**>(function),
+                                       version, cudaEnableDefault, &found);
   if (error == cudaSuccess && found == cudaDriverEntryPointSuccess &&
       *function != nullptr) {
     return absl::OkStatus();
@@ -152,8 +152,7 @@ absl::StatusOr<UniqueFd> Export(const Driver& driver,
                                 const Allocation& allocation) {
   int fd = -1;
   RETURN_IF_ERROR(DriverStatus(
-      driver,
-      driver.export_handle(&fd, allocation.handle(), kDescriptor, 0),
+      driver, driver.export_handle(&fd, allocation.handle(), kDescriptor, 0),
       "exporting memory of a GPU as a descriptor"));
   UniqueFd owned(fd);
   if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) return ErrnoStatus("fcntl");
@@ -287,11 +286,11 @@ class GpuRegionMaker final : public RegionMaker {
     ASSIGN_OR_RETURN(auto range, Range::Reserve(driver, gpu_, rounded));
     RETURN_IF_ERROR(range->Map(*allocation, Region::Access::kReadWrite));
     // The driver does not promise what new memory holds.
-    RETURN_IF_ERROR(CudaStatus(
-        cudaMemset(range->base(), 0, static_cast<size_t>(rounded)),
-        "clearing memory of a GPU"));
-    RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(nullptr),
-                               "clearing memory of a GPU"));
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemset(range->base(), 0, static_cast<size_t>(rounded)),
+                   "clearing memory of a GPU"));
+    RETURN_IF_ERROR(
+        CudaStatus(cudaStreamSynchronize(nullptr), "clearing memory of a GPU"));
     return std::make_unique<GpuRegion>(gpu_, std::move(fd), std::move(range),
                                        rounded, Region::Access::kReadWrite);
   }

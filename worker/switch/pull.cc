@@ -40,6 +40,12 @@ absl::Status CheckSlotPull(const WorkerMemory& memory, const SlotPull& pull) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSegments(const WorkerMemory& memory, const SlotPull& pull,
+                           absl::Span<const CopySegment> segments) {
+  return CheckSegments(memory.bases(RegionKind::kExperts), pull.slot_bytes,
+                       segments, pull.slot_bytes);
+}
+
 absl::StatusOr<int64_t> PullSlot(const WorkerMemory& memory,
                                  const SlotPull& pull,
                                  absl::Span<const CopySegment> segments,

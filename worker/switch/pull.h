@@ -40,6 +40,10 @@ absl::StatusOr<int64_t> PullSlot(const WorkerMemory& memory,
 // of PullSlot.
 absl::Status CheckSlotPull(const WorkerMemory& memory, const SlotPull& pull);
 
+// What of its segments can be wrong. REQUIRES: CheckSlotPull() is OK.
+absl::Status CheckSegments(const WorkerMemory& memory, const SlotPull& pull,
+                           absl::Span<const CopySegment> segments);
+
 // Executes our share of a wave: the moves whose dst_rank we are; the bytes
 // moved. Page p of a rank is at p * page_bytes of its kv region. A move within
 // our own rank is a copy. kInvalidArgument, before a byte is written, when a

@@ -1,0 +1,145 @@
+#include <algorithm>
+
+#include "kernels/cuda/copies.h"
+#include "kernels/cuda/failure.h"
+
+namespace moebius {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kInFlight = 4;  // loads of 16 bytes a thread
+constexpr int64_t kPieceBytes = int64_t{128} << 10;
+// What fits among a kernel's parameters.
+constexpr int kCopiesALaunch = 64;
+
+struct CopyList {
+  GpuCopy copies[kCopiesALaunch];
+  int count;
+  int64_t pieces;  // of the longest
+};
+
+// By all threads of the block. What is copied is not read again soon.
+__device__ void CopyVectors(const uint4* from, uint4* to, int count) {
+  for (int i = threadIdx.x; i < count; i += kThreads * kInFlight) {
+    uint4 loaded[kInFlight];
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+      const int at = i + u * kThreads;
+      if (at < count) loaded[u] = __ldcs(from + at);
+    }
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+      const int at = i + u * kThreads;
+      if (at < count) __stcs(to + at, loaded[u]);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    CopyKernel(const __grid_constant__ CopyList list) {
+  for (int64_t i = blockIdx.x; i < list.count * list.pieces; i += gridDim.x) {
+    const GpuCopy& copy = list.copies[i % list.count];
+    const int64_t begin = i / list.count * kPieceBytes;
+    if (begin >= copy.size_bytes) continue;
+    const int size =
+        static_cast<int>(min(kPieceBytes, copy.size_bytes - begin));
+    const std::byte* const from = copy.from + begin;
+    std::byte* const to = copy.to + begin;
+    const bool whole =
+        (reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to) |
+         static_cast<uintptr_t>(size)) %
+            sizeof(uint4) ==
+        0;
+    if (whole) {
+      CopyVectors(reinterpret_cast<const uint4*>(from),
+                  reinterpret_cast<uint4*>(to),
+                  size / static_cast<int>(sizeof(uint4)));
+    } else {
+      for (int j = threadIdx.x; j < size; j += kThreads) to[j] = from[j];
+    }
+  }
+}
+
+// Of all pages end to end, whatever their size: vector v belongs to move
+// v / vectors.
+__global__ void __launch_bounds__(kThreads)
+    PageKernel(const __grid_constant__ GpuPagePools pools,
+               const GpuPageMove* moves, uint32_t vectors, uint32_t total) {
+  constexpr uint32_t kStride = kThreads * kInFlight;
+  for (uint32_t first = blockIdx.x * kStride; first < total;
+       first += gridDim.x * kStride) {
+    uint4 loaded[kInFlight];
+    uint4* to[kInFlight];
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+      const uint32_t v = first + u * kThreads + threadIdx.x;
+      to[u] = nullptr;
+      if (v >= total) continue;
+      const GpuPageMove move = moves[v / vectors];
+      const uint32_t in_page = v % vectors;
+      const std::byte* const from =
+          pools.sources[move.src_rank] + move.src_page * pools.page_bytes;
+      to[u] = reinterpret_cast<uint4*>(pools.own +
+                                       move.dst_page * pools.page_bytes) +
+              in_page;
+      loaded[u] = __ldcs(reinterpret_cast<const uint4*>(from) + in_page);
+    }
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+      if (to[u] != nullptr) __stcs(to[u], loaded[u]);
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status LaunchCopies(absl::Span<const GpuCopy> copies, int grid,
+                          CUstream_st* stream) {
+  while (!copies.empty()) {
+    const auto now =
+        copies.first(std::min(copies.size(), size_t{kCopiesALaunch}));
+    copies.remove_prefix(now.size());
+    CopyList list{};
+    list.count = static_cast<int>(now.size());
+    std::copy(now.begin(), now.end(), list.copies);
+    int64_t longest = 0;
+    for (const GpuCopy& copy : now) {
+      longest = std::max(longest, copy.size_bytes);
+    }
+    if (longest == 0) continue;
+    list.pieces = (longest + kPieceBytes - 1) / kPieceBytes;
+    const int blocks =
+        static_cast<int>(std::min<int64_t>(grid, list.count * list.pieces));
+    CopyKernel<<<blocks, kThreads, 0, stream>>>(list);
+    const absl::Status launched =
+        CudaStatus(cudaGetLastError(), "launching copies");
+    if (!launched.ok()) return launched;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LaunchPageMoves(const GpuPagePools& pools,
+                             const GpuPageMove* moves, int64_t count, int grid,
+                             CUstream_st* stream) {
+  // Indices of vectors are 32-bit numbers.
+  constexpr int64_t kMostVectors = int64_t{1} << 31;
+  const int64_t vectors = pools.page_bytes / int64_t{sizeof(uint4)};
+  while (count > 0) {
+    const int64_t now = std::min(count, kMostVectors / vectors);
+    const int64_t total = now * vectors;
+    constexpr int64_t kStride = kThreads * kInFlight;
+    const int blocks = static_cast<int>(
+        std::min<int64_t>(grid, (total + kStride - 1) / kStride));
+    PageKernel<<<blocks, kThreads, 0, stream>>>(pools, moves,
+                                                static_cast<uint32_t>(vectors),
+                                                static_cast<uint32_t>(total));
+    const absl::Status launched =
+        CudaStatus(cudaGetLastError(), "launching moves of pages");
+    if (!launched.ok()) return launched;
+    moves += now;
+    count -= now;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace moebius

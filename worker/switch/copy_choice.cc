@@ -1,0 +1,39 @@
+#include "worker/switch/copy_choice.h"
+
+#include <algorithm>
+
+#include "common/base/check.h"
+
+namespace moebius {
+namespace {
+
+// Thread blocks that keep the links to other GPUs busy; with 132 or 264 they
+// are no faster (330, 334, 323, 322 GB/s by 12, 24, 132, 264).
+constexpr int kLinkGrid = 24;
+// As many as copy the own block while engines fetch another's of its size.
+constexpr int kBesideGrid = 32;
+// Within a GPU, in all: 92 % of the rate of one large copy. A worker needs 32
+// at least.
+constexpr int kBlocksAMultiprocessor = 4;
+constexpr int kLeastGrid = 32;
+
+}  // namespace
+
+CopyChoice ChooseCopies(const CopyShape& shape) {
+  CHECK(shape.ranks_on_gpu >= 1 && shape.ranks_on_gpu <= shape.num_ranks);
+  CopyChoice choice;
+  if (shape.ranks_on_gpu == shape.num_ranks) {
+    choice.own_grid =
+        std::max(kLeastGrid, kBlocksAMultiprocessor *
+                                 shape.num_multiprocessors / shape.num_ranks);
+    choice.page_grid = choice.own_grid;
+    return choice;
+  }
+  choice.engines = shape.block_bytes >= kEngineBlockBytes;
+  choice.peer_grid = choice.engines ? 0 : kLinkGrid;
+  choice.own_grid = kBesideGrid;
+  choice.page_grid = kLinkGrid;
+  return choice;
+}
+
+}  // namespace moebius
