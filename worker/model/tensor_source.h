@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -55,11 +56,15 @@ class TensorSource {
                                  absl::Span<float> out) = 0;
   // Bytes read from files so far.
   virtual int64_t bytes_read() const = 0;
+  // Whether it is MakeDummyWeights(), which a sink may make up by itself.
+  virtual bool made_up() const { return false; }
 };
 
 // Pseudo-random weights, a function of the tensor's name and an element's place
 // in it alone: bell-shaped with standard deviation 0.02, around 1 in vectors
 // (norms) and around 0 in matrices. Every tensor exists in every shape.
 std::unique_ptr<TensorSource> MakeDummyWeights();
+// What kernels/made_up.h takes for the tensor of this name.
+uint64_t MadeUpSeed(std::string_view name);
 
 }  // namespace moebius

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <variant>
+#include <vector>
 
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
@@ -36,6 +37,27 @@ absl::Status ReadPart(const PlannedPart& planned, TensorSource& source,
   return absl::OkStatus();
 }
 
+// False: the sink has to be given it.
+absl::StatusOr<bool> MakeUp(const PlannedPart& planned, WeightSink& sink) {
+  std::vector<MadeUpSlice> slices;
+  for (const auto& [name, slice] : planned.sources) {
+    slices.push_back({MadeUpSeed(name), slice});
+  }
+  return sink.MakeUp(planned.part, slices);
+}
+
+absl::Status LoadPart(const PlannedPart& planned, TensorSource& source,
+                      WeightSink& sink) {
+  if (source.made_up()) {
+    ASSIGN_OR_RETURN(const bool made, MakeUp(planned, sink));
+    if (made) return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(std::byte* const host,
+                   sink.Stage(planned.part.host_bytes()));
+  RETURN_IF_ERROR(ReadPart(planned, source, host));
+  return sink.Put(planned.part);
+}
+
 }  // namespace
 
 absl::StatusOr<LoadStats> LoadWeights(const LoadOrder& order,
@@ -51,10 +73,7 @@ absl::StatusOr<LoadStats> LoadWeights(const LoadOrder& order,
   LoadStats stats;
   for (const PlannedPart& planned :
        PlanWeights(shape, order.names, order.rank, order.state)) {
-    ASSIGN_OR_RETURN(std::byte* const host,
-                     sink.Stage(planned.part.host_bytes()));
-    RETURN_IF_ERROR(ReadPart(planned, source, host));
-    RETURN_IF_ERROR(sink.Put(planned.part));
+    RETURN_IF_ERROR(LoadPart(planned, source, sink));
     stats.bytes_written += planned.part.packed_bytes();
     if (progress) {
       progress(std::min(stats.bytes_written, total_bytes), total_bytes);

@@ -7,6 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "worker/model/tensor_source.h"
 
 namespace moebius {
 
@@ -51,6 +53,12 @@ struct WeightPart {
   int64_t packed_bytes() const;  // of what becomes of it, zeros among it
 };
 
+// A slice of a tensor of made-up weights; of a vector its one row.
+struct MadeUpSlice {
+  uint64_t seed = 0;  // MadeUpSeed()
+  MatrixSlice slice;
+};
+
 // WeightSink
 //
 // Packs parts into the regions of one rank, in any order and maybe beside the
@@ -77,6 +85,12 @@ class WeightSink {
   // may be that of a part before it.
   // REQUIRES: Stage(part.host_bytes()) came before it.
   virtual absl::Status Put(const WeightPart& part) = 0;
+  // Instead of Stage and Put, for a part of made-up weights: these slices, one
+  // behind the other. False: the sink cannot, or does not gain by it.
+  virtual absl::StatusOr<bool> MakeUp(const WeightPart& /*part*/,
+                                      absl::Span<const MadeUpSlice>) {
+    return false;
+  }
   // Waits until all parts are packed. Their first error, if it has not been
   // returned yet.
   virtual absl::Status Finish() = 0;
