@@ -17,9 +17,9 @@
 #include "worker/model/weight_loader.h"
 #include "worker/steps/sequence_table.h"
 #include "worker/switch/switch_executor.h"
-#include "worker/worker_device_cpu.h"
 #include "worker/worker_loop.h"
 #include "worker/worker_plan.h"
+#include "worker/worker_platform.h"
 
 namespace moebius {
 namespace {
@@ -96,15 +96,16 @@ wire::Hello HelloOf(const Config& config, const WorkerPlan& plan,
 
 // Ours, and what we see of the peers'.
 absl::StatusOr<std::unique_ptr<WorkerMemory>> MakeMemory(
-    const WorkerOptions& options, const WorkerPlan& plan, WorkerHost& host) {
+    const WorkerOptions& options, const WorkerPlatform& platform,
+    const WorkerPlan& plan, WorkerHost& host) {
   WorkerMemoryOptions memory_options;
+  memory_options.maker = &platform.maker();
   memory_options.incarnation = options.incarnation;
-  MemoryGeometry geometry = plan.geometry;
-  geometry[RegionKind::kExchange] = CpuExchangeBytes(options.config, plan);
   const auto make =
       options.adopt ? &WorkerMemory::Adopt : &WorkerMemory::Create;
-  ASSIGN_OR_RETURN(auto memory, make(options.rank, options.config.workers.count,
-                                     geometry, host.vault(), memory_options));
+  ASSIGN_OR_RETURN(auto memory,
+                   make(options.rank, options.config.workers.count,
+                        plan.geometry, host.vault(), memory_options));
   RETURN_IF_ERROR(memory->MapPeers(host.vault(), kPeerTimeout));
   if (options.adopt) RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerAdopt));
   return memory;
@@ -132,13 +133,17 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
                        const volatile std::sig_atomic_t* stop) {
   const Config& config = options.config;
   const Rank rank = options.rank;
-  const absl::StatusOr<WorkerPlan> planned = PlanWorker(config);
+  const auto chosen = ChoosePlatform(config, rank);
+  if (!chosen.ok()) return Lasting(chosen.status());
+  const WorkerPlatform& platform = **chosen;
+  const absl::StatusOr<WorkerPlan> planned = PlanWorker(config, platform);
   if (!planned.ok()) return Lasting(planned.status());
   const WorkerPlan& plan = *planned;
 
-  ASSIGN_OR_RETURN(const auto memory, MakeMemory(options, plan, host));
+  ASSIGN_OR_RETURN(const auto memory,
+                   MakeMemory(options, platform, plan, host));
   ASSIGN_OR_RETURN(const auto device,
-                   MakeCpuDevice(config, plan, *memory, host));
+                   platform.MakeDevice(config, plan, *memory, host));
   TakeOver(options, device->fence());
   SequenceTable sequences(TableOptions(config, rank, plan), &device->slots());
   SwitchExecutor switches(SwitchContext{

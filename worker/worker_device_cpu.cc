@@ -22,9 +22,9 @@ TokenBoard::Capacity BoardCapacity(const Config& config) {
 }
 
 // Where the token board begins.
-int64_t CollectivesBytes(const Config& config, const WorkerPlan& plan) {
+int64_t CollectivesBytes(const Config& config, const ModelShape& shape) {
   const int64_t bytes =
-      PlanExchange(plan.shape, config.scheduler.token_budget).size_bytes;
+      PlanExchange(shape, config.scheduler.token_budget).size_bytes;
   return (bytes + 63) / 64 * 64;
 }
 
@@ -77,8 +77,8 @@ class CpuDevice final : public WorkerDevice {
         slots_(memory.rank(), config.scheduler.max_running,
                plan.shape.spec.vocab_size),
         board_(memory.mutable_base(RegionKind::kExchange) +
-                   CollectivesBytes(config, plan),
-               ExchangesAt(memory, CollectivesBytes(config, plan)),
+                   CollectivesBytes(config, plan.shape),
+               ExchangesAt(memory, CollectivesBytes(config, plan.shape)),
                BoardCapacity(config)),
         steps_(StepContext{
             memory.rank(), memory.num_ranks(), &slots_,
@@ -135,20 +135,39 @@ class CpuDevice final : public WorkerDevice {
   std::unique_ptr<StepEngine> engine_;  // last: it runs what is above
 };
 
+class CpuPlatform final : public WorkerPlatform {
+ public:
+  const RegionMaker& maker() const override { return MemfdMaker(); }
+  int64_t RegionBytes(const Config&, const ModelShape&) const override {
+    return 0;
+  }
+  // The exchange region: of the collectives, and the token board behind.
+  void PlanRegions(const Config& config, const ModelShape& shape,
+                   MemoryGeometry& geometry) const override {
+    geometry[RegionKind::kExchange] =
+        CollectivesBytes(config, shape) +
+        TokenBoard::SizeBytes(BoardCapacity(config));
+  }
+  absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeDevice(
+      const Config& config, const WorkerPlan& plan, const WorkerMemory& memory,
+      WorkerHost& host) const override {
+    auto device = std::make_unique<CpuDevice>(
+        config, plan, memory, host.MakeFence(memory.all_signals()));
+    RETURN_IF_ERROR(device->Init(config, host));
+    return device;
+  }
+};
+
 }  // namespace
 
-int64_t CpuExchangeBytes(const Config& config, const WorkerPlan& plan) {
-  return CollectivesBytes(config, plan) +
-         TokenBoard::SizeBytes(BoardCapacity(config));
-}
-
-absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeCpuDevice(
-    const Config& config, const WorkerPlan& plan, const WorkerMemory& memory,
-    WorkerHost& host) {
-  auto device = std::make_unique<CpuDevice>(
-      config, plan, memory, host.MakeFence(memory.all_signals()));
-  RETURN_IF_ERROR(device->Init(config, host));
-  return device;
+absl::StatusOr<std::unique_ptr<WorkerPlatform>> MakeCpuPlatform(
+    const Config& config) {
+  if (config.workers.numerics == NumericsChoice::kFast) {
+    return absl::InvalidArgumentError(
+        "key 'workers.numerics' (--numerics): fast is of GPUs alone; the "
+        "processor is exact");
+  }
+  return std::make_unique<CpuPlatform>();
 }
 
 }  // namespace moebius

@@ -11,6 +11,7 @@
 #include "common/layout/kv_plan.h"
 #include "worker/model/families/families.h"
 #include "worker/model/weights.h"
+#include "worker/worker_platform.h"
 
 namespace moebius {
 namespace {
@@ -19,24 +20,35 @@ namespace {
 // far as it is used.
 constexpr int64_t kDefaultKvBytes = int64_t{512} << 20;
 
-// How much of what there is.
-absl::Status PlanSizes(const Config& config, WorkerPlan& plan) {
-  const ModelShape& shape = plan.shape;
-  plan.context_length =
-      ContextLength(shape.spec.max_positions, config.model.max_model_len);
-  plan.kv =
-      MakeKvLayout(shape.spec, config.workers.kv_dtype == KvDtype::kBfloat16
-                                   ? KvType::kBf16
-                                   : KvType::kFloat32);
+// What the configuration asks for, in pages; 0: it leaves that open.
+absl::StatusOr<int64_t> PagesWanted(const Config& config,
+                                    const WorkerPlan& plan,
+                                    int64_t region_bytes) {
   const int64_t page_bytes = plan.kv.page_bytes();
   const int64_t blocks = (plan.context_length + kPageTokens - 1) / kPageTokens;
   const int64_t pages_of_longest = blocks * plan.kv.num_heads;
+  int64_t others = 0;
+  for (const int64_t bytes : plan.geometry.bytes) {
+    others += RoundUpToRegion(bytes);
+  }
   int64_t pages = config.workers.kv_bytes / page_bytes;
   if (config.workers.kv_bytes == 0) {
-    pages = std::max(
-        pages_of_longest,
-        std::min<int64_t>(kDefaultKvBytes / page_bytes,
-                          pages_of_longest * config.scheduler.max_running));
+    pages = region_bytes > 0
+                ? std::max<int64_t>(0, region_bytes - others) / page_bytes
+                : std::max(pages_of_longest,
+                           std::min<int64_t>(kDefaultKvBytes / page_bytes,
+                                             pages_of_longest *
+                                                 config.scheduler.max_running));
+  }
+  if (pages < pages_of_longest && config.workers.kv_bytes == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a worker may take ", region_bytes >> 20,
+        " MiB of its GPU; weights "
+        "and exchange take ",
+        others >> 20, " of them, and one sequence of ", plan.context_length,
+        " tokens needs ", pages_of_longest * page_bytes >> 20,
+        ": use more GPUs, lower model.max_model_len or scheduler.token_budget, "
+        "or raise workers.gpu_memory_fraction"));
   }
   if (pages < pages_of_longest) {
     return absl::InvalidArgumentError(
@@ -45,10 +57,27 @@ absl::Status PlanSizes(const Config& config, WorkerPlan& plan) {
                      " tokens needs ", pages_of_longest * page_bytes,
                      ": raise it, or lower model.max_model_len"));
   }
-  plan.num_pages = static_cast<uint32_t>(std::min<int64_t>(pages, kNoPage - 1));
+  return std::min<int64_t>(pages, kNoPage - 1);
+}
+
+// How much of what there is.
+absl::Status PlanSizes(const Config& config, const WorkerPlatform& platform,
+                       WorkerPlan& plan) {
+  const ModelShape& shape = plan.shape;
+  plan.context_length =
+      ContextLength(shape.spec.max_positions, config.model.max_model_len);
+  plan.kv =
+      MakeKvLayout(shape.spec, config.workers.kv_dtype == KvDtype::kBfloat16
+                                   ? KvType::kBf16
+                                   : KvType::kFloat32);
   plan.geometry[RegionKind::kExperts] = shape.experts.region_bytes();
   plan.geometry[RegionKind::kDense] = PlanDense(shape).size_bytes;
-  plan.geometry[RegionKind::kKv] = plan.num_pages * page_bytes;
+  platform.PlanRegions(config, shape, plan.geometry);
+  ASSIGN_OR_RETURN(
+      const int64_t pages,
+      PagesWanted(config, plan, platform.RegionBytes(config, shape)));
+  plan.num_pages = static_cast<uint32_t>(pages);
+  plan.geometry[RegionKind::kKv] = pages * plan.kv.page_bytes();
   return absl::OkStatus();
 }
 
@@ -62,13 +91,14 @@ absl::StatusOr<uint64_t> ModelDigest(const std::string& model_dir) {
 
 }  // namespace
 
-absl::StatusOr<WorkerPlan> PlanWorker(const Config& config) {
+absl::StatusOr<WorkerPlan> PlanWorker(const Config& config,
+                                      const WorkerPlatform& platform) {
   WorkerPlan plan;
   ASSIGN_OR_RETURN(const Model model, LoadModel(config.model.path));
   plan.names = model.names;
   ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model.spec, config.workers.count,
                                               config.layout.spare_slots));
-  RETURN_IF_ERROR(PlanSizes(config, plan));
+  RETURN_IF_ERROR(PlanSizes(config, platform, plan));
   ASSIGN_OR_RETURN(plan.model_digest, ModelDigest(config.model.path));
   return plan;
 }

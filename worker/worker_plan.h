@@ -12,6 +12,8 @@
 
 namespace moebius {
 
+class WorkerPlatform;
+
 // The same on every rank of a group.
 struct WorkerPlan {
   ModelShape shape;
@@ -20,12 +22,11 @@ struct WorkerPlan {
   int context_length = 0;
   KvLayout kv;
   uint32_t num_pages = 0;
-  // Sizes of the regions, but for exchange: what is in that is the device's to
-  // say.
   MemoryGeometry geometry;
 };
 
 // Reads config.json. Errors are of the input: a successor would meet them, too.
-absl::StatusOr<WorkerPlan> PlanWorker(const Config& config);
+absl::StatusOr<WorkerPlan> PlanWorker(const Config& config,
+                                      const WorkerPlatform& platform);
 
 }  // namespace moebius

@@ -22,6 +22,14 @@ enum class LoadFormat { kAuto, kDummy };
 
 enum class KvDtype { kFloat32, kBfloat16 };
 
+// What workers compute on. kAuto: on GPUs if there are enough, else on the
+// processor.
+enum class DeviceChoice { kCpu, kCuda, kAuto };
+
+// How results may depend on layout, ranks and batch (kernels/device.h). kAuto:
+// fast on GPUs; the processor is always exact.
+enum class NumericsChoice { kAuto, kExact, kFast };
+
 // kIpc is a Unix socket in the group's private directory.
 enum class ControlTransport { kIpc, kTcp };
 
@@ -54,7 +62,13 @@ struct WorkersConfig {
   int stall_timeout_ms = 120000;  // without a step's result
   int spin_us = -1;  // spin before sleeping in a barrier; -1: by load
   KvDtype kv_dtype = KvDtype::kFloat32;
-  int64_t kv_bytes = 0;  // KV memory of each; 0: from scheduler.max_running
+  int64_t kv_bytes = 0;  // KV memory of each; 0: from scheduler.max_running,
+                         // on GPUs what is left
+  DeviceChoice device = DeviceChoice::kCpu;
+  NumericsChoice numerics = NumericsChoice::kAuto;
+  int per_gpu = 1;  // workers that share one GPU
+  // Of a GPU's memory, for all workers on it.
+  double gpu_memory_fraction = 0.9;
 };
 
 // What coordinator and workers talk over (channel.h).

@@ -69,8 +69,30 @@ std::vector<ConfigKey> WorkersKeys() {
           {{"float32", KvDtype::kFloat32}, {"bfloat16", KvDtype::kBfloat16}}),
       BytesKey("workers.kv_bytes",
                "KV memory of each worker, no more than the machine has for "
-               "all; 0 makes room for scheduler.max_running sequences.",
+               "all; 0 makes room for scheduler.max_running sequences, and on "
+               "a GPU takes what is left.",
                section, &WorkersConfig::kv_bytes, 0, int64_t{16384} << 30),
+      ChoiceKey("workers.device",
+                "What workers compute on: cpu, cuda (GPUs, one worker on each "
+                "unless workers.per_gpu says more), or auto (GPUs if there are "
+                "enough).",
+                section, &WorkersConfig::device,
+                {{"cpu", DeviceChoice::kCpu},
+                 {"cuda", DeviceChoice::kCuda},
+                 {"auto", DeviceChoice::kAuto}}),
+      ChoiceKey("workers.numerics",
+                "exact: the same bits in every layout, for any number of "
+                "workers, whatever else is served; fast: usual rounding. auto "
+                "is fast on GPUs. The processor is always exact.",
+                section, &WorkersConfig::numerics,
+                {{"auto", NumericsChoice::kAuto},
+                 {"exact", NumericsChoice::kExact},
+                 {"fast", NumericsChoice::kFast}}),
+      WholeNumberKey("workers.per_gpu", "Workers that share a GPU.", section,
+                     &WorkersConfig::per_gpu, 1, kMaxRanks),
+      RealKey("workers.gpu_memory_fraction",
+              "How much of a GPU's memory the workers on it may take.", section,
+              &WorkersConfig::gpu_memory_fraction, 0.01, 1.0),
   };
 }
 

@@ -56,6 +56,9 @@ void ConfigFlags::AddTo(CLI::App& command, bool listeners) {
   Add(command, "--load-format", "model.load_format", "auto|dummy");
   Add(command, "--max-model-len", "model.max_model_len", "N");
   Add(command, "--workers", "workers.count", "N");
+  Add(command, "--device", "workers.device", "cpu|cuda|auto");
+  Add(command, "--numerics", "workers.numerics", "auto|exact|fast");
+  Add(command, "--workers-per-gpu", "workers.per_gpu", "N");
   Add(command, "--threads", "workers.threads", "N");
   Add(command, "--kv-dtype", "workers.kv_dtype", "float32|bfloat16");
   Add(command, "--kv-bytes", "workers.kv_bytes", "BYTES");

@@ -107,6 +107,7 @@ std::optional<FreeMemory> ReadFreeMemory(const std::string& root) {
 }
 
 absl::Status CheckKvMemory(const Config& config, const FreeMemory& free) {
+  if (config.workers.device != DeviceChoice::kCpu) return absl::OkStatus();
   // The key's limit keeps the product within 64 bits.
   const int64_t wanted = config.workers.kv_bytes * config.workers.count;
   if (wanted <= free.bytes) return absl::OkStatus();

@@ -21,7 +21,8 @@ struct FreeMemory {
 std::optional<FreeMemory> ReadFreeMemory(const std::string& root);
 
 // kInvalidArgument with the figures if the KV memory that the configuration
-// asks for is more than there is. Pure.
+// asks for is more than there is. That of a GPU is for its workers to complain
+// of. Pure.
 absl::Status CheckKvMemory(const Config& config, const FreeMemory& free);
 
 // kInvalidArgument with the figures if the configuration asks for longer
