@@ -81,78 +81,94 @@ void ThreadBarrier::GiveUp() {
   changed_.notify_all();
 }
 
-struct TestGroup::RankState {
+namespace {
+
+// One on the processor.
+struct CpuRank {
+  CpuRank(const GroupOptions& options, const ModelShape& shape)
+      : dense(PlanDense(shape).size_bytes),
+        experts(shape.experts.region_bytes()),
+        kv(MakeKvLayout(shape.spec, options.kv_type).page_bytes() *
+           options.num_pages),
+        exchange(PlanExchange(shape, options.max_rows).size_bytes),
+        pool(options.extra_threads > 0
+                 ? std::make_unique<ThreadPool>(options.extra_threads)
+                 : nullptr) {}
+
   AlignedBytes dense, experts, kv, exchange;
-  std::vector<PageId> free_pages;
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<Collectives<Cpu>> peers;
   std::unique_ptr<Decoder<Cpu>> decoder;
 };
 
-TestGroup::TestGroup(const GroupOptions& options)
-    : options_(options),
-      shape_(Must(MakeModelShape(options.spec, options.num_ranks,
-                                 options.spare_slots))),
-      barrier_(std::make_unique<ThreadBarrier>(options.num_ranks)) {
-  const int64_t page_bytes =
-      MakeKvLayout(shape_.spec, options.kv_type).page_bytes();
-  for (Rank r = 0; r < options.num_ranks; ++r) {
-    auto rank = std::make_unique<RankState>(RankState{
-        AlignedBytes(PlanDense(shape_).size_bytes),
-        AlignedBytes(shape_.experts.region_bytes()),
-        AlignedBytes(page_bytes * options.num_pages),
-        AlignedBytes(PlanExchange(shape_, options.max_rows).size_bytes),
-        {},
-        nullptr,
-        nullptr,
-        nullptr});
-    Must(LoadWeights(shape_, kSmallModelNames, options.model_dir,
-                     options.model_dir.empty(),
-                     {r, experts(), rank->dense.data(), rank->experts.data()}));
-    for (int page = 0; page < options.num_pages; ++page) {
-      rank->free_pages.push_back(static_cast<PageId>(page));
+class CpuRanks final : public TestRanks {
+ public:
+  CpuRanks(const GroupOptions& options, const ModelShape& shape)
+      : barrier_(options.num_ranks) {
+    for (Rank r = 0; r < options.num_ranks; ++r) {
+      ranks_.push_back(std::make_unique<CpuRank>(options, shape));
+      Must(LoadWeights(shape, kSmallModelNames, options.model_dir,
+                       options.model_dir.empty(),
+                       {r, options.experts_state(), ranks_[r]->dense.data(),
+                        ranks_[r]->experts.data()}));
     }
-    std::shuffle(rank->free_pages.begin(), rank->free_pages.end(),
-                 std::mt19937(static_cast<unsigned>(r)));
-    ranks_.push_back(std::move(rank));
+    for (Rank r = 0; r < options.num_ranks; ++r) Build(r, options, shape);
   }
-  for (Rank r = 0; r < options.num_ranks; ++r) {
-    RankState& rank = *ranks_[r];
-    if (options.extra_threads > 0) {
-      rank.pool = std::make_unique<ThreadPool>(options.extra_threads);
-    }
+
+  absl::Status Run(Rank rank, const Pass<Cpu>& pass) override {
+    return ranks_[rank]->decoder->Run(pass);
+  }
+  void GiveUp() override { barrier_.GiveUp(); }
+
+ private:
+  void Build(Rank r, const GroupOptions& options, const ModelShape& shape) {
+    CpuRank& rank = *ranks_[r];
     const Cpu device{rank.pool.get()};
     Collectives<Cpu>::Options peers;
-    peers.shape = shape_;
+    peers.shape = shape;
     peers.rank = r;
     peers.max_rows = options.max_rows;
     peers.exchange = rank.exchange.data();
     for (const auto& peer : ranks_) {
       peers.peer_exchange.push_back(peer->exchange.data());
     }
-    peers.barrier = barrier_.get();
+    peers.barrier = &barrier_;
     rank.peers = Must(Collectives<Cpu>::Create(device, peers));
     DecoderOptions<Cpu> decoder;
-    decoder.shape = shape_;
+    decoder.shape = shape;
     decoder.rank = r;
     decoder.max_rows = options.max_rows;
     decoder.dense = rank.dense.data();
     decoder.experts = rank.experts.data();
     decoder.kv = {rank.kv.data(), static_cast<uint32_t>(options.num_pages),
-                  PageFormatOf(MakeKvLayout(shape_.spec, options.kv_type))};
+                  PageFormatOf(MakeKvLayout(shape.spec, options.kv_type))};
     decoder.peers = rank.peers.get();
     rank.decoder = Must(Decoder<Cpu>::Create(device, decoder));
+  }
+
+  ThreadBarrier barrier_;
+  std::vector<std::unique_ptr<CpuRank>> ranks_;
+};
+
+}  // namespace
+
+TestGroup::TestGroup(const GroupOptions& options)
+    : options_(options),
+      shape_(Must(MakeModelShape(options.spec, options.num_ranks,
+                                 options.spare_slots))),
+      ranks_(options.make_ranks ? options.make_ranks(options, shape_)
+                                : std::make_unique<CpuRanks>(options, shape_)) {
+  for (Rank r = 0; r < options.num_ranks; ++r) {
+    std::vector<PageId>& pages = free_pages_.emplace_back();
+    for (int page = 0; page < options.num_pages; ++page) {
+      pages.push_back(static_cast<PageId>(page));
+    }
+    std::shuffle(pages.begin(), pages.end(),
+                 std::mt19937(static_cast<unsigned>(r)));
   }
 }
 
 TestGroup::~TestGroup() = default;
-
-ExpertsState TestGroup::experts() const {
-  return options_.experts.value_or(
-      ExpertsState::At(options_.layout, Side::kLow));
-}
-
-Decoder<Cpu>& TestGroup::decoder(Rank rank) { return *ranks_[rank]->decoder; }
 
 void TestGroup::Grow(Sequence& sequence, int id, int length) {
   const bool tp = !options_.layout.is_ep();
@@ -162,7 +178,7 @@ void TestGroup::Grow(Sequence& sequence, int id, int length) {
     if (!tp && r != id % options_.num_ranks) continue;
     const int heads = HeadsOf(shape_.attention, options_.layout, r).num_kv();
     std::vector<PageId>& pages = sequence.pages[r];
-    std::vector<PageId>& free_pages = ranks_[r]->free_pages;
+    std::vector<PageId>& free_pages = free_pages_[r];
     while (pages.size() < static_cast<size_t>(blocks) * heads) {
       CHECK(!free_pages.empty());
       pages.push_back(free_pages.back());
@@ -172,14 +188,15 @@ void TestGroup::Grow(Sequence& sequence, int id, int length) {
   sequence.length = length;
 }
 
-absl::Status TestGroup::Run(Rank rank, absl::Span<const Piece> pieces,
-                            absl::Span<const int> starts,
-                            const LogitsSeen& on_logits) {
+absl::Status TestGroup::RunPieces(Rank rank, absl::Span<const Piece> pieces,
+                                  absl::Span<const int> starts,
+                                  const LogitsSeen& on_logits) {
   const bool tp = !options_.layout.is_ep();
   const int vocab = shape_.spec.vocab_size;
   const SamplingParams greedy{.temperature = 0.0f};
   PassBuilder builder;
-  builder.Begin({options_.layout, experts()}, options_.num_ranks, rank);
+  builder.Begin({options_.layout, options_.experts_state()}, options_.num_ranks,
+                rank);
   struct Wanted {
     int sequence, position;
     std::vector<float> logits;
@@ -204,7 +221,7 @@ absl::Status TestGroup::Run(Rank rank, absl::Span<const Piece> pieces,
       builder.Want(i, {.sampling = &greedy, .logits = one.logits.data()});
     }
   }
-  const absl::Status status = ranks_[rank]->decoder->Run(builder.Build());
+  const absl::Status status = Run(rank, builder.Build());
   if (!status.ok()) return status;
   const size_t every = tp ? options_.num_ranks : 1;
   for (size_t j = tp ? rank : 0; j < wanted.size(); j += every) {
@@ -229,8 +246,8 @@ absl::Status TestGroup::Step(absl::Span<const Piece> pieces,
   }
   std::vector<absl::Status> statuses(options_.num_ranks);
   const auto run = [&](Rank r) {
-    statuses[r] = Run(r, pieces, starts, on_logits);
-    if (!statuses[r].ok()) barrier_->GiveUp();
+    statuses[r] = RunPieces(r, pieces, starts, on_logits);
+    if (!statuses[r].ok()) ranks_->GiveUp();
   };
   std::vector<std::thread> threads;
   for (Rank r = 1; r < options_.num_ranks; ++r) threads.emplace_back(run, r);

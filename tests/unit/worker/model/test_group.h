@@ -1,4 +1,5 @@
-// A group of ranks in one process: a thread and memory of its own for each.
+// A group of ranks in one process: a thread and memory of its own for each, on
+// the processor, or where a test says.
 #pragma once
 
 #include <condition_variable>
@@ -77,6 +78,22 @@ class ThreadBarrier : public Barrier {
   bool given_up_ = false;
 };
 
+// The ranks of a group, over memory of a device.
+class TestRanks {
+ public:
+  virtual ~TestRanks() = default;
+  // One rank's pass. From a thread of the rank's.
+  virtual absl::Status Run(Rank rank, const Pass<Cpu>& pass) = 0;
+  // A rank has failed: nobody waits for it any more.
+  virtual void GiveUp() = 0;
+};
+
+struct GroupOptions;
+// With the weights of `options`, and room for its passes. Aborts the test
+// program on an error.
+using MakeTestRanks = std::function<std::unique_ptr<TestRanks>(
+    const GroupOptions& options, const ModelShape& shape)>;
+
 struct GroupOptions {
   DecoderSpec spec;  // whose tensors have kSmallModelNames
   int num_ranks = 1;
@@ -89,6 +106,12 @@ struct GroupOptions {
   int num_pages = 128;  // of each rank
   KvType kv_type = KvType::kFloat32;
   int extra_threads = 0;
+  MakeTestRanks make_ranks;  // empty: on the processor
+
+  // What the slots hold.
+  ExpertsState experts_state() const {
+    return experts.value_or(ExpertsState::At(layout, Side::kLow));
+  }
 };
 
 // Which rows' logits a piece of a sequence asks for.
@@ -117,26 +140,26 @@ class TestGroup {
                     const LogitsSeen& on_logits);
 
   const ModelShape& shape() const { return shape_; }
-  // What the slots hold.
-  ExpertsState experts() const;
-  // Of one rank.
-  Decoder<Cpu>& decoder(Rank rank);
+  // A pass of one rank.
+  absl::Status Run(Rank rank, const Pass<Cpu>& pass) {
+    return ranks_->Run(rank, pass);
+  }
 
  private:
-  struct RankState;
   struct Sequence {
     int length = 0;
     std::vector<std::vector<PageId>> pages;  // [rank] [block][KV heads]
   };
 
   void Grow(Sequence& sequence, int id, int length);
-  absl::Status Run(Rank rank, absl::Span<const Piece> pieces,
-                   absl::Span<const int> starts, const LogitsSeen& on_logits);
+  absl::Status RunPieces(Rank rank, absl::Span<const Piece> pieces,
+                         absl::Span<const int> starts,
+                         const LogitsSeen& on_logits);
 
   GroupOptions options_;
   ModelShape shape_;
-  std::unique_ptr<ThreadBarrier> barrier_;
-  std::vector<std::unique_ptr<RankState>> ranks_;
+  std::unique_ptr<TestRanks> ranks_;
+  std::vector<std::vector<PageId>> free_pages_;  // [rank]
   std::vector<Sequence> sequences_;
 };
 
