@@ -35,6 +35,9 @@ struct alignas(kSignalsLine) SignalsArrival {
   std::atomic<uint32_t> asleep{0};    // 1: rings the bell of rank 0 for me
   // Barriers up to this number that are not complete never will be.
   std::atomic<uint64_t> aborted_through{0};
+  // The highest barrier that a device of the rank may have arrived at: where it
+  // is among those up to this number, only devices see.
+  std::atomic<uint64_t> announced{0};
 };
 
 // The word that every rank of the group sleeps on: that of rank 0. Any rank

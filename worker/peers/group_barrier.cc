@@ -173,7 +173,8 @@ void GroupBarrier::Abort(uint64_t through) {
 
 // After a recovery the group goes on with the number above all that any rank
 // has arrived at or aborted. A rank that has got there shows it; one that has
-// not is about to, and no rank passes it without us.
+// not is about to, and no rank passes it without us. A device is somewhere
+// among the numbers that were announced for it.
 void GroupBarrier::AbortWhereverOthersAre() { Abort(Furthest() + 1); }
 
 uint64_t GroupBarrier::Furthest() const {
@@ -182,6 +183,7 @@ uint64_t GroupBarrier::Furthest() const {
     const SignalsArrival& arrival = block->arrival;
     furthest =
         std::max({furthest, arrival.sequence.load(std::memory_order_seq_cst),
+                  arrival.announced.load(std::memory_order_seq_cst),
                   arrival.aborted_through.load(std::memory_order_seq_cst)});
   }
   return furthest;

@@ -94,16 +94,24 @@ class GroupBarrier {
   // the others are at a number that it never heard of.
   void AbortWhereverOthersAre();
 
-  // No barrier up to this number will be waited for by us any more.
+  // A device of ours is to arrive at barriers up to this number, where the
+  // processor sees it not. To be called before it can.
+  void Announce(uint64_t through) {
+    own_->arrival.announced.store(through, std::memory_order_seq_cst);
+  }
+
+  // No barrier up to this number will be waited for by us any more, nor by our
+  // device once it has come to its end.
   uint64_t abandoned() const {
-    return std::max(arrived(), own_->arrival.aborted_through.load(
-                                   std::memory_order_relaxed));
+    return std::max(
+        {arrived(), own_->arrival.announced.load(std::memory_order_relaxed),
+         own_->arrival.aborted_through.load(std::memory_order_relaxed)});
   }
 
   static constexpr absl::Duration kKeepCore = absl::Microseconds(2);
 
  private:
-  // The highest number that any rank has arrived at or aborted.
+  // The highest number that any rank has arrived at, announced or aborted.
   uint64_t Furthest() const;
   bool AllArrived(uint64_t sequence) const;
   bool AnyAbort(uint64_t sequence) const;

@@ -58,6 +58,16 @@ class SignalsFence final : public CpuFence {
     }
     return barrier_.Wait(number, timeout_);
   }
+  // The first of `count` numbers for barriers at which devices meet, one after
+  // the other. Those that are not used are nobody's. Given up as Wait is: if
+  // not here then by Abandon, which sees what was announced.
+  uint64_t Take(int count) {
+    const uint64_t first = next_;
+    next_ += static_cast<uint64_t>(count);
+    barrier_.Announce(next_ - 1);
+    if (abandoned_.load()) barrier_.Abort(next_ - 1);
+    return first;
+  }
   void Abandon() override {
     abandoned_.store(true);
     barrier_.AbortWhereverOthersAre();

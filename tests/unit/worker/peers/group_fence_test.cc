@@ -83,5 +83,27 @@ TEST_F(SignalsFenceTest, GoesOnAboveWhatWasAbandoned) {
   EXPECT_EQ(fences_[0]->abandoned(), next + 1);
 }
 
+// Barriers at which devices meet: where they are, nobody sees here.
+TEST_F(SignalsFenceTest, AbandonEndsWhatAnyDeviceMayHaveArrivedAt) {
+  Meet();
+  EXPECT_EQ(fences_[0]->Take(10), 2u);
+  EXPECT_EQ(fences_[0]->abandoned(), 11u);
+  fences_[1]->Abandon();
+  const SignalsArrival& arrival = SignalsAt(signals_[1].data())->arrival;
+  EXPECT_EQ(arrival.aborted_through.load(), 12u);
+}
+
+TEST_F(SignalsFenceTest, WhatIsTakenAfterAbandonIsGivenUp) {
+  Meet();
+  fences_[0]->Abandon();
+  EXPECT_EQ(fences_[0]->Take(10), 2u);
+  const SignalsArrival& arrival = SignalsAt(signals_[0].data())->arrival;
+  EXPECT_EQ(arrival.aborted_through.load(), 11u);
+  EXPECT_EQ(fences_[0]->abandoned(), 11u);
+  for (const auto& fence : fences_) fence->GoOn(12);
+  Meet();
+  EXPECT_EQ(fences_[0]->Take(1), 13u);
+}
+
 }  // namespace
 }  // namespace moebius
