@@ -22,7 +22,8 @@ IndexRange LogitShare(const ModelShape& shape, Rank rank) {
           std::min(panels.end * kPanelRows, vocab)};
 }
 
-ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows) {
+ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
+                            int partial_bytes) {
   CHECK(max_rows >= 1);
   const int64_t rows = max_rows;
   const int64_t hidden = shape.spec.hidden_size;
@@ -36,11 +37,11 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows) {
     next += (bytes + kAlign - 1) / kAlign * kAlign;
     return at;
   };
-  layout.sums[0] = take(rows * hidden * 8);
+  layout.sums[0] = take(rows * hidden * partial_bytes);
   layout.rows = take(rows * hidden * 4);
   layout.experts = take(rows * top_k * 4);
   layout.weights = take(rows * top_k * 4);
-  layout.sums[1] = take(rows * hidden * 8);
+  layout.sums[1] = take(rows * hidden * partial_bytes);
 
   const int64_t row_bytes = int64_t{shape.spec.vocab_size} * 4;
   layout.logit_rows =
@@ -48,8 +49,9 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows) {
                                            kMaxRanks, kMaxLogitRows)) /
       shape.num_ranks * shape.num_ranks;
   for (Rank r = 0; r < shape.num_ranks; ++r) {
-    layout.logit_cols =
-        std::max<int64_t>(layout.logit_cols, LogitShare(shape, r).size());
+    const int64_t panels =
+        (LogitShare(shape, r).size() + kPanelRows - 1) / kPanelRows;
+    layout.logit_cols = std::max(layout.logit_cols, panels * kPanelRows);
   }
   for (int64_t& logits : layout.logits) {
     logits = shape.num_ranks == 1

@@ -6,12 +6,14 @@
 // first and buffer 1 last, in both layouts, so this holds across steps and
 // switches. The logits have two buffers of their own, for the same reason.
 //
-//   buffer 0  int64 [rows][hidden], partial sums of the attention's output: in
-//             EP private; and in EP float32 [rows][hidden] normalised rows,
-//             int32 [rows][top_k] experts, float32 [rows][top_k] weights
-//   buffer 1  int64 [rows][hidden], partial sums of the experts; in EP the rows
+//   buffer 0  [rows][hidden] partial sums of the attention's output (int64, or
+//             what the device's are): in EP private; and in EP float32
+//             [rows][hidden] normalised rows, int32 [rows][top_k] experts,
+//             float32 [rows][top_k] weights
+//   buffer 1  [rows][hidden] partial sums of the experts, likewise; in EP the
+//   rows
 //             of rank 0, then of rank 1, ...
-//   logits    float32 [logit_rows][columns of this rank], twice
+//   logits    float32 [logit_rows][columns of this rank, whole panels], twice
 #pragma once
 
 #include <cstddef>
@@ -25,9 +27,9 @@ namespace moebius {
 struct ExchangeLayout {
   int max_rows = 0;        // of a step, over the group
   int logit_rows = 0;      // at once; a multiple of num_ranks
-  int64_t logit_cols = 0;  // largest share of the vocabulary of a TP rank
+  int64_t logit_cols = 0;  // most columns that a TP rank has, whole panels
 
-  int64_t sums[2] = {0, 0};  // offsets of buffers 0 and 1, as int64 rows
+  int64_t sums[2] = {0, 0};  // offsets of buffers 0 and 1
   int64_t rows = 0;          // offsets of the rest of buffer 0
   int64_t experts = 0;
   int64_t weights = 0;
@@ -35,8 +37,9 @@ struct ExchangeLayout {
   int64_t size_bytes = 0;
 };
 
-// REQUIRES: max_rows >= 1.
-ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows);
+// `partial_bytes`: of an element of partial sums. REQUIRES: max_rows >= 1.
+ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
+                            int partial_bytes = 8);
 
 // Columns of the vocabulary that a TP rank computes: whole panels.
 IndexRange LogitShare(const ModelShape& shape, Rank rank);

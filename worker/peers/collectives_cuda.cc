@@ -1,0 +1,284 @@
+#include "worker/peers/collectives_cuda.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+
+namespace moebius {
+namespace {
+
+bool Aligned(const std::byte* base) {
+  return base != nullptr && reinterpret_cast<uintptr_t>(base) % 256 == 0;
+}
+
+absl::Status CheckGroup(const ModelShape& shape, Rank rank,
+                        absl::Span<std::byte* const> exchange,
+                        absl::Span<std::byte* const> signals) {
+  const int num_ranks = shape.num_ranks;
+  if (rank < 0 || rank >= num_ranks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("collectives: rank ", rank, " of ", num_ranks));
+  }
+  const size_t size = static_cast<size_t>(num_ranks);
+  if (exchange.size() != size || signals.size() != size) {
+    return absl::InvalidArgumentError(
+        "collectives: a group needs every exchange region, and all signals");
+  }
+  for (Rank r = 0; r < num_ranks; ++r) {
+    if (!Aligned(exchange[r]) || signals[r] == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("collectives: exchange region or signals of rank ", r,
+                       " are not mapped, or not at a multiple of 256"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Two a layer, and one for each chunk of logits.
+int MostMeetings(const ModelShape& shape, int max_rows, int logit_rows) {
+  return 2 * shape.spec.num_layers() + (max_rows + logit_rows - 1) / logit_rows;
+}
+
+}  // namespace
+
+template <Numerics N>
+int64_t Collectives<Cuda<N>>::ExchangeBytes(const ModelShape& shape,
+                                            int max_rows) {
+  return kMeetingLinesBytes +
+         PlanExchange(shape, max_rows, sizeof(typename D::Partial)).size_bytes;
+}
+
+template <Numerics N>
+absl::StatusOr<std::unique_ptr<Collectives<Cuda<N>>>>
+Collectives<Cuda<N>>::Create(const D& device, const Options& options) {
+  RETURN_IF_ERROR(CheckGroup(options.shape, options.rank, options.exchange,
+                             options.signals));
+  constexpr int kMaxStepRows = 1 << 20;
+  if (options.max_rows < 1 || options.max_rows > kMaxStepRows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("collectives: max_rows ", options.max_rows,
+                     "; allowed: 1 to ", kMaxStepRows));
+  }
+  if (options.shape.num_ranks > 1 && options.fence == nullptr) {
+    return absl::InvalidArgumentError("collectives: a group needs a fence");
+  }
+  std::unique_ptr<Collectives> collectives(new Collectives(device, options));
+  GpuMeetings::Options meetings;
+  meetings.rank = options.rank;
+  meetings.exchange = options.exchange;
+  meetings.signals = options.signals;
+  meetings.fence = options.fence;
+  meetings.timeout = options.timeout;
+  ASSIGN_OR_RETURN(
+      collectives->meetings_,
+      GpuMeetings::Create(meetings, device.stream, device.failure));
+  return collectives;
+}
+
+template <Numerics N>
+Collectives<Cuda<N>>::Collectives(const D& device, const Options& options)
+    : device_(device),
+      shape_(options.shape),
+      rank_(options.rank),
+      place_(PlanExchange(options.shape, options.max_rows,
+                          sizeof(typename D::Partial))),
+      exchange_(options.exchange),
+      most_waiting_blocks_(options.most_waiting_blocks),
+      most_meetings_(
+          MostMeetings(options.shape, options.max_rows, place_.logit_rows)) {
+  const int64_t rows = options.max_rows;
+  const int64_t assignments = rows * shape_.top_k;
+  rows_ = {device, "entered rows", rows * hidden()};
+  weights_ = {device, "entered weights", assignments};
+  experts_ = {device, "entered experts", assignments};
+}
+
+template <Numerics N>
+void Collectives<Cuda<N>>::Begin(Layout attention) {
+  attention_ = attention;
+  meeting_ = 0;
+  logits_ = 0;
+  if (alone_) {
+    meetings_->BeginAlone();
+  } else {
+    meetings_->Begin(num_ranks() == 1 ? 0 : most_meetings_);
+  }
+}
+
+template <Numerics N>
+int Collectives<Cuda<N>>::NextMeeting(int64_t blocks) {
+  if (num_ranks() == 1) return kNoMeeting;
+  const int meeting = meeting_++;
+  if (1 <= blocks && blocks <= most_waiting_blocks_) return meeting;
+  LaunchMeeting(Behind(meeting));
+  return kNoMeeting;
+}
+
+template <Numerics N>
+PartialRows<Cuda<N>> Collectives<Cuda<N>>::Sums(int which, int rows) const {
+  return {reinterpret_cast<typename D::Partial*>(At(rank_, place_.sums[which])),
+          rows, hidden(), hidden()};
+}
+
+template <Numerics N>
+Assignments<Cuda<N>> Collectives<Cuda<N>>::AssignmentsOf(Rank rank,
+                                                         int rows) const {
+  return {reinterpret_cast<int32_t*>(At(rank, place_.experts)),
+          reinterpret_cast<float*>(At(rank, place_.weights)), rows,
+          shape_.top_k};
+}
+
+template <Numerics N>
+void Collectives<Cuda<N>>::Sum(int meeting, const RowSources& from,
+                               const ResidualNorm<D>& to) const {
+  LaunchSum<N>(
+      Behind(meeting), from,
+      {to.residual.rows, to.residual.data, to.residual.stride, to.normed.data,
+       to.normed.stride, to.norm.weight, to.norm.eps, to.residual.cols});
+}
+
+template <Numerics N>
+void Collectives<Cuda<N>>::SumAll(int which, const ResidualNorm<D>& to) {
+  const int rows = to.residual.rows;
+  const int meeting = NextMeeting(rows);
+  if (rows == 0) return;
+  RowSources from;
+  from.num_sources = num_ranks();
+  for (Rank r = 0; r < num_ranks(); ++r) {
+    from.sums[r] = At(r, place_.sums[which]);
+  }
+  Sum(meeting, from, to);
+}
+
+template <Numerics N>
+void Collectives<Cuda<N>>::SumOwn(int which, const ResidualNorm<D>& to) {
+  if (to.residual.rows == 0) return;
+  RowSources from;
+  from.num_sources = 1;
+  from.sums[0] = At(rank_, place_.sums[which]);
+  Sum(kNoMeeting, from, to);
+}
+
+template <Numerics N>
+absl::Status Collectives<Cuda<N>>::SumAttention(const D&,
+                                                const ResidualNorm<D>& to) {
+  if (tp()) {
+    SumAll(0, to);
+  } else {
+    SumOwn(0, to);
+  }
+  return absl::OkStatus();
+}
+
+template <Numerics N>
+absl::Status Collectives<Cuda<N>>::SumDense(const D&,
+                                            const ResidualNorm<D>& to) {
+  if (tp()) {
+    SumAll(1, to);
+  } else {
+    SumOwn(0, to);
+  }
+  return absl::OkStatus();
+}
+
+template <Numerics N>
+Entering<Cuda<N>> Collectives<Cuda<N>>::EnteringRows(int rows) {
+  // In TP every rank has all rows, and routes them itself.
+  if (tp() || num_ranks() == 1) {
+    return {{rows_.data(), rows, hidden(), hidden()},
+            {experts_.data(), weights_.data(), rows, shape_.top_k}};
+  }
+  return {{reinterpret_cast<float*>(At(rank_, place_.rows)), rows, hidden(),
+           hidden()},
+          AssignmentsOf(rank_, rows)};
+}
+
+template <Numerics N>
+absl::StatusOr<Entered<Cuda<N>>> Collectives<Cuda<N>>::Enter(
+    int rows, absl::Span<const int> rows_of_rank, ExpertRange range) {
+  first_row_ = 0;
+  if (!tp() && num_ranks() > 1) {
+    ShownRows from;
+    from.num_ranks = num_ranks();
+    rows = 0;
+    for (Rank r = 0; r < num_ranks(); ++r) {
+      if (r == rank_) first_row_ = rows;
+      from.first_row[r] = rows;
+      from.rows[r] = reinterpret_cast<const float*>(At(r, place_.rows));
+      const Assignments<D> shown = AssignmentsOf(r, rows_of_rank[r]);
+      from.experts[r] = shown.experts;
+      from.weights[r] = shown.weights;
+      rows += rows_of_rank[r];
+    }
+    const int meeting = NextMeeting(rows);
+    if (rows > 0) {
+      LaunchGather(Behind(meeting), from,
+                   {rows, rows_.data(), experts_.data(), weights_.data(),
+                    hidden(), shape_.top_k, range});
+    }
+  }
+  return Entered<D>{{rows_.data(), rows, hidden(), hidden()},
+                    {experts_.data(), weights_.data(), rows, shape_.top_k},
+                    Sums(1, rows)};
+}
+
+template <Numerics N>
+absl::Status Collectives<Cuda<N>>::Leave(const D&, Layout experts,
+                                         const ResidualNorm<D>& to) {
+  const int rows = to.residual.rows;
+  const int meeting = NextMeeting(rows);
+  if (rows == 0) return absl::OkStatus();
+  RowSources from;
+  from.num_sources = num_ranks();
+  for (Rank r = 0; r < num_ranks(); ++r) {
+    from.sums[r] =
+        reinterpret_cast<const typename D::Partial*>(At(r, place_.sums[1])) +
+        int64_t{first_row_} * hidden();
+  }
+  from.experts = experts_.data() + int64_t{first_row_} * shape_.top_k;
+  from.top_k = shape_.top_k;
+  from.tp_size = experts.tp_size;
+  from.group_experts = experts.tp_size * shape_.experts.experts_per_block();
+  Sum(meeting, from, to);
+  return absl::OkStatus();
+}
+
+template <Numerics N>
+View<float, Cuda<N>> Collectives<Cuda<N>>::LogitColumns(int rows) {
+  return {reinterpret_cast<float*>(At(rank_, place_.logits[logits_])), rows,
+          LogitShare(shape_, rank_).size(),
+          static_cast<ptrdiff_t>(place_.logit_cols)};
+}
+
+template <Numerics N>
+absl::StatusOr<int> Collectives<Cuda<N>>::ShareLogits(int rows,
+                                                      View<float, D> out) {
+  LogitParts parts;
+  parts.num_ranks = num_ranks();
+  for (Rank r = 0; r < num_ranks(); ++r) {
+    const IndexRange share = LogitShare(shape_, r);
+    parts.columns[r] =
+        reinterpret_cast<const float*>(At(r, place_.logits[logits_]));
+    parts.begin[r] = share.begin;
+    parts.size[r] = share.size();
+  }
+  logits_ ^= 1;
+  parts.stride = static_cast<int>(place_.logit_cols);
+  // A chunk but the last is a multiple of the ranks long, so that its first row
+  // is rank 0's.
+  parts.first_row = rank_;
+  parts.every = num_ranks();
+  parts.rows =
+      rows > rank_ ? (rows - rank_ + num_ranks() - 1) / num_ranks() : 0;
+  parts.out = out.data;
+  parts.out_stride = out.stride;
+  const int meeting = NextMeeting(LogitBlocks(parts));
+  if (parts.rows > 0) LaunchLogits(Behind(meeting), parts);
+  return parts.rows;
+}
+
+template class Collectives<CudaExact>;
+template class Collectives<CudaFast>;
+
+}  // namespace moebius

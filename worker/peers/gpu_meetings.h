@@ -1,0 +1,103 @@
+// Meetings of the ranks' GPUs, in the midst of their streams.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/base/ids.h"
+#include "kernels/cuda/failure.h"
+#include "worker/memory/signals.h"
+#include "worker/peers/group_fence.h"
+
+namespace moebius {
+
+// A rank shows where it is by a number in a line of every peer's exchange
+// region: line r of a region is what rank r has told its owner. The lines are
+// the first bytes of the region, zero when it is new; numbers only grow.
+struct alignas(kSignalsLine) MeetingLine {
+  uint64_t arrived = 0;
+};
+inline constexpr int64_t kMeetingLinesBytes =
+    int64_t{kMaxRanks} * static_cast<int64_t>(sizeof(MeetingLine));
+
+// Of the pass that runs, in memory of the GPU.
+struct MeetingState {
+  uint64_t first = 0;    // number of the pass's meeting 0
+  uint32_t gave_up = 0;  // 1: no meeting of this pass is waited for any more
+};
+
+// Why, in memory of the host.
+struct MeetingReport {
+  uint64_t number = 0;      // of the meeting; 0: none was given up
+  uint32_t missing = 0;     // bit r: rank r had not arrived
+  int32_t aborted_by = -1;  // rank; -1: the deadline
+};
+
+// What a kernel needs of the group: meeting.cuh. All pointers are the GPU's.
+struct MeetingRanks {
+  int rank = 0;
+  int num_ranks = 1;
+  uint64_t timeout_ns = 0;
+  const MeetingLine* lines = nullptr;    // [num_ranks], ours
+  MeetingLine* line_at[kMaxRanks] = {};  // ours, in each peer's region
+  const uint64_t* aborted_through[kMaxRanks] = {};  // signals of each rank
+  MeetingState* state = nullptr;
+  MeetingReport* report = nullptr;
+};
+
+// GpuMeetings
+//
+// What a kernel wrote before its rank arrives, every rank's kernels see after
+// they have met it. Numbers are those of the barriers that the host passes
+// (group_fence.h), so what gives these up ends a meeting too: kernels look into
+// the signals, which are registered with the GPU. A meeting that all have
+// arrived at counts, whatever happened since.
+//
+// A meeting that is given up, at its deadline or by an abort, ends the pass:
+// its later meetings return at once, and arrive nowhere. Threading: one pass at
+// a time.
+class GpuMeetings {
+ public:
+  struct Options {
+    Rank rank = 0;
+    // Each rank's exchange region as mapped here, for writing.
+    std::vector<std::byte*> exchange;
+    std::vector<std::byte*> signals;  // of each rank: SignalsBlock
+    SignalsFence* fence = nullptr;    // outlives this
+    absl::Duration timeout = absl::Seconds(5);
+  };
+  // On the GPU that the calling thread has chosen. The first error noted.
+  static absl::StatusOr<std::unique_ptr<GpuMeetings>> Create(
+      const Options& options, CUstream_st* stream, CudaFailure* failure);
+  ~GpuMeetings();
+
+  // A pass of at most `most` meetings. REQUIRES: the pass before has ended.
+  void Begin(int most);
+  // A pass without the others, whose results mean nothing: it meets nobody.
+  void BeginAlone();
+  // Why the pass that has ended did not meet everybody; OK if it did.
+  absl::Status Outcome() const;
+
+  const MeetingRanks& ranks() const { return ranks_; }
+
+ private:
+  GpuMeetings(const Options& options, CUstream_st* stream,
+              CudaFailure* failure);
+  const uint64_t* Register(std::byte* signals);
+  void Start(const MeetingState& state);
+
+  const Options options_;
+  CUstream_st* const stream_;
+  CudaFailure* const failure_;
+  MeetingRanks ranks_;
+  std::vector<void*> registered_;
+  MeetingState* next_state_ = nullptr;  // pinned
+  MeetingReport* report_ = nullptr;     // pinned
+};
+
+}  // namespace moebius
