@@ -23,6 +23,7 @@ Decoder<D>::Decoder(const D& device, const DecoderOptions<D>& options,
       weights_(ViewDense<D>(options.shape, options.dense)),
       experts_(options.experts),
       kv_(options.kv),
+      logit_stride_((options.shape.spec.vocab_size + 3) / 4 * 4),
       peers_(*options.peers),
       routing_(std::make_unique<Routing<D>>()) {
   int moe_layer = 0;
@@ -41,8 +42,7 @@ Decoder<D>::Decoder(const D& device, const DecoderOptions<D>& options,
   residual_ = {device, "residual", rows * hidden()};
   normed_ = {device, "normed", rows * hidden()};
   qkv_ = {device, "qkv", rows * (shape_.q_size() + 2 * shape_.kv_size())};
-  logits_ = {device, "logits",
-             int64_t{peers_.logit_rows()} * shape_.spec.vocab_size};
+  logits_ = {device, "logits", int64_t{peers_.logit_rows()} * logit_stride_};
 }
 
 template <class D>
@@ -232,10 +232,10 @@ absl::Status Decoder<D>::DenseMlp(int l, int rows) {
 
 template <class D>
 absl::Status Decoder<D>::Logits(const Pass<D>& pass) {
-  const int wanted = pass.wanted.size, vocab = shape_.spec.vocab_size;
+  const int wanted = pass.wanted.size;
   for (int row = 0; row < wanted; row += peers_.logit_rows()) {
     const int count = std::min(peers_.logit_rows(), wanted - row);
-    const View<float, D> logits{logits_.data(), count, vocab, vocab};
+    const View<float, D> logits = LogitRows(count);
     Project(device_, Normed(wanted).RowRange(row, count),
             absl::MakeConstSpan(&weights_.lm_head, 1), logits);
     Sample(device_, logits, pass.samples.Each(row, 1, count));
@@ -246,7 +246,7 @@ absl::Status Decoder<D>::Logits(const Pass<D>& pass) {
 // Every rank computes its columns of a chunk of rows, and takes its rows.
 template <class D>
 absl::Status Decoder<D>::LogitsTp(const Pass<D>& pass) {
-  const int wanted = pass.wanted.size, vocab = shape_.spec.vocab_size;
+  const int wanted = pass.wanted.size;
   const IndexRange own = LogitShare(shape_, rank_);
   for (int row = 0; row < wanted; row += peers_.logit_rows()) {
     const int count = std::min(peers_.logit_rows(), wanted - row);
@@ -257,10 +257,9 @@ absl::Status Decoder<D>::LogitsTp(const Pass<D>& pass) {
               absl::MakeConstSpan(&part, 1), peers_.LogitColumns(count));
     }
     const int most = (count + shape_.num_ranks - 1) / shape_.num_ranks;
-    ASSIGN_OR_RETURN(
-        const int taken,
-        peers_.ShareLogits(count, {logits_.data(), most, vocab, vocab}));
-    Sample(device_, View<float, D>{logits_.data(), taken, vocab, vocab},
+    ASSIGN_OR_RETURN(const int taken,
+                     peers_.ShareLogits(count, LogitRows(most)));
+    Sample(device_, LogitRows(taken),
            pass.samples.Each(row + rank_, shape_.num_ranks, taken));
   }
   return absl::OkStatus();

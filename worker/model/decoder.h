@@ -84,6 +84,9 @@ class Decoder {
   View<float, D> Normed(int rows) const {
     return {normed_.data(), rows, hidden(), hidden()};
   }
+  View<float, D> LogitRows(int rows) const {
+    return {logits_.data(), rows, shape_.spec.vocab_size, logit_stride_};
+  }
   Norm<D> NormOf(const float* weight, int size) const;
   // Behind layer l: the next one's, or the last one.
   Norm<D> NormBehind(int l) const;
@@ -108,6 +111,7 @@ class Decoder {
   const DenseWeights<D> weights_;
   const std::byte* const experts_;
   const PagePool<D> kv_;
+  const int logit_stride_;  // rows begin at multiples of 16 bytes
   Collectives<D>& peers_;
   std::vector<int> moe_index_;  // [layer]
 

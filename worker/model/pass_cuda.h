@@ -1,0 +1,66 @@
+// Passes on a GPU, as the host has put them together.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/cuda/gpu.h"
+#include "kernels/cuda/rows.h"
+#include "worker/model/decoder.h"
+#include "worker/model/pass.h"
+#include "worker/peers/collectives_cuda.h"
+
+namespace moebius {
+
+// GpuPasses
+//
+// Runs a pass of the host's: its numbers go to the GPU in one copy, the
+// decoder follows, and the stream is waited for.
+// Errors: of the GPU, which stay; kInvalidArgument for a pass that there is no
+// room for, before anything of it is done; and of the meetings, after which the
+// next pass is as good as any.
+// Threading: one Run() at a time, from any thread.
+template <Numerics N>
+class GpuPasses {
+ public:
+  struct Options {
+    int gpu = 0;
+    int max_rows = 0;          // of a step, over the whole group
+    int64_t max_page_ids = 0;  // in the tables of a step's sequences
+    // All of them outlive this. The stream is the device's.
+    const GpuStream* stream = nullptr;
+    Decoder<Cuda<N>>* decoder = nullptr;
+    Collectives<Cuda<N>>* peers = nullptr;
+  };
+  static absl::StatusOr<std::unique_ptr<GpuPasses>> Create(
+      const Cuda<N>& device, const Options& options);
+  ~GpuPasses();
+
+  absl::Status Run(const Pass<Cpu>& pass);
+  // The same without the other ranks, so that what it computes means nothing,
+  // but all room that such a pass needs is there. Writes the pages that it
+  // names.
+  absl::Status Rehearse(const Pass<Cpu>& pass);
+
+ private:
+  GpuPasses(const Cuda<N>& device, const Options& options);
+
+  absl::Status Fits(const Pass<Cpu>& pass) const;
+  // The pass as the GPU sees it, in the block.
+  Pass<Cuda<N>> Put(const Pass<Cpu>& pass);
+  absl::Status Carry(const Pass<Cpu>& pass);
+
+  const Cuda<N> device_;
+  const Options options_;
+  // One block, here pinned and there, for the numbers of a pass.
+  int64_t room_bytes_ = 0;
+  std::byte* host_ = nullptr;
+  Buffer<std::byte, Cuda<N>> block_;
+  int64_t used_bytes_ = 0;
+};
+
+}  // namespace moebius
