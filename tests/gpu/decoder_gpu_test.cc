@@ -1,0 +1,91 @@
+// The forward pass on a GPU: the laws of every device, and the processor's
+// numbers.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/gpu/gpu_ranks.h"
+#include "tests/unit/worker/model/decoder_tests.h"
+#include "tests/unit/worker/model/reference_tests.h"
+#include "tests/unit/worker/model/test_group.h"
+
+namespace moebius {
+namespace {
+
+const bool kPrepared = (PrepareForRanksOnOneGpu(), true);
+
+constexpr auto kExact = &MakeGpuRanks<Numerics::kExact>;
+constexpr auto kFast = &MakeGpuRanks<Numerics::kFast>;
+
+INSTANTIATE_TEST_SUITE_P(Devices, DecoderTest,
+                         testing::Values(DecoderCase{"GpuExact", kExact, 4}),
+                         [](const auto& info) { return info.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    GpuExact, ReferenceTest,
+    testing::Values(ReferenceCase{1, false, {600}, kExact},
+                    ReferenceCase{1, false, {1, 7, 64, 33}, kExact},
+                    ReferenceCase{2, false, {100, 3}, kExact},
+                    ReferenceCase{2, true, {17, 200}, kExact},
+                    ReferenceCase{4, false, {50}, kExact},
+                    ReferenceCase{4, true, {128, 5}, kExact}),
+    NameOf);
+
+// Activations have 8 bits.
+INSTANTIATE_TEST_SUITE_P(
+    GpuFast, ReferenceTest,
+    testing::Values(ReferenceCase{1, false, {600}, kFast, 0.5, false},
+                    ReferenceCase{2, false, {100, 3}, kFast, 0.5, false},
+                    ReferenceCase{4, true, {128, 5}, kFast, 0.5, false}),
+    NameOf);
+
+// Largest difference of a row, relative to its largest logit.
+void ExpectNear(const LogitMap& got, const LogitMap& expected,
+                double tolerance) {
+  ASSERT_FALSE(got.empty());
+  double worst = 0;
+  for (const auto& [place, row] : got) {
+    const std::vector<float>& want = expected.at(place);
+    double largest = 0, difference = 0;
+    for (size_t i = 0; i < row.size(); ++i) {
+      largest = std::max<double>(largest, std::abs(want[i]));
+      difference = std::max<double>(difference, std::abs(row[i] - want[i]));
+    }
+    ASSERT_FALSE(std::isnan(row[0]));
+    worst = std::max(worst, difference / largest);
+  }
+  EXPECT_LT(worst, tolerance);
+  testing::Test::RecordProperty("worst", std::to_string(worst));
+}
+
+void ExpectTheProcessorsNumbers(const MakeTestRanks& make_ranks,
+                                double tolerance) {
+  for (const KvType kv_type : {KvType::kFloat32, KvType::kBf16}) {
+    GroupOptions options;
+    options.spec = SpecOf(OddConfig());
+    options.kv_type = kv_type;
+    const LogitMap expected = RunAll(options, 1000, kSequences, Want::kAll);
+    options.make_ranks = make_ranks;
+    for (const int n : {1, 2, 4}) {
+      for (const bool tp : {false, true}) {
+        SCOPED_TRACE(testing::Message() << n << (tp ? " TP" : " EP"));
+        options.num_ranks = n;
+        options.layout = tp ? TensorParallel(n) : ExpertParallel();
+        ExpectNear(RunAll(options, 16, 3, Want::kAll), expected, tolerance);
+      }
+    }
+  }
+}
+
+TEST(GpuDecoder, ExactHasTheProcessorsNumbers) {
+  ExpectTheProcessorsNumbers(kExact, 1e-3);
+}
+
+TEST(GpuDecoder, FastHasTheProcessorsNumbersNearly) {
+  ExpectTheProcessorsNumbers(kFast, 5e-2);
+}
+
+}  // namespace
+}  // namespace moebius

@@ -1,0 +1,57 @@
+// A group of ranks on one GPU, in one process: a thread, a stream and memory of
+// its own for each.
+//
+// Ranks of one process share a context: what waits for all of it (memory that
+// is freed, code that is loaded late) would wait for a kernel that waits for a
+// rank which waits. So all of it is done before ranks meet: code is loaded when
+// the program starts, and every rank rehearses the largest passes alone.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kernels/cuda/gpu.h"
+#include "tests/unit/worker/model/test_group.h"
+#include "worker/model/decoder.h"
+#include "worker/model/pass_cuda.h"
+#include "worker/peers/collectives_cuda.h"
+#include "worker/peers/group_fence.h"
+
+namespace moebius {
+
+// What the driver is told before it starts: from main() of a test program, or
+// whatever comes before.
+void PrepareForRanksOnOneGpu();
+
+template <Numerics N>
+class GpuRanks final : public TestRanks {
+ public:
+  GpuRanks(const GroupOptions& options, const ModelShape& shape,
+           absl::Duration timeout = absl::Seconds(20));
+  ~GpuRanks() override;
+
+  absl::Status Run(Rank rank, const Pass<Cpu>& pass) override;
+  // Ends the meetings at which others wait for anybody.
+  void GiveUp() override { fence(0).Abandon(); }
+  SignalsFence& fence(Rank rank);
+
+ private:
+  struct OneRank;
+  void Build(Rank r, const GroupOptions& options, const ModelShape& shape,
+             absl::Duration timeout);
+  void Rehearse(Rank r, const GroupOptions& options, const ModelShape& shape);
+
+  CudaFailure failure_;
+  std::vector<std::unique_ptr<OneRank>> ranks_;
+};
+
+// As TestGroup takes them.
+template <Numerics N>
+std::unique_ptr<TestRanks> MakeGpuRanks(const GroupOptions& options,
+                                        const ModelShape& shape) {
+  return std::make_unique<GpuRanks<N>>(options, shape);
+}
+
+}  // namespace moebius
