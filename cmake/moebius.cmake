@@ -20,7 +20,7 @@ target_compile_options(moebius_options INTERFACE
 # would make results depend on how a compiler laid out a loop.
 target_compile_options(moebius_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>
-  $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false$<SEMICOLON>-Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers,-ffp-contract=off$<SEMICOLON>--expt-relaxed-constexpr$<SEMICOLON>-diag-suppress=20012,20013,20014,20015>)
+  $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false$<SEMICOLON>-Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers,-ffp-contract=off$<SEMICOLON>--expt-relaxed-constexpr$<SEMICOLON>-diag-suppress=554,20012,20013,20014,20015>)
 if(MOEBIUS_SANITIZE)
   target_compile_options(moebius_options INTERFACE -fsanitize=${MOEBIUS_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
   target_link_options(moebius_options INTERFACE -fsanitize=${MOEBIUS_SANITIZE})

@@ -1,3 +1,271 @@
-#include "kernels/cuda/operators.h"
+// The experts of a rank, in two kernels over the blocks of rows that their
+// groups make: gate and up with silu into the routing's scratch room, then down
+// into the sums.
+//
+// The host knows how many assignments there are, and not to which experts. So
+// the grid is of as many blocks as there can be, and a thread block finds its
+// block of rows in the groups, or nothing to do.
+#include <limits>
 
-namespace moebius {}  // namespace moebius
+#include "common/base/check.h"
+#include "kernels/cuda/operators.h"
+#include "kernels/cuda/products.cuh"
+
+namespace moebius {
+namespace {
+
+using namespace products;
+
+constexpr int kOnePiece = std::numeric_limits<int>::max();
+
+// Rows of one group, at most as many as a block takes.
+struct RowBlock {
+  int group = -1;  // none
+  int first = 0;   // entry
+  int count = 0;
+};
+
+// Block number `wanted` of those that groups are cut into, each on its own, in
+// order. All threads of a warp call it.
+__device__ RowBlock FindBlock(const int32_t* begins, int num_groups,
+                              int block_rows, int wanted) {
+  constexpr unsigned kAll = 0xffffffffu;
+  const int lane = threadIdx.x % kWarpThreads;
+  int before = 0;
+  for (int first = 0; first < num_groups; first += kWarpThreads) {
+    const int group = first + lane;
+    int begin = 0, rows = 0;
+    if (group < num_groups) {
+      begin = begins[group];
+      rows = begins[group + 1] - begin;
+    }
+    const int blocks = (rows + block_rows - 1) / block_rows;
+    int end = blocks;  // becomes the end of the lane's blocks
+    for (int distance = 1; distance < kWarpThreads; distance *= 2) {
+      const int other = __shfl_up_sync(kAll, end, distance);
+      if (lane >= distance) end += other;
+    }
+    end += before;
+    const unsigned behind = __ballot_sync(kAll, end > wanted);
+    if (behind != 0) {
+      const int found = __ffs(static_cast<int>(behind)) - 1;
+      const int skip =
+          (wanted - __shfl_sync(kAll, end - blocks, found)) * block_rows;
+      return {first + found, __shfl_sync(kAll, begin, found) + skip,
+              min(__shfl_sync(kAll, rows, found) - skip, block_rows)};
+    }
+    before = __shfl_sync(kAll, end, kWarpThreads - 1);
+  }
+  return {};
+}
+
+// Blocks that `entries` rows in `groups` groups can make.
+int MostBlocks(int entries, int groups, int block_rows) {
+  const int64_t used = std::min(entries, groups);
+  return static_cast<int>(std::min<int64_t>(
+      entries, (entries + used * (block_rows - 1)) / block_rows));
+}
+
+template <Numerics N>
+struct ExpertArgs {
+  ExpertSlot<Cuda<N>> slot;
+  // Of the routing.
+  const int32_t* begins = nullptr;
+  const int32_t* rows = nullptr;
+  const float* weights = nullptr;
+  int num_groups = 0;
+  float* hidden = nullptr;  // [entries][intermediate]
+
+  View<const float, Cuda<N>> x;
+  PartialRows<Cuda<N>> sums;
+  Cut cut;  // of the kernel's reduced dimension
+
+  __device__ int intermediate() const { return slot.rows * slot.num_pieces; }
+  // ExpertSlot::expert(e).data
+  __device__ const uint4* Expert(int e) const {
+    const ptrdiff_t owner = e / slot.experts_per_block;
+    return reinterpret_cast<const uint4*>(
+        slot.data + owner * slot.num_pieces * slot.piece_stride +
+        e % slot.experts_per_block * (ptrdiff_t{3} * slot.rows * slot.hidden));
+  }
+  __device__ ptrdiff_t piece_words() const { return slot.piece_stride / 8; }
+  // Of gate, up or down in a piece.
+  __device__ ptrdiff_t matrix_words() const {
+    return ptrdiff_t{slot.rows} * slot.hidden / 8;
+  }
+};
+
+// Together all blocks set the sums to zero.
+template <Numerics N>
+__device__ void ZeroSums(const PartialRows<Cuda<N>>& sums) {
+  constexpr int kWordPartials = 16 / sizeof(typename Cuda<N>::Partial);
+  const int words = sums.cols / kWordPartials;
+  const int64_t step = int64_t{gridDim.x} * gridDim.y * kThreads;
+  int64_t i =
+      (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * kThreads + threadIdx.x;
+  for (; i < int64_t{sums.rows} * words; i += step) {
+    reinterpret_cast<uint4*>(sums.data + i / words * sums.stride)[i % words] =
+        uint4{};
+  }
+}
+
+// hidden = silu(x gate^T) * (x up^T) * weight. A work's panels are the gate and
+// the up of one unit.
+template <Numerics N, class T>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+    GateUpKernel(const __grid_constant__ ExpertArgs<N> args) {
+  static_assert(T::kPanels == 2);
+  ZeroSums<N>(args.sums);
+  const RowBlock block =
+      FindBlock(args.begins, args.num_groups, T::kBlockRows, blockIdx.y);
+  if (block.group < 0) return;
+  const int unit = T::FirstPanel(blockIdx.x) / 2;
+  const int num_units = args.intermediate() / kUnitRows;
+  const int read = min(unit, num_units - 1);
+  const int piece_units = args.slot.rows / kUnitRows;
+  Work<2> work;
+  work.panels[0] =
+      args.Expert(block.group) + read / piece_units * args.piece_words() +
+      read % piece_units * (ptrdiff_t{args.cut.num_tiles} * kTileWords);
+  work.panels[1] = work.panels[0] + args.matrix_words();
+  work.steps = {kTileWords, kOnePiece, 0};
+  work.cut = args.cut;
+  work.rows = {args.x.data, args.x.stride, args.rows, block.first, block.count};
+  float* const hidden = args.hidden +
+                        ptrdiff_t{block.first} * args.intermediate() +
+                        unit * kUnitRows;
+  const float* const weights = args.weights + block.first;
+  MultiplyRows<N, false, T>(
+      work, [&](int row, int output, const float(&values)[2]) {
+        if (unit >= num_units) return;
+        const float gate = values[0];
+        const float silu = gate / (1.0f + expf(-gate));
+        hidden[ptrdiff_t{row} * args.intermediate() + output] =
+            silu * values[1] * weights[row];
+      });
+}
+
+__device__ inline void AddTo(int64_t* sum, int64_t value) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(sum),
+            static_cast<unsigned long long>(value));
+}
+__device__ inline void AddTo(float* sum, float value) { atomicAdd(sum, value); }
+
+// sums += hidden down^T
+template <Numerics N, class T>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+    DownKernel(const __grid_constant__ ExpertArgs<N> args) {
+  using Partial = typename Cuda<N>::Partial;
+  const RowBlock block =
+      FindBlock(args.begins, args.num_groups, T::kBlockRows, blockIdx.y);
+  if (block.group < 0) return;
+  const int first_panel = T::FirstPanel(blockIdx.x);
+  const int num_panels = args.slot.hidden / kPanelRows;
+  const uint4* const down = args.Expert(block.group) + 2 * args.matrix_words();
+  Work<T::kPanels> work;
+#pragma unroll
+  for (int p = 0; p < T::kPanels; ++p) {
+    work.panels[p] =
+        down + ptrdiff_t{min(first_panel + p, num_panels - 1)} * kTileWords;
+  }
+  work.steps = {ptrdiff_t{num_panels} * kTileWords, args.slot.rows / kTileRows,
+                args.piece_words()};
+  work.cut = args.cut;
+  work.rows = {args.hidden, args.intermediate(), nullptr, block.first,
+               block.count};
+  const int32_t* const rows = args.rows + block.first;
+  Partial* const sums = args.sums.data + ptrdiff_t{first_panel} * kPanelRows;
+  MultiplyRows<N, true, T>(
+      work, [&](int row, int output, const Partial(&values)[T::kPanels]) {
+        Partial* const of_row = sums + rows[row] * args.sums.stride;
+#pragma unroll
+        for (int p = 0; p < T::kPanels; ++p) {
+          if (first_panel + p >= num_panels) continue;
+          AddTo(of_row + p * kPanelRows + output, values[p]);
+        }
+      });
+}
+
+// Calls run(T()) with the kind of kernel for groups of that many rows on
+// average.
+template <Numerics N, class Run>
+void WithKindOfGroups(int rows, const Run& run) {
+  if (rows <= 8) return run(FewRows<2, 1>());
+  if (rows <= 16) return run(FewRows<2, 2>());
+  if (rows <= 32) return run(FewRows<2, 4>());
+  if constexpr (N == Numerics::kExact) {
+    run(ManyRows<2, 4>());
+  } else {
+    run(ManyRows<2, 8>());
+  }
+}
+
+// False if there is no memory for that.
+template <Numerics N>
+bool MakeRoom(const Cuda<N>& device, int64_t elements,
+              Routing<Cuda<N>>& routing) {
+  if (elements > routing.hidden_room) {
+    routing.hidden = {};
+    routing.hidden = {device, "intermediate rows of experts", elements};
+    routing.hidden_room = routing.hidden.data() == nullptr ? 0 : elements;
+  }
+  return elements <= routing.hidden_room;
+}
+
+}  // namespace
+
+template <Numerics N>
+void Experts(const Cuda<N>& device, Given<const ExpertSlot<Cuda<N>>&> slot,
+             int slice_rows, ConstGpuRows<N> x,
+             Given<Routing<Cuda<N>>&> routing,
+             Given<PartialRows<Cuda<N>>> sums) {
+  CHECK(routing.num_groups == slot.num_experts);
+  CHECK(slot.hidden == x.cols && slot.hidden == sums.cols);
+  CHECK(routing.num_rows <= x.rows && routing.num_rows <= sums.rows);
+  const int entries = routing.max_entries;
+  if (routing.num_rows == 0 || entries == 0) return;
+  const PartialRows<Cuda<N>> used = sums.RowRange(0, routing.num_rows);
+  const int intermediate = slot.rows * slot.num_pieces;
+  if (intermediate == 0) {
+    constexpr size_t kBytes = sizeof(*used.data);
+    device.failure->Note(CudaStatus(
+        cudaMemset2DAsync(used.data, used.stride * kBytes, 0,
+                          used.cols * kBytes, used.rows, device.stream),
+        "sums of no experts"));
+    return;
+  }
+  CHECK(slice_rows > 0 && slice_rows % kUnitRows == 0 &&
+        slot.rows % slice_rows == 0);
+  if (!MakeRoom(device, int64_t{entries} * intermediate, routing)) return;
+  ExpertArgs<N> args{slot,
+                     routing.begins.data(),
+                     routing.rows.data(),
+                     routing.weights.data(),
+                     routing.num_groups,
+                     routing.hidden.data(),
+                     x,
+                     used,
+                     Cut::Of(slot.hidden, slot.hidden)};
+  WithKindOfGroups<N>(DivideUp(entries, slot.num_experts), [&]<class T>(T) {
+    const auto grid = [&](int panels) {
+      return dim3(DivideUp(panels, T::kBlockPanels),
+                  MostBlocks(entries, slot.num_experts, T::kBlockRows));
+    };
+    GateUpKernel<N, T>
+        <<<grid(2 * intermediate / kUnitRows), kThreads, 0, device.stream>>>(
+            args);
+    args.cut = Cut::Of(intermediate, slice_rows);
+    DownKernel<N, T>
+        <<<grid(slot.hidden / kPanelRows), kThreads, 0, device.stream>>>(args);
+  });
+  device.failure->Note(CudaStatus(cudaGetLastError(), "experts"));
+}
+
+template void Experts(const CudaExact&, const ExpertSlot<CudaExact>&, int,
+                      ConstGpuRows<Numerics::kExact>, Routing<CudaExact>&,
+                      PartialRows<CudaExact>);
+template void Experts(const CudaFast&, const ExpertSlot<CudaFast>&, int,
+                      ConstGpuRows<Numerics::kFast>, Routing<CudaFast>&,
+                      PartialRows<CudaFast>);
+
+}  // namespace moebius
