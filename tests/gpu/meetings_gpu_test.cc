@@ -51,9 +51,9 @@ class MeetingsTest : public testing::Test {
   }
   // The group goes on together, and steps work.
   void ExpectGoesOn() {
-    const uint64_t next = std::max(ranks_->fence(0).abandoned(),
-                                   ranks_->fence(1).abandoned()) +
-                          1;
+    const uint64_t next =
+        std::max(ranks_->fence(0).abandoned(), ranks_->fence(1).abandoned()) +
+        1;
     for (const Rank r : {0, 1}) ranks_->fence(r).GoOn(next);
     for (int step = 0; step < 3; ++step) {
       std::atomic<int> rows = 0;
@@ -77,9 +77,9 @@ TEST_F(MeetingsTest, TheDeadlineEndsAPassAndNamesWhoIsMissing) {
       EXPECT_THAT(RunAlone(r), StatusIs(StatusCode::kDeadlineExceeded,
                                         HasSubstr(r == 0 ? "rank 1 not at"
                                                          : "rank 0 not at")));
-      const uint64_t next = std::max(ranks_->fence(0).abandoned(),
-                                     ranks_->fence(1).abandoned()) +
-                            1;
+      const uint64_t next =
+          std::max(ranks_->fence(0).abandoned(), ranks_->fence(1).abandoned()) +
+          1;
       for (const Rank each : {0, 1}) ranks_->fence(each).GoOn(next);
     }
     ExpectGoesOn();

@@ -91,7 +91,8 @@ inline int LengthOf(int sequence) { return 9 + 13 * sequence; }
 
 // All sequences in chunks of `chunk` tokens, `together` at a time, asking for
 // every row's logits, or for the last row's of each chunk.
-inline LogitMap RunAll(GroupOptions options, int chunk, int together, Want want) {
+inline LogitMap RunAll(GroupOptions options, int chunk, int together,
+                       Want want) {
   options.max_rows = 200;
   options.num_pages = 128;
   TestGroup group(options);
@@ -130,7 +131,8 @@ inline void ExpectSameBits(const LogitMap& got, const LogitMap& expected) {
   }
 }
 
-inline void DecoderTest::ExpectSameBitsEverywhere(const SmallModel& config, KvType kv_type) {
+inline void DecoderTest::ExpectSameBitsEverywhere(const SmallModel& config,
+                                                  KvType kv_type) {
   GroupOptions one = Options(config, 1, false);
   one.kv_type = kv_type;
   const LogitMap expected = RunAll(one, 1000, kSequences, Want::kAll);
@@ -336,9 +338,8 @@ TEST_P(DecoderTest, APassThatIsNoneOfTheGroupsIsRefused) {
   const auto expect_refused = [&](auto spoil, const char* message) {
     Pass<Cpu> pass = chunks.Build(builder, In(ExpertParallel()), 1);
     spoil(pass);
-    EXPECT_THAT(group.Run(0, pass),
-                StatusIs(absl::StatusCode::kInvalidArgument,
-                         testing::HasSubstr(message)));
+    EXPECT_THAT(group.Run(0, pass), StatusIs(absl::StatusCode::kInvalidArgument,
+                                             testing::HasSubstr(message)));
   };
   expect_refused([](auto& p) { p.layout.attention.tp_size = 2; },
                  "attention of tp_size 2");
@@ -351,9 +352,8 @@ TEST_P(DecoderTest, APassThatIsNoneOfTheGroupsIsRefused) {
   expect_refused([&](auto& p) { p.rows_of_rank = five; }, "at most 4");
   expect_refused([](auto& p) { p.rows_of_rank = {}; }, "rows of 0 ranks");
   expect_refused([](auto& p) { p.wanted_of_rank = {}; }, "rows of");
-  EXPECT_THAT(
-      group.Run(0, chunks.Build(builder, In(ExpertParallel()), 1)),
-      IsOk());
+  EXPECT_THAT(group.Run(0, chunks.Build(builder, In(ExpertParallel()), 1)),
+              IsOk());
 }
 
 }  // namespace moebius

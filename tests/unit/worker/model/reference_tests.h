@@ -42,10 +42,10 @@ inline const std::vector<ReferenceRow>& Reference() {
 struct ReferenceCase {
   int num_ranks;
   bool tp;
-  std::vector<int> chunk_sizes;       // taken in turn
+  std::vector<int> chunk_sizes;        // taken in turn
   MakeTestRanks make_ranks = nullptr;  // on the processor
-  double tolerance = 1e-3;  // of logits and log-probabilities
-  bool same_tokens = true;  // greedy ones
+  double tolerance = 1e-3;             // of logits and log-probabilities
+  bool same_tokens = true;             // greedy ones
 };
 
 inline std::string NameOf(const testing::TestParamInfo<ReferenceCase>& info) {
