@@ -13,6 +13,7 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kAlign = 16;
+constexpr int64_t kMaxPageIds = int64_t{1} << 30;
 
 int64_t RoundUp(int64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
@@ -99,10 +100,10 @@ GpuChunk* ChunksHere(const GpuChunk* there, const std::byte* gpu,
 template <Numerics N>
 absl::StatusOr<std::unique_ptr<GpuPasses<N>>> GpuPasses<N>::Create(
     const Cuda<N>& device, const Options& options) {
-  if (options.max_rows < 1 || options.max_page_ids < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("passes: ", options.max_rows, " rows, ",
-                     options.max_page_ids, " page ids"));
+  if (options.max_rows < 1 || options.page_ids < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("passes: ", options.max_rows,
+                                                   " rows, ", options.page_ids,
+                                                   " page ids"));
   }
   std::unique_ptr<GpuPasses> passes(new GpuPasses(device, options));
   RETURN_IF_ERROR(device.failure->status());
@@ -111,16 +112,8 @@ absl::StatusOr<std::unique_ptr<GpuPasses<N>>> GpuPasses<N>::Create(
 
 template <Numerics N>
 GpuPasses<N>::GpuPasses(const Cuda<N>& device, const Options& options)
-    : device_(device),
-      options_(options),
-      room_bytes_(RoomFor(options.max_rows, options.max_page_ids)),
-      block_(device, "numbers of a pass", room_bytes_) {
-  void* host = nullptr;
-  device.failure->Note(
-      CudaStatus(cudaHostAlloc(&host, static_cast<size_t>(room_bytes_),
-                               cudaHostAllocPortable),
-                 "pinned memory for the numbers of a pass"));
-  host_ = static_cast<std::byte*>(host);
+    : device_(device), options_(options) {
+  Reserve(RoomFor(options.max_rows, options.page_ids));
 }
 
 template <Numerics N>
@@ -129,16 +122,33 @@ GpuPasses<N>::~GpuPasses() {
   cudaFreeHost(host_);
 }
 
+// REQUIRES: the stream is done with the block.
 template <Numerics N>
-absl::Status GpuPasses<N>::Fits(const Pass<Cpu>& pass) const {
+void GpuPasses<N>::Reserve(int64_t size_bytes) {
+  cudaFreeHost(host_);
+  block_ = {};
+  room_bytes_ = size_bytes;
+  void* host = nullptr;
+  device_.failure->Note(
+      CudaStatus(cudaHostAlloc(&host, static_cast<size_t>(room_bytes_),
+                               cudaHostAllocPortable),
+                 "pinned memory for the numbers of a pass"));
+  host_ = static_cast<std::byte*>(host);
+  block_ = {device_, "numbers of a pass", room_bytes_};
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::MakeRoom(const Pass<Cpu>& pass) {
   const int64_t page_ids = PageIdsOf(pass.rows.chunks);
-  if (pass.rows.size > options_.max_rows || page_ids > options_.max_page_ids) {
+  if (pass.rows.size > options_.max_rows || page_ids > kMaxPageIds) {
     return absl::InvalidArgumentError(
         absl::StrCat("step: ", pass.rows.size, " rows and ", page_ids,
                      " pages of their sequences; allowed: at most ",
-                     options_.max_rows, " and ", options_.max_page_ids));
+                     options_.max_rows, " and ", kMaxPageIds));
   }
-  return absl::OkStatus();
+  const int64_t needed = RoomFor(options_.max_rows, page_ids);
+  if (needed > room_bytes_) Reserve(needed + needed / 2);
+  return device_.failure->status();
 }
 
 template <Numerics N>
@@ -185,7 +195,7 @@ template <Numerics N>
 absl::Status GpuPasses<N>::Carry(const Pass<Cpu>& pass) {
   RETURN_IF_ERROR(UseGpu(options_.gpu));
   RETURN_IF_ERROR(device_.failure->status());
-  RETURN_IF_ERROR(Fits(pass));
+  RETURN_IF_ERROR(MakeRoom(pass));
   const Pass<Cuda<N>> on_gpu = Put(pass);
   device_.failure->Note(CudaStatus(
       cudaMemcpyAsync(block_.data(), host_, static_cast<size_t>(used_bytes_),

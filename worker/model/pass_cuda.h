@@ -20,17 +20,18 @@ namespace moebius {
 //
 // Runs a pass of the host's: its numbers go to the GPU in one copy, the
 // decoder follows, and the stream is waited for.
-// Errors: of the GPU, which stay; kInvalidArgument for a pass that there is no
-// room for, before anything of it is done; and of the meetings, after which the
-// next pass is as good as any.
+// Errors: of the GPU, which stay; kInvalidArgument for a pass that cannot be,
+// before anything of it is done; and of the meetings, after which the next pass
+// is as good as any.
 // Threading: one Run() at a time, from any thread.
 template <Numerics N>
 class GpuPasses {
  public:
   struct Options {
     int gpu = 0;
-    int max_rows = 0;          // of a step, over the whole group
-    int64_t max_page_ids = 0;  // in the tables of a step's sequences
+    int max_rows = 0;  // of a step, over the whole group
+    // Room to begin with: ids in the tables of a step's sequences.
+    int64_t page_ids = 0;
     // All of them outlive this. The stream is the device's.
     const GpuStream* stream = nullptr;
     Decoder<Cuda<N>>* decoder = nullptr;
@@ -49,7 +50,8 @@ class GpuPasses {
  private:
   GpuPasses(const Cuda<N>& device, const Options& options);
 
-  absl::Status Fits(const Pass<Cpu>& pass) const;
+  void Reserve(int64_t size_bytes);
+  absl::Status MakeRoom(const Pass<Cpu>& pass);
   // The pass as the GPU sees it, in the block.
   Pass<Cuda<N>> Put(const Pass<Cpu>& pass);
   absl::Status Carry(const Pass<Cpu>& pass);

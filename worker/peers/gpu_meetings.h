@@ -1,6 +1,7 @@
 // Meetings of the ranks' GPUs, in the midst of their streams.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -76,7 +77,8 @@ class GpuMeetings {
       const Options& options, CUstream_st* stream, CudaFailure* failure);
   ~GpuMeetings();
 
-  // A pass of at most `most` meetings. REQUIRES: the pass before has ended.
+  // A pass of at most `most` meetings, over the memories that are mapped now.
+  // REQUIRES: the pass before has ended.
   void Begin(int most);
   // A pass without the others, whose results mean nothing: it meets nobody.
   void BeginAlone();
@@ -88,14 +90,18 @@ class GpuMeetings {
  private:
   GpuMeetings(const Options& options, CUstream_st* stream,
               CudaFailure* failure);
-  const uint64_t* Register(std::byte* signals);
+  void Register(Rank rank);
+  void Unregister(Rank rank);
   void Start(const MeetingState& state);
 
   const Options options_;
   CUstream_st* const stream_;
   CudaFailure* const failure_;
   MeetingRanks ranks_;
-  std::vector<void*> registered_;
+  // [rank] Of the signals that the GPU sees: SignalsIdentity::memory, and
+  // whether we have registered them.
+  std::array<uint64_t, kMaxRanks> memory_{};
+  std::array<bool, kMaxRanks> ours_{};
   MeetingState* next_state_ = nullptr;  // pinned
   MeetingReport* report_ = nullptr;     // pinned
 };

@@ -42,7 +42,7 @@ GpuMeetings::GpuMeetings(const Options& options, CUstream_st* stream,
   for (size_t r = 0; r < num_ranks; ++r) {
     ranks_.line_at[r] =
         reinterpret_cast<MeetingLine*>(options.exchange[r]) + options.rank;
-    ranks_.aborted_through[r] = Register(options.signals[r]);
+    Register(static_cast<Rank>(r));
   }
   ranks_.lines = reinterpret_cast<MeetingLine*>(options.exchange[options.rank]);
   failure->Note(CudaStatus(
@@ -58,28 +58,37 @@ GpuMeetings::~GpuMeetings() {
   cudaFree(ranks_.state);
   cudaFreeHost(next_state_);
   cudaFreeHost(report_);
-  for (void* signals : registered_) cudaHostUnregister(signals);
+  for (Rank r = 0; r < ranks_.num_ranks; ++r) Unregister(r);
   cudaGetLastError();  // nobody is left to be told
 }
 
 // The GPU reads a rank's aborted_through where the host writes it.
-const uint64_t* GpuMeetings::Register(std::byte* signals) {
+void GpuMeetings::Register(Rank rank) {
+  std::byte* const signals = options_.signals[rank];
+  memory_[rank] = SignalsAt(signals)->identity.memory;
   const cudaError_t error =
       cudaHostRegister(signals, sizeof(SignalsBlock),
                        cudaHostRegisterPortable | cudaHostRegisterMapped);
-  if (error == cudaSuccess) registered_.push_back(signals);
   // Another rank of this process may have done it.
   if (error == cudaErrorHostMemoryAlreadyRegistered) {
     cudaGetLastError();
   } else {
     failure_->Note(CudaStatus(error, "signals that a GPU is to read"));
+    ours_[rank] = error == cudaSuccess;
   }
   void* at = nullptr;
   failure_->Note(
       CudaStatus(cudaHostGetDevicePointer(
                      &at, &SignalsAt(signals)->arrival.aborted_through, 0),
                  "where a GPU sees signals"));
-  return static_cast<const uint64_t*>(at);
+  ranks_.aborted_through[rank] = static_cast<const uint64_t*>(at);
+}
+
+void GpuMeetings::Unregister(Rank rank) {
+  if (!ours_[rank]) return;
+  cudaHostUnregister(options_.signals[rank]);
+  ours_[rank] = false;
+  cudaGetLastError();  // what it was registered for is gone
 }
 
 void GpuMeetings::Start(const MeetingState& state) {
@@ -92,6 +101,13 @@ void GpuMeetings::Start(const MeetingState& state) {
 }
 
 void GpuMeetings::Begin(int most) {
+  // A registration is of memory, not of an address: a successor may have
+  // brought other memory there.
+  for (Rank r = 0; r < ranks_.num_ranks; ++r) {
+    if (SignalsAt(options_.signals[r])->identity.memory == memory_[r]) continue;
+    Unregister(r);
+    Register(r);
+  }
   Start({options_.fence == nullptr ? 0 : options_.fence->Take(most), 0});
 }
 
