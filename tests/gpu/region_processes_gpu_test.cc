@@ -1,0 +1,281 @@
+// Memory of a GPU between real processes. The vault is in this one, which never
+// uses the driver; every worker is a forked child that does.
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "common/vault/vault_client.h"
+#include "deploy/launcher/vault.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/cuda/copies.h"
+#include "kernels/cuda/gpu.h"
+#include "tests/gpu/device_bytes.h"
+#include "tests/status_matchers.h"
+#include "tests/unit/worker/memory/processes.h"
+#include "worker/memory/region_cuda.h"
+#include "worker/memory/worker_memory.h"
+#include "worker/peers/group_barrier.h"
+
+namespace moebius {
+namespace {
+
+constexpr absl::Duration kLong = absl::Seconds(30);
+constexpr int64_t kSize = int64_t{64} << 20;
+
+std::vector<std::byte> BytesOf(uint64_t seed) {
+  std::vector<std::byte> bytes(kSize);
+  FillBytes(seed, bytes.data(), kSize);
+  return bytes;
+}
+
+// A worker's memory on the GPU. Lives in a child.
+struct Worker {
+  std::unique_ptr<RegionMaker> maker = MakeGpuRegionMaker(0);
+  std::unique_ptr<WorkerMemory> memory;
+  std::unique_ptr<GroupBarrier> barrier;
+
+  static MemoryGeometry Geometry() {
+    MemoryGeometry geometry;
+    geometry[RegionKind::kExperts] = kSize;
+    geometry[RegionKind::kKv] = kSize;
+    geometry[RegionKind::kExchange] = kSize;
+    return geometry;
+  }
+  void Create(Rank rank, VaultClient& client) {
+    WorkerMemoryOptions options;
+    options.maker = maker.get();
+    auto made = WorkerMemory::Create(rank, 2, Geometry(), client, options);
+    ASSERT_THAT(made, IsOk());
+    memory = *std::move(made);
+  }
+  void Adopt(Rank rank, uint64_t incarnation, VaultClient& client) {
+    WorkerMemoryOptions options;
+    options.maker = maker.get();
+    options.incarnation = Incarnation{incarnation};
+    auto made = WorkerMemory::Adopt(rank, 2, Geometry(), client, options);
+    ASSERT_THAT(made, IsOk());
+    memory = *std::move(made);
+  }
+  void MapPeers(VaultClient& client) {
+    ASSERT_THAT(memory->MapPeers(client, kLong), IsOk());
+    barrier = std::make_unique<GroupBarrier>(
+        memory->rank(), memory->all_signals(), BarrierOptions{});
+  }
+  void Meet() {
+    EXPECT_THAT(barrier->Wait(barrier->arrived() + 1, kLong), IsOk());
+  }
+  void Fill(RegionKind kind, uint64_t seed) {
+    ToGpu(BytesOf(seed), memory->mutable_base(kind));
+  }
+  bool Holds(RegionKind kind, Rank rank, uint64_t seed) const {
+    return FromGpu(memory->base(kind, rank), kSize) == BytesOf(seed);
+  }
+};
+
+class RegionProcessesTest : public testing::Test {
+ protected:
+  RegionProcessesTest() {
+    auto vault = Vault::Start(directory_.path(), [](const VaultReport&) {});
+    EXPECT_THAT(vault, IsOk());
+    vault_ = *std::move(vault);
+  }
+
+  Child Fork(Rank rank, const std::function<int(VaultClient&)>& body) {
+    Child child([&] {
+      auto client = VaultClient::Connect(directory_.path(), rank, kLong);
+      EXPECT_THAT(client, IsOk());
+      return body(**client);
+    });
+    vault_->Allow(child.pid(), rank);
+    return child;
+  }
+  void Kill(Child& child) {
+    const pid_t pid = child.pid();
+    child.Kill();
+    vault_->Disallow(pid);
+  }
+
+  PrivateDirectory directory_;
+  std::unique_ptr<Vault> vault_;
+};
+
+TEST_F(RegionProcessesTest, PeersReadWhatOwnersWriteAndPushWhereTheyMay) {
+  std::vector<Child> children;
+  for (Rank rank = 0; rank < 2; ++rank) {
+    children.push_back(Fork(rank, [rank](VaultClient& client) {
+      Worker worker;
+      worker.Create(rank, client);
+      worker.Fill(RegionKind::kExperts, 1 + rank);
+      worker.Fill(RegionKind::kKv, 3 + rank);
+      worker.MapPeers(client);
+      ToGpu(BytesOf(5 + rank), worker.memory->mutable_exchange(1 - rank));
+      worker.Meet();
+      EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 1 - rank, 2 - rank));
+      EXPECT_TRUE(worker.Holds(RegionKind::kKv, 1 - rank, 4 - rank));
+      EXPECT_TRUE(worker.Holds(RegionKind::kExchange, rank, 6 - rank));
+      worker.Meet();
+      return 0;
+    }));
+  }
+  for (Child& child : children) EXPECT_EQ(child.Join(), 0);
+}
+
+TEST_F(RegionProcessesTest, ASuccessorFindsTheMemoryOfAKilledOwnerIntact) {
+  Event filled, adopted;
+  Child peer = Fork(1, [&](VaultClient& client) {
+    Worker worker;
+    worker.Create(1, client);
+    worker.MapPeers(client);
+    EXPECT_TRUE(adopted.Wait());
+    // The mapping made in the owner's life goes on.
+    EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 0, 7));
+    return 0;
+  });
+  Child owner = Fork(0, [&](VaultClient& client) {
+    Worker worker;
+    worker.Create(0, client);
+    worker.MapPeers(client);
+    worker.Fill(RegionKind::kExperts, 7);
+    worker.Fill(RegionKind::kKv, 8);
+    filled.Set();
+    for (;;) ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(filled.Wait());
+  Kill(owner);
+  Child successor = Fork(0, [&](VaultClient& client) {
+    Worker worker;
+    worker.Adopt(0, 2, client);
+    worker.MapPeers(client);
+    EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 0, 7));
+    EXPECT_TRUE(worker.Holds(RegionKind::kKv, 0, 8));
+    worker.Fill(RegionKind::kKv, 9);  // it may write as well
+    EXPECT_TRUE(worker.Holds(RegionKind::kKv, 0, 9));
+    return 0;
+  });
+  EXPECT_EQ(successor.Join(), 0);
+  adopted.Set();
+  EXPECT_EQ(peer.Join(), 0);
+}
+
+TEST_F(RegionProcessesTest, AWriteIntoAPeersExpertsFaultsInTheWriterAlone) {
+  Event written;
+  Child owner = Fork(0, [&](VaultClient& client) {
+    Worker worker;
+    worker.Create(0, client);
+    worker.Fill(RegionKind::kExperts, 10);
+    worker.MapPeers(client);
+    EXPECT_TRUE(written.Wait());
+    EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 0, 10));
+    worker.Fill(RegionKind::kExperts, 11);
+    EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 0, 11));
+    return 0;
+  });
+  Child writer = Fork(1, [&](VaultClient& client) {
+    Worker worker;
+    worker.Create(1, client);
+    worker.MapPeers(client);
+    EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 0, 10));
+    auto* const peer =
+        const_cast<std::byte*>(worker.memory->base(RegionKind::kExperts, 0));
+    const GpuCopy copy{worker.memory->base(RegionKind::kExperts, 1), peer,
+                       kSize};
+    EXPECT_THAT(LaunchCopies({&copy, 1}, 4, nullptr), IsOk());
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorIllegalAddress);
+    return 0;
+  });
+  EXPECT_EQ(writer.Join(), 0);
+  written.Set();
+  EXPECT_EQ(owner.Join(), 0);
+}
+
+TEST_F(RegionProcessesTest, APeersNewMemoryIsMappedWhereItsOldOneWas) {
+  Event mapped, replaced;
+  Child first = Fork(1, [&](VaultClient& client) {
+    Worker worker;
+    worker.Create(1, client);
+    worker.Fill(RegionKind::kExperts, 12);
+    for (;;) ::pause();
+    return 0;
+  });
+  Child ours = Fork(0, [&](VaultClient& client) {
+    Worker worker;
+    worker.Create(0, client);
+    worker.MapPeers(client);
+    const std::byte* const base = worker.memory->base(RegionKind::kExperts, 1);
+    mapped.Set();
+    EXPECT_TRUE(replaced.Wait());
+    EXPECT_THAT(worker.memory->MapAnew(1, Incarnation{2}, client), IsOk());
+    EXPECT_EQ(worker.memory->base(RegionKind::kExperts, 1), base);
+    EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 1, 13));
+    return 0;
+  });
+  ASSERT_TRUE(mapped.Wait());
+  Kill(first);
+  vault_->Forget(1);
+  Child second = Fork(1, [&](VaultClient& client) {
+    Worker worker;
+    WorkerMemoryOptions options;
+    options.maker = worker.maker.get();
+    options.incarnation = Incarnation{2};
+    auto made = WorkerMemory::Create(1, 2, Worker::Geometry(), client, options);
+    EXPECT_THAT(made, IsOk());
+    worker.memory = *std::move(made);
+    worker.Fill(RegionKind::kExperts, 13);
+    replaced.Set();
+    for (;;) ::pause();
+    return 0;
+  });
+  EXPECT_EQ(ours.Join(), 0);
+}
+
+TEST_F(RegionProcessesTest, NothingStaysOpenOrAllocated) {
+  const int before = CountDescriptors();
+  std::vector<Child> children;
+  for (Rank rank = 0; rank < 2; ++rank) {
+    children.push_back(Fork(rank, [rank](VaultClient& client) {
+      EXPECT_THAT(CheckGpuRegions(0), IsOk());  // the driver's own are there
+      const int descriptors = CountDescriptors();
+      Worker worker;
+      worker.Create(rank, client);
+      worker.MapPeers(client);
+      worker.Meet();
+      // Five regions of ours, four of the peer's.
+      EXPECT_EQ(CountDescriptors(), descriptors + 9);
+      worker.Meet();
+      worker.memory.reset();
+      EXPECT_EQ(CountDescriptors(), descriptors);
+      return 0;
+    }));
+  }
+  for (Child& child : children) EXPECT_EQ(child.Join(), 0);
+  children.clear();
+  EXPECT_EQ(vault_->NumKept(0), kNumRegionKinds);
+  // The vault alone keeps the memory; it is free once the vault is gone.
+  const auto free_bytes = [] {
+    int pipe_ends[2];
+    EXPECT_EQ(::pipe(pipe_ends), 0);
+    Child child([&] {
+      EXPECT_THAT(UseGpu(0), IsOk());
+      const int64_t bytes = MemoryOfGpu()->free_bytes;
+      return ::write(pipe_ends[1], &bytes, sizeof(bytes)) == sizeof(bytes) ? 0
+                                                                           : 1;
+    });
+    EXPECT_EQ(child.Join(), 0);
+    int64_t bytes = 0;
+    EXPECT_EQ(::read(pipe_ends[0], &bytes, sizeof(bytes)),
+              static_cast<ssize_t>(sizeof(bytes)));
+    ::close(pipe_ends[0]);
+    ::close(pipe_ends[1]);
+    return bytes;
+  };
+  const int64_t kept = free_bytes();
+  vault_.reset();
+  EXPECT_GE(free_bytes() - kept, 2 * 3 * kSize);
+  EXPECT_LE(CountDescriptors(), before);
+}
+
+}  // namespace
+}  // namespace moebius
