@@ -9,8 +9,8 @@ namespace moebius {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;   // as many as a block has lanes (checksum.h)
-constexpr int kAhead = 16;  // words that a thread has in flight
+constexpr int kWarp = 32;  // as many as a block has lanes (checksum.h)
+constexpr int kAhead = 8;  // words that a thread has in flight
 constexpr int64_t kWordBytes = 8;
 constexpr int64_t kBlockWords =
     static_cast<int64_t>(kChecksumBlockBytes) / kWordBytes;
@@ -79,7 +79,7 @@ __device__ Unit UnitAt(const SlotUnits& all, int64_t index) {
   return {all.slot + offset, static_cast<uint64_t>(place)};
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kChecksumBlocksAMultiprocessor)
     UnitChecksumKernel(SlotUnits all, int64_t count,
                        const volatile uint32_t* stop, uint64_t* sum) {
   const int warps = kThreads / kWarp;

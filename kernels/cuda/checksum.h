@@ -28,12 +28,15 @@ struct SlotUnits {
   int64_t first_unit = 0;
 };
 
+// Thread blocks that a multiprocessor has room for.
+inline constexpr int kChecksumBlocksAMultiprocessor = 5;
+
 // Adds to *sum, modulo 2^64, the hash of each unit: SplitMix of Checksum(unit)
 // + SplitMix(place + 1). Each warp takes a unit at a time.
 //   grid   thread blocks of 256 threads at most
-//   stop   a word of the host's that the GPU reads: nothing more is read once
-//          it is not 0, within one unit, and the sum is any number. Null: all
-//          is read.
+//   stop   nothing more is read once it is not 0, within one unit, and the sum
+//          is any number. In memory of the GPU: a million looks a second at a
+//          word of the host's are all that there can be. Null: all is read.
 //   sum    in memory of the GPU
 // Ordering: asynchronous; returns at once. Errors are those of the launch.
 absl::Status LaunchUnitChecksums(const SlotUnits& units, int grid,

@@ -7,40 +7,36 @@ namespace moebius {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kInFlight = 4;  // loads of 16 bytes a thread
-constexpr int64_t kPieceBytes = int64_t{128} << 10;
-// What fits among a kernel's parameters.
-constexpr int kCopiesALaunch = 64;
+constexpr int kInFlight = 4;               // loads of 16 bytes a thread
+constexpr int kBlocksAMultiprocessor = 4;  // as many threads as it holds
+constexpr int64_t kPieceBytes = kThreads * kInFlight * sizeof(uint4);
+constexpr int kCopiesALaunch = 64;  // what fits among a kernel's parameters
 
 struct CopyList {
   GpuCopy copies[kCopiesALaunch];
-  int count;
-  int64_t pieces;  // of the longest
 };
 
-// By all threads of the block. What is copied is not read again soon.
+// At most a piece, by all threads of the block. What is copied is not read
+// again soon.
 __device__ void CopyVectors(const uint4* from, uint4* to, int count) {
-  for (int i = threadIdx.x; i < count; i += kThreads * kInFlight) {
-    uint4 loaded[kInFlight];
+  uint4 loaded[kInFlight];
 #pragma unroll
-    for (int u = 0; u < kInFlight; ++u) {
-      const int at = i + u * kThreads;
-      if (at < count) loaded[u] = __ldcs(from + at);
-    }
+  for (int u = 0; u < kInFlight; ++u) {
+    const int at = threadIdx.x + u * kThreads;
+    if (at < count) loaded[u] = __ldcs(from + at);
+  }
 #pragma unroll
-    for (int u = 0; u < kInFlight; ++u) {
-      const int at = i + u * kThreads;
-      if (at < count) __stcs(to + at, loaded[u]);
-    }
+  for (int u = 0; u < kInFlight; ++u) {
+    const int at = threadIdx.x + u * kThreads;
+    if (at < count) __stcs(to + at, loaded[u]);
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
     CopyKernel(const __grid_constant__ CopyList list) {
-  for (int64_t i = blockIdx.x; i < list.count * list.pieces; i += gridDim.x) {
-    const GpuCopy& copy = list.copies[i % list.count];
-    const int64_t begin = i / list.count * kPieceBytes;
-    if (begin >= copy.size_bytes) continue;
+  const GpuCopy& copy = list.copies[blockIdx.x];
+  for (int64_t begin = blockIdx.y * kPieceBytes; begin < copy.size_bytes;
+       begin += gridDim.y * kPieceBytes) {
     const int size =
         static_cast<int>(min(kPieceBytes, copy.size_bytes - begin));
     const std::byte* const from = copy.from + begin;
@@ -62,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Of all pages end to end, whatever their size: vector v belongs to move
 // v / vectors.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
     PageKernel(const __grid_constant__ GpuPagePools pools,
                const GpuPageMove* moves, uint32_t vectors, uint32_t total) {
   constexpr uint32_t kStride = kThreads * kInFlight;
@@ -100,16 +96,17 @@ absl::Status LaunchCopies(absl::Span<const GpuCopy> copies, int grid,
         copies.first(std::min(copies.size(), size_t{kCopiesALaunch}));
     copies.remove_prefix(now.size());
     CopyList list{};
-    list.count = static_cast<int>(now.size());
     std::copy(now.begin(), now.end(), list.copies);
-    int64_t longest = 0;
+    int64_t longest = 1;
     for (const GpuCopy& copy : now) {
       longest = std::max(longest, copy.size_bytes);
     }
-    if (longest == 0) continue;
-    list.pieces = (longest + kPieceBytes - 1) / kPieceBytes;
-    const int blocks =
-        static_cast<int>(std::min<int64_t>(grid, list.count * list.pieces));
+    // Thread blocks of a copy.
+    const int64_t most = (longest + kPieceBytes - 1) / kPieceBytes;
+    const int64_t share = grid / static_cast<int64_t>(now.size());
+    const dim3 blocks(
+        static_cast<unsigned>(now.size()),
+        static_cast<unsigned>(std::clamp<int64_t>(share, 1, most)));
     CopyKernel<<<blocks, kThreads, 0, stream>>>(list);
     const absl::Status launched =
         CudaStatus(cudaGetLastError(), "launching copies");

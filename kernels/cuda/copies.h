@@ -19,9 +19,9 @@ struct GpuCopy {
   int64_t size_bytes = 0;
 };
 
-// Copies all of them by at most `grid` thread blocks of 512 threads, which take
-// pieces of each in turn, so that every source is read at once. Fast where
-// addresses and sizes are multiples of 16.
+// Copies all of them at once, each by an equal share of `grid` thread blocks of
+// 512 threads, and one at least. Fast where addresses and sizes are multiples
+// of 16.
 //
 // REQUIRES: destinations are disjoint and overlap no source; grid > 0.
 // Ordering: asynchronous, in the order of the stream of the calling thread's

@@ -208,8 +208,9 @@ class Range {
     const absl::Status mapped = DriverStatus(
         *driver_, driver_->map(base_, size_, 0, allocation.handle(), 0),
         absl::StrCat("mapping ", size_, " bytes of a GPU"));
-    if (absl::IsInternal(mapped)) {
-      return absl::InvalidArgumentError(mapped.message());  // of another size
+    if (!mapped.ok() && !absl::IsResourceExhausted(mapped)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(mapped.message(), "; is the memory of that size?"));
     }
     RETURN_IF_ERROR(mapped);
     mapped_ = true;

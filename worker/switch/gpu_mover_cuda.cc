@@ -127,7 +127,7 @@ class GpuMover final : public Mover {
   absl::StatusOr<Moved> Wait() override;
 
  private:
-  static constexpr int64_t kFirstMoves = 4096;  // room at the start
+  static constexpr int64_t kFirstMoves = 65536;  // room at the start
 
   // Whether a rank's memory lies on our GPU.
   bool IsNear(Rank rank) const {

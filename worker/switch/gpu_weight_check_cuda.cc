@@ -13,7 +13,6 @@
 namespace moebius {
 namespace {
 
-constexpr int kBlocksAMultiprocessor = 8;  // of 256 threads: as many as fit
 // A check beside steps takes one of so many multiprocessors' worth of blocks.
 constexpr int kShareOfCheck = 4;
 
@@ -38,13 +37,12 @@ SlotUnits UnitsOf(const GpuWeightCheckOptions& options,
   return units;
 }
 
-// What a check writes and reads beside the weights: a sum in memory of the GPU,
-// and words of the host's that the GPU reaches.
+// What a check has beside the weights.
 class CheckWords {
  public:
   CheckWords() = default;
   ~CheckWords() {
-    cudaFree(sum_);
+    cudaFree(gpu_);
     cudaFreeHost(host_);
   }
   CheckWords(const CheckWords&) = delete;
@@ -52,52 +50,58 @@ class CheckWords {
 
   absl::Status Init() {
     RETURN_IF_ERROR(
-        CudaStatus(cudaMalloc(reinterpret_cast<void**>(&sum_), sizeof(*sum_)),
+        CudaStatus(cudaMalloc(reinterpret_cast<void**>(&gpu_), sizeof(*gpu_)),
                    "memory of a GPU for a checksum"));
     RETURN_IF_ERROR(
         CudaStatus(cudaHostAlloc(reinterpret_cast<void**>(&host_),
-                                 sizeof(*host_), cudaHostAllocMapped),
+                                 sizeof(*host_), cudaHostAllocDefault),
                    "host memory for a checksum"));
-    *host_ = {};
-    return CudaStatus(
-        cudaHostGetDevicePointer(reinterpret_cast<void**>(&stop_seen_),
-                                 &host_->stop, 0),
-        "the address of host memory on a GPU");
+    *host_ = {0, 1};
+    return absl::OkStatus();
   }
 
-  uint64_t* sum() const { return sum_; }
-  uint64_t* result() const { return &host_->result; }
-  void SetStop(bool stop) {
-    __atomic_store_n(&host_->stop, stop ? 1u : 0u, __ATOMIC_SEQ_CST);
+  absl::Status LaunchClear(const GpuStream& stream) const {
+    return CudaStatus(cudaMemsetAsync(gpu_, 0, sizeof(*gpu_), stream.get()),
+                      "clearing a checksum");
   }
-  const uint32_t* stop_seen() const { return stop_seen_; }  // by the GPU
+  absl::Status LaunchStop(const GpuStream& stream) const {
+    return CudaStatus(
+        cudaMemcpyAsync(&gpu_->stop, &host_->stop, sizeof(gpu_->stop),
+                        cudaMemcpyHostToDevice, stream.get()),
+        "stopping a checksum");
+  }
+  absl::Status LaunchDownload(const GpuStream& stream) const {
+    return CudaStatus(
+        cudaMemcpyAsync(&host_->sum, &gpu_->sum, sizeof(gpu_->sum),
+                        cudaMemcpyDeviceToHost, stream.get()),
+        "copying a checksum");
+  }
+
+  uint64_t* sum() const { return &gpu_->sum; }
+  const uint32_t* stop() const { return &gpu_->stop; }
+  uint64_t result() const { return host_->sum; }  // once downloaded
 
  private:
-  struct Host {
-    uint64_t result = 0;
+  struct Words {
+    uint64_t sum = 0;
     uint32_t stop = 0;
   };
-  uint64_t* sum_ = nullptr;
-  Host* host_ = nullptr;
-  uint32_t* stop_seen_ = nullptr;
+  Words* gpu_ = nullptr;
+  Words* host_ = nullptr;
 };
 
-// Reads all slots of a state, and copies the sum to words.result().
+// Reads all slots of a state, until words.stop() if that is heeded, and
+// downloads the sum.
 absl::Status LaunchSum(const GpuWeightCheckOptions& options,
                        const ExpertsState& state, const CheckWords& words,
-                       int grid, const GpuStream& stream) {
-  RETURN_IF_ERROR(CudaStatus(
-      cudaMemsetAsync(words.sum(), 0, sizeof(uint64_t), stream.get()),
-      "clearing a checksum"));
+                       bool heed_stop, int grid, const GpuStream& stream) {
+  RETURN_IF_ERROR(words.LaunchClear(stream));
   for (int layer = 0; layer < options.shape.num_moe_layers; ++layer) {
     RETURN_IF_ERROR(LaunchUnitChecksums(UnitsOf(options, state, layer), grid,
-                                        words.stop_seen(), words.sum(),
-                                        stream.get()));
+                                        heed_stop ? words.stop() : nullptr,
+                                        words.sum(), stream.get()));
   }
-  return CudaStatus(
-      cudaMemcpyAsync(words.result(), words.sum(), sizeof(uint64_t),
-                      cudaMemcpyDeviceToHost, stream.get()),
-      "copying a checksum");
+  return words.LaunchDownload(stream);
 }
 
 absl::Status CheckShape(const ExpertShape& shape) {
@@ -120,6 +124,8 @@ class GpuWeightCheck final : public WeightCheck {
     stream_ = GpuStream::Create(options_.gpu, options_.failure,
                                 GpuStream::Priority::kLow);
     RETURN_IF_ERROR(options_.failure->status());
+    control_ = GpuStream::Create(options_.gpu, options_.failure);
+    RETURN_IF_ERROR(options_.failure->status());
     return words_.Init();
   }
 
@@ -127,29 +133,32 @@ class GpuWeightCheck final : public WeightCheck {
     GiveUp();
     if (!Noted(UseGpu(options_.gpu))) return;
     const int grid =
-        std::max(1, kBlocksAMultiprocessor * stream_->num_multiprocessors() /
-                        kShareOfCheck);
-    if (Noted(LaunchSum(options_, state, words_, grid, *stream_))) {
-      epoch_ = epoch;
-    }
+        std::max(1, kChecksumBlocksAMultiprocessor *
+                        stream_->num_multiprocessors() / kShareOfCheck);
+    reading_ = epoch;
+    Noted(
+        LaunchSum(options_, state, words_, /*heed_stop=*/true, grid, *stream_));
   }
 
   void GiveUp() override {
-    epoch_.reset();
-    if (stream_ == nullptr || !Noted(UseGpu(options_.gpu))) return;
-    words_.SetStop(true);
-    Noted(CudaStatus(cudaStreamSynchronize(stream_->get()),
-                     "a check of weights"));
-    words_.SetStop(false);
+    if (!reading_.has_value() || !Noted(UseGpu(options_.gpu))) return;
+    reading_.reset();
+    // Beside the kernels, which look at it; the next check clears it.
+    Noted(words_.LaunchStop(*control_));
+    for (const auto* stream : {&control_, &stream_}) {
+      Noted(CudaStatus(cudaStreamSynchronize((*stream)->get()),
+                       "a check of weights"));
+    }
   }
 
   std::optional<Sum> Take() override {
-    if (!epoch_.has_value() || !Noted(UseGpu(options_.gpu))) return {};
+    if (!reading_.has_value() || !Noted(UseGpu(options_.gpu))) return {};
     const cudaError_t error = cudaStreamQuery(stream_->get());
     if (error == cudaErrorNotReady) return {};
-    const Epoch epoch = *std::exchange(epoch_, std::nullopt);
-    if (!Noted(CudaStatus(error, "a check of weights"))) return {};
-    return Sum{epoch, *words_.result()};
+    const Epoch epoch = *std::exchange(reading_, std::nullopt);
+    Noted(CudaStatus(error, "a check of weights"));
+    if (!options_.failure->status().ok()) return {};
+    return Sum{epoch, words_.result()};
   }
 
  private:
@@ -160,9 +169,9 @@ class GpuWeightCheck final : public WeightCheck {
   }
 
   const GpuWeightCheckOptions options_;
-  std::unique_ptr<GpuStream> stream_;
+  std::unique_ptr<GpuStream> stream_, control_;
   CheckWords words_;
-  std::optional<Epoch> epoch_;  // of what is under way
+  std::optional<Epoch> reading_;  // the epoch of what is under way
 };
 
 }  // namespace
@@ -182,11 +191,13 @@ absl::StatusOr<uint64_t> GpuWeightChecksum(const GpuWeightCheckOptions& options,
   RETURN_IF_ERROR(options.failure->status());
   CheckWords words;
   RETURN_IF_ERROR(words.Init());
-  const int grid = kBlocksAMultiprocessor * stream->num_multiprocessors();
-  const absl::Status launched = LaunchSum(options, state, words, grid, *stream);
+  const int grid =
+      kChecksumBlocksAMultiprocessor * stream->num_multiprocessors();
+  const absl::Status launched =
+      LaunchSum(options, state, words, /*heed_stop=*/false, grid, *stream);
   RETURN_IF_ERROR(stream->Wait());  // what was launched, in any case
   RETURN_IF_ERROR(launched);
-  return *words.result();
+  return words.result();
 }
 
 }  // namespace moebius
