@@ -208,9 +208,11 @@ function(moebius_gpu_test name)
   target_precompile_headers(${name} REUSE_FROM tests_headers)
   target_compile_options(${name} PRIVATE ${MOEBIUS_TEST_OPTIONS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/gpu)
+  install(TARGETS ${name} RUNTIME DESTINATION gpu COMPONENT gpu EXCLUDE_FROM_ALL)
 endfunction()
 
-# moebius_bench(name SRCS x_bench.cc DEPS ...) is a Google Benchmark program.
+# moebius_bench(name SRCS x_bench.cc DEPS ...) is a Google Benchmark program. One
+# named ..._gpu_bench goes where moebius_gpu_test's do.
 function(moebius_bench name)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
   moebius_room(room)
@@ -218,6 +220,10 @@ function(moebius_bench name)
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} benchmark::benchmark benchmark::benchmark_main moebius_options)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bench)
+  if(name MATCHES "_gpu_bench$")
+    moebius_join_groups(${name} gpu)
+    install(TARGETS ${name} RUNTIME DESTINATION gpu COMPONENT gpu EXCLUDE_FROM_ALL)
+  endif()
 endfunction()
 
 # moebius_fuzzer(name SRCS x_fuzz.cc DEPS ... SEEDS dir) is a libFuzzer target,

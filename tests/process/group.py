@@ -8,7 +8,8 @@ Standard library only. A test says
     # leaving the block checks that nothing is left behind
 
 The programs are those of $MOEBIUS_BINARY_DIR/bin (or build/release/bin), the
-model is models/verse-moe. Everything waits for events: the launcher writes to
+model is models/verse-moe. $MOEBIUS_SERVE_ARGUMENTS are further arguments of every
+`moebius serve`: "--device cuda" tests the same on GPUs. Everything waits for events: the launcher writes to
 --ready-fd when it serves, and ends when it ends. Bounds on waits are there to
 turn a hang into a failure.
 """
@@ -18,6 +19,7 @@ import http.client
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -32,6 +34,7 @@ BINARY_DIR = os.environ.get("MOEBIUS_BINARY_DIR",
                             os.path.join(ROOT, "build", "release"))
 MOEBIUS = os.path.join(BINARY_DIR, "bin", "moebius")
 MODEL = os.path.join(ROOT, "models", "verse-moe")
+SERVE_ARGUMENTS = shlex.split(os.environ.get("MOEBIUS_SERVE_ARGUMENTS", ""))
 FAKE_PROGRAMS = os.path.join(ROOT, "tests", "process", "fake_programs")
 
 START_TIMEOUT_S = 120
@@ -166,7 +169,7 @@ class Group:
         self.shm_before = set(os.listdir("/dev/shm"))
         read_end, write_end = os.pipe()
         command = [MOEBIUS, "serve", "--model", model, "--port", "0",
-                   "--admin-port", "0", *arguments,
+                   "--admin-port", "0", *SERVE_ARGUMENTS, *arguments,
                    "--ready-fd", str(write_end)]
         self.process = subprocess.Popen(
             command, env=self.env, stdin=subprocess.DEVNULL,
