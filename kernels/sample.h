@@ -27,6 +27,11 @@ struct SampleRow {
   SampledRow* result = nullptr;
 };
 
+// Draws, or looks up, what is wanted of a row of logits in memory of the host.
+// Changes them.
+void SampleOne(absl::Span<float> logits, const SampleRow& wanted,
+               Sampler& sampler);
+
 // What is wanted of the rows of a pass, by row.
 template <class D>
 struct Samples;

@@ -1,3 +1,295 @@
-#include "kernels/cuda/operators.h"
+// The router: logits, the experts of a row, and the rows of an expert.
+#include <cuda_runtime_api.h>
 
-namespace moebius {}  // namespace moebius
+#include <algorithm>
+
+#include "kernels/cuda/operators.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/tensor_cores.cuh"
+#include "kernels/cuda/tiles.h"
+#include "kernels/route.h"
+
+namespace moebius {
+namespace {
+
+constexpr uint32_t kAllLanes = 0xffffffffu;
+
+// ---- logits ----------------------------------------------------------------
+
+constexpr int kLogitWarps = 8;  // each has an eighth of the reduced dimension
+constexpr int kLogitTiles = 4;  // of 8 rows, which read a weight together
+
+struct LogitArguments {
+  const float* x = nullptr;
+  ptrdiff_t stride = 0;
+  int num_rows = 0;
+  const Bf16* router = nullptr;
+  int n = 0;
+  int k = 0;
+  float* logits = nullptr;  // [num_rows][n]
+};
+
+// Two floats as the sums of three pairs of BF16, without a loss: in fast
+// numerics as well, since no error is larger than a wrong expert. Infinity is
+// itself and two zeros.
+__device__ void SplitInThree(float2 x, uint32_t (&parts)[3]) {
+#pragma unroll
+  for (uint32_t& part : parts) {
+    part = PackBf16(x.x, x.y);
+    x.x = isinf(x.x) ? 0.0f : x.x - FirstOf(part);
+    x.y = isinf(x.y) ? 0.0f : x.y - SecondOf(part);
+  }
+}
+
+// The products of 16 experts with up to 32 rows, over tiles [begin, end) of the
+// reduced dimension.
+__device__ void MultiplyRouter(const LogitArguments& args, int first_row,
+                               int begin, int end,
+                               float (&sums)[kLogitTiles][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const Bf16* const panel =
+      args.router + size_t{blockIdx.x} * kTileRows * args.k;
+#pragma unroll 4
+  for (int tile = begin; tile < end; ++tile) {
+    const uint4 packed = *reinterpret_cast<const uint4*>(
+        panel + size_t{kTileElements} * tile + 8 * lane);
+    const uint32_t weights[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+    for (int i = 0; i < kLogitTiles; ++i) {
+      if (first_row + 8 * i >= args.num_rows) continue;
+      const int row = first_row + 8 * i + lane / 4;
+      float2 low{}, high{};
+      if (row < args.num_rows) {
+        const float* const x =
+            args.x + row * args.stride + tile * kTileRows + lane % 4 * 2;
+        low = *reinterpret_cast<const float2*>(x);
+        high = *reinterpret_cast<const float2*>(x + 8);
+      }
+      uint32_t b0[3], b1[3];
+      SplitInThree(low, b0);
+      SplitInThree(high, b1);
+#pragma unroll
+      for (int part = 0; part < 3; ++part) {
+        MultiplyTile(sums[i], weights, b0[part], b1[part]);
+      }
+    }
+  }
+}
+
+// [panels of 16 experts][tiles of rows] blocks. Where a warp's share of the
+// reduced dimension begins follows from its length, and shares are added in
+// their order: nothing depends on the rows.
+__global__ void __launch_bounds__(32 * kLogitWarps)
+    RouterLogits(const __grid_constant__ LogitArguments args) {
+  __shared__ float4 shares[kLogitWarps][kLogitTiles][32];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int first_row = static_cast<int>(blockIdx.y) * 8 * kLogitTiles;
+  const int tiles = args.k / kTileRows;
+  float sums[kLogitTiles][4] = {};
+  MultiplyRouter(args, first_row, tiles * warp / kLogitWarps,
+                 tiles * (warp + 1) / kLogitWarps, sums);
+  for (int i = 0; i < kLogitTiles; ++i) {
+    shares[warp][i][lane] = {sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
+  }
+  __syncthreads();
+  if (warp >= kLogitTiles) return;
+  float4 sum = shares[0][warp][lane];
+#pragma unroll
+  for (int w = 1; w < kLogitWarps; ++w) {
+    const float4 share = shares[w][warp][lane];
+    sum.x += share.x;
+    sum.y += share.y;
+    sum.z += share.z;
+    sum.w += share.w;
+  }
+  // Experts lane / 4 and 8 on, rows 2 (lane % 4) and the next.
+  const auto store = [&](int expert, int row, float logit) {
+    expert += static_cast<int>(blockIdx.x) * kTileRows;
+    row += first_row + 8 * warp;
+    if (expert < args.n && row < args.num_rows) {
+      args.logits[int64_t{row} * args.n + expert] = logit;
+    }
+  };
+  const int expert = lane / 4, row = lane % 4 * 2;
+  store(expert, row, sum.x);
+  store(expert, row + 1, sum.y);
+  store(expert + 8, row, sum.z);
+  store(expert + 8, row + 1, sum.w);
+}
+
+// ---- experts of a row ------------------------------------------------------
+
+constexpr int kChoiceWarps = 4;
+
+struct ChoiceArguments {
+  const float* logits = nullptr;
+  int num_rows = 0;
+  int num_experts = 0;
+  int top_k = 0;
+  bool renormalize = false;
+  int32_t* experts = nullptr;
+  float* weights = nullptr;
+};
+
+// Keys are in the order of the floats, and above 0. NaN counts as -infinity,
+// and -0 as 0.
+__device__ uint32_t KeyOf(float value) {
+  const uint32_t bits = __float_as_uint(value + 0.0f);
+  return bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
+}
+__device__ float ValueOf(uint32_t key) {
+  return __uint_as_float(key >> 31 != 0 ? key & 0x7fffffffu : ~key);
+}
+
+// A warp a row; lane l has experts l, l + 32, ..., kEach of them at most.
+template <int kEach>
+class Choice {
+ public:
+  __device__ Choice(const float* logits, int num_experts)
+      : lane_(static_cast<int>(threadIdx.x) % 32), num_experts_(num_experts) {
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      const int expert = lane_ + 32 * j;
+      const float value = expert < num_experts ? logits[expert] : 0.0f;
+      values_[j] = isnan(value) ? -INFINITY : value;
+      left_[j] = expert < num_experts ? KeyOf(values_[j]) : 0;
+    }
+  }
+
+  // The highest that is left, the lowest of equals; it is left no more.
+  __device__ int Take(uint32_t* key) {
+    uint32_t highest = 0;
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) highest = max(highest, left_[j]);
+    highest = __reduce_max_sync(kAllLanes, highest);
+    uint32_t expert = ~0u;
+#pragma unroll
+    for (int j = kEach - 1; j >= 0; --j) {
+      if (left_[j] == highest) expert = static_cast<uint32_t>(lane_ + 32 * j);
+    }
+    expert = __reduce_min_sync(kAllLanes, expert);
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      if (expert == static_cast<uint32_t>(lane_ + 32 * j)) left_[j] = 0;
+    }
+    *key = highest;
+    return static_cast<int>(expert);
+  }
+
+  // Of all experts, relative to the highest logit.
+  __device__ float SumOfExponentials(float highest) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      if (lane_ + 32 * j < num_experts_) {
+        sum += Exponential(values_[j], highest);
+      }
+    }
+    return SumOfWarp(sum);
+  }
+
+  // Infinite logits share the mass; when all are -infinity all do.
+  static __device__ float Exponential(float value, float highest) {
+    if (isinf(highest)) return value == highest ? 1.0f : 0.0f;
+    return expf(value - highest);
+  }
+
+ private:
+  const int lane_;
+  const int num_experts_;
+  float values_[kEach];
+  uint32_t left_[kEach];  // keys; 0: taken, or no expert
+};
+
+template <int kEach>
+__global__ void __launch_bounds__(32 * kChoiceWarps)
+    ChooseExperts(const __grid_constant__ ChoiceArguments args) {
+  const int row =
+      static_cast<int>(blockIdx.x * kChoiceWarps + threadIdx.x / 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (row >= args.num_rows) return;
+  Choice<kEach> choice(args.logits + int64_t{row} * args.num_experts,
+                       args.num_experts);
+  // Lane l has choices l and l + 32.
+  constexpr int kMine = kMaxExpertsPerToken / 32;
+  int32_t experts[kMine] = {};
+  float weights[kMine] = {};
+  float highest = 0.0f, chosen_sum = 0.0f;
+  for (int j = 0; j < args.top_k; ++j) {
+    uint32_t key;
+    const int expert = choice.Take(&key);
+    const float value = ValueOf(key);
+    if (j == 0) highest = value;
+    const float weight = Choice<kEach>::Exponential(value, highest);
+    chosen_sum += weight;
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      if (j == lane + 32 * i) {
+        experts[i] = expert;
+        weights[i] = weight;
+      }
+    }
+  }
+  const float total =
+      args.renormalize ? chosen_sum : choice.SumOfExponentials(highest);
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+    const int j = lane + 32 * i;
+    if (j >= args.top_k) continue;
+    args.experts[int64_t{row} * args.top_k + j] = experts[i];
+    args.weights[int64_t{row} * args.top_k + j] = weights[i] / total;
+  }
+}
+
+}  // namespace
+
+template <Numerics N>
+void Route(const Cuda<N>& device, const RouterShape& shape, ConstGpuRows<N> x,
+           Given<const ColumnParallel<Cuda<N>>&> router,
+           Given<Routing<Cuda<N>>&> routing,
+           Given<const Assignments<Cuda<N>>&> out) {
+  constexpr int kMost = 512;
+  if (x.rows == 0) return;
+  if (router.n > kMost) {
+    return device.failure->Note(
+        absl::UnimplementedError("a router of more than 512 experts"));
+  }
+  const int64_t room = int64_t{x.rows} * router.n;
+  if (routing.logit_room < room) {
+    routing.logits =
+        Buffer<float, Cuda<N>>(device, "logits of the router", room);
+    routing.logit_room = routing.logits.data() == nullptr ? 0 : room;
+  }
+  if (routing.logits.data() == nullptr) return;  // noted
+  const LogitArguments logits{x.data,
+                              x.stride,
+                              x.rows,
+                              router.data,
+                              router.n,
+                              router.k,
+                              routing.logits.data()};
+  constexpr int kRows = 8 * kLogitTiles;
+  const dim3 grid(static_cast<unsigned>((router.n + 15) / 16),
+                  static_cast<unsigned>((x.rows + kRows - 1) / kRows));
+  RouterLogits<<<grid, 32 * kLogitWarps, 0, device.stream>>>(logits);
+  device.failure->Note(CudaStatus(cudaGetLastError(), "logits of the router"));
+  const ChoiceArguments choice{
+      routing.logits.data(), x.rows,      router.n,   shape.top_k,
+      shape.renormalize,     out.experts, out.weights};
+  const int blocks = (x.rows + kChoiceWarps - 1) / kChoiceWarps;
+  const auto kernel = router.n <= 128 ? ChooseExperts<4> : ChooseExperts<16>;
+  kernel<<<blocks, 32 * kChoiceWarps, 0, device.stream>>>(choice);
+  device.failure->Note(CudaStatus(cudaGetLastError(), "the choice of experts"));
+}
+
+#define MOEBIUS_INSTANTIATE(N)                                              \
+  template void Route<N>(const Cuda<N>&, const RouterShape&,                \
+                         View<const float, Cuda<N>>,                        \
+                         const ColumnParallel<Cuda<N>>&, Routing<Cuda<N>>&, \
+                         const Assignments<Cuda<N>>&);
+MOEBIUS_INSTANTIATE(Numerics::kExact)
+MOEBIUS_INSTANTIATE(Numerics::kFast)
+#undef MOEBIUS_INSTANTIATE
+
+}  // namespace moebius

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/attend.h"
+#include "kernels/cuda/buffer.h"
 #include "kernels/sample.h"
 
 namespace moebius {
@@ -17,7 +18,18 @@ struct GpuChunk {
   int32_t pages_at = 0;  // of its pages in RowSet::pages
 };
 
-// All pointers are to memory of the GPU.
+// What attention keeps between passes: results of parts of a row's positions.
+// Grows outside of captures only: the first passes are of the most rows at the
+// highest positions.
+template <Numerics N>
+struct AttentionScratch {
+  Buffer<float, Cuda<N>> partials;
+  int64_t room = 0;  // floats
+};
+
+// All pointers but `scratch` are to memory of the GPU. Sizes and `max_` may be
+// larger than what is there, as those of a captured pass are: chunks behind the
+// last one have no rows.
 template <Numerics N>
 struct RowSet<Cuda<N>> {
   int size = 0;
@@ -28,6 +40,9 @@ struct RowSet<Cuda<N>> {
   int max_chunk_rows = 0;
   int max_position = 0;             // of any row
   const uint32_t* pages = nullptr;  // QueryChunk::pages of all chunks
+  // Null: no two blocks of threads share a row and KV head, which takes long
+  // where rows are few and positions are high.
+  AttentionScratch<N>* scratch = nullptr;
 };
 
 // The host draws: it is given the logits (sample.h).

@@ -132,6 +132,7 @@ class DeviceUnderTest<Cuda<N>> {
     rows.chunks = Put(absl::MakeConstSpan(on_gpu));
     rows.num_chunks = static_cast<int>(on_gpu.size());
     rows.pages = Put(absl::MakeConstSpan(pages));
+    rows.scratch = &scratch_;
     return rows;
   }
   // What each row gave.
@@ -160,6 +161,7 @@ class DeviceUnderTest<Cuda<N>> {
   const std::unique_ptr<GpuStream> stream_;
   D device_;
   Routing<D> routing_;
+  AttentionScratch<N> scratch_;
   std::vector<Buffer<std::byte, D>> memory_;
 };
 

@@ -1,0 +1,305 @@
+// Attention of a tile of queries, the work of one block of threads.
+//
+// A query is one head of one row. Queries of a KV head share its keys and
+// values, which are loaded by blocks of 64 positions, counted from 0 whatever
+// the tile. For each block: scores, the running maximum, probabilities, and the
+// weighted sum of values, rescaled when the maximum moves (online softmax:
+// Milakov and Gimelshein 2018, arXiv 1805.02867; by tensor cores: Dao 2023,
+// arXiv 2307.08691). The sum of probabilities is one more product, by a column
+// of ones.
+//
+// Positions are cut in splits of 256. Each split begins anew, and the results
+// of splits are merged in their order, by whomever: so it does not matter for
+// the bits of a result whether one block of threads went through all splits of
+// a row or each split had its own. An element of a product depends on its row
+// and its column alone, so neither does it matter which queries share a tile.
+// A block of positions behind a query's own changes nothing: its probabilities
+// are zero, and factors one.
+//
+// Exact numerics: queries and probabilities are split into two BF16 numbers,
+// and so are float32 keys and values.
+//
+// Values are multiplied by zero where a query does not see them. So what is not
+// finite spreads to earlier rows of its own chunk; what lies behind the tile's
+// last position is never read.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/pages.cuh"
+#include "kernels/cuda/rows.h"
+#include "kernels/cuda/tensor_cores.cuh"
+
+namespace moebius {
+
+inline constexpr int kBlockTokens = 64;
+inline constexpr int kBlockPages = kBlockTokens / kPageTokens;
+inline constexpr int kSplitBlocks = 4;
+inline constexpr int kSplitTokens = kSplitBlocks * kBlockTokens;
+inline constexpr int kTileQueries = 16;  // of one product
+
+struct AttendArguments {
+  float* queries = nullptr;  // and results
+  ptrdiff_t stride = 0;
+  LayerPages pages;
+  const uint32_t* page_ids = nullptr;
+  const int32_t* chunk_of = nullptr;
+  const GpuChunk* chunks = nullptr;
+  int num_rows = 0;
+  int num_kv = 0;
+  int group = 0;  // query heads of a KV head
+  int head_dim = 0;
+  float scale = 0.0f;  // of scores, whose exponentials are of base 2
+  // Results of splits, [chunk][query head][split][head_dim + 2]: the weighted
+  // sum, the sum of the weights, and the maximum. Null: none are written, a
+  // block of threads goes through all splits of its rows.
+  float* partials = nullptr;
+  int num_splits = 0;
+};
+
+// Rows of one chunk, and one KV head.
+struct QueryTile {
+  int first_row = 0;  // of the step
+  int num_rows = 0;
+  int first_position = 0;  // of first_row
+  const uint32_t* page_ids = nullptr;
+  int kv_head = 0;
+  int chunk = 0;
+};
+
+// How a block of threads works. kDim is head_dim, or more: dimensions beyond
+// head_dim are zeros.
+//
+//   kShared   4 warps share 16 queries of one row: each takes a quarter of the
+//             scores of a block, and of the dimensions of the sum. Else every
+//             warp has 16 queries of its own.
+template <Numerics N, class T, int kDimensions, bool kSharedQueries>
+struct AttendPlan {
+  using Element = T;
+  static constexpr bool kExact = N == Numerics::kExact;
+  static constexpr bool kFloats = std::is_same_v<T, float>;
+  static constexpr bool kShared = kSharedQueries;
+  static constexpr int kDim = kDimensions;
+  static constexpr int kWarps = kShared || kDim > 128 ? 4 : 8;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kQueries = kTileQueries * (kShared ? 1 : kWarps);
+  // BF16 numbers that a query, and a key or value, is the sum of.
+  static constexpr int kQueryParts = kExact ? 2 : 1;
+  static constexpr int kParts = kExact && kFloats ? 2 : 1;
+  // Matrices of keys or values in shared memory, all but one of them ahead.
+  // Floats are split on their way, and so are not copied ahead.
+  static constexpr int kStages =
+      kFloats ? 1 : (kShared ? (kDim > 128 ? 3 : 5) : (kDim > 128 ? 2 : 4));
+  // Columns of the weighted sum that a warp has.
+  static constexpr int kWarpDims = kShared ? kDim / 4 : kDim;
+  // A row of 16 bytes more is in other banks than the one before.
+  static constexpr int kStride = kDim + 8;
+  static constexpr int kMatrix = kBlockTokens * kStride;
+  static constexpr int kQueryMatrix = kQueries * kStride;
+  static constexpr int kScoreStride = kBlockTokens + 8;
+  static constexpr int kElements =
+      kQueryParts * kQueryMatrix + kStages * kParts * kMatrix;
+  static constexpr int kSharedBytes =
+      2 * kElements + (kShared ? 4 * kTileQueries * kScoreStride : 0);
+};
+
+// The blocks of positions that a block of threads goes through: all of every
+// `step`th split.
+struct BlockWalk {
+  int block = 0;
+  int step = 1;
+  __device__ BlockWalk(int first_split, int step)
+      : block(first_split * kSplitBlocks), step(step) {}
+  __device__ bool EndsSplit() const {
+    return block % kSplitBlocks == kSplitBlocks - 1;
+  }
+  __device__ void Next() {
+    block += EndsSplit() ? 1 + (step - 1) * kSplitBlocks : 1;
+  }
+};
+
+// Brings keys and values of the walk's blocks into shared memory, in turns.
+template <class P>
+class KvLoader {
+ public:
+  __device__ KvLoader(const AttendArguments& args, const QueryTile& tile,
+                      BlockWalk walk, __nv_bfloat16* stages)
+      : args_(args),
+        tile_(tile),
+        num_tokens_(tile.first_position + tile.num_rows),
+        walk_(walk),
+        stages_(stages) {
+    FindPages();
+  }
+
+  // Begins to load the next matrix, if there is one.
+  __device__ void LoadNext() {
+    if (walk_.block * kBlockTokens < num_tokens_) {
+      LoadMatrix(stages_ + stage_ * P::kParts * P::kMatrix);
+      if (values_) {
+        walk_.Next();
+        FindPages();
+      }
+      values_ = !values_;
+      stage_ = stage_ + 1 == P::kStages ? 0 : stage_ + 1;
+    }
+    if constexpr (!P::kFloats) EndCopies();
+  }
+
+ private:
+  // The ids are known by the time that the next matrix is loaded.
+  __device__ void FindPages() {
+    const int last = (num_tokens_ - 1) / kPageTokens;
+#pragma unroll
+    for (int i = 0; i < kBlockPages; ++i) {
+      const int at = walk_.block * kBlockPages + i;
+      ids_[i] =
+          at <= last ? tile_.page_ids[at * args_.num_kv + tile_.kv_head] : 0;
+    }
+  }
+
+  __device__ void LoadMatrix(__nv_bfloat16* to) {
+    constexpr int kPieces = P::kDim / 8;  // of a row, of 8 elements
+    constexpr int kRounds = kBlockTokens * kPieces / P::kThreads;
+    const int first_token = walk_.block * kBlockTokens;
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int at = i * P::kThreads + static_cast<int>(threadIdx.x);
+      const int token = at / kPieces, col = at % kPieces * 8;
+      const bool there =
+          first_token + token < num_tokens_ && col < args_.head_dim;
+      // A place to read from even where nothing is read.
+      const uint32_t page = PageOf(there ? token / kPageTokens : 0);
+      const auto* from =
+          args_.pages.Token<const typename P::Element>(
+              page, token % kPageTokens, args_.head_dim, values_) +
+          (there ? col : 0);
+      __nv_bfloat16* const row = to + token * P::kStride + col;
+      if constexpr (P::kFloats) {
+        SplitPiece(from, there, row);
+      } else {
+        CopyAhead(row, from, there);
+      }
+    }
+  }
+
+  __device__ uint32_t PageOf(int i) const {
+    uint32_t id = ids_[0];
+#pragma unroll
+    for (int j = 1; j < kBlockPages; ++j) id = i == j ? ids_[j] : id;
+    return id;
+  }
+
+  static __device__ void SplitPiece(const float* from, bool there,
+                                    __nv_bfloat16* to) {
+    float4 low{}, high{};
+    if (there) {
+      low = reinterpret_cast<const float4*>(from)[0];
+      high = reinterpret_cast<const float4*>(from)[1];
+    }
+    uint4 packed;
+    packed.x = PackBf16(low.x, low.y);
+    packed.y = PackBf16(low.z, low.w);
+    packed.z = PackBf16(high.x, high.y);
+    packed.w = PackBf16(high.z, high.w);
+    *reinterpret_cast<uint4*>(to) = packed;
+    if constexpr (P::kParts == 2) {
+      uint4 rest;
+      rest.x = PackRest(low.x, low.y, packed.x);
+      rest.y = PackRest(low.z, low.w, packed.y);
+      rest.z = PackRest(high.x, high.y, packed.z);
+      rest.w = PackRest(high.z, high.w, packed.w);
+      *reinterpret_cast<uint4*>(to + P::kMatrix) = rest;
+    }
+  }
+
+  const AttendArguments& args_;
+  const QueryTile& tile_;
+  const int num_tokens_;
+  BlockWalk walk_;
+  __nv_bfloat16* const stages_;
+  uint32_t ids_[kBlockPages] = {};
+  int stage_ = 0;
+  bool values_ = false;
+};
+
+// e^(x ln 2). Exactly 1 for 0, and 0 for -infinity.
+__device__ inline float PowerOfTwo(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
+// What a maximum is subtracted as: nothing was seen while it is -infinity.
+__device__ inline float BaseOf(float maximum) {
+  return maximum == -INFINITY ? 0.0f : maximum;
+}
+
+// How two results go together, wherever they are: their factors, and sums.
+struct MergeFactors {
+  float maximum, first, second;
+  __device__ MergeFactors(float first_maximum, float second_maximum)
+      : maximum(fmaxf(first_maximum, second_maximum)),
+        first(PowerOfTwo(first_maximum - BaseOf(maximum))),
+        second(PowerOfTwo(second_maximum - BaseOf(maximum))) {}
+  __device__ float Sum(float a, float b) const {
+    return fmaf(b, second, a * first);
+  }
+};
+
+// Weighted sums of a warp's 16 queries: a thread has two queries, g and g + 8
+// (g = lane / 4), and of each 8 columns two, 2p and 2p + 1 (p = lane % 4), as
+// the products give them.
+template <int kCols>
+struct WeightedSums {
+  float values[kCols / 8][4];
+  float weights[4];  // [0] of query g, [2] of g + 8
+  float maximum[2];
+
+  __device__ void Clear() {
+#pragma unroll
+    for (auto& tile : values) {
+      for (float& value : tile) value = 0.0f;
+    }
+    for (float& weight : weights) weight = 0.0f;
+    maximum[0] = maximum[1] = -INFINITY;
+  }
+  // Lets the maximum rise to at least `seen`.
+  __device__ void Raise(const float (&seen)[2]) {
+    float factor[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float before = maximum[r];
+      maximum[r] = fmaxf(before, seen[r]);
+      factor[r] = PowerOfTwo(before - BaseOf(maximum[r]));
+    }
+#pragma unroll
+    for (auto& tile : values) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) tile[c] *= factor[c / 2];
+    }
+#pragma unroll
+    for (int c = 0; c < 4; ++c) weights[c] *= factor[c / 2];
+  }
+  // Adds the next split.
+  __device__ void Merge(const WeightedSums& next) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const MergeFactors factors(maximum[r], next.maximum[r]);
+      maximum[r] = factors.maximum;
+#pragma unroll
+      for (int i = 0; i < kCols / 8; ++i) {
+#pragma unroll
+        for (int c = 2 * r; c < 2 * r + 2; ++c) {
+          values[i][c] = factors.Sum(values[i][c], next.values[i][c]);
+        }
+      }
+      weights[2 * r] = factors.Sum(weights[2 * r], next.weights[2 * r]);
+    }
+  }
+};
+
+}  // namespace moebius
