@@ -60,9 +60,8 @@ class Sequences {
     pages_.clear();
     size_t at = 0;
     for (const Activations& qkv : qkv_) {
-      const size_t count =
-          static_cast<size_t>((qkv.view().rows + kPageTokens - 1) /
-                              kPageTokens * shape_.num_kv);
+      const size_t count = static_cast<size_t>(
+          (qkv.view().rows + kPageTokens - 1) / kPageTokens * shape_.num_kv);
       pages_.emplace_back(free.begin() + at, free.begin() + at + count);
       at += count;
     }
@@ -167,9 +166,9 @@ TYPED_TEST_SUITE(AttendGpuTest, Devices);
 // A prefill, a chunk behind it, and a row behind that.
 TYPED_TEST(AttendGpuTest, EverySizeOfHeadsAgreesWithTheReference) {
   constexpr Numerics kNumerics = TypeParam::kNumerics;
-  const HeadShape shapes[] = {{4, 2, 32},  {6, 2, 48},  {8, 1, 64},
+  const HeadShape shapes[] = {{4, 2, 32},   {6, 2, 48},   {8, 1, 64},
                               {16, 2, 128}, {16, 1, 128}, {2, 2, 128},
-                              {4, 1, 256}, {3, 1, 80},  {2, 1, 16}};
+                              {4, 1, 256},  {3, 1, 80},   {2, 1, 16}};
   for (const HeadShape& shape : shapes) {
     for (const KvType type : {KvType::kFloat32, KvType::kBf16}) {
       SCOPED_TRACE(absl::StrCat(shape.num_q, " of ", shape.num_kv, " of ",
@@ -179,10 +178,9 @@ TYPED_TEST(AttendGpuTest, EverySizeOfHeadsAgreesWithTheReference) {
       const Piece pieces[] = {{0, 0, 330}, {0, 330, 42}, {0, 372, 1}};
       for (const Piece& piece : pieces) {
         const Activations got =
-            piece.first == 0 ? sequences.Run({piece, {1, 0, 69}})
-            : piece.count == 1
-                ? sequences.Run({{1, 69, 1}, piece})
-                : sequences.Run({piece});
+            piece.first == 0   ? sequences.Run({piece, {1, 0, 69}})
+            : piece.count == 1 ? sequences.Run({{1, 69, 1}, piece})
+                               : sequences.Run({piece});
         ExpectNear<kNumerics>(got, piece.count == 1 ? 1 : 0,
                               sequences.Reference(piece));
         if (piece.count == 1) {

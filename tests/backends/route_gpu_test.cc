@@ -139,7 +139,7 @@ TYPED_TEST(RouteGpuTest, ThousandsOfRowsAreGroupedAsOnTheCpu) {
       std::vector<float> weights(count);
       for (size_t i = 0; i < count; ++i) {
         const int kind = this->random.Below(8);
-        ids[i] = kind == 0   ? static_cast<int32_t>(this->random.Below(1 << 30) *
+        ids[i] = kind == 0 ? static_cast<int32_t>(this->random.Below(1 << 30) *
                                                   (i % 2 == 0 ? 3 : -3))
                  : kind <= 4 ? 100 + this->random.Below(3)
                              : this->random.Below(300);
@@ -211,7 +211,8 @@ TYPED_TEST(RouteGpuTest, NormsOfRowsAgreeWithTheReference) {
     const auto want = reference::RmsNorm(x.ToDouble(), weight, 1e-6);
     for (int i = 0; i < 9; ++i) {
       for (int j = 0; j < cols; ++j) {
-        ASSERT_NEAR(got.at(i, j), want.at(i, j), 2e-6 + 1e-6 * std::abs(want.at(i, j)));
+        ASSERT_NEAR(got.at(i, j), want.at(i, j),
+                    2e-6 + 1e-6 * std::abs(want.at(i, j)));
       }
     }
   }
