@@ -17,6 +17,7 @@
 #include "worker/memory/region_cuda.h"
 #include "worker/memory/worker_memory.h"
 #include "worker/peers/group_barrier.h"
+#include "worker/switch/gpu_mover_cuda.h"
 
 namespace moebius {
 namespace {
@@ -158,6 +159,54 @@ TEST_F(RegionProcessesTest, ASuccessorFindsTheMemoryOfAKilledOwnerIntact) {
   EXPECT_EQ(successor.Join(), 0);
   adopted.Set();
   EXPECT_EQ(peer.Join(), 0);
+}
+
+TEST_F(RegionProcessesTest, PullsFromAPeerThatIsKilledGoOn) {
+  Event pulling, killed;
+  Child victim = Fork(1, [&](VaultClient& client) {
+    Worker worker;
+    worker.Create(1, client);
+    worker.Fill(RegionKind::kExperts, 14);
+    worker.MapPeers(client);
+    worker.Meet();
+    for (;;) ::pause();
+    return 0;
+  });
+  Child survivor = Fork(0, [&](VaultClient& client) {
+    constexpr int64_t kSlotBytes = kSize / 2;
+    Worker worker;
+    worker.Create(0, client);
+    worker.MapPeers(client);
+    worker.Meet();
+    GpuMoverOptions options;
+    options.page_bytes = 8192;
+    options.gpu_of_rank = {0, 0};
+    const auto mover = MakeGpuMover(worker.memory.get(), options);
+    EXPECT_THAT(mover, IsOk());
+    const CopySegment whole{1, 0, 0, kSlotBytes};
+    const auto pull = [&] {
+      EXPECT_THAT((*mover)->BeginLayer({kSlotBytes, 0, 1}, {&whole, 1}),
+                  IsOk());
+      EXPECT_THAT((*mover)->Wait(), IsOk());
+    };
+    pull();
+    pulling.Set();
+    for (int round = 0; round < 2000; ++round) pull();
+    EXPECT_TRUE(killed.Wait());
+    ToGpu(std::vector<std::byte>(kSize),
+          worker.memory->mutable_base(RegionKind::kExperts));
+    pull();
+    std::vector<std::byte> expected = BytesOf(14);
+    expected.resize(kSlotBytes);
+    EXPECT_TRUE(
+        FromGpu(worker.memory->base(RegionKind::kExperts, 0) + kSlotBytes,
+                kSlotBytes) == expected);
+    return 0;
+  });
+  ASSERT_TRUE(pulling.Wait());
+  Kill(victim);
+  killed.Set();
+  EXPECT_EQ(survivor.Join(), 0);
 }
 
 TEST_F(RegionProcessesTest, AWriteIntoAPeersExpertsFaultsInTheWriterAlone) {
