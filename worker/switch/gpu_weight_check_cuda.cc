@@ -56,19 +56,24 @@ class CheckWords {
         CudaStatus(cudaHostAlloc(reinterpret_cast<void**>(&host_),
                                  sizeof(*host_), cudaHostAllocDefault),
                    "host memory for a checksum"));
-    *host_ = {0, 1};
-    return absl::OkStatus();
+    *host_ = {};
+    // Streams that do not wait for the default one read it.
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemset(gpu_, 0, sizeof(*gpu_)), "clearing a checksum"));
+    return CudaStatus(cudaStreamSynchronize(nullptr), "clearing a checksum");
   }
 
   absl::Status LaunchClear(const GpuStream& stream) const {
-    return CudaStatus(cudaMemsetAsync(gpu_, 0, sizeof(*gpu_), stream.get()),
-                      "clearing a checksum");
-  }
-  absl::Status LaunchStop(const GpuStream& stream) const {
     return CudaStatus(
-        cudaMemcpyAsync(&gpu_->stop, &host_->stop, sizeof(gpu_->stop),
-                        cudaMemcpyHostToDevice, stream.get()),
-        "stopping a checksum");
+        cudaMemsetAsync(&gpu_->sum, 0, sizeof(gpu_->sum), stream.get()),
+        "clearing a checksum");
+  }
+  // By a copy engine, so that no kernel can be in its way.
+  absl::Status LaunchStop(bool stop, const GpuStream& stream) const {
+    return CudaStatus(cudaMemcpyAsync(&gpu_->stop, &host_->stop[stop ? 1 : 0],
+                                      sizeof(gpu_->stop),
+                                      cudaMemcpyHostToDevice, stream.get()),
+                      "stopping a checksum");
   }
   absl::Status LaunchDownload(const GpuStream& stream) const {
     return CudaStatus(
@@ -82,12 +87,16 @@ class CheckWords {
   uint64_t result() const { return host_->sum; }  // once downloaded
 
  private:
-  struct Words {
+  struct OnGpu {
     uint64_t sum = 0;
     uint32_t stop = 0;
   };
-  Words* gpu_ = nullptr;
-  Words* host_ = nullptr;
+  struct OnHost {
+    uint64_t sum = 0;
+    uint32_t stop[2] = {0, 1};  // to copy from
+  };
+  OnGpu* gpu_ = nullptr;
+  OnHost* host_ = nullptr;
 };
 
 // Reads all slots of a state, until words.stop() if that is heeded, and
@@ -143,12 +152,12 @@ class GpuWeightCheck final : public WeightCheck {
   void GiveUp() override {
     if (!reading_.has_value() || !Noted(UseGpu(options_.gpu))) return;
     reading_.reset();
-    // Beside the kernels, which look at it; the next check clears it.
-    Noted(words_.LaunchStop(*control_));
-    for (const auto* stream : {&control_, &stream_}) {
-      Noted(CudaStatus(cudaStreamSynchronize((*stream)->get()),
-                       "a check of weights"));
-    }
+    // Beside the kernels, which look at it.
+    Noted(words_.LaunchStop(true, *control_));
+    Await(*control_);
+    Await(*stream_);
+    Noted(words_.LaunchStop(false, *control_));
+    Await(*control_);
   }
 
   std::optional<Sum> Take() override {
@@ -166,6 +175,11 @@ class GpuWeightCheck final : public WeightCheck {
   bool Noted(const absl::Status& status) {
     options_.failure->Note(status);
     return status.ok();
+  }
+
+  void Await(const GpuStream& stream) {
+    Noted(
+        CudaStatus(cudaStreamSynchronize(stream.get()), "a check of weights"));
   }
 
   const GpuWeightCheckOptions options_;
