@@ -29,7 +29,6 @@
 #include "worker/memory/region_cuda.h"
 #include "worker/memory/worker_memory.h"
 #include "worker/peers/group_barrier.h"
-#include "worker/switch/copy_choice.h"
 #include "worker/switch/gpu_mover_cuda.h"
 #include "worker/switch/gpu_weight_check.h"
 

@@ -12,8 +12,7 @@ namespace {
 constexpr int kLinkGrid = 24;
 // As many as copy the own block while engines fetch another's of its size.
 constexpr int kBesideGrid = 32;
-// Within a GPU, in all: 92 % of the rate of one large copy. A worker needs 32
-// at least.
+// Within a GPU, of all ranks together. A rank needs 32 at least.
 constexpr int kBlocksAMultiprocessor = 4;
 constexpr int kLeastGrid = 32;
 
@@ -21,19 +20,17 @@ constexpr int kLeastGrid = 32;
 
 CopyChoice ChooseCopies(const CopyShape& shape) {
   CHECK(shape.ranks_on_gpu >= 1 && shape.ranks_on_gpu <= shape.num_ranks);
-  CopyChoice choice;
   if (shape.ranks_on_gpu == shape.num_ranks) {
-    choice.own_grid =
+    const int grid =
         std::max(kLeastGrid, kBlocksAMultiprocessor *
                                  shape.num_multiprocessors / shape.num_ranks);
-    choice.page_grid = choice.own_grid;
-    return choice;
+    return {.peer_grid = 0,
+            .own_grid = shape.block_bytes >= kDriverBlockBytes ? 0 : grid,
+            .page_grid = grid};
   }
-  choice.engines = shape.block_bytes >= kEngineBlockBytes;
-  choice.peer_grid = choice.engines ? 0 : kLinkGrid;
-  choice.own_grid = kBesideGrid;
-  choice.page_grid = kLinkGrid;
-  return choice;
+  return {.peer_grid = shape.block_bytes >= kEngineBlockBytes ? 0 : kLinkGrid,
+          .own_grid = kBesideGrid,
+          .page_grid = kLinkGrid};
 }
 
 }  // namespace moebius

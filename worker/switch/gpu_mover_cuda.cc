@@ -94,6 +94,20 @@ class WavePlan {
   int64_t room_ = 0;
 };
 
+// As copy_choice.h says: 0 is the driver's copies.
+absl::Status LaunchBlocks(absl::Span<const GpuCopy> blocks, int grid,
+                          const GpuStream& stream) {
+  if (grid > 0) return LaunchCopies(blocks, grid, stream.get());
+  for (const GpuCopy& block : blocks) {
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemcpyAsync(block.to, block.from,
+                                   static_cast<size_t>(block.size_bytes),
+                                   cudaMemcpyDeviceToDevice, stream.get()),
+                   "a copy between GPUs"));
+  }
+  return absl::OkStatus();
+}
+
 class GpuMover final : public Mover {
  public:
   GpuMover(const WorkerMemory* memory, const GpuMoverOptions& options)
@@ -144,7 +158,6 @@ class GpuMover final : public Mover {
   absl::Status CheckIdle() const;
   absl::Status LaunchLayer(const SlotPull& pull,
                            absl::Span<const CopySegment> segments);
-  absl::Status LaunchFar(const CopyChoice& choice);
   absl::Status LaunchWave(int64_t moves);
   int64_t PlanWave(absl::Span<const PageMove> wave);
   // What `launched` says, with the move under way if it is OK and nothing under
@@ -190,21 +203,6 @@ absl::Status GpuMover::Began(const absl::Status& launched, int64_t bytes) {
   return launched;
 }
 
-absl::Status GpuMover::LaunchFar(const CopyChoice& choice) {
-  if (!choice.engines) {
-    if (far_.empty()) return absl::OkStatus();
-    return LaunchCopies(far_, choice.peer_grid, engines_->get());
-  }
-  for (const GpuCopy& copy : far_) {
-    RETURN_IF_ERROR(
-        CudaStatus(cudaMemcpyAsync(copy.to, copy.from,
-                                   static_cast<size_t>(copy.size_bytes),
-                                   cudaMemcpyDeviceToDevice, engines_->get()),
-                   "a copy from another GPU"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status GpuMover::LaunchLayer(const SlotPull& pull,
                                    absl::Span<const CopySegment> segments) {
   ring_.assign(segments.begin(), segments.end());
@@ -228,10 +226,10 @@ absl::Status GpuMover::LaunchLayer(const SlotPull& pull,
   RETURN_IF_ERROR(begun_.Record(*engines_));
   if (!near_.empty()) {
     RETURN_IF_ERROR(begun_.HoldBack(*beside_));
-    RETURN_IF_ERROR(LaunchCopies(near_, choice.own_grid, beside_->get()));
+    RETURN_IF_ERROR(LaunchBlocks(near_, choice.own_grid, *beside_));
     RETURN_IF_ERROR(beside_done_.Record(*beside_));
   }
-  RETURN_IF_ERROR(LaunchFar(choice));
+  RETURN_IF_ERROR(LaunchBlocks(far_, choice.peer_grid, *engines_));
   if (!near_.empty()) RETURN_IF_ERROR(beside_done_.HoldBack(*engines_));
   return done_.Record(*engines_);
 }

@@ -23,9 +23,10 @@ struct GpuMoverOptions {
 //
 // A layer: blocks of ranks on other GPUs by copy engines, one after the other
 // in ring order (rank r pulls from r + 1, r + 2 ...), so that no two ranks pull
-// from one; blocks on this GPU by a kernel beside them. Where blocks are small
-// a kernel does all of it (copy_choice.h). Engines that work for several
-// peers at once are slower, 213 against 355 GB/s.
+// from one; blocks on this GPU by a kernel beside them. Engines that work for
+// several peers at once are slower, 213 against 355 GB/s. Small blocks are the
+// kernel's as well, and large ones the driver's where all ranks share the GPU
+// (copy_choice.h).
 // A wave: one kernel over all pages, sources in turn.
 //
 // Begin* only launch, and check segments as well; Poll() looks. The time of a
