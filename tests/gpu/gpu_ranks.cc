@@ -3,8 +3,12 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <thread>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "kernels/cuda/buffer.h"
 #include "worker/memory/signals.h"
 #include "worker/model/kv_layout.h"
@@ -30,6 +34,57 @@ T Must(absl::StatusOr<T> result) {
 
 struct alignas(4096) SignalsPage : std::array<std::byte, 4096> {};
 
+// Runs one function after another.
+class RankThread {
+ public:
+  RankThread() : thread_([this] { Serve(); }) {}
+  ~RankThread() {
+    {
+      const absl::MutexLock lock(&mutex_);
+      over_ = true;
+    }
+    thread_.join();
+  }
+  absl::Status Run(std::function<absl::Status()> task) {
+    absl::MutexLock lock(&mutex_);
+    task_ = std::move(task);
+    mutex_.Await(absl::Condition(this, &RankThread::idle));
+    return status_;
+  }
+
+ private:
+  bool idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !task_; }
+  bool busy() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return over_ || task_;
+  }
+  void Serve() {
+    absl::MutexLock lock(&mutex_);
+    for (;;) {
+      mutex_.Await(absl::Condition(this, &RankThread::busy));
+      if (over_) return;
+      const std::function<absl::Status()> task = task_;
+      mutex_.Unlock();
+      const absl::Status status = task();
+      mutex_.Lock();
+      status_ = status;
+      task_ = nullptr;
+    }
+  }
+
+  absl::Mutex mutex_;
+  std::function<absl::Status()> task_ ABSL_GUARDED_BY(mutex_);
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: it uses the others
+};
+
+std::vector<PageId> OnePage(Rank r, const GroupOptions& options,
+                            const ModelShape& shape, int length) {
+  const int blocks = (length + kPageTokens - 1) / kPageTokens;
+  const int heads = HeadsOf(shape.attention, options.layout, r).num_kv();
+  return std::vector<PageId>(static_cast<size_t>(blocks) * heads, 0);
+}
+
 }  // namespace
 
 void PrepareForRanksOnOneGpu() {
@@ -44,10 +99,15 @@ struct GpuRanks<N>::OneRank {
       : stream(GpuStream::Create(0, failure)),
         device{stream->get(), failure, stream->num_multiprocessors()} {}
 
-  // Zeros: what a region begins with.
   std::byte* Allocate(Buffer<std::byte, D>& buffer, const char* name,
                       int64_t size_bytes) {
     buffer = {device, name, size_bytes + 1};
+    return buffer.data();
+  }
+  // Zeros: what a region begins with.
+  std::byte* AllocateZeros(Buffer<std::byte, D>& buffer, const char* name,
+                           int64_t size_bytes) {
+    Allocate(buffer, name, size_bytes);
     const std::vector<std::byte> zeros(static_cast<size_t>(size_bytes));
     UploadToGpu(zeros.data(), size_bytes, buffer.data(), device.stream,
                 device.failure);
@@ -62,6 +122,7 @@ struct GpuRanks<N>::OneRank {
   std::unique_ptr<Collectives<D>> peers;
   std::unique_ptr<Decoder<D>> decoder;
   std::unique_ptr<GpuPasses<N>> passes;
+  RankThread thread;
 };
 
 template <Numerics N>
@@ -76,7 +137,7 @@ GpuRanks<N>::GpuRanks(const GroupOptions& options, const ModelShape& shape,
     rank->Allocate(rank->kv, "kv",
                    MakeKvLayout(shape.spec, options.kv_type).page_bytes() *
                        options.num_pages);
-    rank->Allocate(
+    rank->AllocateZeros(
         rank->exchange, "exchange",
         Collectives<Cuda<N>>::ExchangeBytes(shape, options.max_rows));
     std::unique_ptr<TensorSource> source;
@@ -140,17 +201,21 @@ void GpuRanks<N>::Build(Rank r, const GroupOptions& options,
   rank.passes = Must(GpuPasses<N>::Create(rank.device, passes));
 }
 
-// As many rows as there may be, over one page that all blocks share.
 template <Numerics N>
 void GpuRanks<N>::Rehearse(Rank r, const GroupOptions& options,
                            const ModelShape& shape) {
+  RehearseRows(r, options, shape);
+  RehearsePositions(r, options, shape);
+}
+
+// As many rows as there may be, over one page that all blocks share.
+template <Numerics N>
+void GpuRanks<N>::RehearseRows(Rank r, const GroupOptions& options,
+                               const ModelShape& shape) {
   const SamplingParams greedy{.temperature = 0.0f};
   const int most = std::min(shape.spec.max_positions, options.max_rows);
   const std::vector<int32_t> tokens(static_cast<size_t>(most), 1);
-  const std::vector<PageId> pages(
-      static_cast<size_t>((most + kPageTokens - 1) / kPageTokens) *
-          HeadsOf(shape.attention, options.layout, r).num_kv(),
-      0);
+  const std::vector<PageId> pages = OnePage(r, options, shape, most);
   PassBuilder builder;
   builder.Begin({options.layout, options.experts_state()}, options.num_ranks,
                 r);
@@ -160,12 +225,35 @@ void GpuRanks<N>::Rehearse(Rank r, const GroupOptions& options,
     for (int i = 0; i < count; ++i) builder.Want(i, {.sampling = &greedy});
     rows += count;
   }
-  Require(ranks_[r]->passes->Rehearse(builder.Build()));
+  Require(ranks_[r]->thread.Run(
+      [&] { return ranks_[r]->passes->Rehearse(builder.Build()); }));
+}
+
+// Rows far behind, which several blocks of threads share.
+template <Numerics N>
+void GpuRanks<N>::RehearsePositions(Rank r, const GroupOptions& options,
+                                    const ModelShape& shape) {
+  constexpr int kFarBehind = 2048, kMostShared = 132;
+  const SamplingParams greedy{.temperature = 0.0f};
+  const int length = std::min(shape.spec.max_positions, kFarBehind);
+  const int chunks = std::min(options.max_rows, kMostShared);
+  const std::vector<int32_t> tokens = {1};
+  const std::vector<PageId> pages = OnePage(r, options, shape, length);
+  PassBuilder builder;
+  builder.Begin({options.layout, options.experts_state()}, options.num_ranks,
+                r);
+  for (int i = 0; i < chunks; ++i) {
+    builder.AddChunk(tokens, length - 1, pages);
+    builder.Want(0, {.sampling = &greedy});
+  }
+  Require(ranks_[r]->thread.Run(
+      [&] { return ranks_[r]->passes->Rehearse(builder.Build()); }));
 }
 
 template <Numerics N>
 absl::Status GpuRanks<N>::Run(Rank rank, const Pass<Cpu>& pass) {
-  return ranks_[rank]->passes->Run(pass);
+  return ranks_[rank]->thread.Run(
+      [&] { return ranks_[rank]->passes->Run(pass); });
 }
 
 template <Numerics N>

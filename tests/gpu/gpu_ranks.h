@@ -4,7 +4,8 @@
 // Ranks of one process share a context: what waits for all of it (memory that
 // is freed, code that is loaded late) would wait for a kernel that waits for a
 // rank which waits. So all of it is done before ranks meet: code is loaded when
-// the program starts, and every rank rehearses the largest passes alone.
+// the program starts, and every rank rehearses the largest passes alone, on the
+// thread that runs all of its passes.
 #pragma once
 
 #include <memory>
@@ -32,6 +33,7 @@ class GpuRanks final : public TestRanks {
            absl::Duration timeout = absl::Seconds(20));
   ~GpuRanks() override;
 
+  // On the rank's own thread, which is waited for.
   absl::Status Run(Rank rank, const Pass<Cpu>& pass) override;
   // Ends the meetings at which others wait for anybody.
   void GiveUp() override { fence(0).Abandon(); }
@@ -42,6 +44,10 @@ class GpuRanks final : public TestRanks {
   void Build(Rank r, const GroupOptions& options, const ModelShape& shape,
              absl::Duration timeout);
   void Rehearse(Rank r, const GroupOptions& options, const ModelShape& shape);
+  void RehearseRows(Rank r, const GroupOptions& options,
+                    const ModelShape& shape);
+  void RehearsePositions(Rank r, const GroupOptions& options,
+                         const ModelShape& shape);
 
   CudaFailure failure_;
   std::vector<std::unique_ptr<OneRank>> ranks_;
