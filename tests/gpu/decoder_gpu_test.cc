@@ -33,12 +33,15 @@ INSTANTIATE_TEST_SUITE_P(
                     ReferenceCase{4, true, {128, 5}, kExact}),
     NameOf);
 
-// Activations have 8 bits.
+// Activations have 8 bits, so that a router chooses another expert now and
+// then.
+constexpr ReferenceTolerance kFastTolerance = {4.0, 0.5, 0.03};
 INSTANTIATE_TEST_SUITE_P(
     GpuFast, ReferenceTest,
-    testing::Values(ReferenceCase{1, false, {600}, kFast, 0.5, false},
-                    ReferenceCase{2, false, {100, 3}, kFast, 0.5, false},
-                    ReferenceCase{4, true, {128, 5}, kFast, 0.5, false}),
+    testing::Values(
+        ReferenceCase{1, false, {600}, kFast, kFastTolerance, false},
+        ReferenceCase{2, false, {100, 3}, kFast, kFastTolerance, false},
+        ReferenceCase{4, true, {128, 5}, kFast, kFastTolerance, false}),
     NameOf);
 
 // Largest difference of a row, relative to its largest logit.
@@ -60,31 +63,32 @@ void ExpectNear(const LogitMap& got, const LogitMap& expected,
   testing::Test::RecordProperty("worst", std::to_string(worst));
 }
 
-void ExpectTheProcessorsNumbers(const MakeTestRanks& make_ranks,
+void ExpectTheProcessorsNumbers(const MakeTestRanks& make_ranks, KvType kv_type,
                                 double tolerance) {
-  for (const KvType kv_type : {KvType::kFloat32, KvType::kBf16}) {
-    GroupOptions options;
-    options.spec = SpecOf(OddConfig());
-    options.kv_type = kv_type;
-    const LogitMap expected = RunAll(options, 1000, kSequences, Want::kAll);
-    options.make_ranks = make_ranks;
-    for (const int n : {1, 2, 4}) {
-      for (const bool tp : {false, true}) {
-        SCOPED_TRACE(testing::Message() << n << (tp ? " TP" : " EP"));
-        options.num_ranks = n;
-        options.layout = tp ? TensorParallel(n) : ExpertParallel();
-        ExpectNear(RunAll(options, 16, 3, Want::kAll), expected, tolerance);
-      }
+  GroupOptions options;
+  options.spec = SpecOf(OddConfig());
+  options.kv_type = kv_type;
+  const LogitMap expected = RunAll(options, 1000, kSequences, Want::kAll);
+  options.make_ranks = make_ranks;
+  for (const int n : {1, 2, 4}) {
+    for (const bool tp : {false, true}) {
+      SCOPED_TRACE(testing::Message() << n << (tp ? " TP" : " EP"));
+      options.num_ranks = n;
+      options.layout = tp ? TensorParallel(n) : ExpertParallel();
+      ExpectNear(RunAll(options, 16, 3, Want::kAll), expected, tolerance);
     }
   }
 }
 
 TEST(GpuDecoder, ExactHasTheProcessorsNumbers) {
-  ExpectTheProcessorsNumbers(kExact, 1e-3);
+  ExpectTheProcessorsNumbers(kExact, KvType::kFloat32, 1e-3);
+  // A last bit of keys and values falls this way here and that way there.
+  ExpectTheProcessorsNumbers(kExact, KvType::kBf16, 5e-3);
 }
 
 TEST(GpuDecoder, FastHasTheProcessorsNumbersNearly) {
-  ExpectTheProcessorsNumbers(kFast, 5e-2);
+  ExpectTheProcessorsNumbers(kFast, KvType::kFloat32, 5e-2);
+  ExpectTheProcessorsNumbers(kFast, KvType::kBf16, 5e-2);
 }
 
 }  // namespace

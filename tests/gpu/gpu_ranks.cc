@@ -233,10 +233,11 @@ void GpuRanks<N>::RehearseRows(Rank r, const GroupOptions& options,
 template <Numerics N>
 void GpuRanks<N>::RehearsePositions(Rank r, const GroupOptions& options,
                                     const ModelShape& shape) {
-  constexpr int kFarBehind = 2048, kMostShared = 132;
+  constexpr int kFarBehind = 2048, kMostShared = 132;  // rows times heads
   const SamplingParams greedy{.temperature = 0.0f};
   const int length = std::min(shape.spec.max_positions, kFarBehind);
-  const int chunks = std::min(options.max_rows, kMostShared);
+  const int heads = HeadsOf(shape.attention, options.layout, r).num_kv();
+  const int chunks = std::min(options.max_rows, kMostShared / heads);
   const std::vector<int32_t> tokens = {1};
   const std::vector<PageId> pages = OnePage(r, options, shape, length);
   PassBuilder builder;

@@ -9,8 +9,9 @@
 #include "gtest/gtest.h"
 #include "tests/gpu/gpu_ranks.h"
 #include "tests/status_matchers.h"
-#include "tests/unit/worker/model/decoder_tests.h"
+#include "tests/unit/worker/model/small_model.h"
 #include "tests/unit/worker/model/test_group.h"
+#include "worker/model/pass_cpu.h"
 
 namespace moebius {
 namespace {
@@ -57,8 +58,7 @@ class MeetingsTest : public testing::Test {
     for (const Rank r : {0, 1}) ranks_->fence(r).GoOn(next);
     for (int step = 0; step < 3; ++step) {
       std::atomic<int> rows = 0;
-      const std::vector<Piece> pieces = {{0, Tokens(0, step, step + 1)},
-                                         {1, Tokens(1, step, step + 1)}};
+      const std::vector<Piece> pieces = {{0, {1 + step}}, {1, {4 + step}}};
       EXPECT_THAT(group_->Step(pieces, [&](int, int, auto) { ++rows; }),
                   IsOk());
       EXPECT_EQ(rows, 2);

@@ -165,6 +165,7 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass) {
   out.wanted_rows = block.Put({pass.wanted_rows, wanted});
   out.rows = PutRows<N>(pass.rows, block);
   out.wanted = PutRows<N>(pass.wanted, block);
+  out.rows.scratch = out.wanted.scratch = &scratch_;
 
   GpuChunk* const chunks = ChunksHere(out.rows.chunks, block_.data(), host_);
   uint32_t* const ids =

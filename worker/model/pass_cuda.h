@@ -63,6 +63,7 @@ class GpuPasses {
   std::byte* host_ = nullptr;
   Buffer<std::byte, Cuda<N>> block_;
   int64_t used_bytes_ = 0;
+  AttentionScratch<N> scratch_;
 };
 
 }  // namespace moebius

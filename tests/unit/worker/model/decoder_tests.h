@@ -49,28 +49,6 @@ class DecoderTest : public testing::TestWithParam<DecoderCase> {
                                        KvType kv_type);
 };
 
-// Odd in every way: dense layers first and between, untied embedding, weights
-// of the router not normalised, fewer KV heads than ranks, a vocabulary of no
-// whole number of panels, an MLP of 5 units.
-inline SmallModel OddConfig() {
-  SmallModel config;
-  config.hidden_size = 80;
-  config.num_q_heads = 8;
-  config.num_kv_heads = 2;
-  config.head_dim = 48;
-  config.intermediate_size = 80;
-  config.moe_intermediate_size = 128;
-  config.num_experts = 8;
-  config.experts_per_token = 3;
-  config.norm_topk_prob = false;
-  config.tie_word_embeddings = false;
-  config.vocab_size = 149;
-  config.max_positions = 256;
-  config.rope_theta = 1e6;
-  config.is_moe_layer = {false, true, false, true};
-  return config;
-}
-
 // Both in one layout, the experts low.
 inline StepLayout In(Layout layout) {
   return {layout, ExpertsState::At(layout, Side::kLow)};

@@ -39,13 +39,20 @@ inline const std::vector<ReferenceRow>& Reference() {
   return *rows;
 }
 
+// Largest differences from the reference.
+struct ReferenceTolerance {
+  double logprob = 1e-3;  // of any token of a prompt
+  double logit = 1e-3;    // of the twenty largest of a prompt's last row
+  double mean_logprob = 1e-3;
+};
+
 struct ReferenceCase {
   int num_ranks;
   bool tp;
   std::vector<int> chunk_sizes;        // taken in turn
   MakeTestRanks make_ranks = nullptr;  // on the processor
-  double tolerance = 1e-3;             // of logits and log-probabilities
-  bool same_tokens = true;             // greedy ones
+  ReferenceTolerance tolerance = {};
+  bool same_tokens = true;  // greedy ones
 };
 
 inline std::string NameOf(const testing::TestParamInfo<ReferenceCase>& info) {
@@ -116,15 +123,19 @@ TEST_P(ReferenceTest, GreedyTokensAndLogProbabilitiesEqual) {
     ASSERT_THAT(group.Step(pieces, on_logits), IsOk());
   }
 
-  double worst_logprob = 0, worst_logit = 0;
+  double worst_logprob = 0, worst_logit = 0, sum_logprob = 0;
+  size_t num_logprobs = 0;
   for (size_t s = 0; s < rows.size(); ++s) {
     SCOPED_TRACE(testing::Message() << "row " << s);
     if (GetParam().same_tokens) {
       EXPECT_EQ(tokens[s], rows[s].greedy);
     }
     for (size_t i = 0; i < logprobs[s].size(); ++i) {
-      worst_logprob = std::max(
-          worst_logprob, std::abs(logprobs[s][i] - rows[s].prompt_logprobs[i]));
+      const double difference =
+          std::abs(logprobs[s][i] - rows[s].prompt_logprobs[i]);
+      worst_logprob = std::max(worst_logprob, difference);
+      sum_logprob += difference;
+      ++num_logprobs;
     }
     for (size_t i = 0; i < rows[s].top20_ids.size(); ++i) {
       worst_logit =
@@ -132,10 +143,13 @@ TEST_P(ReferenceTest, GreedyTokensAndLogProbabilitiesEqual) {
                                          rows[s].top20_logits[i]));
     }
   }
-  EXPECT_LT(worst_logprob, GetParam().tolerance);
-  EXPECT_LT(worst_logit, GetParam().tolerance);
+  const double mean_logprob = sum_logprob / static_cast<double>(num_logprobs);
+  EXPECT_LT(worst_logprob, GetParam().tolerance.logprob);
+  EXPECT_LT(worst_logit, GetParam().tolerance.logit);
+  EXPECT_LT(mean_logprob, GetParam().tolerance.mean_logprob);
   RecordProperty("worst_logprob", std::to_string(worst_logprob));
   RecordProperty("worst_logit", std::to_string(worst_logit));
+  RecordProperty("mean_logprob", std::to_string(mean_logprob));
 }
 
 }  // namespace moebius
