@@ -1,0 +1,103 @@
+// The platforms of a program that was built with the CUDA Toolkit.
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "kernels/cuda/gpu.h"
+#include "worker/memory/region_cuda.h"
+#include "worker/worker_device_cpu.h"
+#include "worker/worker_device_cuda.h"
+#include "worker/worker_platform.h"
+
+namespace moebius {
+namespace {
+
+// What a process takes of a GPU besides its regions and buffers: context and
+// code of the kernels.
+constexpr int64_t kContextBytes = int64_t{768} << 20;
+
+// Buffers of decoder, collectives and operators, no less than they take: some
+// twelve rows of activations, and what lies between router and experts.
+int64_t WorkspaceBytes(const Config& config, const ModelShape& shape) {
+  const int64_t rows = config.scheduler.token_budget;
+  const int64_t hidden = shape.spec.hidden_size;
+  const int64_t heads = shape.q_size() + 2 * shape.kv_size();
+  const int64_t assignments =
+      rows * std::max(1, shape.top_k) *
+      (shape.experts.rows_per_block() * int64_t{shape.num_ranks} + 8);
+  const int64_t logits = int64_t{256} * shape.spec.vocab_size;
+  return 4 * (rows * (12 * hidden + 2 * heads) + assignments + 2 * logits);
+}
+
+class GpuPlatform final : public WorkerPlatform {
+ public:
+  GpuPlatform(int gpu, std::vector<int> gpu_of_rank, int64_t total_bytes)
+      : place_{gpu, std::move(gpu_of_rank)},
+        total_bytes_(total_bytes),
+        maker_(MakeGpuRegionMaker(gpu)) {}
+
+  const RegionMaker& maker() const override { return *maker_; }
+
+  // A share of all memory, not of what is free: a successor has to come to the
+  // same number.
+  int64_t RegionBytes(const Config& config,
+                      const ModelShape& shape) const override {
+    const double all =
+        static_cast<double>(total_bytes_) * config.workers.gpu_memory_fraction;
+    const int64_t share = static_cast<int64_t>(all) / config.workers.per_gpu;
+    return std::max<int64_t>(
+        1, share - kContextBytes - WorkspaceBytes(config, shape));
+  }
+
+  void PlanRegions(const Config& config, const ModelShape& shape,
+                   MemoryGeometry& geometry) const override {
+    PlanGpuRegions(config, shape, geometry);
+  }
+
+  absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeDevice(
+      const Config& config, const WorkerPlan& plan, const WorkerMemory& memory,
+      WorkerHost& host) const override {
+    return MakeGpuDevice(config, plan, memory, host, place_);
+  }
+
+ private:
+  const GpuPlace place_;
+  const int64_t total_bytes_;
+  const std::unique_ptr<RegionMaker> maker_;
+};
+
+// Ranks fill one GPU after the other.
+absl::StatusOr<std::unique_ptr<WorkerPlatform>> MakeGpuPlatform(
+    const Config& config, Rank rank) {
+  std::vector<int> gpu_of_rank;
+  for (Rank r = 0; r < config.workers.count; ++r) {
+    gpu_of_rank.push_back(r / config.workers.per_gpu);
+  }
+  const int gpu = gpu_of_rank[rank];
+  RETURN_IF_ERROR(UseGpu(gpu));
+  ASSIGN_OR_RETURN(const GpuMemory memory, MemoryOfGpu());
+  RETURN_IF_ERROR(CheckGpuRegions(gpu));
+  return std::make_unique<GpuPlatform>(gpu, std::move(gpu_of_rank),
+                                       memory.total_bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WorkerPlatform>> ChoosePlatform(
+    const Config& config, Rank rank) {
+  const DeviceChoice wanted = config.workers.device;
+  if (wanted == DeviceChoice::kCpu) return MakeCpuPlatform(config);
+  const int per_gpu = config.workers.per_gpu;
+  const int needed = (config.workers.count + per_gpu - 1) / per_gpu;
+  const int there = NumGpus();
+  if (there >= needed) return MakeGpuPlatform(config, rank);
+  if (wanted == DeviceChoice::kAuto) return MakeCpuPlatform(config);
+  return absl::InvalidArgumentError(absl::StrCat(
+      "key 'workers.device' (--device): cuda with ", config.workers.count,
+      " workers, ", per_gpu, " on each GPU, needs ", needed,
+      "; the driver shows ", there,
+      ". Say more --workers-per-gpu, fewer --workers, or --device cpu"));
+}
+
+}  // namespace moebius
