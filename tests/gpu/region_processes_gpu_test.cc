@@ -1,5 +1,6 @@
 // Memory of a GPU between real processes. The vault is in this one, which never
 // uses the driver; every worker is a forked child that does.
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <utility>
@@ -31,9 +32,14 @@ std::vector<std::byte> BytesOf(uint64_t seed) {
   return bytes;
 }
 
-// A worker's memory on the GPU. Lives in a child.
+int GpuOf(Rank rank) { return rank % std::max(1, NumGpus()); }
+
+// A worker's memory on a GPU, one of its own if there are two. Lives in a
+// child.
 struct Worker {
-  std::unique_ptr<RegionMaker> maker = MakeGpuRegionMaker(0);
+  explicit Worker(Rank rank) : maker(MakeGpuRegionMaker(GpuOf(rank))) {}
+
+  std::unique_ptr<RegionMaker> maker;
   std::unique_ptr<WorkerMemory> memory;
   std::unique_ptr<GroupBarrier> barrier;
 
@@ -106,7 +112,7 @@ TEST_F(RegionProcessesTest, PeersReadWhatOwnersWriteAndPushWhereTheyMay) {
   std::vector<Child> children;
   for (Rank rank = 0; rank < 2; ++rank) {
     children.push_back(Fork(rank, [rank](VaultClient& client) {
-      Worker worker;
+      Worker worker(rank);
       worker.Create(rank, client);
       worker.Fill(RegionKind::kExperts, 1 + rank);
       worker.Fill(RegionKind::kKv, 3 + rank);
@@ -126,7 +132,7 @@ TEST_F(RegionProcessesTest, PeersReadWhatOwnersWriteAndPushWhereTheyMay) {
 TEST_F(RegionProcessesTest, ASuccessorFindsTheMemoryOfAKilledOwnerIntact) {
   Event filled, adopted;
   Child peer = Fork(1, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(1);
     worker.Create(1, client);
     worker.MapPeers(client);
     EXPECT_TRUE(adopted.Wait());
@@ -135,7 +141,7 @@ TEST_F(RegionProcessesTest, ASuccessorFindsTheMemoryOfAKilledOwnerIntact) {
     return 0;
   });
   Child owner = Fork(0, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(0);
     worker.Create(0, client);
     worker.MapPeers(client);
     worker.Fill(RegionKind::kExperts, 7);
@@ -147,7 +153,7 @@ TEST_F(RegionProcessesTest, ASuccessorFindsTheMemoryOfAKilledOwnerIntact) {
   ASSERT_TRUE(filled.Wait());
   Kill(owner);
   Child successor = Fork(0, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(0);
     worker.Adopt(0, 2, client);
     worker.MapPeers(client);
     EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 0, 7));
@@ -164,7 +170,7 @@ TEST_F(RegionProcessesTest, ASuccessorFindsTheMemoryOfAKilledOwnerIntact) {
 TEST_F(RegionProcessesTest, PullsFromAPeerThatIsKilledGoOn) {
   Event pulling, killed;
   Child victim = Fork(1, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(1);
     worker.Create(1, client);
     worker.Fill(RegionKind::kExperts, 14);
     worker.MapPeers(client);
@@ -174,13 +180,14 @@ TEST_F(RegionProcessesTest, PullsFromAPeerThatIsKilledGoOn) {
   });
   Child survivor = Fork(0, [&](VaultClient& client) {
     constexpr int64_t kSlotBytes = kSize / 2;
-    Worker worker;
+    Worker worker(0);
     worker.Create(0, client);
     worker.MapPeers(client);
     worker.Meet();
     GpuMoverOptions options;
     options.page_bytes = 8192;
-    options.gpu_of_rank = {0, 0};
+    options.gpu = GpuOf(0);
+    options.gpu_of_rank = {GpuOf(0), GpuOf(1)};
     const auto mover = MakeGpuMover(worker.memory.get(), options);
     EXPECT_THAT(mover, IsOk());
     const CopySegment whole{1, 0, 0, kSlotBytes};
@@ -212,7 +219,7 @@ TEST_F(RegionProcessesTest, PullsFromAPeerThatIsKilledGoOn) {
 TEST_F(RegionProcessesTest, AWriteIntoAPeersExpertsFaultsInTheWriterAlone) {
   Event written;
   Child owner = Fork(0, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(0);
     worker.Create(0, client);
     worker.Fill(RegionKind::kExperts, 10);
     worker.MapPeers(client);
@@ -223,7 +230,7 @@ TEST_F(RegionProcessesTest, AWriteIntoAPeersExpertsFaultsInTheWriterAlone) {
     return 0;
   });
   Child writer = Fork(1, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(1);
     worker.Create(1, client);
     worker.MapPeers(client);
     EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 0, 10));
@@ -243,14 +250,14 @@ TEST_F(RegionProcessesTest, AWriteIntoAPeersExpertsFaultsInTheWriterAlone) {
 TEST_F(RegionProcessesTest, APeersNewMemoryIsMappedWhereItsOldOneWas) {
   Event mapped, replaced;
   Child first = Fork(1, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(1);
     worker.Create(1, client);
     worker.Fill(RegionKind::kExperts, 12);
     for (;;) ::pause();
     return 0;
   });
   Child ours = Fork(0, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(0);
     worker.Create(0, client);
     worker.MapPeers(client);
     const std::byte* const base = worker.memory->base(RegionKind::kExperts, 1);
@@ -265,7 +272,7 @@ TEST_F(RegionProcessesTest, APeersNewMemoryIsMappedWhereItsOldOneWas) {
   Kill(first);
   vault_->Forget(1);
   Child second = Fork(1, [&](VaultClient& client) {
-    Worker worker;
+    Worker worker(1);
     WorkerMemoryOptions options;
     options.maker = worker.maker.get();
     options.incarnation = Incarnation{2};
@@ -285,9 +292,10 @@ TEST_F(RegionProcessesTest, NothingStaysOpenOrAllocated) {
   std::vector<Child> children;
   for (Rank rank = 0; rank < 2; ++rank) {
     children.push_back(Fork(rank, [rank](VaultClient& client) {
-      EXPECT_THAT(CheckGpuRegions(0), IsOk());  // the driver's own are there
+      EXPECT_THAT(CheckGpuRegions(GpuOf(rank)),
+                  IsOk());  // the driver's own are there
       const int descriptors = CountDescriptors();
-      Worker worker;
+      Worker worker(rank);
       worker.Create(rank, client);
       worker.MapPeers(client);
       worker.Meet();
@@ -307,8 +315,11 @@ TEST_F(RegionProcessesTest, NothingStaysOpenOrAllocated) {
     int pipe_ends[2];
     EXPECT_EQ(::pipe(pipe_ends), 0);
     Child child([&] {
-      EXPECT_THAT(UseGpu(0), IsOk());
-      const int64_t bytes = MemoryOfGpu()->free_bytes;
+      int64_t bytes = 0;  // of the GPUs of both
+      for (int gpu = 0; gpu <= GpuOf(1); ++gpu) {
+        EXPECT_THAT(UseGpu(gpu), IsOk());
+        bytes += MemoryOfGpu()->free_bytes;
+      }
       return ::write(pipe_ends[1], &bytes, sizeof(bytes)) == sizeof(bytes) ? 0
                                                                            : 1;
     });
