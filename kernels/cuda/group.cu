@@ -159,10 +159,11 @@ void Group(const Cuda<N>& device,
                             routing.rows.data(),
                             routing.weights.data()};
   const int shared_bytes = kWarps * range.count * int{sizeof(int)};
+  // The most that any launch wants: other threads launch it as well.
   device.failure->Note(CudaStatus(
       cudaFuncSetAttribute(GroupAssignments,
                            cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           shared_bytes),
+                           kWarps * kMaxGroups * int{sizeof(int)}),
       "the shared memory of groups"));
   GroupAssignments<<<1, kThreads, shared_bytes, device.stream>>>(args);
   device.failure->Note(CudaStatus(cudaGetLastError(), "groups of rows"));
