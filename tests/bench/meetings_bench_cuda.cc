@@ -1,6 +1,6 @@
-// What ranks on GPUs pay to meet: the sum of all ranks' rows, residual and norm,
-// behind a meeting, as TP has it twice a layer. In a graph of 200, each rank on
-// a GPU of its own if there are enough, else all on one.
+// What ranks on GPUs pay to meet: the sum of all ranks' rows, residual and
+// norm, behind a meeting, as TP has it twice a layer. In a graph of 200, each
+// rank on a GPU of its own if there are enough, else all on one.
 //
 //   SumOfRanks/<ranks>/<rows>   rows of 2048; microseconds each
 #include <cuda_runtime_api.h>
@@ -56,7 +56,8 @@ struct OneRank {
   template <class T>
   Buffer<T, D> Allocate(int64_t count) {
     Buffer<T, D> buffer(device, "a benchmark", count);
-    Require(cudaMemset(buffer.data(), 0, static_cast<size_t>(count) * sizeof(T)));
+    Require(
+        cudaMemset(buffer.data(), 0, static_cast<size_t>(count) * sizeof(T)));
     return buffer;
   }
 

@@ -60,6 +60,11 @@ Collectives<Cuda<N>>::Create(const D& device, const Options& options) {
         absl::StrCat("collectives: max_rows ", options.max_rows,
                      "; allowed: 1 to ", kMaxStepRows));
   }
+  if (options.shape.spec.hidden_size > kMaxSumHidden) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("collectives: rows of ", options.shape.spec.hidden_size,
+                     "; allowed: at most ", kMaxSumHidden));
+  }
   if (options.shape.num_ranks > 1 && options.fence == nullptr) {
     return absl::InvalidArgumentError("collectives: a group needs a fence");
   }

@@ -11,20 +11,31 @@ namespace moebius {
 namespace {
 
 constexpr int kThreads = 256;  // of a block; at least kMaxRanks
-constexpr int kWarps = kThreads / 32;
 
 // ---- sums of rows
 
-// Four elements side by side.
+// A block has the same number of threads whatever it is for, since the order of
+// a norm's sum follows from it.
+constexpr int kSumThreads = 512;
+constexpr int kStripe = 4 * kSumThreads;  // four elements a thread
+
+__device__ float* Elements(float4& x) { return reinterpret_cast<float*>(&x); }
+
+// Four elements of a row of partial sums, and sums of such.
 struct FixedSum4 {
+  struct Part {
+    longlong2 low = {0, 0}, high = {0, 0};
+  };
+  static __device__ Part Load(const int64_t* at) {
+    return {reinterpret_cast<const longlong2*>(at)[0],
+            reinterpret_cast<const longlong2*>(at)[1]};
+  }
   int64_t v[4] = {0, 0, 0, 0};
-  __device__ void Add(const int64_t* at) {
-    const longlong2 low = reinterpret_cast<const longlong2*>(at)[0];
-    const longlong2 high = reinterpret_cast<const longlong2*>(at)[1];
-    v[0] += low.x;
-    v[1] += low.y;
-    v[2] += high.x;
-    v[3] += high.y;
+  __device__ void Add(const Part& part) {
+    v[0] += part.low.x;
+    v[1] += part.low.y;
+    v[2] += part.high.x;
+    v[3] += part.high.y;
   }
   // The integer is rounded once; the factor is a power of two.
   __device__ float Value(int i) const {
@@ -33,19 +44,25 @@ struct FixedSum4 {
 };
 
 struct FloatSum4 {
+  struct Part {
+    float4 x = {0, 0, 0, 0};
+  };
+  static __device__ Part Load(const float* at) {
+    return {*reinterpret_cast<const float4*>(at)};
+  }
   float v[4] = {0, 0, 0, 0};
-  __device__ void Add(const float* at) {
-    const float4 x = *reinterpret_cast<const float4*>(at);
-    v[0] += x.x;
-    v[1] += x.y;
-    v[2] += x.z;
-    v[3] += x.w;
+  __device__ void Add(const Part& part) {
+    v[0] += part.x.x;
+    v[1] += part.x.y;
+    v[2] += part.x.z;
+    v[3] += part.x.w;
   }
   __device__ float Value(int i) const { return v[i]; }
 };
 
 // The same on every thread, added in one order.
 __device__ float SumOfBlock(float x) {
+  constexpr int kWarps = kSumThreads / 32;
   __shared__ float of_warp[kWarps];
   for (int mask = 16; mask > 0; mask /= 2) {
     x += __shfl_xor_sync(0xffffffffu, x, mask);
@@ -53,6 +70,7 @@ __device__ float SumOfBlock(float x) {
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
   __syncthreads();
   float sum = 0;
+#pragma unroll
   for (int w = 0; w < kWarps; ++w) sum += of_warp[w];
   return sum;
 }
@@ -69,55 +87,71 @@ __device__ uint32_t RanksOfRow(const RowSources& from, int row) {
   return ranks;
 }
 
+// Of the sources in `ranks`, ascending; some are on their way at once.
+template <class Sum, class Partial>
+__device__ Sum SumOfSources(const RowSources& from, uint32_t ranks,
+                            int64_t at) {
+  constexpr int kAtOnce = 4;
+  Sum sum;
+  for (int first = 0; first < from.num_sources; first += kAtOnce) {
+    typename Sum::Part parts[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int r = first + i;
+      if (r >= from.num_sources || (ranks >> r & 1) == 0) continue;
+      parts[i] = Sum::Load(static_cast<const Partial*>(from.sums[r]) + at);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) sum.Add(parts[i]);
+  }
+  return sum;
+}
+
 // residual += sums of its sources; the root mean square's norm of that. A block
-// a row, behind a meeting.
-template <class Partial, class Sum>
-__global__ void __launch_bounds__(kThreads)
+// a row of at most kStripes stripes, behind a meeting; what is our own is read
+// while the others come.
+template <class Partial, class Sum, int kStripes>
+__global__ void __launch_bounds__(kSumThreads)
     SumRowsKernel(const __grid_constant__ MeetingRanks ranks, int meeting,
                   const __grid_constant__ RowSources from,
                   const __grid_constant__ SummedRows to) {
-  if (!Meet(ranks, meeting)) return;
-  __shared__ const Partial* sources[kMaxRanks];
-  __shared__ int num_sources;
   const int row = blockIdx.x;
-  if (threadIdx.x == 0) {
-    const uint32_t of_row = RanksOfRow(from, row);
-    int count = 0;
-    for (int r = 0; r < from.num_sources; ++r) {
-      if ((of_row >> r & 1) == 0) continue;
-      sources[count++] =
-          static_cast<const Partial*>(from.sums[r]) + int64_t{row} * to.hidden;
-    }
-    num_sources = count;
-  }
-  __syncthreads();
+  const int begin = 4 * static_cast<int>(threadIdx.x);
   float* const residual = to.residual + row * to.residual_stride;
-  float* const normed = to.normed + row * to.normed_stride;
-  const int count = num_sources;
+  float4 x[kStripes];
+#pragma unroll
+  for (int i = 0; i < kStripes; ++i) {
+    const int j = begin + i * kStripe;
+    if (j < to.hidden) x[i] = *reinterpret_cast<const float4*>(residual + j);
+  }
+  const uint32_t of_row = RanksOfRow(from, row);
+  if (!Meet(ranks, meeting)) return;
   float squares = 0;
-  for (int j = 4 * threadIdx.x; j < to.hidden; j += 4 * kThreads) {
-    Sum sum;
-#pragma unroll 4
-    for (int s = 0; s < count; ++s) sum.Add(sources[s] + j);
-    float4 x = *reinterpret_cast<const float4*>(residual + j);
-    x.x += sum.Value(0);
-    x.y += sum.Value(1);
-    x.z += sum.Value(2);
-    x.w += sum.Value(3);
-    *reinterpret_cast<float4*>(residual + j) = x;
-    squares = fmaf(x.x, x.x, squares);
-    squares = fmaf(x.y, x.y, squares);
-    squares = fmaf(x.z, x.z, squares);
-    squares = fmaf(x.w, x.w, squares);
+#pragma unroll
+  for (int i = 0; i < kStripes; ++i) {
+    const int j = begin + i * kStripe;
+    if (j >= to.hidden) break;
+    const Sum sum =
+        SumOfSources<Sum, Partial>(from, of_row, int64_t{row} * to.hidden + j);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float& element = Elements(x[i])[e];
+      element += sum.Value(e);
+      squares = fmaf(element, element, squares);
+    }
+    *reinterpret_cast<float4*>(residual + j) = x[i];
   }
   const float mean = SumOfBlock(squares) / static_cast<float>(to.hidden);
   const float scale = 1.0f / sqrtf(mean + to.eps);
-  for (int j = 4 * threadIdx.x; j < to.hidden; j += 4 * kThreads) {
-    const float4 x = *reinterpret_cast<const float4*>(residual + j);
+  float* const normed = to.normed + row * to.normed_stride;
+#pragma unroll
+  for (int i = 0; i < kStripes; ++i) {
+    const int j = begin + i * kStripe;
+    if (j >= to.hidden) break;
     const float4 w = *reinterpret_cast<const float4*>(to.weight + j);
     *reinterpret_cast<float4*>(normed + j) =
-        make_float4(x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z,
-                    x.w * scale * w.w);
+        make_float4(x[i].x * scale * w.x, x[i].y * scale * w.y,
+                    x[i].z * scale * w.z, x[i].w * scale * w.w);
   }
 }
 
@@ -203,8 +237,21 @@ template <Numerics N>
 void LaunchSum(const BehindMeeting& at, const RowSources& from,
                const SummedRows& to) {
   using Sum = std::conditional_t<N == Numerics::kExact, FixedSum4, FloatSum4>;
-  SumRowsKernel<typename Cuda<N>::Partial, Sum>
-      <<<to.rows, kThreads, 0, at.stream>>>(at.ranks, at.index, from, to);
+  using Partial = typename Cuda<N>::Partial;
+  const auto launch = [&](auto* kernel) {
+    kernel<<<to.rows, kSumThreads, 0, at.stream>>>(at.ranks, at.index, from,
+                                                   to);
+  };
+  const int stripes = (to.hidden + kStripe - 1) / kStripe;
+  if (stripes == 1) {
+    launch(SumRowsKernel<Partial, Sum, 1>);
+  } else if (stripes == 2) {
+    launch(SumRowsKernel<Partial, Sum, 2>);
+  } else if (stripes <= 4) {
+    launch(SumRowsKernel<Partial, Sum, 4>);
+  } else {
+    launch(SumRowsKernel<Partial, Sum, kMaxSumHidden / kStripe>);
+  }
   NoteLaunch(at, "sums of ranks' rows");
 }
 template void LaunchSum<Numerics::kExact>(const BehindMeeting&,

@@ -48,8 +48,9 @@ struct SummedRows {
   int64_t normed_stride = 0;
   const float* weight = nullptr;
   float eps = 0;
-  int hidden = 0;  // a multiple of 4
+  int hidden = 0;  // a multiple of 4, at most kMaxSumHidden
 };
+inline constexpr int kMaxSumHidden = 16384;
 
 // residual += sum of the row's sources; normed = the root mean square's norm of
 // that (kernels/norm.h). A block a row. REQUIRES: there are rows.

@@ -92,10 +92,7 @@ __device__ inline bool Meet(const MeetingRanks& ranks, int index) {
     here = *static_cast<volatile uint32_t*>(&ranks.state->gave_up) == 0;
     if (here && rank != ranks.rank) {
       const bool first = blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0;
-      if (first) {
-        __threadfence_system();
-        StoreRelease(&ranks.line_at[rank]->arrived, number);
-      }
+      if (first) StoreRelease(&ranks.line_at[rank]->arrived, number);
       here = AwaitRank(ranks, rank, number);
     }
   }
