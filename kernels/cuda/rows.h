@@ -48,12 +48,13 @@ struct RowSet<Cuda<N>> {
 // The host draws: it is given the logits (sample.h).
 template <Numerics N>
 struct Samples<Cuda<N>> {
-  const SampleRow* first = nullptr;
-  ptrdiff_t step = 1;  // to the next one
+  const SampleRow* first = nullptr;  // null: the logits stay where they are
+  ptrdiff_t step = 1;                // to the next one
   int count = 0;
   // Of row `begin`, and every `every` rows on.
   Samples Each(int begin, int every, int rows) const {
-    return {first + begin * step, step * every, rows};
+    return {first == nullptr ? nullptr : first + begin * step, step * every,
+            rows};
   }
 };
 

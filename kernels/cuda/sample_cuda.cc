@@ -54,7 +54,7 @@ template <Numerics N>
 void Sample(const Cuda<N>& device, GpuRows<N> logits,
             Given<const Samples<Cuda<N>>&> samples) {
   CHECK(logits.rows == samples.count);
-  if (logits.rows == 0) return;
+  if (logits.rows == 0 || samples.first == nullptr) return;
   thread_local SampleRoom room;
   const auto rows = static_cast<size_t>(logits.rows);
   const auto cols = static_cast<size_t>(logits.cols);

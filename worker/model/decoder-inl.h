@@ -266,6 +266,15 @@ absl::Status Decoder<D>::LogitsTp(const Pass<D>& pass) {
 }
 
 template <class D>
+void Decoder<D>::SampleLogits(const Pass<D>& pass) {
+  const bool shared = !pass.layout.attention.is_ep();
+  const int first = shared ? rank_ : 0;
+  const int every = shared ? shape_.num_ranks : 1;
+  const int count = std::max(0, pass.wanted.size - first + every - 1) / every;
+  Sample(device_, LogitRows(count), pass.samples.Each(first, every, count));
+}
+
+template <class D>
 absl::StatusOr<std::unique_ptr<Decoder<D>>> Decoder<D>::Create(
     const D& device, const DecoderOptions<D>& options) {
   const ModelShape& shape = options.shape;

@@ -71,6 +71,11 @@ class Decoder {
   // run again once the group is in step again.
   absl::Status Run(const Pass<D>& pass);
 
+  // What is wanted of the logits of the pass that ran last, which has left them
+  // where they are. REQUIRES: of at most logit_rows() wanted rows.
+  void SampleLogits(const Pass<D>& pass);
+  int logit_rows() const { return peers_.logit_rows(); }
+
  private:
   Decoder(const D& device, const DecoderOptions<D>& options,
           const RotaryTable& rotary);

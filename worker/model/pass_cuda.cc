@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,10 @@ namespace {
 
 constexpr int64_t kAlign = 16;
 constexpr int64_t kMaxPageIds = int64_t{1} << 30;
+// Of a pass as a graph: beyond, launches are few beside what they do.
+constexpr int kMaxGraphRows = 512;
+// The smallest number that highest positions are rounded up to.
+constexpr int kLeastPositions = 256;
 
 int64_t RoundUp(int64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
@@ -77,6 +82,12 @@ RowSet<Cuda<N>> PutRows(const RowSet<Cpu>& rows, BlockWriter& block) {
     out.max_position =
         std::max(out.max_position, chunk.first_position + chunk.num_rows - 1);
   }
+  // So that single rows are a graph for a while.
+  if (out.max_chunk_rows <= 1) {
+    const int positions = std::max(kLeastPositions, out.max_position + 1);
+    out.max_position =
+        static_cast<int>(std::bit_ceil(static_cast<unsigned>(positions))) - 1;
+  }
   return out;
 }
 
@@ -86,6 +97,29 @@ int64_t PageIdsOf(absl::Span<const QueryChunk> chunks) {
     count += static_cast<int64_t>(chunk.pages.size());
   }
   return count;
+}
+
+template <Numerics N>
+void AddRows(const RowSet<Cuda<N>>& rows, PassGraphs::Key& key) {
+  for (const int number :
+       {rows.size, rows.num_chunks, rows.max_chunk_rows, rows.max_position}) {
+    key.push_back(number);
+  }
+}
+
+// Every number that the decoder looks at, and what decides where the pass's own
+// numbers lie.
+template <Numerics N>
+PassGraphs::Key KeyOf(const Pass<Cuda<N>>& pass) {
+  const ExpertsState& experts = pass.layout.experts;
+  PassGraphs::Key key = {pass.layout.attention.tp_size, experts.from.tp_size,
+                         experts.to.tp_size, static_cast<int>(experts.side),
+                         experts.layers_done};
+  AddRows<N>(pass.rows, key);
+  AddRows<N>(pass.wanted, key);
+  key.insert(key.end(), pass.rows_of_rank.begin(), pass.rows_of_rank.end());
+  key.insert(key.end(), pass.wanted_of_rank.begin(), pass.wanted_of_rank.end());
+  return key;
 }
 
 // Where chunks were put here, to be told where their pages are.
@@ -114,6 +148,13 @@ template <Numerics N>
 GpuPasses<N>::GpuPasses(const Cuda<N>& device, const Options& options)
     : device_(device), options_(options) {
   Reserve(RoomFor(options.max_rows, options.page_ids));
+  DropGraphs();
+}
+
+// All of them were told places that hold no longer.
+template <Numerics N>
+void GpuPasses<N>::DropGraphs() {
+  graphs_ = std::make_unique<PassGraphs>(device_.stream, device_.failure);
 }
 
 template <Numerics N>
@@ -193,16 +234,37 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass) {
 }
 
 template <Numerics N>
+absl::Status GpuPasses<N>::Launch(const Pass<Cuda<N>>& pass) {
+  Decoder<Cuda<N>>& decoder = *options_.decoder;
+  if (alone_ || !options_.graphs || pass.rows.size > kMaxGraphRows ||
+      pass.rows.max_chunk_rows > 1 || pass.wanted.size > decoder.logit_rows()) {
+    return decoder.Run(pass);
+  }
+  // The host draws when the graph has done its part.
+  Pass<Cuda<N>> silent = pass;
+  silent.samples = {nullptr, 1, pass.samples.count};
+  RETURN_IF_ERROR(graphs_->Launch(
+      KeyOf<N>(silent), [&] { return decoder.Run(silent); },
+      [&] { options_.peers->Renew(); }));
+  decoder.SampleLogits(pass);
+  return absl::OkStatus();
+}
+
+template <Numerics N>
 absl::Status GpuPasses<N>::Carry(const Pass<Cpu>& pass) {
   RETURN_IF_ERROR(UseGpu(options_.gpu));
   RETURN_IF_ERROR(device_.failure->status());
+  const int64_t room_bytes = room_bytes_;
   RETURN_IF_ERROR(MakeRoom(pass));
+  if (options_.peers->FollowMemories() || room_bytes != room_bytes_) {
+    DropGraphs();
+  }
   const Pass<Cuda<N>> on_gpu = Put(pass);
   device_.failure->Note(CudaStatus(
       cudaMemcpyAsync(block_.data(), host_, static_cast<size_t>(used_bytes_),
                       cudaMemcpyHostToDevice, device_.stream),
       "a copy of a pass to the GPU"));
-  const absl::Status launched = options_.decoder->Run(on_gpu);
+  const absl::Status launched = Launch(on_gpu);
   RETURN_IF_ERROR(options_.stream->Wait());
   return launched;
 }
@@ -215,9 +277,11 @@ absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
 
 template <Numerics N>
 absl::Status GpuPasses<N>::Rehearse(const Pass<Cpu>& pass) {
+  alone_ = true;
   options_.peers->SetAlone(true);
   const absl::Status status = Carry(pass);
   options_.peers->SetAlone(false);
+  alone_ = false;
   return status;
 }
 

@@ -12,6 +12,7 @@
 #include "kernels/cuda/rows.h"
 #include "worker/model/decoder.h"
 #include "worker/model/pass.h"
+#include "worker/model/pass_graphs.h"
 #include "worker/peers/collectives_cuda.h"
 
 namespace moebius {
@@ -19,7 +20,8 @@ namespace moebius {
 // GpuPasses
 //
 // Runs a pass of the host's: its numbers go to the GPU in one copy, the
-// decoder follows, and the stream is waited for.
+// decoder follows, and the stream is waited for. Passes of single rows are
+// graphs once they have come twice (pass_graphs.h).
 // Errors: of the GPU, which stay; kInvalidArgument for a pass that cannot be,
 // before anything of it is done; and of the meetings, after which the next pass
 // is as good as any.
@@ -32,6 +34,7 @@ class GpuPasses {
     int max_rows = 0;  // of a step, over the whole group
     // Room to begin with: ids in the tables of a step's sequences.
     int64_t page_ids = 0;
+    bool graphs = true;  // where they help
     // All of them outlive this. The stream is the device's.
     const GpuStream* stream = nullptr;
     Decoder<Cuda<N>>* decoder = nullptr;
@@ -51,9 +54,11 @@ class GpuPasses {
   GpuPasses(const Cuda<N>& device, const Options& options);
 
   void Reserve(int64_t size_bytes);
+  void DropGraphs();
   absl::Status MakeRoom(const Pass<Cpu>& pass);
   // The pass as the GPU sees it, in the block.
   Pass<Cuda<N>> Put(const Pass<Cpu>& pass);
+  absl::Status Launch(const Pass<Cuda<N>>& pass);
   absl::Status Carry(const Pass<Cpu>& pass);
 
   const Cuda<N> device_;
@@ -64,6 +69,8 @@ class GpuPasses {
   Buffer<std::byte, Cuda<N>> block_;
   int64_t used_bytes_ = 0;
   AttentionScratch<N> scratch_;
+  std::unique_ptr<PassGraphs> graphs_;
+  bool alone_ = false;  // it is a rehearsal
 };
 
 }  // namespace moebius

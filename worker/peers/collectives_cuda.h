@@ -59,6 +59,11 @@ class Collectives<Cuda<N>> {
       const D& device, const Options& options);
 
   void Begin(Layout attention);
+  // Instead of a pass's calls, where a graph launches what they launched.
+  void Renew() { meetings_->Renew(num_ranks() == 1 ? 0 : most_meetings_); }
+  // Before a pass, whose peers' memories may have been replaced. True: graphs
+  // of passes are void.
+  bool FollowMemories() { return meetings_->FollowMemories(); }
   // The passes from now on are without the others, or with them again: what
   // they compute without means nothing, and makes all room that they need.
   void SetAlone(bool alone) { alone_ = alone; }

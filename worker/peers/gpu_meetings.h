@@ -77,9 +77,14 @@ class GpuMeetings {
       const Options& options, CUstream_st* stream, CudaFailure* failure);
   ~GpuMeetings();
 
-  // A pass of at most `most` meetings, over the memories that are mapped now.
-  // REQUIRES: the pass before has ended.
+  // A pass of at most `most` meetings. REQUIRES: the pass before has ended.
   void Begin(int most);
+  // The host's part of Begin(), where a graph does the rest. FollowMemories()
+  // comes before, outside of captures.
+  void Renew(int most);
+  // Memories of peers may have been replaced since. True: what kernels were
+  // told is no longer so, ranks() is anew.
+  bool FollowMemories();
   // A pass without the others, whose results mean nothing: it meets nobody.
   void BeginAlone();
   // Why the pass that has ended did not meet everybody; OK if it did.
@@ -92,7 +97,7 @@ class GpuMeetings {
               CudaFailure* failure);
   void Register(Rank rank);
   void Unregister(Rank rank);
-  void Start(const MeetingState& state);
+  void Copy();
 
   const Options options_;
   CUstream_st* const stream_;

@@ -1,5 +1,8 @@
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/check.h"
@@ -91,27 +94,42 @@ void GpuMeetings::Unregister(Rank rank) {
   cudaGetLastError();  // what it was registered for is gone
 }
 
-void GpuMeetings::Start(const MeetingState& state) {
-  *report_ = MeetingReport{};
-  *next_state_ = state;
+void GpuMeetings::Copy() {
   failure_->Note(CudaStatus(
       cudaMemcpyAsync(ranks_.state, next_state_, sizeof(MeetingState),
                       cudaMemcpyHostToDevice, stream_),
       "the number of a pass's first meeting"));
 }
 
-void GpuMeetings::Begin(int most) {
-  // A registration is of memory, not of an address: a successor may have
-  // brought other memory there.
+// A registration is of memory, not of an address: a successor may have brought
+// other memory there.
+bool GpuMeetings::FollowMemories() {
+  const MeetingRanks before = ranks_;
   for (Rank r = 0; r < ranks_.num_ranks; ++r) {
     if (SignalsAt(options_.signals[r])->identity.memory == memory_[r]) continue;
     Unregister(r);
     Register(r);
   }
-  Start({options_.fence == nullptr ? 0 : options_.fence->Take(most), 0});
+  return !std::equal(std::begin(before.aborted_through),
+                     std::end(before.aborted_through), ranks_.aborted_through);
 }
 
-void GpuMeetings::BeginAlone() { Start({0, 1}); }
+void GpuMeetings::Renew(int most) {
+  *report_ = MeetingReport{};
+  *next_state_ = {options_.fence == nullptr ? 0 : options_.fence->Take(most),
+                  0};
+}
+
+void GpuMeetings::Begin(int most) {
+  Renew(most);
+  Copy();
+}
+
+void GpuMeetings::BeginAlone() {
+  *report_ = MeetingReport{};
+  *next_state_ = {0, 1};
+  Copy();
+}
 
 absl::Status GpuMeetings::Outcome() const {
   const MeetingReport& report = *report_;
