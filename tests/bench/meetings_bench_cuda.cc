@@ -139,10 +139,8 @@ class Group {
     const ResidualNorm<D> to{{rank.residual.data(), rows, kHidden, kHidden},
                              {rank.weight.data(), kHidden, 1e-6f},
                              {rank.normed.data(), rows, kHidden, kHidden}};
-    rank.peers->SetAlone(true);
     rank.peers->Begin(layout);
     CHECK(rank.stream->Wait().ok());
-    rank.peers->SetAlone(false);
     Require(cudaStreamBeginCapture(rank.device.stream,
                                    cudaStreamCaptureModeThreadLocal));
     for (int l = 0; l < kLayers; ++l) {

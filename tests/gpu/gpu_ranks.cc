@@ -155,7 +155,12 @@ GpuRanks<N>::GpuRanks(const GroupOptions& options, const ModelShape& shape,
   for (Rank r = 0; r < options.num_ranks; ++r) {
     Build(r, options, shape, timeout);
   }
-  for (Rank r = 0; r < options.num_ranks; ++r) Rehearse(r, options, shape);
+  uint64_t next = 0;
+  for (Rank r = 0; r < options.num_ranks; ++r) {
+    Rehearse(r, options, shape);
+    next = std::max(next, fence(r).abandoned() + 1);
+  }
+  for (Rank r = 0; r < options.num_ranks; ++r) fence(r).GoOn(next);
   Require(failure_.status());
 }
 
@@ -204,8 +209,15 @@ void GpuRanks<N>::Build(Rank r, const GroupOptions& options,
 template <Numerics N>
 void GpuRanks<N>::Rehearse(Rank r, const GroupOptions& options,
                            const ModelShape& shape) {
+  fence(r).Abandon();
   RehearseRows(r, options, shape);
   RehearsePositions(r, options, shape);
+}
+
+template <Numerics N>
+void GpuRanks<N>::RunAlone(Rank r, const Pass<Cpu>& pass) {
+  const absl::Status status = Run(r, pass);
+  if (!absl::IsAborted(status)) Require(status);
 }
 
 // As many rows as there may be, over one page that all blocks share.
@@ -225,8 +237,7 @@ void GpuRanks<N>::RehearseRows(Rank r, const GroupOptions& options,
     for (int i = 0; i < count; ++i) builder.Want(i, {.sampling = &greedy});
     rows += count;
   }
-  Require(ranks_[r]->thread.Run(
-      [&] { return ranks_[r]->passes->Rehearse(builder.Build()); }));
+  RunAlone(r, builder.Build());
 }
 
 // Rows far behind, which several blocks of threads share.
@@ -247,8 +258,7 @@ void GpuRanks<N>::RehearsePositions(Rank r, const GroupOptions& options,
     builder.AddChunk(tokens, length - 1, pages);
     builder.Want(0, {.sampling = &greedy});
   }
-  Require(ranks_[r]->thread.Run(
-      [&] { return ranks_[r]->passes->Rehearse(builder.Build()); }));
+  RunAlone(r, builder.Build());
 }
 
 template <Numerics N>

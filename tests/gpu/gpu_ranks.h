@@ -5,7 +5,8 @@
 // is freed, code that is loaded late) would wait for a kernel that waits for a
 // rank which waits. So all of it is done before ranks meet: code is loaded when
 // the program starts, and every rank rehearses the largest passes alone, on the
-// thread that runs all of its passes.
+// thread that runs all of its passes. It has given up its barriers then, so
+// that it meets nobody.
 #pragma once
 
 #include <memory>
@@ -44,6 +45,7 @@ class GpuRanks final : public TestRanks {
   void Build(Rank r, const GroupOptions& options, const ModelShape& shape,
              absl::Duration timeout);
   void Rehearse(Rank r, const GroupOptions& options, const ModelShape& shape);
+  void RunAlone(Rank r, const Pass<Cpu>& pass);
   void RehearseRows(Rank r, const GroupOptions& options,
                     const ModelShape& shape);
   void RehearsePositions(Rank r, const GroupOptions& options,

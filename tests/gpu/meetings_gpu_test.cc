@@ -91,13 +91,14 @@ TEST_F(MeetingsTest, AnAbortEndsAPassAtOnce) {
     for (const Rank aborter : {0, 1}) {
       Begin(layout, absl::Minutes(5));
       const absl::Time begin = absl::Now();
+      const uint64_t before = ranks_->fence(0).abandoned();
       std::thread waits([&] {
         EXPECT_THAT(RunAlone(0),
                     StatusIs(StatusCode::kAborted,
                              HasSubstr(aborter == 0 ? "rank 0 aborted"
                                                     : "rank 1 aborted")));
       });
-      while (ranks_->fence(0).abandoned() == 0) std::this_thread::yield();
+      while (ranks_->fence(0).abandoned() == before) std::this_thread::yield();
       ranks_->fence(aborter).Abandon();
       waits.join();
       EXPECT_LT(absl::Now() - begin, absl::Minutes(1));

@@ -236,7 +236,7 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass) {
 template <Numerics N>
 absl::Status GpuPasses<N>::Launch(const Pass<Cuda<N>>& pass) {
   Decoder<Cuda<N>>& decoder = *options_.decoder;
-  if (alone_ || !options_.graphs || pass.rows.size > kMaxGraphRows ||
+  if (!options_.graphs || pass.rows.size > kMaxGraphRows ||
       pass.rows.max_chunk_rows > 1 || pass.wanted.size > decoder.logit_rows()) {
     return decoder.Run(pass);
   }
@@ -251,7 +251,7 @@ absl::Status GpuPasses<N>::Launch(const Pass<Cuda<N>>& pass) {
 }
 
 template <Numerics N>
-absl::Status GpuPasses<N>::Carry(const Pass<Cpu>& pass) {
+absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
   RETURN_IF_ERROR(UseGpu(options_.gpu));
   RETURN_IF_ERROR(device_.failure->status());
   const int64_t room_bytes = room_bytes_;
@@ -266,23 +266,8 @@ absl::Status GpuPasses<N>::Carry(const Pass<Cpu>& pass) {
       "a copy of a pass to the GPU"));
   const absl::Status launched = Launch(on_gpu);
   RETURN_IF_ERROR(options_.stream->Wait());
-  return launched;
-}
-
-template <Numerics N>
-absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
-  RETURN_IF_ERROR(Carry(pass));
+  RETURN_IF_ERROR(launched);
   return options_.peers->Outcome();
-}
-
-template <Numerics N>
-absl::Status GpuPasses<N>::Rehearse(const Pass<Cpu>& pass) {
-  alone_ = true;
-  options_.peers->SetAlone(true);
-  const absl::Status status = Carry(pass);
-  options_.peers->SetAlone(false);
-  alone_ = false;
-  return status;
 }
 
 template class GpuPasses<Numerics::kExact>;

@@ -45,10 +45,6 @@ class GpuPasses {
   ~GpuPasses();
 
   absl::Status Run(const Pass<Cpu>& pass);
-  // The same without the other ranks, so that what it computes means nothing,
-  // but all room that such a pass needs is there. Writes the pages that it
-  // names.
-  absl::Status Rehearse(const Pass<Cpu>& pass);
 
  private:
   GpuPasses(const Cuda<N>& device, const Options& options);
@@ -59,7 +55,6 @@ class GpuPasses {
   // The pass as the GPU sees it, in the block.
   Pass<Cuda<N>> Put(const Pass<Cpu>& pass);
   absl::Status Launch(const Pass<Cuda<N>>& pass);
-  absl::Status Carry(const Pass<Cpu>& pass);
 
   const Cuda<N> device_;
   const Options options_;
@@ -70,7 +65,6 @@ class GpuPasses {
   int64_t used_bytes_ = 0;
   AttentionScratch<N> scratch_;
   std::unique_ptr<PassGraphs> graphs_;
-  bool alone_ = false;  // it is a rehearsal
 };
 
 }  // namespace moebius

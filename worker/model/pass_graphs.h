@@ -17,11 +17,11 @@ namespace moebius {
 // PassGraphs
 //
 // What a pass launches follows from numbers that the host knows. The first
-// passes of some numbers are launched as they are, and so find all the room they
-// need; then one is captured, and those that follow are one launch. To capture
-// takes as long as a few passes do, so numbers have to come again first. Of
-// graphs that are too many the one goes that was not used for longest.
-// Threading: thread-compatible.
+// passes of some numbers are launched as they are, and so find all the room
+// they need; then one is captured, and those that follow are one launch. To
+// capture takes as long as a few passes do, so numbers have to come again
+// first. Of graphs that are too many the one goes that was not used for
+// longest. Threading: thread-compatible.
 class PassGraphs {
  public:
   static constexpr size_t kMaxGraphs = 64;
@@ -42,7 +42,7 @@ class PassGraphs {
  private:
   struct Graph {
     Key key;
-    int passes = 0;  // launched as they are
+    int passes = 0;                  // launched as they are
     CUgraphExec_st* exec = nullptr;  // null: not yet
     uint64_t last_use = 0;
   };

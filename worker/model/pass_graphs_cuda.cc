@@ -24,9 +24,8 @@ PassGraphs::Graph& PassGraphs::Find(const Key& key) {
   }
   if (graphs_.size() == kMaxGraphs) {
     const auto oldest = std::min_element(
-        graphs_.begin(), graphs_.end(), [](const auto& a, const auto& b) {
-          return a->last_use < b->last_use;
-        });
+        graphs_.begin(), graphs_.end(),
+        [](const auto& a, const auto& b) { return a->last_use < b->last_use; });
     if ((*oldest)->exec != nullptr) cudaGraphExecDestroy((*oldest)->exec);
     graphs_.erase(oldest);
   }

@@ -104,11 +104,7 @@ void Collectives<Cuda<N>>::Begin(Layout attention) {
   attention_ = attention;
   meeting_ = 0;
   logits_ = 0;
-  if (alone_) {
-    meetings_->BeginAlone();
-  } else {
-    meetings_->Begin(num_ranks() == 1 ? 0 : most_meetings_);
-  }
+  meetings_->Begin(num_ranks() == 1 ? 0 : most_meetings_);
 }
 
 template <Numerics N>

@@ -64,9 +64,6 @@ class Collectives<Cuda<N>> {
   // Before a pass, whose peers' memories may have been replaced. True: graphs
   // of passes are void.
   bool FollowMemories() { return meetings_->FollowMemories(); }
-  // The passes from now on are without the others, or with them again: what
-  // they compute without means nothing, and makes all room that they need.
-  void SetAlone(bool alone) { alone_ = alone; }
   // Of the pass that the stream has done: OK, or which rank did not come, or
   // gave up.
   absl::Status Outcome() const { return meetings_->Outcome(); }
@@ -120,7 +117,6 @@ class Collectives<Cuda<N>> {
   const int most_waiting_blocks_;
   const int most_meetings_;  // of a pass
   std::unique_ptr<GpuMeetings> meetings_;
-  bool alone_ = false;
 
   Layout attention_;  // of the pass
   int meeting_ = 0;   // the next one's index

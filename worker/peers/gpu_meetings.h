@@ -85,8 +85,6 @@ class GpuMeetings {
   // Memories of peers may have been replaced since. True: what kernels were
   // told is no longer so, ranks() is anew.
   bool FollowMemories();
-  // A pass without the others, whose results mean nothing: it meets nobody.
-  void BeginAlone();
   // Why the pass that has ended did not meet everybody; OK if it did.
   absl::Status Outcome() const;
 
@@ -97,7 +95,6 @@ class GpuMeetings {
               CudaFailure* failure);
   void Register(Rank rank);
   void Unregister(Rank rank);
-  void Copy();
 
   const Options options_;
   CUstream_st* const stream_;

@@ -94,13 +94,6 @@ void GpuMeetings::Unregister(Rank rank) {
   cudaGetLastError();  // what it was registered for is gone
 }
 
-void GpuMeetings::Copy() {
-  failure_->Note(CudaStatus(
-      cudaMemcpyAsync(ranks_.state, next_state_, sizeof(MeetingState),
-                      cudaMemcpyHostToDevice, stream_),
-      "the number of a pass's first meeting"));
-}
-
 // A registration is of memory, not of an address: a successor may have brought
 // other memory there.
 bool GpuMeetings::FollowMemories() {
@@ -122,13 +115,10 @@ void GpuMeetings::Renew(int most) {
 
 void GpuMeetings::Begin(int most) {
   Renew(most);
-  Copy();
-}
-
-void GpuMeetings::BeginAlone() {
-  *report_ = MeetingReport{};
-  *next_state_ = {0, 1};
-  Copy();
+  failure_->Note(CudaStatus(
+      cudaMemcpyAsync(ranks_.state, next_state_, sizeof(MeetingState),
+                      cudaMemcpyHostToDevice, stream_),
+      "the number of a pass's first meeting"));
 }
 
 absl::Status GpuMeetings::Outcome() const {

@@ -61,95 +61,124 @@ inline std::string NameOf(const testing::TestParamInfo<ReferenceCase>& info) {
          std::to_string(info.param.chunk_sizes[0]);
 }
 
-class ReferenceTest : public testing::TestWithParam<ReferenceCase> {};
-
-TEST_P(ReferenceTest, GreedyTokensAndLogProbabilitiesEqual) {
-  const std::vector<ReferenceRow>& rows = Reference();
-  ASSERT_EQ(rows.size(), 27u);
-  GroupOptions options;
-  const auto model = LoadModel(VerseMoeDir());
-  ASSERT_THAT(model, IsOk());
-  options.spec = model->spec;
-  options.num_ranks = GetParam().num_ranks;
-  options.layout =
-      GetParam().tp ? TensorParallel(options.num_ranks) : ExpertParallel();
-  options.model_dir = VerseMoeDir();
-  options.max_rows = 600;
-  options.num_pages = 2048;
-  options.make_ranks = GetParam().make_ranks;
-  TestGroup group(options);
-
-  std::vector<std::vector<int32_t>> tokens(rows.size());
-  std::vector<std::vector<double>> logprobs(rows.size());
-  std::vector<std::vector<float>> last_logits(rows.size());
-  for (size_t s = 0; s < rows.size(); ++s) {
-    logprobs[s].resize(rows[s].prompt.size() - 1);
+class ReferenceTest : public testing::TestWithParam<ReferenceCase> {
+ protected:
+  static GroupOptions Options(const DecoderSpec& spec) {
+    GroupOptions options;
+    options.spec = spec;
+    options.num_ranks = GetParam().num_ranks;
+    options.layout =
+        GetParam().tp ? TensorParallel(options.num_ranks) : ExpertParallel();
+    options.model_dir = VerseMoeDir();
+    options.max_rows = kMaxRows;
+    options.num_pages = 2048;
+    options.make_ranks = GetParam().make_ranks;
+    return options;
   }
-  const auto on_logits = [&](int s, int position, absl::Span<float> logits) {
-    const ReferenceRow& row = rows[s];
+
+  void SetUp() override {
+    ASSERT_EQ(rows_.size(), 27u);
+    for (size_t s = 0; s < rows_.size(); ++s) {
+      logprobs_[s].resize(rows_[s].prompt.size() - 1);
+    }
+  }
+  void OnLogits(int s, int position, absl::Span<float> logits) {
+    const ReferenceRow& row = rows_[s];
     const int last = static_cast<int>(row.prompt.size()) - 1;
     if (position < last) {
-      logprobs[s][position] = LogProbability(logits, row.prompt[position + 1]);
+      logprobs_[s][position] = LogProbability(logits, row.prompt[position + 1]);
       return;
     }
-    if (position == last) last_logits[s].assign(logits.begin(), logits.end());
-    tokens[s].push_back(ArgMax(logits));
-  };
+    if (position == last) last_logits_[s].assign(logits.begin(), logits.end());
+    tokens_[s].push_back(ArgMax(logits));
+  }
   // Prefill and decode are mixed: a sequence decodes as soon as it can.
-  std::vector<size_t> done(rows.size(), 0);
-  size_t turn = 0;
-  for (int step = 0; step < 200; ++step) {
+  std::vector<Piece> NextPieces() {
     std::vector<Piece> pieces;
-    size_t room = static_cast<size_t>(options.max_rows);
-    for (size_t s = 0; s < rows.size() && room > 0; ++s) {
-      const ReferenceRow& row = rows[s];
-      if (tokens[s].size() == row.greedy.size()) continue;
+    size_t room = kMaxRows;
+    for (size_t s = 0; s < rows_.size() && room > 0; ++s) {
+      const ReferenceRow& row = rows_[s];
+      if (tokens_[s].size() == row.greedy.size()) continue;
       Piece piece{static_cast<int>(s), {}, Want::kAll};
-      if (done[s] == row.prompt.size()) {
-        piece.tokens = {tokens[s].back()};
+      if (done_[s] == row.prompt.size()) {
+        piece.tokens = {tokens_[s].back()};
       } else {
         const size_t size = static_cast<size_t>(
-            GetParam().chunk_sizes[turn++ % GetParam().chunk_sizes.size()]);
+            GetParam().chunk_sizes[turn_++ % GetParam().chunk_sizes.size()]);
         const size_t count =
-            std::min({size, room, row.prompt.size() - done[s]});
-        piece.tokens.assign(row.prompt.begin() + done[s],
-                            row.prompt.begin() + done[s] + count);
-        done[s] += count;
+            std::min({size, room, row.prompt.size() - done_[s]});
+        piece.tokens.assign(row.prompt.begin() + done_[s],
+                            row.prompt.begin() + done_[s] + count);
+        done_[s] += count;
       }
       room -= piece.tokens.size();
       pieces.push_back(std::move(piece));
     }
-    if (pieces.empty()) break;
-    ASSERT_THAT(group.Step(pieces, on_logits), IsOk());
+    return pieces;
+  }
+  void CompareLogprobs() {
+    double worst = 0, sum = 0;
+    size_t count = 0;
+    for (size_t s = 0; s < rows_.size(); ++s) {
+      for (size_t i = 0; i < logprobs_[s].size(); ++i) {
+        const double difference =
+            std::abs(logprobs_[s][i] - rows_[s].prompt_logprobs[i]);
+        worst = std::max(worst, difference);
+        sum += difference;
+        ++count;
+      }
+    }
+    const double mean = sum / static_cast<double>(count);
+    EXPECT_LT(worst, GetParam().tolerance.logprob);
+    EXPECT_LT(mean, GetParam().tolerance.mean_logprob);
+    RecordProperty("worst_logprob", std::to_string(worst));
+    RecordProperty("mean_logprob", std::to_string(mean));
+  }
+  void CompareLogits() {
+    double worst = 0;
+    for (size_t s = 0; s < rows_.size(); ++s) {
+      for (size_t i = 0; i < rows_[s].top20_ids.size(); ++i) {
+        worst =
+            std::max(worst, std::abs(last_logits_[s][rows_[s].top20_ids[i]] -
+                                     rows_[s].top20_logits[i]));
+      }
+    }
+    EXPECT_LT(worst, GetParam().tolerance.logit);
+    RecordProperty("worst_logit", std::to_string(worst));
   }
 
-  double worst_logprob = 0, worst_logit = 0, sum_logprob = 0;
-  size_t num_logprobs = 0;
-  for (size_t s = 0; s < rows.size(); ++s) {
-    SCOPED_TRACE(testing::Message() << "row " << s);
-    if (GetParam().same_tokens) {
-      EXPECT_EQ(tokens[s], rows[s].greedy);
-    }
-    for (size_t i = 0; i < logprobs[s].size(); ++i) {
-      const double difference =
-          std::abs(logprobs[s][i] - rows[s].prompt_logprobs[i]);
-      worst_logprob = std::max(worst_logprob, difference);
-      sum_logprob += difference;
-      ++num_logprobs;
-    }
-    for (size_t i = 0; i < rows[s].top20_ids.size(); ++i) {
-      worst_logit =
-          std::max(worst_logit, std::abs(last_logits[s][rows[s].top20_ids[i]] -
-                                         rows[s].top20_logits[i]));
-    }
+  static constexpr int kMaxRows = 600;
+  const std::vector<ReferenceRow>& rows_ = Reference();
+  // Of each row, what the group gives.
+  std::vector<std::vector<int32_t>> tokens_ =
+      std::vector<std::vector<int32_t>>(rows_.size());
+  std::vector<std::vector<double>> logprobs_ =
+      std::vector<std::vector<double>>(rows_.size());
+  std::vector<std::vector<float>> last_logits_ =
+      std::vector<std::vector<float>>(rows_.size());
+  std::vector<size_t> done_ = std::vector<size_t>(rows_.size(), 0);
+  size_t turn_ = 0;
+};
+
+TEST_P(ReferenceTest, GreedyTokensAndLogProbabilitiesEqual) {
+  const auto model = LoadModel(VerseMoeDir());
+  ASSERT_THAT(model, IsOk());
+  TestGroup group(Options(model->spec));
+  for (int step = 0; step < 200; ++step) {
+    const std::vector<Piece> pieces = NextPieces();
+    if (pieces.empty()) break;
+    ASSERT_THAT(group.Step(pieces,
+                           [&](int s, int position, absl::Span<float> logits) {
+                             OnLogits(s, position, logits);
+                           }),
+                IsOk());
   }
-  const double mean_logprob = sum_logprob / static_cast<double>(num_logprobs);
-  EXPECT_LT(worst_logprob, GetParam().tolerance.logprob);
-  EXPECT_LT(worst_logit, GetParam().tolerance.logit);
-  EXPECT_LT(mean_logprob, GetParam().tolerance.mean_logprob);
-  RecordProperty("worst_logprob", std::to_string(worst_logprob));
-  RecordProperty("worst_logit", std::to_string(worst_logit));
-  RecordProperty("mean_logprob", std::to_string(mean_logprob));
+  for (size_t s = 0; s < rows_.size(); ++s) {
+    if (!GetParam().same_tokens) break;
+    EXPECT_EQ(tokens_[s], rows_[s].greedy) << "row " << s;
+  }
+  CompareLogprobs();
+  CompareLogits();
 }
 
 }  // namespace moebius
