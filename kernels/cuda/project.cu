@@ -63,31 +63,31 @@ __device__ RowSource BlockRows(const RowSource& x, int block) {
 }
 
 template <Numerics N, class T>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+__global__ void __launch_bounds__(kThreads, kBlocks<N, false, T>)
     ProjectKernel(const __grid_constant__ ProjectArgs args) {
   // Blocks that share weights follow one another.
-  const int first_panel = T::FirstPanel(blockIdx.x / args.row_blocks);
-  Work<T::kPanels> work;
+  const int panel_block = blockIdx.x / args.row_blocks;
+  Work<T> work;
   work.steps = {kTileWords, kOnePiece, 0};
   work.cut = args.cut;
   work.rows = BlockRows<T>(args.x, blockIdx.x % args.row_blocks);
-  int first_cols[T::kPanels], end_cols[T::kPanels];
+  const int first_panel = panel_block * T::kBlockPanels;
 #pragma unroll
-  for (int p = 0; p < T::kPanels; ++p) {
-    const PanelOfPart panel = FindPanel(args.parts, args.cut, first_panel + p);
-    work.panels[p] = panel.tiles;
-    first_cols[p] = panel.first_col;
-    end_cols[p] = panel.end_col;
+  for (int p = 0; p < T::kReadPanels; ++p) {
+    work.panels[p] =
+        FindPanel(args.parts, args.cut, first_panel + T::ReadPanel() + p).tiles;
   }
   float* const out = args.out + work.rows.first * args.out_stride;
-  MultiplyRows<N, false, T>(
-      work, [&](int row, int output, const float(&values)[T::kPanels]) {
+  MultiplyRows<N, false, T>(work, [&](int panel, int row, int output,
+                                      const float(&values)[T::kPanels]) {
 #pragma unroll
-        for (int p = 0; p < T::kPanels; ++p) {
-          const int col = first_cols[p] + output;
-          if (col < end_cols[p]) out[row * args.out_stride + col] = values[p];
-        }
-      });
+    for (int p = 0; p < T::kPanels; ++p) {
+      const PanelOfPart at =
+          FindPanel(args.parts, args.cut, first_panel + panel + p);
+      const int col = at.first_col + output;
+      if (col < at.end_col) out[row * args.out_stride + col] = values[p];
+    }
+  });
 }
 
 template <Numerics N>
@@ -102,30 +102,31 @@ struct PartialArgs {
 };
 
 template <Numerics N, class T>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+__global__ void __launch_bounds__(kThreads, kBlocks<N, true, T>)
     PartialKernel(const __grid_constant__ PartialArgs<N> args) {
   using Partial = typename Cuda<N>::Partial;
-  const int first_panel = T::FirstPanel(blockIdx.x / args.row_blocks);
-  Work<T::kPanels> work;
+  const int panel_block = blockIdx.x / args.row_blocks;
+  const int first_panel = panel_block * T::kBlockPanels;
+  Work<T> work;
   work.steps = {ptrdiff_t{args.num_panels} * kTileWords, kOnePiece, 0};
   work.cut = args.cut;
   work.rows = BlockRows<T>(args.x, blockIdx.x % args.row_blocks);
 #pragma unroll
-  for (int p = 0; p < T::kPanels; ++p) {
-    const int panel = min(first_panel + p, args.num_panels - 1);
+  for (int p = 0; p < T::kReadPanels; ++p) {
+    const int panel =
+        min(first_panel + T::ReadPanel() + p, args.num_panels - 1);
     work.panels[p] = args.weights + ptrdiff_t{panel} * kTileWords;
   }
-  Partial* const sums = args.sums + work.rows.first * args.sums_stride +
-                        ptrdiff_t{first_panel} * kPanelRows;
-  const int num_panels = args.num_panels - first_panel;
-  MultiplyRows<N, true, T>(
-      work, [&](int row, int output, const Partial(&values)[T::kPanels]) {
+  Partial* const sums = args.sums + work.rows.first * args.sums_stride;
+  MultiplyRows<N, true, T>(work, [&](int panel, int row, int output,
+                                     const Partial(&values)[T::kPanels]) {
 #pragma unroll
-        for (int p = 0; p < T::kPanels; ++p) {
-          if (p >= num_panels) continue;
-          sums[row * args.sums_stride + p * kPanelRows + output] = values[p];
-        }
-      });
+    for (int p = 0; p < T::kPanels; ++p) {
+      const int at = first_panel + panel + p;
+      if (at >= args.num_panels) continue;
+      sums[row * args.sums_stride + at * kPanelRows + output] = values[p];
+    }
+  });
 }
 
 // AddPartials: a block a row, a thread four columns at a time.
@@ -189,6 +190,8 @@ template <Numerics N>
 __global__ void __launch_bounds__(kAddThreads)
     AddPartialsKernel(const __grid_constant__ AddArgs<N> args) {
   using Four = std::conditional_t<N == Numerics::kExact, FourFixed, FourFloats>;
+  AwaitPrevious();
+  AllowNext();
   const int row = blockIdx.x;
   float* const residual = args.residual.data + row * args.residual.stride;
   float* const normed = args.normed.data + row * args.normed.stride;
@@ -253,7 +256,7 @@ void Project(const Cuda<N>& device, ConstGpuRows<N> x,
   WithKind(device, x.rows, panels, [&]<class T>(T) {
     args.row_blocks = DivideUp(x.rows, T::kBlockRows);
     const int blocks = DivideUp(panels, T::kBlockPanels) * args.row_blocks;
-    ProjectKernel<N, T><<<blocks, kThreads, 0, device.stream>>>(args);
+    Launch<T>(ProjectKernel<N, T>, blocks, device.stream, args);
   });
   device.failure->Note(CudaStatus(cudaGetLastError(), "a projection"));
 }
@@ -279,7 +282,7 @@ void ProjectPartial(const Cuda<N>& device, ConstGpuRows<N> x,
     args.row_blocks = DivideUp(x.rows, T::kBlockRows);
     const int blocks =
         DivideUp(args.num_panels, T::kBlockPanels) * args.row_blocks;
-    PartialKernel<N, T><<<blocks, kThreads, 0, device.stream>>>(args);
+    Launch<T>(PartialKernel<N, T>, blocks, device.stream, args);
   });
   device.failure->Note(CudaStatus(cudaGetLastError(), "a partial projection"));
 }
@@ -302,8 +305,10 @@ void AddPartials(const Cuda<N>& device,
   args.residual = to.residual;
   args.norm = to.norm;
   args.normed = to.normed;
-  AddPartialsKernel<N>
-      <<<to.residual.rows, kAddThreads, 0, device.stream>>>(args);
+  LaunchEarly(
+      AddPartialsKernel<N>,
+      {static_cast<unsigned>(to.residual.rows), kAddThreads, 0, device.stream},
+      args);
   device.failure->Note(CudaStatus(cudaGetLastError(), "sums of ranks"));
 }
 

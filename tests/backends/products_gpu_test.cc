@@ -17,7 +17,7 @@ namespace {
 constexpr int kMostRows = 300;
 
 // Rows with which each kind of kernel runs.
-constexpr int kCompanies[] = {1, 7, 12, 30, 40, 130, kMostRows};
+constexpr int kCompanies[] = {1, 7, 12, 30, 40, 80, 130, kMostRows};
 
 template <class D>
 class ProductsTest : public testing::Test {
@@ -121,7 +121,8 @@ TYPED_TEST_SUITE(ProductsTest, Gpus);
 
 TYPED_TEST(ProductsTest, AProjectedRowDoesNotDependOnItsCompany) {
   using D = TypeParam;
-  const std::pair<int, int> sizes[] = {{80, 149}, {768, 4864}, {272, 16}};
+  const std::pair<int, int> sizes[] = {
+      {80, 149}, {768, 4864}, {272, 16}, {64, 17000}};
   for (const auto& [hidden, outputs] : sizes) {
     const auto w = this->random.Weights(outputs, hidden);
     const ColumnParallel<D> parts[] = {
@@ -150,8 +151,9 @@ TYPED_TEST(ProductsTest, PartialSumsDoNotDependOnCompanyOrRanks) {
   struct Sizes {
     int k, n, slice_rows;
   };
-  for (const Sizes& s : {Sizes{80, 80, 16}, Sizes{320, 64, 80},
-                         Sizes{4096, 2048, 512}, Sizes{1152, 4352, 288}}) {
+  for (const Sizes& s :
+       {Sizes{80, 80, 16}, Sizes{320, 64, 80}, Sizes{4096, 2048, 512},
+        Sizes{1152, 4352, 288}, Sizes{32, 16896, 16}}) {
     const auto w = this->random.Weights(s.n, s.k);
     const RowParallel<D> whole = this->dut.PutRowParallel(w, s.n, s.k);
     const Activations x = this->random.Rows(kMostRows, s.k);
@@ -189,8 +191,8 @@ TYPED_TEST(ProductsTest, ExpertsDoNotDependOnCompanyOrPieces) {
   struct Sizes {
     int hidden, rows, slice_rows;
   };
-  for (const Sizes& s :
-       {Sizes{80, 80, 16}, Sizes{512, 384, 96}, Sizes{2048, 768, 96}}) {
+  for (const Sizes& s : {Sizes{80, 80, 16}, Sizes{64, 32, 16},
+                         Sizes{512, 384, 96}, Sizes{2048, 768, 96}}) {
     std::vector<PlainExpert> experts;
     for (int e = 0; e < 5; ++e) {
       experts.push_back(this->RandomExpert(s.hidden, s.rows));
