@@ -24,7 +24,6 @@ enum class Numerics : uint8_t { kExact, kFast };
 struct Cpu {
   // Its memory can be read and written by the host.
   static constexpr bool kHostMemory = true;
-  static constexpr Numerics kNumerics = Numerics::kExact;
   // Of row-parallel products: fixed point (formats.h).
   using Partial = int64_t;
 

@@ -43,8 +43,6 @@ class GpuStream {
 
   // Waits until all of it is done. The first error, also one noted before.
   absl::Status Wait() const;
-  // Copies to the host, and waits. Errors are noted.
-  void Download(const void* from, int64_t size_bytes, void* to) const;
 
  private:
   explicit GpuStream(CudaFailure* failure) : failure_(failure) {}

@@ -63,12 +63,4 @@ absl::Status GpuStream::Wait() const {
   return failure_->status();
 }
 
-void GpuStream::Download(const void* from, int64_t size_bytes, void* to) const {
-  if (size_bytes == 0) return;
-  cudaError_t error = cudaMemcpyAsync(to, from, static_cast<size_t>(size_bytes),
-                                      cudaMemcpyDeviceToHost, stream_);
-  if (error == cudaSuccess) error = cudaStreamSynchronize(stream_);
-  failure_->Note(CudaStatus(error, "a copy from the GPU"));
-}
-
 }  // namespace moebius

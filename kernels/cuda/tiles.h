@@ -19,10 +19,6 @@
 //     output g + 8, steps 2p + 8, 2p + 9
 #pragma once
 
-#include <cstddef>
-
-#include "kernels/bf16.h"
-
 namespace moebius {
 
 inline constexpr int kTileRows = 16;       // outputs, and steps
@@ -34,12 +30,5 @@ constexpr int TileIndex(int output, int step) {
   const int pair = step / 8 * 2 + output / 8;
   return thread * 8 + pair * 2 + step % 2;
 }
-
-// W [n][k] row-major with `stride` elements a row, as PackMatrix and
-// PackRowParallel (formats.h) pack it, in tiles. On the host, for tests and
-// small matrices. REQUIRES: k a multiple of 16; for the second one n as well.
-void PackTiles(const Bf16* w, int n, int k, ptrdiff_t stride, Bf16* out);
-void PackRowParallelTiles(const Bf16* w, int n, int k, ptrdiff_t stride,
-                          Bf16* out);
 
 }  // namespace moebius

@@ -30,6 +30,7 @@ class DeviceUnderTest<Cpu> {
  public:
   // Largest error of a sum of products, relative to the size of its terms.
   static constexpr double kTolerance = 2e-5;
+  static constexpr Numerics kNumerics = Numerics::kExact;
 
   const Cpu& device() const { return device_; }
   Routing<Cpu>& routing() { return routing_; }

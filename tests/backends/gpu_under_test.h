@@ -12,6 +12,8 @@
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/tiles.h"
 #include "tests/backends/device_under_test.h"
+#include "tests/backends/gpu_copies.h"
+#include "tests/backends/pack_tiles.h"
 
 namespace moebius {
 
@@ -21,6 +23,7 @@ class DeviceUnderTest<Cuda<N>> {
  public:
   using D = Cuda<N>;
   // Exact: activations have 16 bits. Fast: 8.
+  static constexpr Numerics kNumerics = N;
   static constexpr double kTolerance = N == Numerics::kExact ? 1e-4 : 3e-2;
 
   DeviceUnderTest() : stream_(GpuStream::Create(0, &failure_)) {
@@ -42,8 +45,8 @@ class DeviceUnderTest<Cuda<N>> {
   template <class T>
   std::vector<T> Take(const T* from, size_t count) const {
     std::vector<T> values(count);
-    stream_->Download(from, static_cast<int64_t>(count * sizeof(T)),
-                      values.data());
+    DownloadFromGpu(*stream_, from, static_cast<int64_t>(count * sizeof(T)),
+                    values.data());
     CHECK(failure_.status().ok());
     return values;
   }

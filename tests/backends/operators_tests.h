@@ -31,7 +31,7 @@ class OperatorsTest : public testing::Test {
   }
   // The same bits with exact numerics.
   void ExpectSame(const Activations& got, const Activations& first) {
-    if constexpr (D::kNumerics == Numerics::kExact) {
+    if constexpr (DeviceUnderTest<D>::kNumerics == Numerics::kExact) {
       EXPECT_EQ(got, first);
     } else {
       ExpectNear(got, first.ToDouble());

@@ -8,6 +8,7 @@
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/tiles.h"
+#include "tests/backends/gpu_copies.h"
 #include "tests/status_matchers.h"
 #include "tests/unit/worker/model/small_model.h"
 #include "worker/model/model_shape.h"
@@ -106,8 +107,9 @@ class WeightSinkGpuTest : public testing::TestWithParam<Layout> {
     Regions regions{
         std::vector<std::byte>(static_cast<size_t>(dense_bytes_)),
         std::vector<std::byte>(static_cast<size_t>(experts_bytes_))};
-    stream->Download(dense.data(), dense_bytes_, regions.dense.data());
-    stream->Download(experts.data(), experts_bytes_, regions.experts.data());
+    DownloadFromGpu(*stream, dense.data(), dense_bytes_, regions.dense.data());
+    DownloadFromGpu(*stream, experts.data(), experts_bytes_,
+                    regions.experts.data());
     EXPECT_THAT(failure.status(), IsOk());
     return regions;
   }

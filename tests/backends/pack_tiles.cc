@@ -1,4 +1,4 @@
-#include "kernels/cuda/tiles.h"
+#include "tests/backends/pack_tiles.h"
 
 #include <algorithm>
 
