@@ -39,7 +39,6 @@ class CudaFailure;
 template <Numerics N>
 struct Cuda {
   static constexpr bool kHostMemory = false;
-  static constexpr Numerics kNumerics = N;
   // Exact: fixed point, whose sums have no order.
   using Partial = std::conditional_t<N == Numerics::kExact, int64_t, float>;
 

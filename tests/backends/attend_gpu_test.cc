@@ -165,7 +165,7 @@ TYPED_TEST_SUITE(AttendGpuTest, Devices);
 
 // A prefill, a chunk behind it, and a row behind that.
 TYPED_TEST(AttendGpuTest, EverySizeOfHeadsAgreesWithTheReference) {
-  constexpr Numerics kNumerics = TypeParam::kNumerics;
+  constexpr Numerics kNumerics = DeviceUnderTest<TypeParam>::kNumerics;
   const HeadShape shapes[] = {{4, 2, 32},   {6, 2, 48},   {8, 1, 64},
                               {16, 2, 128}, {16, 1, 128}, {2, 2, 128},
                               {4, 1, 256},  {3, 1, 80},   {2, 1, 16}};
@@ -192,7 +192,7 @@ TYPED_TEST(AttendGpuTest, EverySizeOfHeadsAgreesWithTheReference) {
 }
 
 TYPED_TEST(AttendGpuTest, ContextsOfFiveThousandTokens) {
-  constexpr Numerics kNumerics = TypeParam::kNumerics;
+  constexpr Numerics kNumerics = DeviceUnderTest<TypeParam>::kNumerics;
   for (const KvType type : {KvType::kFloat32, KvType::kBf16}) {
     Sequences<kNumerics> sequences({8, 1, 128}, type, {5003});
     sequences.Run({{0, 0, 2048}});

@@ -31,7 +31,7 @@ class ProductsTest : public testing::Test {
     const ConstRows view = some.view();
     for (int i = 0; i < view.rows; ++i) {
       for (int j = 0; j < view.cols; ++j) {
-        if constexpr (D::kNumerics == Numerics::kExact) {
+        if constexpr (DeviceUnderTest<D>::kNumerics == Numerics::kExact) {
           ASSERT_EQ(some.at(i, j), all.at(i, j))
               << view.rows << " rows, row " << i << " column " << j;
         } else {
