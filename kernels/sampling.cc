@@ -14,6 +14,9 @@ namespace {
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Below this temperature the highest logit is taken, as vLLM does.
 constexpr float kGreedyTemperature = 1e-5f;
+bool IsGreedy(const SamplingParams& params) {
+  return !(params.temperature >= kGreedyTemperature);
+}
 
 float NanToMinusInfinity(float value) {
   return std::isnan(value) ? kMinusInfinity : value;
@@ -231,6 +234,11 @@ Logprobs ComputeLogprobs(absl::Span<const float> logits, int32_t token,
   return result;
 }
 
+bool TakesHighestAlone(const SamplingParams& params, uint64_t token_index) {
+  return IsGreedy(params) && params.num_logprobs < 0 &&
+         !ChangesLogits(params, token_index);
+}
+
 SampledValue Sampler::Sample(absl::Span<float> logits,
                              const SamplingParams& params,
                              const TokenHistory* history, uint64_t token_index,
@@ -246,7 +254,7 @@ SampledValue Sampler::Sample(absl::Span<float> logits,
     ChangeLogits(params, history, token_index, output, logits);
   }
   SampledValue result;
-  if (!(params.temperature >= kGreedyTemperature)) {
+  if (IsGreedy(params)) {
     result.token = Argmax(logits);
   } else {
     result.token = Draw(logits, params, UniformDraw(params.seed, token_index));

@@ -66,6 +66,10 @@ class TokenHistory {
 // Whether `params` needs a TokenHistory at all.
 bool NeedsHistory(const SamplingParams& params);
 
+// Whether Sampler::Sample takes the highest logit for token number
+// `token_index`, and nothing else is wanted of the logits.
+bool TakesHighestAlone(const SamplingParams& params, uint64_t token_index);
+
 struct TokenLogprobValue {
   int32_t token = 0;
   float logprob = 0.0f;

@@ -8,16 +8,17 @@
 // arXiv 2307.08691). The sum of probabilities is one more product, by a column
 // of ones.
 //
-// Positions are cut in splits of 256. Each split begins anew, and the results
-// of splits are merged in their order, by whomever: so it does not matter for
-// the bits of a result whether one block of threads went through all splits of
-// a row or each split had its own. An element of a product depends on its row
-// and its column alone, so neither does it matter which queries share a tile.
-// A block of positions behind a query's own changes nothing: its probabilities
-// are zero, and factors one.
+// Exact numerics: positions are cut in splits of 256. Each split begins anew,
+// and the results of splits are merged in their order, by whomever: so it does
+// not matter for the bits of a result whether one block of threads went through
+// all splits of a row or each split had its own. An element of a product
+// depends on its row and its column alone, so neither does it matter which
+// queries share a tile. A block of positions behind a query's own changes
+// nothing: its probabilities are zero, and factors one.
 //
-// Exact numerics: queries and probabilities are split into two BF16 numbers,
-// and so are float32 keys and values.
+// And queries and probabilities are split into two BF16 numbers, as are float32
+// keys and values. Fast numerics: a block of threads begins once, and a split
+// is what it takes at a time, 64 positions.
 //
 // Values are multiplied by zero where a query does not see them. So what is not
 // finite spreads to earlier rows of its own chunk; what lies behind the tile's
@@ -37,8 +38,6 @@ namespace moebius {
 
 inline constexpr int kBlockTokens = 64;
 inline constexpr int kBlockPages = kBlockTokens / kPageTokens;
-inline constexpr int kSplitBlocks = 4;
-inline constexpr int kSplitTokens = kSplitBlocks * kBlockTokens;
 inline constexpr int kTileQueries = 16;  // of one product
 
 struct AttendArguments {
@@ -53,11 +52,12 @@ struct AttendArguments {
   int group = 0;  // query heads of a KV head
   int head_dim = 0;
   float scale = 0.0f;  // of scores, whose exponentials are of base 2
-  // Results of splits, [chunk][query head][split][head_dim + 2]: the weighted
-  // sum, the sum of the weights, and the maximum. Null: none are written, a
-  // block of threads goes through all splits of its rows.
+  // Results of parts, [chunk][query head][part][head_dim + 2]: the weighted
+  // sum, the sum of the weights, and the maximum. A part is a split, or, fast,
+  // what a block of threads has. Null: none are written, a block of threads
+  // goes through all splits of its rows.
   float* partials = nullptr;
-  int num_splits = 0;
+  int num_parts = 0;
 };
 
 // Rows of one chunk, and one KV head.
@@ -69,6 +69,11 @@ struct QueryTile {
   int kv_head = 0;
   int chunk = 0;
 };
+
+template <Numerics N>
+__host__ __device__ constexpr int SplitBlocks() {
+  return N == Numerics::kExact ? 4 : 1;
+}
 
 // How a block of threads works. kDim is head_dim, or more: dimensions beyond
 // head_dim are zeros.
@@ -83,8 +88,9 @@ struct AttendPlan {
   static constexpr bool kFloats = std::is_same_v<T, float>;
   static constexpr bool kShared = kSharedQueries;
   static constexpr int kDim = kDimensions;
-  static constexpr int kWarps = kShared || kDim > 128 ? 4 : 8;
+  static constexpr int kWarps = !kShared && kExact && kDim == 128 ? 8 : 4;
   static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kSplitBlocks = SplitBlocks<N>();
   static constexpr int kQueries = kTileQueries * (kShared ? 1 : kWarps);
   // BF16 numbers that a query, and a key or value, is the sum of.
   static constexpr int kQueryParts = kExact ? 2 : 1;
@@ -108,6 +114,7 @@ struct AttendPlan {
 
 // The blocks of positions that a block of threads goes through: all of every
 // `step`th split.
+template <int kSplitBlocks>
 struct BlockWalk {
   int block = 0;
   int step = 1;
@@ -121,15 +128,18 @@ struct BlockWalk {
   }
 };
 
-// Brings keys and values of the walk's blocks into shared memory, in turns.
+// Brings keys and values of the walk's blocks into shared memory, in turns. A
+// thread brings pieces of 8 elements, of tokens that are kRoundTokens apart.
 template <class P>
 class KvLoader {
  public:
   __device__ KvLoader(const AttendArguments& args, const QueryTile& tile,
-                      BlockWalk walk, __nv_bfloat16* stages)
+                      BlockWalk<P::kSplitBlocks> walk, __nv_bfloat16* stages)
       : args_(args),
         tile_(tile),
         num_tokens_(tile.first_position + tile.num_rows),
+        token_(static_cast<int>(threadIdx.x) / kPieces),
+        col_(static_cast<int>(threadIdx.x) % kPieces * 8),
         walk_(walk),
         stages_(stages) {
     FindPages();
@@ -150,47 +160,47 @@ class KvLoader {
   }
 
  private:
-  // The ids are known by the time that the next matrix is loaded.
+  using Element = typename P::Element;
+  static constexpr int kPieces = P::kDim / 8;  // of a token
+  static constexpr int kRoundTokens = P::kThreads / kPieces;
+  static constexpr int kPageRounds = kPageTokens / kRoundTokens;
+  static_assert(kPageTokens % kRoundTokens == 0);
+
+  // Where this thread's first pieces of K are: known by the time that the next
+  // matrix is loaded.
   __device__ void FindPages() {
     const int last = (num_tokens_ - 1) / kPageTokens;
 #pragma unroll
     for (int i = 0; i < kBlockPages; ++i) {
       const int at = walk_.block * kBlockPages + i;
-      ids_[i] =
+      // A place to read from even where nothing is read.
+      const uint32_t page =
           at <= last ? tile_.page_ids[at * args_.num_kv + tile_.kv_head] : 0;
+      from_[i] = args_.pages.Token<const Element>(page, token_, args_.head_dim,
+                                                  false) +
+                 (col_ < args_.head_dim ? col_ : 0);
     }
   }
 
-  __device__ void LoadMatrix(__nv_bfloat16* to) {
-    constexpr int kPieces = P::kDim / 8;  // of a row, of 8 elements
-    constexpr int kRounds = kBlockTokens * kPieces / P::kThreads;
-    const int first_token = walk_.block * kBlockTokens;
+  __device__ void LoadMatrix(__nv_bfloat16* to) const {
+    const int left = num_tokens_ - walk_.block * kBlockTokens - token_;
+    const bool inside = col_ < args_.head_dim;
+    const size_t matrix =
+        values_ ? args_.pages.matrix_bytes / sizeof(Element) : 0;
+    to += token_ * P::kStride + col_;
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int at = i * P::kThreads + static_cast<int>(threadIdx.x);
-      const int token = at / kPieces, col = at % kPieces * 8;
-      const bool there =
-          first_token + token < num_tokens_ && col < args_.head_dim;
-      // A place to read from even where nothing is read.
-      const uint32_t page = PageOf(there ? token / kPageTokens : 0);
-      const auto* from =
-          args_.pages.Token<const typename P::Element>(
-              page, token % kPageTokens, args_.head_dim, values_) +
-          (there ? col : 0);
-      __nv_bfloat16* const row = to + token * P::kStride + col;
+    for (int i = 0; i < kBlockPages * kPageRounds; ++i) {
+      const Element* const from =
+          from_[i / kPageRounds] + matrix +
+          i % kPageRounds * kRoundTokens * args_.head_dim;
+      const bool there = inside && i * kRoundTokens < left;
+      __nv_bfloat16* const row = to + i * kRoundTokens * P::kStride;
       if constexpr (P::kFloats) {
         SplitPiece(from, there, row);
       } else {
         CopyAhead(row, from, there);
       }
     }
-  }
-
-  __device__ uint32_t PageOf(int i) const {
-    uint32_t id = ids_[0];
-#pragma unroll
-    for (int j = 1; j < kBlockPages; ++j) id = i == j ? ids_[j] : id;
-    return id;
   }
 
   static __device__ void SplitPiece(const float* from, bool there,
@@ -219,9 +229,11 @@ class KvLoader {
   const AttendArguments& args_;
   const QueryTile& tile_;
   const int num_tokens_;
-  BlockWalk walk_;
+  const int token_;  // of the first piece
+  const int col_;
+  BlockWalk<P::kSplitBlocks> walk_;
   __nv_bfloat16* const stages_;
-  uint32_t ids_[kBlockPages] = {};
+  const Element* from_[kBlockPages];
   int stage_ = 0;
   bool values_ = false;
 };
@@ -276,6 +288,8 @@ struct WeightedSums {
       maximum[r] = fmaxf(before, seen[r]);
       factor[r] = PowerOfTwo(before - BaseOf(maximum[r]));
     }
+    // Most of the time it stays, and all factors are 1.
+    if (__all_sync(0xffffffffu, factor[0] == 1.0f && factor[1] == 1.0f)) return;
 #pragma unroll
     for (auto& tile : values) {
 #pragma unroll

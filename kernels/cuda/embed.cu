@@ -1,5 +1,6 @@
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/tiles.h"
 
@@ -12,6 +13,7 @@ constexpr int kThreads = 128;
 // a tile. A row of an id outside the table is zeros.
 __global__ void EmbedRow(const Bf16* table, int n, int k, const int32_t* ids,
                          float* out, ptrdiff_t stride) {
+  WaitForEarlier();
   const int row = static_cast<int>(blockIdx.x);
   const int id = ids[row];
   const bool known = 0 <= id && id < n;
@@ -36,6 +38,7 @@ __global__ void KeepColumn(const int32_t* rows, int count, float* x,
                            int num_rows, int cols, ptrdiff_t stride) {
   constexpr int kTogether = 8;  // reads in flight
   const int col = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  WaitForEarlier();
   if (col >= cols) return;
   for (int first = 0; first < count; first += kTogether) {
     float values[kTogether];
@@ -59,19 +62,19 @@ template <Numerics N>
 void Embed(const Cuda<N>& device, Given<const ColumnParallel<Cuda<N>>&> table,
            const int32_t* ids, GpuRows<N> out) {
   if (out.rows == 0) return;
-  EmbedRow<<<out.rows, kThreads, 0, device.stream>>>(
-      table.data, table.n, table.k, ids, out.data, out.stride);
-  device.failure->Note(CudaStatus(cudaGetLastError(), "rows of the embedding"));
+  LaunchEarly(device.stream, device.failure, "rows of the embedding",
+              {dim3(static_cast<unsigned>(out.rows)), kThreads}, EmbedRow,
+              table.data, table.n, table.k, ids, out.data, out.stride);
 }
 
 template <Numerics N>
 void KeepRows(const Cuda<N>& device, const int32_t* rows, int count,
               GpuRows<N> x) {
   if (count == 0 || x.cols == 0) return;
-  const int blocks = (x.cols + kThreads - 1) / kThreads;
-  KeepColumn<<<blocks, kThreads, 0, device.stream>>>(rows, count, x.data,
-                                                     x.rows, x.cols, x.stride);
-  device.failure->Note(CudaStatus(cudaGetLastError(), "rows to be kept"));
+  const auto blocks = static_cast<unsigned>((x.cols + kThreads - 1) / kThreads);
+  LaunchEarly(device.stream, device.failure, "rows to be kept",
+              {dim3(blocks), kThreads}, KeepColumn, rows, count, x.data, x.rows,
+              x.cols, x.stride);
 }
 
 #define MOEBIUS_INSTANTIATE(N)                                           \

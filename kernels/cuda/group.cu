@@ -1,6 +1,7 @@
 // Which rows go to which expert: pure counting.
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
 
 namespace moebius {
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(kThreads)
   int* const mine = places + warp * groups;
   for (int g = lane; g < groups; g += 32) mine[g] = 0;
   __syncwarp();
+  WaitForEarlier();
   for (int i = begin; i < end; i += 32) {
     const uint32_t group = GroupOf(args, i + lane, end);
     if (group < kMaxGroups) atomicAdd(&mine[group], 1);
@@ -103,6 +105,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void GroupEveryRow(int num_rows, int32_t* begins, int32_t* rows,
                               float* weights) {
+  WaitForEarlier();
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i == 0) {
     begins[0] = 0;
@@ -165,8 +168,8 @@ void Group(const Cuda<N>& device,
                            cudaFuncAttributeMaxDynamicSharedMemorySize,
                            kWarps * kMaxGroups * int{sizeof(int)}),
       "the shared memory of groups"));
-  GroupAssignments<<<1, kThreads, shared_bytes, device.stream>>>(args);
-  device.failure->Note(CudaStatus(cudaGetLastError(), "groups of rows"));
+  LaunchEarly(device.stream, device.failure, "groups of rows",
+              {dim3(1), kThreads, shared_bytes}, GroupAssignments, args);
 }
 
 template <Numerics N>
@@ -177,10 +180,10 @@ void GroupAllRows(const Cuda<N>& device, int num_rows,
   routing.num_rows = num_rows;
   if (!MakeRoom(device, 1, num_rows, routing)) return;
   constexpr int kBlock = 256;
-  GroupEveryRow<<<num_rows / kBlock + 1, kBlock, 0, device.stream>>>(
-      num_rows, routing.begins.data(), routing.rows.data(),
-      routing.weights.data());
-  device.failure->Note(CudaStatus(cudaGetLastError(), "one group of rows"));
+  LaunchEarly(device.stream, device.failure, "one group of rows",
+              {dim3(static_cast<unsigned>(num_rows / kBlock + 1)), kBlock},
+              GroupEveryRow, num_rows, routing.begins.data(),
+              routing.rows.data(), routing.weights.data());
 }
 
 #define MOEBIUS_INSTANTIATE(N)                                        \

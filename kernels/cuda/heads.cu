@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/pages.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -87,6 +88,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     PrepareHead(const HeadArguments args) {
   const int row = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y * kWarps + threadIdx.x / 32);
+  WaitForEarlier();
   if (head >= args.num_q + 2 * args.num_kv) return;
   const int half = args.head_dim / 2;
   const int position = args.positions[row];
@@ -155,8 +157,8 @@ void Launch(const Cuda<N>& device, const HeadArguments& args, int num_rows,
                   static_cast<unsigned>((heads + kWarps - 1) / kWarps));
   const auto kernel = type == KvType::kFloat32 ? PrepareHead<float>
                                                : PrepareHead<__nv_bfloat16>;
-  kernel<<<grid, 32 * kWarps, 0, device.stream>>>(args);
-  device.failure->Note(CudaStatus(cudaGetLastError(), "the heads of rows"));
+  LaunchEarly(device.stream, device.failure, "the heads of rows",
+              {grid, 32 * kWarps}, kernel, args);
 }
 
 }  // namespace

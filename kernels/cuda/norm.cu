@@ -1,5 +1,6 @@
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -15,6 +16,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float room[kThreads / 32];
   const float* const from = x + blockIdx.x * x_stride;
   float* const to = out + blockIdx.x * out_stride;
+  WaitForEarlier();
   float squares = 0.0f;
   for (int i = static_cast<int>(threadIdx.x); i < size; i += kThreads) {
     squares = fmaf(from[i], from[i], squares);
@@ -33,9 +35,10 @@ template <Numerics N>
 void RmsNorm(const Cuda<N>& device, ConstGpuRows<N> x,
              Given<const Norm<Cuda<N>>&> norm, GpuRows<N> out) {
   if (x.rows == 0) return;
-  NormalizeRow<<<x.rows, kThreads, 0, device.stream>>>(
-      x.data, x.stride, norm.weight, norm.size, norm.eps, out.data, out.stride);
-  device.failure->Note(CudaStatus(cudaGetLastError(), "the norm of rows"));
+  LaunchEarly(device.stream, device.failure, "the norm of rows",
+              {dim3(static_cast<unsigned>(x.rows)), kThreads}, NormalizeRow,
+              x.data, x.stride, norm.weight, norm.size, norm.eps, out.data,
+              out.stride);
 }
 
 #define MOEBIUS_INSTANTIATE(N)                                         \

@@ -4,12 +4,14 @@
 // Exact numerics: a row's results do not depend on what else is in a step. All
 // products are of tensor cores, which add the products of a tile in a fixed
 // order; activations are split into two BF16 numbers, whose sum has 16 bits.
-// Fast: activations are rounded to BF16.
+// Fast: activations are rounded to BF16. The router takes them whole in either.
 //
 // What an operator needs beyond its arguments:
 //   - bases of packed weights are multiples of 256 bytes, and reduced
 //     dimensions multiples of 16;
-//   - views' rows begin at multiples of 16 bytes.
+//   - views' rows begin at multiples of 16 bytes;
+//   - attention has heads of at most 256 dimensions, and at most 16 query heads
+//     a KV head; a router at most 512 experts. More is noted as a failure.
 #pragma once
 
 #include <cstdint>
@@ -100,7 +102,8 @@ void Experts(const Cuda<N>& device, Given<const ExpertSlot<Cuda<N>>&> slot,
              Given<Routing<Cuda<N>>&> routing,
              Given<PartialRows<Cuda<N>>> sums);
 
-// sample.h. Copies the logits to the host, and waits for them.
+// sample.h. Waits for the stream. Rows of which the highest logit alone is
+// wanted are decided on the GPU; the logits of others are copied to the host.
 template <Numerics N>
 void Sample(const Cuda<N>& device, GpuRows<N> logits,
             Given<const Samples<Cuda<N>>&> samples);

@@ -1,8 +1,7 @@
 // The router: logits, the experts of a row, and the rows of an expert.
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/tensor_cores.cuh"
@@ -17,7 +16,6 @@ constexpr uint32_t kAllLanes = 0xffffffffu;
 // ---- logits ----------------------------------------------------------------
 
 constexpr int kLogitWarps = 8;  // each has an eighth of the reduced dimension
-constexpr int kLogitTiles = 4;  // of 8 rows, which read a weight together
 
 struct LogitArguments {
   const float* x = nullptr;
@@ -41,59 +39,91 @@ __device__ void SplitInThree(float2 x, uint32_t (&parts)[3]) {
   }
 }
 
-// The products of 16 experts with up to 32 rows, over tiles [begin, end) of the
-// reduced dimension.
-__device__ void MultiplyRouter(const LogitArguments& args, int first_row,
-                               int begin, int end,
-                               float (&sums)[kLogitTiles][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const Bf16* const panel =
-      args.router + size_t{blockIdx.x} * kTileRows * args.k;
-#pragma unroll 4
-  for (int tile = begin; tile < end; ++tile) {
-    const uint4 packed = *reinterpret_cast<const uint4*>(
-        panel + size_t{kTileElements} * tile + 8 * lane);
-    const uint32_t weights[4] = {packed.x, packed.y, packed.z, packed.w};
+// Some tiles of a warp's share of the reduced dimension, as two operands. All
+// of them are read before the first is used.
+template <int kTiles>
+struct LogitBatch {
+  static constexpr int kBatch = 16 / kTiles;
+  uint4 weights[kBatch];
+  float2 low[kBatch][kTiles], high[kBatch][kTiles];
+
+  __device__ void LoadWeights(const LogitArguments& args, int begin, int end) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const Bf16* const panel =
+        args.router + size_t{blockIdx.x} * kTileRows * args.k + 8 * lane;
 #pragma unroll
-    for (int i = 0; i < kLogitTiles; ++i) {
-      if (first_row + 8 * i >= args.num_rows) continue;
+    for (int t = 0; t < kBatch; ++t) {
+      weights[t] = {};
+      if (begin + t >= end) continue;
+      weights[t] = *reinterpret_cast<const uint4*>(
+          panel + size_t{kTileElements} * (begin + t));
+    }
+  }
+  __device__ void LoadRows(const LogitArguments& args, int first_row, int begin,
+                           int end) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
       const int row = first_row + 8 * i + lane / 4;
-      float2 low{}, high{};
-      if (row < args.num_rows) {
-        const float* const x =
-            args.x + row * args.stride + tile * kTileRows + lane % 4 * 2;
-        low = *reinterpret_cast<const float2*>(x);
-        high = *reinterpret_cast<const float2*>(x + 8);
-      }
-      uint32_t b0[3], b1[3];
-      SplitInThree(low, b0);
-      SplitInThree(high, b1);
+      const float* const x = args.x + row * args.stride + lane % 4 * 2;
 #pragma unroll
-      for (int part = 0; part < 3; ++part) {
-        MultiplyTile(sums[i], weights, b0[part], b1[part]);
+      for (int t = 0; t < kBatch; ++t) {
+        low[t][i] = high[t][i] = {};
+        if (row >= args.num_rows || begin + t >= end) continue;
+        const float* const at = x + (begin + t) * kTileRows;
+        low[t][i] = *reinterpret_cast<const float2*>(at);
+        high[t][i] = *reinterpret_cast<const float2*>(at + 8);
       }
     }
   }
-}
+  __device__ void Multiply(int count, float (&sums)[kTiles][4]) const {
+#pragma unroll
+    for (int t = 0; t < kBatch; ++t) {
+      if (t >= count) continue;
+      const uint32_t w[4] = {weights[t].x, weights[t].y, weights[t].z,
+                             weights[t].w};
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+        uint32_t b0[3], b1[3];
+        SplitInThree(low[t][i], b0);
+        SplitInThree(high[t][i], b1);
+#pragma unroll
+        for (int part = 0; part < 3; ++part) {
+          MultiplyTile(sums[i], w, b0[part], b1[part]);
+        }
+      }
+    }
+  }
+};
 
-// [panels of 16 experts][tiles of rows] blocks. Where a warp's share of the
+// [panels of 16 experts][rows / (8 kTiles)] blocks. Where a warp's share of the
 // reduced dimension begins follows from its length, and shares are added in
 // their order: nothing depends on the rows.
+template <int kTiles>
 __global__ void __launch_bounds__(32 * kLogitWarps)
     RouterLogits(const __grid_constant__ LogitArguments args) {
-  __shared__ float4 shares[kLogitWarps][kLogitTiles][32];
+  __shared__ float4 shares[kLogitWarps][kTiles][32];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int first_row = static_cast<int>(blockIdx.y) * 8 * kLogitTiles;
+  const int first_row = static_cast<int>(blockIdx.y) * 8 * kTiles;
   const int tiles = args.k / kTileRows;
-  float sums[kLogitTiles][4] = {};
-  MultiplyRouter(args, first_row, tiles * warp / kLogitWarps,
-                 tiles * (warp + 1) / kLogitWarps, sums);
-  for (int i = 0; i < kLogitTiles; ++i) {
+  const int begin = tiles * warp / kLogitWarps;
+  const int end = tiles * (warp + 1) / kLogitWarps;
+  using Batch = LogitBatch<kTiles>;
+  Batch batch;
+  batch.LoadWeights(args, begin, end);
+  WaitForEarlier();
+  float sums[kTiles][4] = {};
+  for (int at = begin; at < end; at += Batch::kBatch) {
+    if (at > begin) batch.LoadWeights(args, at, end);
+    batch.LoadRows(args, first_row, at, end);
+    batch.Multiply(end - at, sums);
+  }
+  for (int i = 0; i < kTiles; ++i) {
     shares[warp][i][lane] = {sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
   }
   __syncthreads();
-  if (warp >= kLogitTiles) return;
+  if (warp >= kTiles) return;
   float4 sum = shares[0][warp][lane];
 #pragma unroll
   for (int w = 1; w < kLogitWarps; ++w) {
@@ -208,6 +238,7 @@ __global__ void __launch_bounds__(32 * kChoiceWarps)
   const int row =
       static_cast<int>(blockIdx.x * kChoiceWarps + threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  WaitForEarlier();
   if (row >= args.num_rows) return;
   Choice<kEach> choice(args.logits + int64_t{row} * args.num_experts,
                        args.num_experts);
@@ -242,6 +273,21 @@ __global__ void __launch_bounds__(32 * kChoiceWarps)
   }
 }
 
+unsigned Blocks(int rows, int block_rows) {
+  return static_cast<unsigned>((rows + block_rows - 1) / block_rows);
+}
+
+// Many rows read a weight together; few are spread out.
+template <Numerics N>
+void LaunchLogits(const Cuda<N>& device, const LogitArguments& args) {
+  const bool few = args.num_rows <= 128;
+  const LaunchShape shape{
+      dim3(Blocks(args.n, kTileRows), Blocks(args.num_rows, few ? 8 : 16)),
+      32 * kLogitWarps};
+  LaunchEarly(device.stream, device.failure, "logits of the router", shape,
+              few ? RouterLogits<1> : RouterLogits<2>, args);
+}
+
 }  // namespace
 
 template <Numerics N>
@@ -269,18 +315,13 @@ void Route(const Cuda<N>& device, const RouterShape& shape, ConstGpuRows<N> x,
                               router.n,
                               router.k,
                               routing.logits.data()};
-  constexpr int kRows = 8 * kLogitTiles;
-  const dim3 grid(static_cast<unsigned>((router.n + 15) / 16),
-                  static_cast<unsigned>((x.rows + kRows - 1) / kRows));
-  RouterLogits<<<grid, 32 * kLogitWarps, 0, device.stream>>>(logits);
-  device.failure->Note(CudaStatus(cudaGetLastError(), "logits of the router"));
+  LaunchLogits(device, logits);
   const ChoiceArguments choice{
       routing.logits.data(), x.rows,      router.n,   shape.top_k,
       shape.renormalize,     out.experts, out.weights};
-  const int blocks = (x.rows + kChoiceWarps - 1) / kChoiceWarps;
-  const auto kernel = router.n <= 128 ? ChooseExperts<4> : ChooseExperts<16>;
-  kernel<<<blocks, 32 * kChoiceWarps, 0, device.stream>>>(choice);
-  device.failure->Note(CudaStatus(cudaGetLastError(), "the choice of experts"));
+  LaunchEarly(device.stream, device.failure, "the choice of experts",
+              {dim3(Blocks(x.rows, kChoiceWarps)), 32 * kChoiceWarps},
+              router.n <= 128 ? ChooseExperts<4> : ChooseExperts<16>, choice);
 }
 
 #define MOEBIUS_INSTANTIATE(N)                                              \

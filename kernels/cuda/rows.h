@@ -45,7 +45,7 @@ struct RowSet<Cuda<N>> {
   AttentionScratch<N>* scratch = nullptr;
 };
 
-// The host draws: it is given the logits (sample.h).
+// The host draws (sample.h).
 template <Numerics N>
 struct Samples<Cuda<N>> {
   const SampleRow* first = nullptr;  // null: the logits stay where they are

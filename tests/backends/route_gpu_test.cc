@@ -218,5 +218,31 @@ TYPED_TEST(RouteGpuTest, NormsOfRowsAgreeWithTheReference) {
   }
 }
 
+// Greedy rows without any wish are decided where the logits are.
+TYPED_TEST(RouteGpuTest, TheHighestLogitIsTheCpusWhereverItIsFound) {
+  constexpr int kVocabulary = 9001;
+  Activations logits = this->random.Rows(9, kVocabulary, 1.0f, 9004);
+  for (const int i : {4095, 4096, 9000}) logits.at(1, i) = 77.0f;
+  logits.at(2, 8999) = kNan;
+  logits.at(3, 5000) = std::numeric_limits<float>::infinity();
+  for (int j = 0; j < kVocabulary; ++j) {
+    logits.at(4, j) = -std::numeric_limits<float>::infinity();
+    logits.at(5, j) = kNan;
+  }
+  SamplingParams greedy{.temperature = 0.0f}, drawn{.seed = 3}, biased = greedy;
+  biased.logit_bias = {{17, 1000.0f}};
+  const std::vector<SampleRow> wanted = {
+      {.sampling = &greedy}, {.sampling = &greedy}, {.sampling = &greedy},
+      {.sampling = &greedy}, {.sampling = &greedy}, {.sampling = &greedy},
+      {.sampling = &drawn},  {.sampling = &biased}, {.sampling = &greedy}};
+  DeviceUnderTest<Cpu> cpu;
+  const auto want = cpu.RunSample(cpu.PutRows(logits), wanted);
+  const auto got = this->dut.RunSample(this->dut.PutRows(logits), wanted);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    EXPECT_EQ(got[i].value.token, want[i].value.token) << i;
+    EXPECT_EQ(got[i].finite, want[i].finite) << i;
+  }
+}
+
 }  // namespace
 }  // namespace moebius

@@ -1,0 +1,54 @@
+// Kernels that begin while the one before them on the stream still ends
+// (programmatic dependent launch, from Hopper on; CUDA C++ Programming Guide).
+// What a step has of small kernels is mostly beginnings.
+//
+// Every block of such a kernel calls WaitForEarlier() before it touches what
+// kernels before it wrote, or writes what they read, and before it ends: then
+// "the kernel before is done" goes for all before that one too. Weights, and
+// what the host put there for the pass, can be read ahead of it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/failure.h"
+
+namespace moebius {
+
+// Waits for the kernels before, and lets the next one of the stream begin: what
+// is older than the kernel before it is there when it begins.
+__device__ inline void WaitForEarlier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+struct LaunchShape {
+  dim3 grid;
+  int threads = 0;
+  int shared_bytes = 0;  // beyond 48 KiB for who has asked for it
+};
+
+// Launches a kernel that calls WaitForEarlier(). `what` is for the failure.
+template <class... Parameters, class... Arguments>
+void LaunchEarly(CUstream_st* stream, CudaFailure* failure, const char* what,
+                 const LaunchShape& shape, void (*kernel)(Parameters...),
+                 const Arguments&... arguments) {
+  int gpu = 0, major = 0;
+  cudaGetDevice(&gpu);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, gpu);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  failure->Note(
+      CudaStatus(cudaLaunchKernelEx(&config, kernel, arguments...), what));
+}
+
+}  // namespace moebius
