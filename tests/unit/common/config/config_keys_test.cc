@@ -150,6 +150,8 @@ TEST(ConfigKeys, KeysWithAFixedSetOfValuesTakeThoseAndNameThem) {
   } kChoices[] = {
       {"model.load_format", {"auto", "dummy"}},
       {"workers.kv_dtype", {"float32", "bfloat16"}},
+      {"workers.device", {"cpu", "cuda", "auto"}},
+      {"workers.numerics", {"auto", "exact", "fast"}},
       {"control.transport", {"ipc", "tcp"}},
       {"layout.choice", {"ep", "tp", "auto"}},
       {"http.allow_unauthenticated", {"false", "true"}},
@@ -182,7 +184,7 @@ TEST(ConfigKeys, EachKeyHasAFieldOfItsOwn) {
     // The first of these that it takes and that is another value.
     for (const char* text :
          {"7", "5001", "0.5", "1MiB", "true", "dummy", "bfloat16", "tcp", "tp",
-          "step", "debug", "::1", "/a", "https://a.example",
+          "step", "debug", "::1", "cuda", "exact", "/a", "https://a.example",
           "link.command=crash", "lose=0.5"}) {
       if (ValueOf(config, key.name) != ValueOf(defaults, key.name)) break;
       key.set(config, text);
@@ -197,7 +199,7 @@ TEST(ConfigKeys, EachKeyHasAFieldOfItsOwn) {
 
 TEST(ConfigKeys, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 59u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 63u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {

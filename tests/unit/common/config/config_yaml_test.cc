@@ -136,9 +136,10 @@ INSTANTIATE_TEST_SUITE_P(
               "layout:\n  choice: EP\n",
               {"f.yaml:2: key 'layout.choice': allowed is one of ep, tp, auto, "
                "not 'EP'"}},
-        Wrong{"NumericsWhichNothingReads",
-              "workers:\n  numerics: exact\n",
-              {"f.yaml:2: key 'workers.numerics' is unknown"}},
+        Wrong{"NumericsThatNobodyHas",
+              "workers:\n  numerics: bf16\n",
+              {"f.yaml:2: key 'workers.numerics': allowed is one of auto, "
+               "exact, fast, not 'bf16'"}},
         Wrong{"NoSpareSlot",
               "layout:\n  spare_slots: 0\n",
               {"f.yaml:2: key 'layout.spare_slots': allowed is a whole number "
