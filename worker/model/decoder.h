@@ -76,6 +76,9 @@ class Decoder {
   void SampleLogits(const Pass<D>& pass);
   int logit_rows() const { return peers_.logit_rows(); }
 
+  // What the experts' operators keep.
+  Routing<D>& routing() { return *routing_; }
+
  private:
   Decoder(const D& device, const DecoderOptions<D>& options,
           const RotaryTable& rotary);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
+#include "kernels/cuda/routing.h"
 
 namespace moebius {
 namespace {
@@ -158,6 +159,14 @@ void GpuPasses<N>::DropGraphs() {
 }
 
 template <Numerics N>
+typename GpuPasses<N>::Rooms GpuPasses<N>::RoomsNow() const {
+  const Routing<Cuda<N>>& routing = options_.decoder->routing();
+  return {block_.data(),        scratch_.partials.data(), routing.begins.data(),
+          routing.rows.data(),  routing.weights.data(),   routing.logits.data(),
+          routing.hidden.data()};
+}
+
+template <Numerics N>
 GpuPasses<N>::~GpuPasses() {
   cudaStreamSynchronize(device_.stream);
   cudaFreeHost(host_);
@@ -254,11 +263,10 @@ template <Numerics N>
 absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
   RETURN_IF_ERROR(UseGpu(options_.gpu));
   RETURN_IF_ERROR(device_.failure->status());
-  const int64_t room_bytes = room_bytes_;
   RETURN_IF_ERROR(MakeRoom(pass));
-  if (options_.peers->FollowMemories() || room_bytes != room_bytes_) {
-    DropGraphs();
-  }
+  const Rooms rooms = RoomsNow();
+  if (options_.peers->FollowMemories() || rooms != rooms_) DropGraphs();
+  rooms_ = rooms;
   const Pass<Cuda<N>> on_gpu = Put(pass);
   device_.failure->Note(CudaStatus(
       cudaMemcpyAsync(block_.data(), host_, static_cast<size_t>(used_bytes_),

@@ -1,6 +1,7 @@
 // Passes on a GPU, as the host has put them together.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -47,10 +48,15 @@ class GpuPasses {
   absl::Status Run(const Pass<Cpu>& pass);
 
  private:
+  // Where memory lies that graphs were told of, and that a larger pass
+  // replaces.
+  using Rooms = std::array<const void*, 7>;
+
   GpuPasses(const Cuda<N>& device, const Options& options);
 
   void Reserve(int64_t size_bytes);
   void DropGraphs();
+  Rooms RoomsNow() const;
   absl::Status MakeRoom(const Pass<Cpu>& pass);
   // The pass as the GPU sees it, in the block.
   Pass<Cuda<N>> Put(const Pass<Cpu>& pass);
@@ -65,6 +71,7 @@ class GpuPasses {
   int64_t used_bytes_ = 0;
   AttentionScratch<N> scratch_;
   std::unique_ptr<PassGraphs> graphs_;
+  Rooms rooms_{};  // of the graphs
 };
 
 }  // namespace moebius
