@@ -302,15 +302,14 @@ void Experts(const Cuda<N>& device, Given<const ExpertSlot<Cuda<N>>&> slot,
                 MostBlocks(entries, slot.num_experts, T::kBlockRows));
   };
   WithKindOfGateUp<N>(sizes, [&]<class T>(T kind) {
-    Launch<T>(GateUpKernel<N, T>, grid(kind, 2 * intermediate / kUnitRows),
-              device.stream, args);
+    Launch<T>(device, "gate and up of experts", GateUpKernel<N, T>,
+              grid(kind, 2 * intermediate / kUnitRows), args);
   });
   args.cut = down_cut;
   WithKindOfDown<N>(sizes, [&]<class T>(T kind) {
-    Launch<T>(DownKernel<N, T>, grid(kind, slot.hidden / kPanelRows),
-              device.stream, args);
+    Launch<T>(device, "down of experts", DownKernel<N, T>,
+              grid(kind, slot.hidden / kPanelRows), args);
   });
-  device.failure->Note(CudaStatus(cudaGetLastError(), "experts"));
 }
 
 template void Experts(const CudaExact&, const ExpertSlot<CudaExact>&, int,

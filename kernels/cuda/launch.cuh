@@ -2,10 +2,10 @@
 // (programmatic dependent launch, from Hopper on; CUDA C++ Programming Guide).
 // What a step has of small kernels is mostly beginnings.
 //
-// Every block of such a kernel calls WaitForEarlier() before it touches what
-// kernels before it wrote, or writes what they read, and before it ends: then
-// "the kernel before is done" goes for all before that one too. Weights, and
-// what the host put there for the pass, can be read ahead of it.
+// Every block of such a kernel calls WaitForEarlier() or AwaitPrevious() before
+// it touches what kernels before it wrote, or writes what they read, and before
+// it ends: then "the kernel before is done" goes for all before that one too.
+// Weights, and what the host put there for the pass, can be read ahead of it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,13 +14,23 @@
 
 namespace moebius {
 
+// Waits until the kernel before has ended and its writes are seen.
+__device__ inline void AwaitPrevious() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel may start as soon as all blocks have come here, or ended.
+__device__ inline void AllowNext() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 // Waits for the kernels before, and lets the next one of the stream begin: what
 // is older than the kernel before it is there when it begins.
 __device__ inline void WaitForEarlier() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
+  AwaitPrevious();
+  AllowNext();
 }
 
 struct LaunchShape {
@@ -29,7 +39,7 @@ struct LaunchShape {
   int shared_bytes = 0;  // beyond 48 KiB for who has asked for it
 };
 
-// Launches a kernel that calls WaitForEarlier(). `what` is for the failure.
+// Launches a kernel that does so. `what` is for the failure.
 template <class... Parameters, class... Arguments>
 void LaunchEarly(CUstream_st* stream, CudaFailure* failure, const char* what,
                  const LaunchShape& shape, void (*kernel)(Parameters...),

@@ -20,19 +20,17 @@
 #pragma once
 
 #include "kernels/cuda/few_rows.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/many_rows.cuh"
 
 namespace moebius::products {
 
 template <Numerics N, bool kSliced, class T, class Store>
 __device__ void MultiplyRows(const Work<T>& work, const Store& store) {
+  WaitForEarlier();
   if constexpr (T::kMany) {
-    AwaitPrevious();
-    AllowNext();
     MultiplyManyRows<N, kSliced, T>(work, store);
   } else {
-    AwaitPrevious();
-    AllowNext();
     MultiplyFewRows<N, kSliced, T>(work, store);
   }
 }
@@ -46,27 +44,16 @@ inline constexpr int kBlocks =
 
 inline int DivideUp(int a, int b) { return (a + b - 1) / b; }
 
-// The kernel calls AwaitPrevious. An error is the launch's.
-template <class Args>
-void LaunchEarly(void (*kernel)(Args), cudaLaunchConfig_t config,
-                 const Args& args) {
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, kernel, args);
-}
-
 // With the shared memory that the kind T wants.
-template <class T, class Args>
-void Launch(void (*kernel)(Args), dim3 grid, CUstream_st* stream,
-            const Args& args) {
+template <class T, Numerics N, class Args>
+void Launch(const Cuda<N>& device, const char* what, void (*kernel)(Args),
+            dim3 grid, const Args& args) {
   if constexpr (T::kSharedBytes > 0) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          T::kSharedBytes);
   }
-  LaunchEarly(kernel, {grid, kThreads, T::kSharedBytes, stream}, args);
+  LaunchEarly(device.stream, device.failure, what,
+              {grid, kThreads, T::kSharedBytes}, kernel, args);
 }
 
 // 128 outputs; 64 rows, or 128 where a row takes half the room.

@@ -190,8 +190,7 @@ template <Numerics N>
 __global__ void __launch_bounds__(kAddThreads)
     AddPartialsKernel(const __grid_constant__ AddArgs<N> args) {
   using Four = std::conditional_t<N == Numerics::kExact, FourFixed, FourFloats>;
-  AwaitPrevious();
-  AllowNext();
+  WaitForEarlier();
   const int row = blockIdx.x;
   float* const residual = args.residual.data + row * args.residual.stride;
   float* const normed = args.normed.data + row * args.normed.stride;
@@ -256,9 +255,8 @@ void Project(const Cuda<N>& device, ConstGpuRows<N> x,
   WithKind(device, x.rows, panels, [&]<class T>(T) {
     args.row_blocks = DivideUp(x.rows, T::kBlockRows);
     const int blocks = DivideUp(panels, T::kBlockPanels) * args.row_blocks;
-    Launch<T>(ProjectKernel<N, T>, blocks, device.stream, args);
+    Launch<T>(device, "a projection", ProjectKernel<N, T>, blocks, args);
   });
-  device.failure->Note(CudaStatus(cudaGetLastError(), "a projection"));
 }
 
 template <Numerics N>
@@ -282,9 +280,9 @@ void ProjectPartial(const Cuda<N>& device, ConstGpuRows<N> x,
     args.row_blocks = DivideUp(x.rows, T::kBlockRows);
     const int blocks =
         DivideUp(args.num_panels, T::kBlockPanels) * args.row_blocks;
-    Launch<T>(PartialKernel<N, T>, blocks, device.stream, args);
+    Launch<T>(device, "a partial projection", PartialKernel<N, T>, blocks,
+              args);
   });
-  device.failure->Note(CudaStatus(cudaGetLastError(), "a partial projection"));
 }
 
 template <Numerics N>
@@ -305,11 +303,9 @@ void AddPartials(const Cuda<N>& device,
   args.residual = to.residual;
   args.norm = to.norm;
   args.normed = to.normed;
-  LaunchEarly(
-      AddPartialsKernel<N>,
-      {static_cast<unsigned>(to.residual.rows), kAddThreads, 0, device.stream},
-      args);
-  device.failure->Note(CudaStatus(cudaGetLastError(), "sums of ranks"));
+  LaunchEarly(device.stream, device.failure, "sums of ranks",
+              {dim3(static_cast<unsigned>(to.residual.rows)), kAddThreads},
+              AddPartialsKernel<N>, args);
 }
 
 #define MOEBIUS_PROJECT_OF(N)                                             \

@@ -142,23 +142,6 @@ struct Work {
   RowSource rows;
 };
 
-// A kernel of this folder may start while the one before it on the stream still
-// runs, and waits here until that has ended and its writes are seen. What it
-// reads before, weights or what is older, must have been there when the kernel
-// before was allowed to start. Every block waits, so that the end of one kernel
-// is the end of all before it.
-__device__ inline void AwaitPrevious() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-// The next kernel may start as soon as all blocks have come here.
-__device__ inline void AllowNext() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 // Four activations of a thread, as mma takes them: steps 2p, 2p + 1 and 2p + 8,
 // 2p + 9 of row g. The halves of an exact one have 16 bits together.
 template <Numerics N>
