@@ -14,9 +14,6 @@ namespace {
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Below this temperature the highest logit is taken, as vLLM does.
 constexpr float kGreedyTemperature = 1e-5f;
-bool IsGreedy(const SamplingParams& params) {
-  return !(params.temperature >= kGreedyTemperature);
-}
 
 float NanToMinusInfinity(float value) {
   return std::isnan(value) ? kMinusInfinity : value;
@@ -32,11 +29,15 @@ struct HigherFirst {
   }
 };
 
+bool AreSuppressed(const SamplingParams& params, uint64_t token_index) {
+  return params.min_tokens > 0 &&
+         token_index < static_cast<uint64_t>(params.min_tokens);
+}
+
 bool ChangesLogits(const SamplingParams& params, uint64_t token_index) {
   return NeedsHistory(params) || !params.logit_bias.empty() ||
          !params.allowed_ids.empty() || !params.bad_words.empty() ||
-         (!params.suppressed_ids.empty() && params.min_tokens > 0 &&
-          token_index < static_cast<uint64_t>(params.min_tokens));
+         (!params.suppressed_ids.empty() && AreSuppressed(params, token_index));
 }
 
 bool Inside(int32_t token, absl::Span<const float> logits) {
@@ -56,32 +57,14 @@ void ForbidOthers(absl::Span<const int32_t> allowed, absl::Span<float> logits) {
   std::fill(begin, logits.end(), kMinusInfinity);
 }
 
-void ForbidBadWords(const std::vector<std::vector<int32_t>>& words,
-                    absl::Span<const int32_t> output,
-                    absl::Span<float> logits) {
-  for (const std::vector<int32_t>& word : words) {
-    if (word.empty() || word.size() > output.size() + 1) continue;
-    const size_t before = word.size() - 1;
-    const bool begun =
-        std::equal(word.begin(), word.begin() + before, output.end() - before);
-    if (begun && Inside(word.back(), logits)) {
-      logits[word.back()] = kMinusInfinity;
-    }
-  }
-}
-
 void ChangeLogits(const SamplingParams& params, const TokenHistory* history,
                   uint64_t token_index, absl::Span<const int32_t> output,
                   absl::Span<float> logits) {
   const auto inside = [&](int32_t token) { return Inside(token, logits); };
   if (!params.allowed_ids.empty()) ForbidOthers(params.allowed_ids, logits);
-  ForbidBadWords(params.bad_words, output, logits);
-  if (params.min_tokens > 0 &&
-      token_index < static_cast<uint64_t>(params.min_tokens)) {
-    for (const int32_t token : params.suppressed_ids) {
-      if (inside(token)) logits[token] = kMinusInfinity;
-    }
-  }
+  ForEachTokenOut(params, token_index, output, [&](int32_t token) {
+    if (inside(token)) logits[token] = kMinusInfinity;
+  });
   for (const auto& [token, bias] : params.logit_bias) {
     if (inside(token)) logits[token] += bias;
   }
@@ -182,6 +165,25 @@ bool NeedsHistory(const SamplingParams& params) {
          params.frequency_penalty != 0.0f;
 }
 
+bool IsGreedy(const SamplingParams& params) {
+  return !(params.temperature >= kGreedyTemperature);
+}
+
+void ForEachTokenOut(const SamplingParams& params, uint64_t token_index,
+                     absl::Span<const int32_t> output,
+                     absl::FunctionRef<void(int32_t)> out) {
+  for (const std::vector<int32_t>& word : params.bad_words) {
+    if (word.empty() || word.size() > output.size() + 1) continue;
+    const size_t before = word.size() - 1;
+    if (std::equal(word.begin(), word.begin() + before,
+                   output.end() - before)) {
+      out(word.back());
+    }
+  }
+  if (!AreSuppressed(params, token_index)) return;
+  for (const int32_t token : params.suppressed_ids) out(token);
+}
+
 int32_t Argmax(absl::Span<const float> logits) {
   CHECK(!logits.empty());
   return FindHighest(logits).index;
@@ -232,11 +234,6 @@ Logprobs ComputeLogprobs(absl::Span<const float> logits, int32_t token,
     result.top.push_back({ids[i], logprob(ids[i])});
   }
   return result;
-}
-
-bool TakesHighestAlone(const SamplingParams& params, uint64_t token_index) {
-  return IsGreedy(params) && params.num_logprobs < 0 &&
-         !ChangesLogits(params, token_index);
 }
 
 SampledValue Sampler::Sample(absl::Span<float> logits,

@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "common/step/sampling_params.h"
 
@@ -66,9 +67,17 @@ class TokenHistory {
 // Whether `params` needs a TokenHistory at all.
 bool NeedsHistory(const SamplingParams& params);
 
-// Whether Sampler::Sample takes the highest logit for token number
-// `token_index`, and nothing else is wanted of the logits.
-bool TakesHighestAlone(const SamplingParams& params, uint64_t token_index);
+// Whether the highest logit is taken: at temperature 0, or so near to it that
+// no other has a chance.
+bool IsGreedy(const SamplingParams& params);
+
+// Calls `out` with each token that cannot be number `token_index` behind
+// `output`: the last ones of bad words, and suppressed ids as long as there are
+// fewer than min_tokens. Ids may come twice, and may be outside of the
+// vocabulary.
+void ForEachTokenOut(const SamplingParams& params, uint64_t token_index,
+                     absl::Span<const int32_t> output,
+                     absl::FunctionRef<void(int32_t)> out);
 
 struct TokenLogprobValue {
   int32_t token = 0;
