@@ -160,6 +160,7 @@ class GpuDevice final : public WorkerDevice {
     typename GpuPasses<N>::Options options;
     options.gpu = place_.gpu;
     options.max_rows = config_.scheduler.token_budget;
+    options.vocabulary = plan_.shape.spec.vocab_size;
     const int64_t blocks =
         (plan_.context_length + kPageTokens - 1) / kPageTokens;
     options.page_ids =

@@ -1,5 +1,5 @@
 // The operators of kernels/*.h for GPUs: the same contracts, whose texts are
-// there. None waits for the device but Sample.
+// there. None waits for the device.
 //
 // Exact numerics: a row's results do not depend on what else is in a step. All
 // products are of tensor cores, which add the products of a tile in a fixed
@@ -102,8 +102,8 @@ void Experts(const Cuda<N>& device, Given<const ExpertSlot<Cuda<N>>&> slot,
              Given<Routing<Cuda<N>>&> routing,
              Given<PartialRows<Cuda<N>>> sums);
 
-// sample.h. Waits for the stream. Rows of which the highest logit alone is
-// wanted are decided on the GPU; the logits of others are copied to the host.
+// sample.h. The results are there when GpuSampling (cuda/sample.h) has
+// collected them.
 template <Numerics N>
 void Sample(const Cuda<N>& device, GpuRows<N> logits,
             Given<const Samples<Cuda<N>>&> samples);

@@ -45,16 +45,27 @@ struct RowSet<Cuda<N>> {
   AttentionScratch<N>* scratch = nullptr;
 };
 
-// The host draws (sample.h).
+template <Numerics N>
+class GpuSampling;
+
+// Places of a pass (cuda/sample.h).
 template <Numerics N>
 struct Samples<Cuda<N>> {
-  const SampleRow* first = nullptr;  // null: the logits stay where they are
-  ptrdiff_t step = 1;                // to the next one
+  // Work that only some rows need. What is not named here is not launched.
+  enum Stages : uint32_t {
+    kEdits = 1,      // logits are changed first
+    kTruncated = 2,  // draws with top-k, top-p or min-p
+    kLogprobs = 4,
+    kAllStages = 7,
+  };
+  GpuSampling<N>* sampling = nullptr;  // null: the logits stay where they are
+  int first = 0;
+  int step = 1;  // to the next one
   int count = 0;
+  uint32_t stages = kAllStages;
   // Of row `begin`, and every `every` rows on.
   Samples Each(int begin, int every, int rows) const {
-    return {first == nullptr ? nullptr : first + begin * step, step * every,
-            rows};
+    return {sampling, first + begin * step, step * every, rows, stages};
   }
 };
 

@@ -2,142 +2,271 @@
 
 #include <algorithm>
 #include <thread>
-#include <vector>
+#include <utility>
 
+#include "absl/types/span.h"
 #include "common/base/check.h"
-#include "kernels/cuda/highest.h"
-#include "kernels/cuda/operators.h"
+#include "kernels/cuda/sample.h"
 #include "kernels/thread_pool.h"
 
 namespace moebius {
 namespace {
 
-// Memory of the host that GPUs reach and copy to at full speed; null, and
-// noted, when there is none.
-template <class T>
-class Pinned {
- public:
-  Pinned() = default;
-  Pinned(const Pinned&) = delete;
-  Pinned& operator=(const Pinned&) = delete;
-  ~Pinned() { cudaFreeHost(data_); }
+constexpr int kMaxThreads = 16;
 
-  T* Reserve(size_t count, CudaFailure* failure) {
-    if (count <= room_) return data_;
-    cudaFreeHost(data_);
-    void* memory = nullptr;
-    const cudaError_t error =
-        cudaHostAlloc(&memory, count * sizeof(T), cudaHostAllocPortable);
-    failure->Note(CudaStatus(error, "memory of the host for logits"));
-    if (error != cudaSuccess) cudaGetLastError();
-    data_ = static_cast<T*>(memory);
-    room_ = memory == nullptr ? 0 : count;
-    return data_;
-  }
-
- private:
-  T* data_ = nullptr;
-  size_t room_ = 0;
-};
-
-// Of a thread that samples, for as long as it lives.
-struct SampleRoom {
-  static constexpr int kMaxThreads = 16;
-  static int ExtraThreads() {
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    return std::clamp(cores, 1, kMaxThreads) - 1;
-  }
-
-  Pinned<float> logits;  // of the rows that are wanted here, one by one
-  Pinned<HighestPart> parts;
-  std::vector<int> rows;  // these rows
-  ThreadPool pool{ExtraThreads()};
-};
-
-// Whether the highest logit is all that is wanted of a row.
-bool WantsHighestAlone(const SampleRow& wanted) {
-  return wanted.known < 0 && wanted.logits == nullptr &&
-         TakesHighestAlone(*wanted.sampling, wanted.output.size());
+int ExtraThreads() {
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  return std::clamp(cores, 1, kMaxThreads) - 1;
 }
 
-// As Argmax and AllFinite say.
-SampledRow ResultOf(const HighestPart* parts, int count) {
-  HighestPart best = parts[0];
-  bool finite = true;
-  for (int i = 0; i < count; ++i) {
-    if (parts[i].value > best.value) best = parts[i];
-    finite &= parts[i].finite != 0;
-  }
-  SampledRow result;
-  result.value.token = best.index;
-  result.finite = finite;
-  return result;
+Logprobs LogprobsOf(const GpuSampledRow& from) {
+  return {from.logprob, from.rank, {from.top, from.top + from.num_top}};
 }
 
-// Copies the rows of room.rows, those beside one another at once.
-cudaError_t CopyRows(const float* from, ptrdiff_t stride, size_t cols,
-                     CUstream_st* stream, const std::vector<int>& rows,
-                     float* to) {
-  cudaError_t error = cudaSuccess;
-  for (size_t i = 0, end = 0; i < rows.size() && error == cudaSuccess;
-       i = end) {
-    for (end = i + 1; end < rows.size() && rows[end] == rows[end - 1] + 1;) {
-      ++end;
+// Adds biases, each token's once: they are added in their order, so that the
+// sum of several for one token is not the CPU's but for rounding.
+void AddBiases(const std::vector<std::pair<int32_t, float>>& biases,
+               int vocabulary, std::vector<LogitEdit>& edits) {
+  const auto begin = static_cast<ptrdiff_t>(edits.size());
+  bool ascending = true;
+  for (const auto& [token, bias] : biases) {
+    if (token < 0 || token >= vocabulary) continue;
+    ascending = ascending && (edits.begin() + begin == edits.end() ||
+                              edits.back().token < token);
+    edits.push_back({token, bias});
+  }
+  if (ascending) return;
+  std::stable_sort(
+      edits.begin() + begin, edits.end(),
+      [](const LogitEdit& a, const LogitEdit& b) { return a.token < b.token; });
+  auto last = edits.begin() + begin;
+  for (auto next = last + 1; next != edits.end(); ++next) {
+    if (next->token == last->token) {
+      last->number += next->number;
+    } else {
+      *++last = *next;
     }
-    error = cudaMemcpy2DAsync(
-        to + i * cols, cols * sizeof(float), from + rows[i] * stride,
-        static_cast<size_t>(stride) * sizeof(float), cols * sizeof(float),
-        end - i, cudaMemcpyDeviceToHost, stream);
   }
-  return error;
+  edits.erase(last + 1, edits.end());
+}
+
+// Adds the tokens that penalties change.
+void AddHistory(const SamplingParams& sampling, const TokenHistory& history,
+                int vocabulary, std::vector<LogitEdit>& edits) {
+  const bool prompt = sampling.repetition_penalty != 1.0f;
+  for (const TokenHistory::Entry& entry : history.entries()) {
+    if (entry.token < 0 || entry.token >= vocabulary) continue;
+    if (entry.output_count == 0 && !prompt) continue;
+    edits.push_back({entry.token, static_cast<float>(entry.output_count)});
+  }
 }
 
 }  // namespace
 
 template <Numerics N>
-void Sample(const Cuda<N>& device, GpuRows<N> logits,
-            Given<const Samples<Cuda<N>>&> samples) {
-  CHECK(logits.rows == samples.count);
-  if (logits.rows == 0 || samples.first == nullptr) return;
-  thread_local SampleRoom of_thread;
-  SampleRoom& room = of_thread;  // in the pool's threads as well
-  const auto cols = static_cast<size_t>(logits.cols);
-  const int num_parts = NumHighestParts(logits.cols);
-  const auto wanted = [&](int row) -> const SampleRow& {
-    return samples.first[row * samples.step];
-  };
-  room.rows.clear();
-  for (int i = 0; i < logits.rows; ++i) {
-    if (!WantsHighestAlone(wanted(i))) room.rows.push_back(i);
-  }
-  float* const on_host =
-      room.logits.Reserve(room.rows.size() * cols, device.failure);
-  HighestPart* const parts = room.parts.Reserve(
-      static_cast<size_t>(logits.rows) * num_parts, device.failure);
-  if (parts == nullptr || (on_host == nullptr && !room.rows.empty())) return;
-  if (room.rows.size() < static_cast<size_t>(logits.rows)) {
-    FindHighestParts(logits.data, logits.stride, logits.rows, logits.cols,
-                     parts, device.stream, device.failure);
-  }
-  cudaError_t error = CopyRows(logits.data, logits.stride, cols, device.stream,
-                               room.rows, on_host);
-  if (error == cudaSuccess) error = cudaStreamSynchronize(device.stream);
-  device.failure->Note(CudaStatus(error, "logits from the GPU"));
-  if (error != cudaSuccess) return;
-  for (int i = 0; i < logits.rows; ++i) {
-    if (!WantsHighestAlone(wanted(i))) continue;
-    *wanted(i).result = ResultOf(parts + int64_t{i} * num_parts, num_parts);
-  }
-  room.pool.ParallelFor(static_cast<int>(room.rows.size()), [&](int i) {
-    thread_local Sampler sampler;
-    SampleOne(absl::MakeSpan(on_host + static_cast<size_t>(i) * cols, cols),
-              wanted(room.rows[static_cast<size_t>(i)]), sampler);
-  });
+struct GpuSampling<N>::Host {
+  ThreadPool pool{ExtraThreads()};
+};
+
+template <Numerics N>
+GpuSampling<N>::GpuSampling(const Cuda<N>& device, int max_rows, int vocabulary)
+    : device_(device),
+      max_rows_(max_rows),
+      vocabulary_(vocabulary),
+      logit_stride_((vocabulary + 3) / 4 * 4),
+      host_rows_(
+          AllocatePinned<GpuSampleRow>(max_rows, "what is wanted of a pass")),
+      rows_(device, "what is wanted of a pass", max_rows),
+      results_(AllocatePinned<GpuSampledRow>(max_rows, "results of a pass")) {}
+
+template <Numerics N>
+GpuSampling<N>::~GpuSampling() {
+  cudaStreamSynchronize(device_.stream);
+  cudaFreeHost(host_rows_);
+  cudaFreeHost(results_);
+  cudaFreeHost(host_edits_);
+  cudaFreeHost(host_logits_);
 }
 
-template void Sample<Numerics::kExact>(const CudaExact&, View<float, CudaExact>,
-                                       const Samples<CudaExact>&);
-template void Sample<Numerics::kFast>(const CudaFast&, View<float, CudaFast>,
-                                      const Samples<CudaFast>&);
+// Null, and noted, when there is none.
+template <Numerics N>
+template <class T>
+T* GpuSampling<N>::AllocatePinned(int64_t count, const char* what) const {
+  void* memory = nullptr;
+  const cudaError_t error =
+      cudaHostAlloc(&memory, static_cast<size_t>(count) * sizeof(T),
+                    cudaHostAllocPortable | cudaHostAllocMapped);
+  if (error == cudaSuccess) return static_cast<T*>(memory);
+  cudaGetLastError();
+  device_.failure->Note(CudaStatus(error, what));
+  return nullptr;
+}
+
+template <Numerics N>
+void GpuSampling<N>::CopyToGpu(const void* from, int64_t size_bytes,
+                               void* to) const {
+  if (size_bytes == 0) return;
+  device_.failure->Note(
+      CudaStatus(cudaMemcpyAsync(to, from, static_cast<size_t>(size_bytes),
+                                 cudaMemcpyHostToDevice, device_.stream),
+                 "what is wanted of a pass to the GPU"));
+}
+
+// REQUIRES: the stream is done with the edits.
+template <Numerics N>
+void GpuSampling<N>::GrowEdits(int64_t count) {
+  if (count <= edit_room_) return;
+  cudaFreeHost(host_edits_);
+  edit_room_ = count + count / 2;
+  host_edits_ = AllocatePinned<LogitEdit>(edit_room_, "changes of logits");
+  gpu_edits_ = {};
+  gpu_edits_ = {device_, "changes of logits", edit_room_};
+  before_ = {};
+  before_ = {device_, "logits before they are changed", edit_room_};
+}
+
+template <Numerics N>
+void GpuSampling<N>::GrowLogits(int64_t rows) {
+  if (rows <= logit_room_) return;
+  cudaFreeHost(host_logits_);
+  logit_room_ = rows;
+  host_logits_ =
+      AllocatePinned<float>(rows * logit_stride_, "logits of the host");
+}
+
+template <Numerics N>
+void GpuSampling<N>::ListEdits(const SampleRow& wanted, GpuSampleRow& row) {
+  const SamplingParams& sampling = *wanted.sampling;
+  const size_t begin = edits_.size();
+  ForEachTokenOut(sampling, wanted.output.size(), wanted.output,
+                  [&](int32_t token) {
+                    if (token < 0 || token >= vocabulary_) return;
+                    edits_.push_back({token, 0.0f});
+                  });
+  const size_t out = edits_.size();
+  AddBiases(sampling.logit_bias, vocabulary_, edits_);
+  const size_t biased = edits_.size();
+  if (wanted.history != nullptr && NeedsHistory(sampling)) {
+    AddHistory(sampling, *wanted.history, vocabulary_, edits_);
+  }
+  row.num_out = static_cast<int32_t>(out - begin);
+  row.num_biased = static_cast<int32_t>(biased - out);
+  row.num_seen = static_cast<int32_t>(edits_.size() - biased);
+}
+
+template <Numerics N>
+GpuSampleRow GpuSampling<N>::Describe(const SampleRow& wanted) {
+  const SamplingParams& sampling = *wanted.sampling;
+  GpuSampleRow row;
+  if (wanted.known >= 0) {
+    CHECK(wanted.known < vocabulary_);
+    row.kind = GpuSampleRow::kKnown;
+    row.known = wanted.known;
+    row.num_top = std::clamp(sampling.num_prompt_logprobs, 0, kMaxLogprobs);
+    return row;
+  }
+  if (!sampling.allowed_ids.empty()) {
+    row.kind = GpuSampleRow::kCopy;
+    return row;
+  }
+  row.num_top = std::clamp(sampling.num_logprobs, -1, kMaxLogprobs);
+  row.repetition = sampling.repetition_penalty;
+  row.frequency = sampling.frequency_penalty;
+  row.presence = sampling.presence_penalty;
+  ListEdits(wanted, row);
+  row.kind = GpuSampleRow::kGreedy;
+  if (IsGreedy(sampling)) return row;
+  row.kind = GpuSampleRow::kDraw;
+  row.top_k =
+      0 < sampling.top_k && sampling.top_k < vocabulary_ ? sampling.top_k : 0;
+  row.top_p = sampling.top_p;
+  row.min_p = sampling.min_p > 0.0f ? std::min(sampling.min_p, 1.0f) : 0.0f;
+  row.inverse_temperature = 1.0f / sampling.temperature;
+  row.uniform = UniformDraw(sampling.seed, wanted.output.size());
+  return row;
+}
+
+template <Numerics N>
+void GpuSampling<N>::Link() {
+  int64_t logit_rows = 0, at = 0;
+  const auto needs_logits = [&](int i) {
+    return host_rows_[i].kind == GpuSampleRow::kCopy ||
+           wanted(i).logits != nullptr;
+  };
+  for (int i = 0; i < wanted_.count; ++i) logit_rows += needs_logits(i) ? 1 : 0;
+  GrowLogits(logit_rows);
+  GrowEdits(static_cast<int64_t>(edits_.size()));
+  if (!device_.failure->status().ok()) return;
+  logit_rows = 0;
+  for (int i = 0; i < wanted_.count; ++i) {
+    GpuSampleRow& row = host_rows_[i];
+    if (needs_logits(i)) row.logits = LogitsOf(logit_rows++);
+    if (!row.edited()) continue;
+    row.edits = gpu_edits_.data() + at;
+    row.before = before_.data() + at;
+    at += row.num_edits();
+  }
+  std::copy(edits_.begin(), edits_.end(), host_edits_);
+}
+
+template <Numerics N>
+Samples<Cuda<N>> GpuSampling<N>::Begin(const Samples<Cpu>& wanted, int places) {
+  CHECK(wanted.count <= places && places <= max_rows_);
+  Samples<Cuda<N>> samples{this, 0, 1, places, 0};
+  wanted_ = wanted;
+  edits_.clear();
+  if (!device_.failure->status().ok()) return samples;
+  for (int i = 0; i < places; ++i) {
+    GpuSampleRow& row = host_rows_[i];
+    row = i < wanted.count ? Describe(this->wanted(i)) : GpuSampleRow{};
+    results_[i].token = -1;
+    if (row.edited()) samples.stages |= samples.kEdits;
+    if (row.num_top >= 0) samples.stages |= samples.kLogprobs;
+    if (row.kind == GpuSampleRow::kDraw && row.truncated()) {
+      samples.stages |= samples.kTruncated;
+    }
+  }
+  Link();
+  if (!device_.failure->status().ok()) return samples;
+  CopyToGpu(host_rows_, places * int64_t{sizeof(GpuSampleRow)}, rows_.data());
+  CopyToGpu(host_edits_,
+            static_cast<int64_t>(edits_.size() * sizeof(LogitEdit)),
+            gpu_edits_.data());
+  return samples;
+}
+
+template <Numerics N>
+void GpuSampling<N>::Collect() {
+  if (!device_.failure->status().ok()) return;
+  drawn_by_host_.clear();
+  for (int i = 0; i < wanted_.count; ++i) {
+    const GpuSampledRow& from = results_[i];
+    if (from.token < 0) continue;  // another rank's
+    const GpuSampleRow& row = host_rows_[i];
+    if (row.kind == GpuSampleRow::kCopy) {
+      drawn_by_host_.push_back(i);
+      continue;
+    }
+    SampledRow& result = *wanted(i).result;
+    result.finite = from.finite != 0;
+    result.value = {from.token,
+                    row.num_top >= 0 ? LogprobsOf(from) : Logprobs{}};
+    if (wanted(i).logits != nullptr) {
+      std::copy_n(row.logits, vocabulary_, wanted(i).logits);
+    }
+  }
+  if (drawn_by_host_.empty()) return;
+  if (host_ == nullptr) host_ = std::make_unique<Host>();
+  host_->pool.ParallelFor(
+      static_cast<int>(drawn_by_host_.size()), [this](int j) {
+        thread_local Sampler sampler;
+        const int i = drawn_by_host_[static_cast<size_t>(j)];
+        SampleOne({host_rows_[i].logits, static_cast<size_t>(vocabulary_)},
+                  wanted(i), sampler);
+      });
+}
+
+template class GpuSampling<Numerics::kExact>;
+template class GpuSampling<Numerics::kFast>;
 
 }  // namespace moebius

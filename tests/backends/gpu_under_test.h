@@ -10,6 +10,7 @@
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/operators.h"
+#include "kernels/cuda/sample.h"
 #include "kernels/cuda/tiles.h"
 #include "tests/backends/device_under_test.h"
 #include "tests/backends/gpu_copies.h"
@@ -143,8 +144,11 @@ class DeviceUnderTest<Cuda<N>> {
                                     std::vector<SampleRow> wanted) {
     std::vector<SampledRow> results(wanted.size());
     for (size_t i = 0; i < wanted.size(); ++i) wanted[i].result = &results[i];
-    Sample(device_, logits,
-           Samples<D>{wanted.data(), 1, static_cast<int>(wanted.size())});
+    const int count = static_cast<int>(wanted.size());
+    GpuSampling<N> sampling(device_, count, logits.cols);
+    Sample(device_, logits, sampling.Begin({wanted.data(), 1, count}, count));
+    CHECK(stream_->Wait().ok());
+    sampling.Collect();
     return results;
   }
 

@@ -198,6 +198,7 @@ void GpuRanks<N>::Build(Rank r, const GroupOptions& options,
   rank.decoder = Must(Decoder<Cuda<N>>::Create(rank.device, decoder));
   typename GpuPasses<N>::Options passes;
   passes.max_rows = options.max_rows;
+  passes.vocabulary = shape.spec.vocab_size;
   passes.page_ids =
       options.num_pages + options.max_rows * shape.attention.num_kv_heads;
   passes.stream = rank.stream.get();

@@ -135,10 +135,10 @@ GpuChunk* ChunksHere(const GpuChunk* there, const std::byte* gpu,
 template <Numerics N>
 absl::StatusOr<std::unique_ptr<GpuPasses<N>>> GpuPasses<N>::Create(
     const Cuda<N>& device, const Options& options) {
-  if (options.max_rows < 1 || options.page_ids < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("passes: ", options.max_rows,
-                                                   " rows, ", options.page_ids,
-                                                   " page ids"));
+  if (options.max_rows < 1 || options.vocabulary < 1 || options.page_ids < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("passes: ", options.max_rows, " rows, a vocabulary of ",
+                     options.vocabulary, ", ", options.page_ids, " page ids"));
   }
   std::unique_ptr<GpuPasses> passes(new GpuPasses(device, options));
   RETURN_IF_ERROR(device.failure->status());
@@ -147,7 +147,9 @@ absl::StatusOr<std::unique_ptr<GpuPasses<N>>> GpuPasses<N>::Create(
 
 template <Numerics N>
 GpuPasses<N>::GpuPasses(const Cuda<N>& device, const Options& options)
-    : device_(device), options_(options) {
+    : device_(device),
+      options_(options),
+      sampling_(device, options.max_rows, options.vocabulary) {
   Reserve(RoomFor(options.max_rows, options.page_ids));
   DropGraphs();
 }
@@ -210,7 +212,7 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass) {
   out.layout = pass.layout;
   out.rows_of_rank = pass.rows_of_rank;
   out.wanted_of_rank = pass.wanted_of_rank;
-  out.samples = {pass.samples.first, pass.samples.step, pass.samples.count};
+  out.samples = sampling_.Begin(pass.samples, pass.samples.count);
   out.tokens = block.Put({pass.tokens, rows});
   out.wanted_rows = block.Put({pass.wanted_rows, wanted});
   out.rows = PutRows<N>(pass.rows, block);
@@ -249,9 +251,9 @@ absl::Status GpuPasses<N>::Launch(const Pass<Cuda<N>>& pass) {
       pass.rows.max_chunk_rows > 1 || pass.wanted.size > decoder.logit_rows()) {
     return decoder.Run(pass);
   }
-  // The host draws when the graph has done its part.
+  // Which work sampling takes differs from pass to pass: it follows the graph.
   Pass<Cuda<N>> silent = pass;
-  silent.samples = {nullptr, 1, pass.samples.count};
+  silent.samples.sampling = nullptr;
   RETURN_IF_ERROR(graphs_->Launch(
       KeyOf<N>(silent), [&] { return decoder.Run(silent); },
       [&] { options_.peers->Renew(); }));
@@ -274,6 +276,7 @@ absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
       "a copy of a pass to the GPU"));
   const absl::Status launched = Launch(on_gpu);
   RETURN_IF_ERROR(options_.stream->Wait());
+  sampling_.Collect();
   RETURN_IF_ERROR(launched);
   return options_.peers->Outcome();
 }

@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/rows.h"
+#include "kernels/cuda/sample.h"
 #include "worker/model/decoder.h"
 #include "worker/model/pass.h"
 #include "worker/model/pass_graphs.h"
@@ -21,8 +22,8 @@ namespace moebius {
 // GpuPasses
 //
 // Runs a pass of the host's: its numbers go to the GPU in one copy, the
-// decoder follows, and the stream is waited for. Passes of single rows are
-// graphs once they have come twice (pass_graphs.h).
+// decoder follows, the stream is waited for, and what was sampled is collected.
+// Passes of single rows are graphs once they have come again (pass_graphs.h).
 // Errors: of the GPU, which stay; kInvalidArgument for a pass that cannot be,
 // before anything of it is done; and of the meetings, after which the next pass
 // is as good as any.
@@ -33,6 +34,7 @@ class GpuPasses {
   struct Options {
     int gpu = 0;
     int max_rows = 0;  // of a step, over the whole group
+    int vocabulary = 0;
     // Room to begin with: ids in the tables of a step's sequences.
     int64_t page_ids = 0;
     bool graphs = true;  // where they help
@@ -70,6 +72,7 @@ class GpuPasses {
   Buffer<std::byte, Cuda<N>> block_;
   int64_t used_bytes_ = 0;
   AttentionScratch<N> scratch_;
+  GpuSampling<N> sampling_;
   std::unique_ptr<PassGraphs> graphs_;
   Rooms rooms_{};  // of the graphs
 };

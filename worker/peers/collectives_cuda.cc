@@ -40,13 +40,18 @@ int MostMeetings(const ModelShape& shape, int max_rows, int logit_rows) {
   return 2 * shape.spec.num_layers() + (max_rows + logit_rows - 1) / logit_rows;
 }
 
+template <Numerics N>
+ExchangeLayout Plan(const ModelShape& shape, int max_rows) {
+  return PlanExchange(shape, max_rows, sizeof(typename Cuda<N>::Partial),
+                      kGpuLogitChunkBytes);
+}
+
 }  // namespace
 
 template <Numerics N>
 int64_t Collectives<Cuda<N>>::ExchangeBytes(const ModelShape& shape,
                                             int max_rows) {
-  return kMeetingLinesBytes +
-         PlanExchange(shape, max_rows, sizeof(typename D::Partial)).size_bytes;
+  return kMeetingLinesBytes + Plan<N>(shape, max_rows).size_bytes;
 }
 
 template <Numerics N>
@@ -86,8 +91,7 @@ Collectives<Cuda<N>>::Collectives(const D& device, const Options& options)
     : device_(device),
       shape_(options.shape),
       rank_(options.rank),
-      place_(PlanExchange(options.shape, options.max_rows,
-                          sizeof(typename D::Partial))),
+      place_(Plan<N>(options.shape, options.max_rows)),
       exchange_(options.exchange),
       most_waiting_blocks_(options.most_waiting_blocks),
       most_meetings_(

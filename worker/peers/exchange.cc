@@ -8,8 +8,6 @@ namespace moebius {
 namespace {
 
 constexpr int64_t kAlign = 64;
-// Of the logits of one chunk of rows; at least kMaxRanks rows in any case.
-constexpr int64_t kLogitChunkBytes = 8 << 20;
 constexpr int64_t kMaxLogitRows = 256;
 
 }  // namespace
@@ -23,7 +21,7 @@ IndexRange LogitShare(const ModelShape& shape, Rank rank) {
 }
 
 ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
-                            int partial_bytes) {
+                            int partial_bytes, int64_t logit_chunk_bytes) {
   CHECK(max_rows >= 1);
   const int64_t rows = max_rows;
   const int64_t hidden = shape.spec.hidden_size;
@@ -45,7 +43,7 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
 
   const int64_t row_bytes = int64_t{shape.spec.vocab_size} * 4;
   layout.logit_rows =
-      static_cast<int>(std::clamp<int64_t>(kLogitChunkBytes / row_bytes,
+      static_cast<int>(std::clamp<int64_t>(logit_chunk_bytes / row_bytes,
                                            kMaxRanks, kMaxLogitRows)) /
       shape.num_ranks * shape.num_ranks;
   for (Rank r = 0; r < shape.num_ranks; ++r) {

@@ -1,0 +1,159 @@
+// Sampling on a GPU: what the host says of the rows of a pass, and what it gets
+// back.
+//
+// A pass has a place for each of its rows whose logits are wanted. The host
+// fills the places (GpuSampling::Begin), the operator Sample works on them,
+// and when the stream has been waited for the host takes the results
+// (GpuSampling::Collect). Sample looks at nothing that changes from pass to
+// pass but memory of the GPU and pinned memory at fixed addresses, so that its
+// launches can be captured.
+//
+// A row's result depends on its logits and on what is wanted of it alone: on
+// nothing that is beside it. It is the CPU's (kernels/sampling.h) but for
+// rounding. Sums are in double or in integers, in an order that the size of the
+// vocabulary fixes. A row that lists the ids which are allowed goes to the host
+// with its logits, and the CPU's sampler draws.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/cuda/buffer.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/sample.h"
+
+namespace moebius {
+
+// A change of a row's logit.
+struct LogitEdit {
+  int32_t token = 0;
+  // Of a bias: what is added. Of a token of the history: how often it is in the
+  // output.
+  float number = 0.0f;
+};
+
+// What is wanted of a row, in memory of the GPU.
+struct GpuSampleRow {
+  enum Kind : int32_t {
+    kNone,    // a place without a row
+    kCopy,    // the logits alone
+    kKnown,   // log-probabilities of a known token
+    kGreedy,  // the highest logit
+    kDraw,
+  };
+  Kind kind = kNone;
+  int32_t known = 0;
+  int32_t num_top = -1;  // log-probabilities; -1: none, not the token's either
+  int32_t top_k = 0;     // 0: off; below the size of the vocabulary
+  float top_p = 1.0f;    // 1: off
+  float min_p = 0.0f;    // 0: off
+  float inverse_temperature = 1.0f;
+  float repetition = 1.0f, frequency = 0.0f, presence = 0.0f;
+  double uniform = 0.0;     // in [0, 1)
+  float* logits = nullptr;  // pinned, of the host: gets them; null: nobody
+  // Edits in their order: first the tokens that are out, then those with a
+  // bias, each once, then the history, each once.
+  const LogitEdit* edits = nullptr;
+  float* before = nullptr;  // room for the logits as they were, by edit
+  int32_t num_out = 0, num_biased = 0, num_seen = 0;
+
+  constexpr int num_edits() const { return num_out + num_biased + num_seen; }
+  constexpr bool edited() const { return num_edits() > 0; }
+  constexpr bool truncated() const {
+    return top_k > 0 || top_p < 1.0f || min_p > 0.0f;
+  }
+};
+
+// What a row gave, in pinned memory of the host.
+struct GpuSampledRow {
+  int32_t token = -1;  // -1: nobody has sampled the row
+  int32_t finite = 0;
+  float logprob = 0.0f;
+  int32_t rank = 0;
+  int32_t num_top = 0;
+  TokenLogprobValue top[kMaxLogprobs];
+};
+
+// Memory of the GPU that Sample works in, for as many rows as one call has.
+template <Numerics N>
+struct SampleScratch {
+  Buffer<std::byte, Cuda<N>> memory;
+  int64_t room_bytes = 0;
+};
+
+// GpuSampling
+//
+// Cost: Begin copies a hundred bytes a row to the GPU, and eight for each edit;
+// the results are written to the host by the kernels.
+// Memory: fixed but for edits, rows that the host samples, and the scratch,
+// which grow. None of it is an address in Sample's launches but the scratch,
+// which grows with the largest call.
+// Threading: thread-compatible. Everything of one pass is done before Begin of
+// the next.
+template <Numerics N>
+class GpuSampling {
+ public:
+  // For passes of at most `max_rows` rows. Errors are noted.
+  GpuSampling(const Cuda<N>& device, int max_rows, int vocabulary);
+  ~GpuSampling();
+
+  // Fills the places for `wanted`, which outlives the pass, and puts the copy
+  // to the GPU on the stream. Places behind them, up to `places`, are empty.
+  // The samples are of all places.
+  // REQUIRES: wanted.count <= places <= max_rows, and known tokens are of the
+  // vocabulary.
+  Samples<Cuda<N>> Begin(const Samples<Cpu>& wanted, int places);
+  // Gives each row that was sampled its result.
+  // REQUIRES: the stream has been waited for.
+  void Collect();
+
+  // For Sample.
+  const GpuSampleRow* rows() const { return rows_.data(); }
+  GpuSampledRow* results() const { return results_; }
+  SampleScratch<N>& scratch() { return scratch_; }
+
+ private:
+  struct Host;
+
+  const SampleRow& wanted(int i) const {
+    return wanted_.first[i * wanted_.step];
+  }
+  float* LogitsOf(int64_t row) const {
+    return host_logits_ + row * logit_stride_;
+  }
+  // What is wanted, but for places of edits and logits.
+  GpuSampleRow Describe(const SampleRow& wanted);
+  void ListEdits(const SampleRow& wanted, GpuSampleRow& row);
+  // Places of edits and logits.
+  void Link();
+  void GrowEdits(int64_t count);
+  void GrowLogits(int64_t rows);
+  template <class T>
+  T* AllocatePinned(int64_t count, const char* what) const;
+  void CopyToGpu(const void* from, int64_t size_bytes, void* to) const;
+
+  const Cuda<N> device_;
+  const int max_rows_;
+  const int vocabulary_;
+  const int logit_stride_;
+  Samples<Cpu> wanted_;             // of the pass
+  std::vector<LogitEdit> edits_;    // of the pass
+  std::vector<int> drawn_by_host_;  // rows of the pass
+  std::unique_ptr<Host> host_;      // who draws them; made when needed
+
+  // Memory of the host is pinned.
+  GpuSampleRow* host_rows_ = nullptr;
+  Buffer<GpuSampleRow, Cuda<N>> rows_;
+  GpuSampledRow* results_ = nullptr;
+  LogitEdit* host_edits_ = nullptr;
+  Buffer<LogitEdit, Cuda<N>> gpu_edits_;
+  Buffer<float, Cuda<N>> before_;
+  int64_t edit_room_ = 0;
+  float* host_logits_ = nullptr;
+  int64_t logit_room_ = 0;  // rows
+  SampleScratch<N> scratch_;
+};
+
+}  // namespace moebius
