@@ -170,7 +170,10 @@ class GpuDevice final : public WorkerDevice {
     options.decoder = decoder_.get();
     options.peers = peers_.get();
     ASSIGN_OR_RETURN(passes_, GpuPasses<N>::Create(device_, options));
-    return absl::OkStatus();
+    // Other layouts are captured as they come.
+    const Layout first = InitialLayout(config_);
+    return passes_->CaptureAhead(
+        {{first, ExpertsState::At(first, Side::kLow)}});
   }
 
   const Config& config_;

@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   if (head >= args.num_q + 2 * args.num_kv) return;
   const int half = args.head_dim / 2;
   const int position = args.positions[row];
+  if (position < 0) return;  // padding
   float* const x = args.x + row * args.stride + head * args.head_dim;
   HeadPairs pairs;
   ForPairs(half, [&](int j, int i) {

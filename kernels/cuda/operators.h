@@ -12,6 +12,11 @@
 //   - views' rows begin at multiples of 16 bytes;
 //   - attention has heads of at most 256 dimensions, and at most 16 query heads
 //     a KV head; a router at most 512 experts. More is noted as a failure.
+//
+// Rows that are padding (rows.h), and what they cost: Embed makes zeros of an
+// id that the table has not; products and norms of zeros are zeros;
+// PrepareHeads and Attend leave them as they are; Route gives them no expert
+// (routing.h), so that Group leaves them out.
 #pragma once
 
 #include <cstdint>

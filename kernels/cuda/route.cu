@@ -153,6 +153,7 @@ __global__ void __launch_bounds__(32 * kLogitWarps)
 constexpr int kChoiceWarps = 4;
 
 struct ChoiceArguments {
+  const int32_t* positions = nullptr;  // Routing::positions
   const float* logits = nullptr;
   int num_rows = 0;
   int num_experts = 0;
@@ -240,6 +241,13 @@ __global__ void __launch_bounds__(32 * kChoiceWarps)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   WaitForEarlier();
   if (row >= args.num_rows) return;
+  if (args.positions != nullptr && args.positions[row] < 0) {
+    for (int j = lane; j < args.top_k; j += 32) {
+      args.experts[int64_t{row} * args.top_k + j] = -1;
+      args.weights[int64_t{row} * args.top_k + j] = 0.0f;
+    }
+    return;
+  }
   Choice<kEach> choice(args.logits + int64_t{row} * args.num_experts,
                        args.num_experts);
   // Lane l has choices l and l + 32.
@@ -317,8 +325,8 @@ void Route(const Cuda<N>& device, const RouterShape& shape, ConstGpuRows<N> x,
                               routing.logits.data()};
   LaunchLogits(device, logits);
   const ChoiceArguments choice{
-      routing.logits.data(), x.rows,      router.n,   shape.top_k,
-      shape.renormalize,     out.experts, out.weights};
+      routing.positions, routing.logits.data(), x.rows,      router.n,
+      shape.top_k,       shape.renormalize,     out.experts, out.weights};
   LaunchEarly(device.stream, device.failure, "the choice of experts",
               {dim3(Blocks(x.rows, kChoiceWarps)), 32 * kChoiceWarps},
               router.n <= 128 ? ChooseExperts<4> : ChooseExperts<16>, choice);

@@ -15,8 +15,11 @@ class Routing<Cuda<N>> {
   // The rows of group e are rows[begins[e] .. begins[e + 1]), their weights
   // beside them; a row comes in order of its number.
   int num_groups = 0;
-  int max_entries = 0;              // assignments that there may be
-  int num_rows = 0;                 // of x
+  int max_entries = 0;  // assignments that there may be
+  int num_rows = 0;     // of x
+  // Of the rows that are routed; one at a position below 0 is padding, and goes
+  // to no expert: ids -1, weights 0. Null: all are rows.
+  const int32_t* positions = nullptr;
   Buffer<int32_t, Cuda<N>> begins;  // [num_groups + 1]
   Buffer<int32_t, Cuda<N>> rows;    // [max_entries]
   Buffer<float, Cuda<N>> weights;   // [max_entries]

@@ -28,8 +28,11 @@ struct AttentionScratch {
 };
 
 // All pointers but `scratch` are to memory of the GPU. Sizes and `max_` may be
-// larger than what is there, as those of a captured pass are: chunks behind the
-// last one have no rows.
+// larger than what is there, as those of a captured pass are:
+//   - rows behind the last one are padding: position -1, token -1, and a chunk
+//     that has no rows. Their activations are zeros from the embedding to the
+//     logits, nothing of them is stored, and they go to no expert.
+//   - chunks behind the last one have no rows.
 template <Numerics N>
 struct RowSet<Cuda<N>> {
   int size = 0;

@@ -1,5 +1,6 @@
 #include "tests/gpu/gpu_ranks.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "kernels/cuda/buffer.h"
+#include "kernels/cuda/copies.h"
 #include "worker/memory/signals.h"
 #include "worker/model/kv_layout.h"
 #include "worker/model/pass_cpu.h"
@@ -108,9 +110,16 @@ struct GpuRanks<N>::OneRank {
   std::byte* AllocateZeros(Buffer<std::byte, D>& buffer, const char* name,
                            int64_t size_bytes) {
     Allocate(buffer, name, size_bytes);
-    const std::vector<std::byte> zeros(static_cast<size_t>(size_bytes));
-    UploadToGpu(zeros.data(), size_bytes, buffer.data(), device.stream,
+    constexpr int64_t kMostUploaded = int64_t{64} << 20;
+    const int64_t uploaded = std::min(size_bytes, kMostUploaded);
+    const std::vector<std::byte> zeros(static_cast<size_t>(uploaded));
+    UploadToGpu(zeros.data(), uploaded, buffer.data(), device.stream,
                 device.failure);
+    for (int64_t at = uploaded; at < size_bytes; at += uploaded) {
+      Require(LaunchCopies({{buffer.data(), buffer.data() + at,
+                             std::min(uploaded, size_bytes - at)}},
+                           device.num_multiprocessors, device.stream));
+    }
     return buffer.data();
   }
 
@@ -121,39 +130,30 @@ struct GpuRanks<N>::OneRank {
   std::unique_ptr<SignalsFence> fence;
   std::unique_ptr<Collectives<D>> peers;
   std::unique_ptr<Decoder<D>> decoder;
-  std::unique_ptr<GpuPasses<N>> passes;
+  std::unique_ptr<GpuPasses<N>> graphs, launches;  // passes that are such
   RankThread thread;
 };
 
 template <Numerics N>
 GpuRanks<N>::GpuRanks(const GroupOptions& options, const ModelShape& shape,
-                      absl::Duration timeout) {
+                      const GpuRanksOptions& how)
+    : how_(how), graphs_(how.graphs) {
   for (Rank r = 0; r < options.num_ranks; ++r) {
     auto rank = std::make_unique<OneRank>(&failure_);
-    std::byte* const dense =
-        rank->Allocate(rank->dense, "dense", PlanDense(shape).size_bytes);
-    std::byte* const experts =
-        rank->Allocate(rank->experts, "experts", shape.experts.region_bytes());
-    rank->Allocate(rank->kv, "kv",
-                   MakeKvLayout(shape.spec, options.kv_type).page_bytes() *
-                       options.num_pages);
+    rank->Allocate(rank->dense, "dense", PlanDense(shape).size_bytes);
+    rank->Allocate(rank->experts, "experts", shape.experts.region_bytes());
+    rank->AllocateZeros(rank->kv, "kv",
+                        MakeKvLayout(shape.spec, options.kv_type).page_bytes() *
+                            options.num_pages);
     rank->AllocateZeros(
         rank->exchange, "exchange",
         Collectives<Cuda<N>>::ExchangeBytes(shape, options.max_rows));
-    std::unique_ptr<TensorSource> source;
-    if (options.model_dir.empty()) {
-      source = MakeDummyWeights();
-    } else {
-      source = Must(Checkpoint::Open(options.model_dir));
-    }
-    const auto sink = MakeGpuWeightSink(dense, experts, 0);
-    Must(LoadWeights({shape, kSmallModelNames, r, options.experts_state()},
-                     *source, *sink));
+    Load(*rank, r, options, shape);
     InitSignals(rank->signals.data(), r, options.num_ranks, Incarnation{1});
     ranks_.push_back(std::move(rank));
   }
   for (Rank r = 0; r < options.num_ranks; ++r) {
-    Build(r, options, shape, timeout);
+    Build(r, options, shape);
   }
   uint64_t next = 0;
   for (Rank r = 0; r < options.num_ranks; ++r) {
@@ -165,13 +165,31 @@ GpuRanks<N>::GpuRanks(const GroupOptions& options, const ModelShape& shape,
 }
 
 template <Numerics N>
+void GpuRanks<N>::Load(OneRank& rank, Rank r, const GroupOptions& options,
+                       const ModelShape& shape) {
+  std::vector<ExpertsState> states = how_.more_experts;
+  states.push_back(options.experts_state());
+  for (const ExpertsState& state : states) {
+    std::unique_ptr<TensorSource> source;
+    if (options.model_dir.empty()) {
+      source = MakeDummyWeights();
+    } else {
+      source = Must(Checkpoint::Open(options.model_dir));
+    }
+    const auto sink =
+        MakeGpuWeightSink(rank.dense.data(), rank.experts.data(), 0);
+    Must(LoadWeights({shape, kSmallModelNames, r, state}, *source, *sink));
+  }
+}
+
+template <Numerics N>
 GpuRanks<N>::~GpuRanks() {
   for (const auto& rank : ranks_) Require(rank->stream->Wait());
 }
 
 template <Numerics N>
 void GpuRanks<N>::Build(Rank r, const GroupOptions& options,
-                        const ModelShape& shape, absl::Duration timeout) {
+                        const ModelShape& shape) {
   OneRank& rank = *ranks_[r];
   typename Collectives<Cuda<N>>::Options peers;
   peers.shape = shape;
@@ -182,9 +200,9 @@ void GpuRanks<N>::Build(Rank r, const GroupOptions& options,
     peers.signals.push_back(peer->signals.data());
   }
   rank.fence = std::make_unique<SignalsFence>(r, peers.signals,
-                                              BarrierOptions{}, timeout);
+                                              BarrierOptions{}, how_.timeout);
   peers.fence = rank.fence.get();
-  peers.timeout = timeout;
+  peers.timeout = how_.timeout;
   rank.peers = Must(Collectives<Cuda<N>>::Create(rank.device, peers));
   DecoderOptions<Cuda<N>> decoder;
   decoder.shape = shape;
@@ -204,15 +222,31 @@ void GpuRanks<N>::Build(Rank r, const GroupOptions& options,
   passes.stream = rank.stream.get();
   passes.decoder = rank.decoder.get();
   passes.peers = rank.peers.get();
-  rank.passes = Must(GpuPasses<N>::Create(rank.device, passes));
+  passes.max_graphs = how_.max_graphs;
+  rank.graphs = Must(GpuPasses<N>::Create(rank.device, passes));
+  passes.graphs = false;
+  rank.launches = Must(GpuPasses<N>::Create(rank.device, passes));
 }
 
 template <Numerics N>
 void GpuRanks<N>::Rehearse(Rank r, const GroupOptions& options,
                            const ModelShape& shape) {
-  fence(r).Abandon();
-  RehearseRows(r, options, shape);
-  RehearsePositions(r, options, shape);
+  if (how_.rehearse) {
+    fence(r).Abandon();
+    for (const bool graphs : {true, false}) {
+      SetGraphs(graphs);  // each has room of its own
+      RehearseRows(r, options, shape);
+      RehearsePositions(r, options, shape);
+    }
+    SetGraphs(how_.graphs);
+  }
+  if (!how_.graphs) return;
+  const StepLayout own = {options.layout, options.experts_state()};
+  std::vector<StepLayout> ahead;
+  if (own.experts.steady()) ahead.push_back(own);
+  if (how_.ahead.has_value()) ahead = *how_.ahead;
+  Require(ranks_[r]->thread.Run(
+      [&] { return ranks_[r]->graphs->CaptureAhead(ahead); }));
 }
 
 template <Numerics N>
@@ -264,8 +298,20 @@ void GpuRanks<N>::RehearsePositions(Rank r, const GroupOptions& options,
 
 template <Numerics N>
 absl::Status GpuRanks<N>::Run(Rank rank, const Pass<Cpu>& pass) {
-  return ranks_[rank]->thread.Run(
-      [&] { return ranks_[rank]->passes->Run(pass); });
+  OneRank& one = *ranks_[rank];
+  return one.thread.Run([&] {
+    return graphs_ ? one.graphs->Run(pass) : one.launches->Run(pass);
+  });
+}
+
+template <Numerics N>
+int GpuRanks<N>::num_graphs(Rank rank) const {
+  return ranks_[rank]->graphs->num_graphs();
+}
+
+template <Numerics N>
+const Routing<Cuda<N>>& GpuRanks<N>::routing(Rank rank) const {
+  return ranks_[rank]->decoder->routing();
 }
 
 template <Numerics N>

@@ -10,11 +10,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "kernels/cuda/gpu.h"
+#include "kernels/cuda/routing.h"
 #include "tests/unit/worker/model/test_group.h"
 #include "worker/model/decoder.h"
 #include "worker/model/pass_cuda.h"
@@ -27,11 +29,23 @@ namespace moebius {
 // whatever comes before.
 void PrepareForRanksOnOneGpu();
 
+struct GpuRanksOptions {
+  absl::Duration timeout = absl::Seconds(20);  // of a meeting
+  // Whether passes are graphs, and of which layouts all are captured ahead; by
+  // default of the group's own, if it is steady.
+  bool graphs = true;
+  int max_graphs = 256;
+  bool rehearse = true;  // one rank can do without
+  std::optional<std::vector<StepLayout>> ahead;
+  // States whose weights are there as well.
+  std::vector<ExpertsState> more_experts;
+};
+
 template <Numerics N>
 class GpuRanks final : public TestRanks {
  public:
   GpuRanks(const GroupOptions& options, const ModelShape& shape,
-           absl::Duration timeout = absl::Seconds(20));
+           const GpuRanksOptions& how = {});
   ~GpuRanks() override;
 
   // On the rank's own thread, which is waited for.
@@ -39,11 +53,17 @@ class GpuRanks final : public TestRanks {
   // Ends the meetings at which others wait for anybody.
   void GiveUp() override { fence(0).Abandon(); }
   SignalsFence& fence(Rank rank);
+  // Whether passes from now on are graphs; all of them are by default.
+  void SetGraphs(bool graphs) { graphs_ = graphs; }
+  int num_graphs(Rank rank) const;
+  // Of the last pass's last MoE layer.
+  const Routing<Cuda<N>>& routing(Rank rank) const;
 
  private:
   struct OneRank;
-  void Build(Rank r, const GroupOptions& options, const ModelShape& shape,
-             absl::Duration timeout);
+  void Load(OneRank& rank, Rank r, const GroupOptions& options,
+            const ModelShape& shape);
+  void Build(Rank r, const GroupOptions& options, const ModelShape& shape);
   void Rehearse(Rank r, const GroupOptions& options, const ModelShape& shape);
   void RunAlone(Rank r, const Pass<Cpu>& pass);
   void RehearseRows(Rank r, const GroupOptions& options,
@@ -51,6 +71,8 @@ class GpuRanks final : public TestRanks {
   void RehearsePositions(Rank r, const GroupOptions& options,
                          const ModelShape& shape);
 
+  const GpuRanksOptions how_;
+  bool graphs_;
   CudaFailure failure_;
   std::vector<std::unique_ptr<OneRank>> ranks_;
 };

@@ -34,7 +34,8 @@ class MeetingsTest : public testing::Test {
     options.layout = layout;
     options.max_rows = 64;
     options.make_ranks = [&](const GroupOptions& all, const ModelShape& shape) {
-      auto ranks = std::make_unique<Ranks>(all, shape, timeout);
+      auto ranks = std::make_unique<Ranks>(all, shape,
+                                           GpuRanksOptions{.timeout = timeout});
       ranks_ = ranks.get();
       return ranks;
     };

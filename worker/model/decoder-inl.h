@@ -238,7 +238,7 @@ absl::Status Decoder<D>::Logits(const Pass<D>& pass) {
     const View<float, D> logits = LogitRows(count);
     Project(device_, Normed(wanted).RowRange(row, count),
             absl::MakeConstSpan(&weights_.lm_head, 1), logits);
-    Sample(device_, logits, pass.samples.Each(row, 1, count));
+    Draw(pass, {row, row + count}, 1);
   }
   return absl::OkStatus();
 }
@@ -257,21 +257,27 @@ absl::Status Decoder<D>::LogitsTp(const Pass<D>& pass) {
               absl::MakeConstSpan(&part, 1), peers_.LogitColumns(count));
     }
     const int most = (count + shape_.num_ranks - 1) / shape_.num_ranks;
-    ASSIGN_OR_RETURN(const int taken,
-                     peers_.ShareLogits(count, LogitRows(most)));
-    Sample(device_, LogitRows(taken),
-           pass.samples.Each(row + rank_, shape_.num_ranks, taken));
+    RETURN_IF_ERROR(peers_.ShareLogits(count, LogitRows(most)).status());
+    Draw(pass, {row + rank_, row + count}, shape_.num_ranks);
   }
   return absl::OkStatus();
+}
+
+// Of the logits of every `every`th of these wanted rows, which are side by
+// side; rows behind the last sample draw nothing.
+template <class D>
+void Decoder<D>::Draw(const Pass<D>& pass, IndexRange rows, int every) {
+  const int end = std::min(rows.end, pass.samples.count);
+  const int count = std::max(0, end - rows.begin + every - 1) / every;
+  Sample(device_, LogitRows(count),
+         pass.samples.Each(rows.begin, every, count));
 }
 
 template <class D>
 void Decoder<D>::SampleLogits(const Pass<D>& pass) {
   const bool shared = !pass.layout.attention.is_ep();
-  const int first = shared ? rank_ : 0;
-  const int every = shared ? shape_.num_ranks : 1;
-  const int count = std::max(0, pass.wanted.size - first + every - 1) / every;
-  Sample(device_, LogitRows(count), pass.samples.Each(first, every, count));
+  Draw(pass, {shared ? rank_ : 0, pass.wanted.size},
+       shared ? shape_.num_ranks : 1);
 }
 
 template <class D>

@@ -76,6 +76,8 @@ class Decoder {
   void SampleLogits(const Pass<D>& pass);
   int logit_rows() const { return peers_.logit_rows(); }
 
+  // Positions that it has angles for.
+  int max_positions() const { return preparation_.rotary.max_positions; }
   // What the experts' operators keep.
   Routing<D>& routing() { return *routing_; }
 
@@ -111,6 +113,7 @@ class Decoder {
   absl::Status DenseMlp(int l, int rows);
   absl::Status Logits(const Pass<D>& pass);
   absl::Status LogitsTp(const Pass<D>& pass);
+  void Draw(const Pass<D>& pass, IndexRange rows, int every);
 
   const D device_;
   const ModelShape shape_;

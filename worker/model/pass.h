@@ -28,7 +28,7 @@ struct Pass {
   // the rows as they are when they alone are left.
   const int32_t* wanted_rows = nullptr;  // [wanted.size]
   RowSet<D> wanted;
-  Samples<D> samples;  // [wanted.size]
+  Samples<D> samples;  // of wanted rows, the first ones; others draw nothing
   // Attention in EP: sizes of rows and of wanted on each rank. [num_ranks]
   absl::Span<const int> rows_of_rank;
   absl::Span<const int> wanted_of_rank;

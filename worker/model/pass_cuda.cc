@@ -3,11 +3,12 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <bit>
+#include <chrono>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/routing.h"
 
@@ -16,10 +17,6 @@ namespace {
 
 constexpr int64_t kAlign = 16;
 constexpr int64_t kMaxPageIds = int64_t{1} << 30;
-// Of a pass as a graph: beyond, launches are few beside what they do.
-constexpr int kMaxGraphRows = 512;
-// The smallest number that highest positions are rounded up to.
-constexpr int kLeastPositions = 256;
 
 int64_t RoundUp(int64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
@@ -32,6 +29,8 @@ int64_t RoomFor(int64_t rows, int64_t page_ids) {
   return rows * (6 * int64_t{sizeof(int32_t)} + 2 * int64_t{sizeof(GpuChunk)}) +
          page_ids * int64_t{sizeof(uint32_t)} + arrays * kAlign;
 }
+
+}  // namespace
 
 // A block of memory that is filled here for the GPU.
 class BlockWriter {
@@ -52,8 +51,12 @@ class BlockWriter {
   const T* there() const {
     return reinterpret_cast<const T*>(gpu_ + at_);
   }
-  const int32_t* Put(absl::Span<const int32_t> values) {
-    std::copy(values.begin(), values.end(), Reserve<int32_t>(values.size()));
+  // With `padding` times -1 behind them.
+  const int32_t* Put(absl::Span<const int32_t> values, int padding = 0) {
+    const size_t more = static_cast<size_t>(padding);
+    int32_t* const here = Reserve<int32_t>(values.size() + more);
+    std::copy(values.begin(), values.end(), here);
+    std::fill_n(here + values.size(), more, -1);
     return there<int32_t>();
   }
   int64_t used_bytes() const { return used_bytes_; }
@@ -66,14 +69,19 @@ class BlockWriter {
   int64_t used_bytes_ = 0;
 };
 
+namespace {
+
+// And `padding` rows more, each with a chunk that has none.
 template <Numerics N>
-RowSet<Cuda<N>> PutRows(const RowSet<Cpu>& rows, BlockWriter& block) {
+RowSet<Cuda<N>> PutRows(const RowSet<Cpu>& rows, int padding,
+                        BlockWriter& block) {
   RowSet<Cuda<N>> out;
-  out.size = rows.size;
-  out.positions = block.Put(rows.positions);
-  int32_t* chunk_of = block.Reserve<int32_t>(static_cast<size_t>(rows.size));
+  out.size = rows.size + padding;
+  out.positions = block.Put(rows.positions, padding);
+  int32_t* chunk_of = block.Reserve<int32_t>(static_cast<size_t>(out.size));
   out.chunk_of = block.there<int32_t>();
-  GpuChunk* const chunks = block.Reserve<GpuChunk>(rows.chunks.size());
+  GpuChunk* const chunks = block.Reserve<GpuChunk>(
+      rows.chunks.size() + static_cast<size_t>(padding));
   out.chunks = block.there<GpuChunk>();
   for (const QueryChunk& chunk : rows.chunks) {
     chunk_of = std::fill_n(chunk_of, chunk.num_rows, out.num_chunks);
@@ -83,11 +91,9 @@ RowSet<Cuda<N>> PutRows(const RowSet<Cpu>& rows, BlockWriter& block) {
     out.max_position =
         std::max(out.max_position, chunk.first_position + chunk.num_rows - 1);
   }
-  // So that single rows are a graph for a while.
-  if (out.max_chunk_rows <= 1) {
-    const int positions = std::max(kLeastPositions, out.max_position + 1);
-    out.max_position =
-        static_cast<int>(std::bit_ceil(static_cast<unsigned>(positions))) - 1;
+  for (int i = 0; i < padding; ++i) {
+    *chunk_of++ = out.num_chunks;
+    chunks[out.num_chunks++] = {rows.size + i, 0, 0, 0};
   }
   return out;
 }
@@ -98,29 +104,6 @@ int64_t PageIdsOf(absl::Span<const QueryChunk> chunks) {
     count += static_cast<int64_t>(chunk.pages.size());
   }
   return count;
-}
-
-template <Numerics N>
-void AddRows(const RowSet<Cuda<N>>& rows, PassGraphs::Key& key) {
-  for (const int number :
-       {rows.size, rows.num_chunks, rows.max_chunk_rows, rows.max_position}) {
-    key.push_back(number);
-  }
-}
-
-// Every number that the decoder looks at, and what decides where the pass's own
-// numbers lie.
-template <Numerics N>
-PassGraphs::Key KeyOf(const Pass<Cuda<N>>& pass) {
-  const ExpertsState& experts = pass.layout.experts;
-  PassGraphs::Key key = {pass.layout.attention.tp_size, experts.from.tp_size,
-                         experts.to.tp_size, static_cast<int>(experts.side),
-                         experts.layers_done};
-  AddRows<N>(pass.rows, key);
-  AddRows<N>(pass.wanted, key);
-  key.insert(key.end(), pass.rows_of_rank.begin(), pass.rows_of_rank.end());
-  key.insert(key.end(), pass.wanted_of_rank.begin(), pass.wanted_of_rank.end());
-  return key;
 }
 
 // Where chunks were put here, to be told where their pages are.
@@ -149,23 +132,9 @@ template <Numerics N>
 GpuPasses<N>::GpuPasses(const Cuda<N>& device, const Options& options)
     : device_(device),
       options_(options),
-      sampling_(device, options.max_rows, options.vocabulary) {
+      sampling_(device, options.max_rows, options.vocabulary),
+      graphs_(options.max_graphs, device.stream, device.failure) {
   Reserve(RoomFor(options.max_rows, options.page_ids));
-  DropGraphs();
-}
-
-// All of them were told places that hold no longer.
-template <Numerics N>
-void GpuPasses<N>::DropGraphs() {
-  graphs_ = std::make_unique<PassGraphs>(device_.stream, device_.failure);
-}
-
-template <Numerics N>
-typename GpuPasses<N>::Rooms GpuPasses<N>::RoomsNow() const {
-  const Routing<Cuda<N>>& routing = options_.decoder->routing();
-  return {block_.data(),        scratch_.partials.data(), routing.begins.data(),
-          routing.rows.data(),  routing.weights.data(),   routing.logits.data(),
-          routing.hidden.data()};
 }
 
 template <Numerics N>
@@ -204,21 +173,70 @@ absl::Status GpuPasses<N>::MakeRoom(const Pass<Cpu>& pass) {
 }
 
 template <Numerics N>
-Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass) {
+PadLimits GpuPasses<N>::Limits() const {
+  // Logits of a captured pass stay where they are until they are drawn of.
+  return {options_.max_rows, options_.decoder->logit_rows()};
+}
+
+template <Numerics N>
+typename GpuPasses<N>::Padding GpuPasses<N>::PaddingOf(
+    const Pass<Cpu>& pass) const {
+  if (!options_.graphs || pass.wanted.size != pass.rows.size) return {};
+  const size_t num_ranks = static_cast<size_t>(options_.peers->num_ranks());
+  PassSizes sizes{pass.layout, options_.peers->num_ranks(), pass.rows_of_rank,
+                  pass.wanted_of_rank};
+  if (!pass.layout.attention.is_ep()) {
+    sizes.rows = sizes.wanted = absl::MakeConstSpan(&pass.rows.size, 1);
+  } else if (sizes.rows.size() != num_ranks) {
+    return {};  // the decoder refuses it
+  }
+  Padding padding;
+  padding.rows = PaddedRows(sizes, Limits());
+  if (padding.rows < pass.rows.size) return {};
+  int positions = 0;
+  for (const QueryChunk& chunk : pass.rows.chunks) {
+    positions = std::max(positions, chunk.first_position + chunk.num_rows);
+  }
+  const int context = options_.decoder->max_positions();
+  if (positions > context) return {};
+  padding.positions = PositionBucket(positions, context);
+  return padding;
+}
+
+template <Numerics N>
+Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass, const Padding& padding) {
   BlockWriter block(host_, block_.data(), room_bytes_);
-  const size_t rows = static_cast<size_t>(pass.rows.size);
-  const size_t wanted = static_cast<size_t>(pass.wanted.size);
-  Pass<Cuda<N>> out;
+  const bool padded = padding.rows > 0;
+  const int more = padded ? padding.rows - pass.rows.size : 0;
+  Pass<D> out;
   out.layout = pass.layout;
   out.rows_of_rank = pass.rows_of_rank;
   out.wanted_of_rank = pass.wanted_of_rank;
   out.samples = sampling_.Begin(pass.samples, pass.samples.count);
-  out.tokens = block.Put({pass.tokens, rows});
-  out.wanted_rows = block.Put({pass.wanted_rows, wanted});
-  out.rows = PutRows<N>(pass.rows, block);
-  out.wanted = PutRows<N>(pass.wanted, block);
+  out.tokens =
+      block.Put({pass.tokens, static_cast<size_t>(pass.rows.size)}, more);
+  out.rows = PutRows<N>(pass.rows, more, block);
+  if (padded) {
+    out.rows.max_position = padding.positions - 1;
+    out.wanted = out.rows;
+    padded_of_rank_.assign(static_cast<size_t>(options_.peers->num_ranks()),
+                           padding.rows);
+    out.rows_of_rank = out.wanted_of_rank = padded_of_rank_;
+  } else {
+    out.wanted_rows =
+        block.Put({pass.wanted_rows, static_cast<size_t>(pass.wanted.size)});
+    out.wanted = PutRows<N>(pass.wanted, 0, block);
+  }
+  PutPages(pass, block, out);
   out.rows.scratch = out.wanted.scratch = &scratch_;
+  options_.decoder->routing().positions = padded ? out.rows.positions : nullptr;
+  used_bytes_ = block.used_bytes();
+  return out;
+}
 
+template <Numerics N>
+void GpuPasses<N>::PutPages(const Pass<Cpu>& pass, BlockWriter& block,
+                            Pass<D>& out) {
   GpuChunk* const chunks = ChunksHere(out.rows.chunks, block_.data(), host_);
   uint32_t* const ids =
       block.Reserve<uint32_t>(static_cast<size_t>(PageIdsOf(pass.rows.chunks)));
@@ -230,6 +248,7 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass) {
     std::copy(pages.begin(), pages.end(), ids + at);
     at += static_cast<int32_t>(pages.size());
   }
+  if (out.wanted.chunks == out.rows.chunks) return;
   // Wanted rows are some of the rows, in their order: each has the pages of
   // the chunk that it comes from.
   GpuChunk* const of_wanted =
@@ -240,24 +259,59 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass) {
     while (chunks[c].first_row + chunks[c].num_rows <= row) ++c;
     of_wanted[w].pages_at = chunks[c].pages_at;
   }
-  used_bytes_ = block.used_bytes();
-  return out;
 }
 
 template <Numerics N>
-absl::Status GpuPasses<N>::Launch(const Pass<Cuda<N>>& pass) {
-  Decoder<Cuda<N>>& decoder = *options_.decoder;
-  if (!options_.graphs || pass.rows.size > kMaxGraphRows ||
-      pass.rows.max_chunk_rows > 1 || pass.wanted.size > decoder.logit_rows()) {
-    return decoder.Run(pass);
-  }
+void GpuPasses<N>::SendBlock() {
+  device_.failure->Note(CudaStatus(
+      cudaMemcpyAsync(block_.data(), host_, static_cast<size_t>(used_bytes_),
+                      cudaMemcpyHostToDevice, device_.stream),
+      "a copy of a pass to the GPU"));
+}
+
+template <Numerics N>
+typename GpuPasses<N>::Rooms GpuPasses<N>::RoomsNow() const {
+  const Routing<D>& routing = options_.decoder->routing();
+  return {block_.data(),        scratch_.partials.data(), routing.begins.data(),
+          routing.rows.data(),  routing.weights.data(),   routing.logits.data(),
+          routing.hidden.data()};
+}
+
+template <Numerics N>
+void GpuPasses<N>::ForgetIfMoved() {
+  const Rooms now = RoomsNow();
+  if (now == rooms_) return;
+  graphs_.Clear();
+  rooms_ = now;
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::Capture(const PassKey& key, const Pass<D>& pass) {
+  Pass<D> silent = pass;
   // Which work sampling takes differs from pass to pass: it follows the graph.
-  Pass<Cuda<N>> silent = pass;
   silent.samples.sampling = nullptr;
-  RETURN_IF_ERROR(graphs_->Launch(
-      KeyOf<N>(silent), [&] { return decoder.Run(silent); },
-      [&] { options_.peers->Renew(); }));
-  decoder.SampleLogits(pass);
+  RETURN_IF_ERROR(
+      graphs_.Capture(key, [&] { return options_.decoder->Run(silent); }));
+  return device_.failure->status();
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::LaunchOrReplay(const Pass<D>& pass) {
+  const PassKey key =
+      KeyOf(pass.layout, pass.rows.size, pass.rows.max_position + 1);
+  ForgetIfMoved();
+  if (!graphs_.Replay(key)) {
+    if (!can_capture_ || !graphs_.WasSeen(key)) {
+      return options_.decoder->Run(pass);
+    }
+    if (const absl::Status captured = Capture(key, pass); !captured.ok()) {
+      LogWarn("passes are no longer captured: ", captured.ToString());
+      can_capture_ = false;
+      return options_.decoder->Run(pass);
+    }
+    graphs_.Replay(key);
+  }
+  options_.decoder->SampleLogits(pass);
   return absl::OkStatus();
 }
 
@@ -266,19 +320,79 @@ absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
   RETURN_IF_ERROR(UseGpu(options_.gpu));
   RETURN_IF_ERROR(device_.failure->status());
   RETURN_IF_ERROR(MakeRoom(pass));
-  const Rooms rooms = RoomsNow();
-  if (options_.peers->FollowMemories() || rooms != rooms_) DropGraphs();
-  rooms_ = rooms;
-  const Pass<Cuda<N>> on_gpu = Put(pass);
-  device_.failure->Note(CudaStatus(
-      cudaMemcpyAsync(block_.data(), host_, static_cast<size_t>(used_bytes_),
-                      cudaMemcpyHostToDevice, device_.stream),
-      "a copy of a pass to the GPU"));
-  const absl::Status launched = Launch(on_gpu);
+  if (options_.peers->FollowMemories()) graphs_.Clear();
+  options_.peers->Renew();
+  const Padding padding = PaddingOf(pass);
+  const Pass<D> on_gpu = Put(pass, padding);
+  SendBlock();
+  const bool captured = padding.rows > 0 && on_gpu.rows.max_chunk_rows <= 1;
+  const absl::Status launched =
+      captured ? LaunchOrReplay(on_gpu) : options_.decoder->Run(on_gpu);
   RETURN_IF_ERROR(options_.stream->Wait());
   sampling_.Collect();
   RETURN_IF_ERROR(launched);
   return options_.peers->Outcome();
+}
+
+template <Numerics N>
+Pass<Cuda<N>> GpuPasses<N>::PutNothing(const StepLayout& layout,
+                                       const Padding& padding) {
+  Pass<Cpu> nothing;
+  nothing.layout = layout;
+  return Put(nothing, padding);
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::RunNothing(const Pass<D>& pass) {
+  options_.peers->RenewAlone();
+  SendBlock();
+  const absl::Status launched = options_.decoder->Run(pass);
+  RETURN_IF_ERROR(options_.stream->Wait());
+  return launched;
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::MakeAllRoom(const StepLayout& layout) {
+  const Collectives<D>& peers = *options_.peers;
+  const int context = options_.decoder->max_positions();
+  for (const int rows :
+       RowBuckets(layout.attention, peers.num_ranks(), Limits())) {
+    RETURN_IF_ERROR(RunNothing(PutNothing(layout, {rows, context})));
+  }
+  // All rows of a step are ours.
+  Pass<D> largest = PutNothing(layout, {options_.max_rows, context});
+  std::fill(padded_of_rank_.begin(), padded_of_rank_.end(), 0);
+  padded_of_rank_[static_cast<size_t>(peers.rank())] = options_.max_rows;
+  return RunNothing(largest);
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::CaptureAhead(absl::Span<const StepLayout> layouts) {
+  if (!options_.graphs) return absl::OkStatus();
+  RETURN_IF_ERROR(UseGpu(options_.gpu));
+  const auto begin = std::chrono::steady_clock::now();
+  for (const StepLayout& layout : layouts) {
+    RETURN_IF_ERROR(MakeAllRoom(layout));
+  }
+  ForgetIfMoved();
+  ASSIGN_OR_RETURN(const GpuMemory before, MemoryOfGpu());
+  const int num_ranks = options_.peers->num_ranks();
+  for (const StepLayout& layout : layouts) {
+    for (const int rows : RowBuckets(layout.attention, num_ranks, Limits())) {
+      for (const int positions :
+           PositionBuckets(options_.decoder->max_positions())) {
+        RETURN_IF_ERROR(Capture(KeyOf(layout, rows, positions),
+                                PutNothing(layout, {rows, positions})));
+      }
+    }
+  }
+  RETURN_IF_ERROR(options_.stream->Wait());
+  ASSIGN_OR_RETURN(const GpuMemory after, MemoryOfGpu());
+  const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::chrono::steady_clock::now() - begin);
+  LogInfo("captured ", num_graphs(), " passes in ", took.count(), " ms, ",
+          (before.free_bytes - after.free_bytes) >> 20, " MiB of the GPU");
+  return absl::OkStatus();
 }
 
 template class GpuPasses<Numerics::kExact>;

@@ -1,60 +1,63 @@
-// Graphs of passes that come again and again.
+// Passes that a GPU has been taught, to be replayed by one launch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "kernels/cuda/failure.h"
+#include "worker/model/pass_buckets.h"
 
-struct CUstream_st;
 struct CUgraphExec_st;
+struct CUstream_st;
 
 namespace moebius {
 
 // PassGraphs
 //
-// What a pass launches follows from numbers that the host knows. The first
-// passes of some numbers are launched as they are, and so find all the room
-// they need; then one is captured, and those that follow are one launch. To
-// capture takes as long as a few passes do, so numbers have to come again
-// first. Of graphs that are too many the one goes that was not used for
-// longest. Threading: thread-compatible.
+// CUDA graphs by key, a bounded number: the one that was replayed longest ago
+// makes room. A graph has addresses in it, which its owner keeps where they
+// are, or calls Clear().
+// Threading: one call at a time, on a thread that has chosen the stream's GPU.
 class PassGraphs {
  public:
-  static constexpr size_t kMaxGraphs = 64;
-  static constexpr int kPassesBefore = 3;  // a pass is captured
-  // All that a pass's launches depend on.
-  using Key = std::vector<int64_t>;
+  PassGraphs(int most, CUstream_st* stream, CudaFailure* failure)
+      : most_(most), stream_(stream), failure_(failure) {}
+  ~PassGraphs() { Clear(); }
+  PassGraphs(const PassGraphs&) = delete;
+  PassGraphs& operator=(const PassGraphs&) = delete;
 
-  PassGraphs(CUstream_st* stream, CudaFailure* failure)
-      : stream_(stream), failure_(failure) {}
-  ~PassGraphs();
+  // Launches the key's graph; false if there is none.
+  bool Replay(const PassKey& key);
+  // Whether this was asked of the key before: then its pass has run, and
+  // whatever it needs is there. Remembers as many keys as there may be graphs.
+  bool WasSeen(const PassKey& key);
+  // Makes a graph of what `launch` launches on the stream, and runs none of it.
+  // `launch` must not wait for the stream, nor allocate. On an error, as for
+  // want of memory, nothing has changed.
+  absl::Status Capture(const PassKey& key,
+                       absl::FunctionRef<absl::Status()> launch);
+  // REQUIRES: the stream is done with them.
+  void Clear();
 
-  // Launches the pass of `key`: by `launch`, or as a graph of what that has
-  // launched before. `renew` does what the host does for a pass, instead.
-  absl::Status Launch(const Key& key,
-                      const std::function<absl::Status()>& launch,
-                      const std::function<void()>& renew);
+  int size() const { return static_cast<int>(graphs_.size()); }
 
  private:
   struct Graph {
-    Key key;
-    int passes = 0;                  // launched as they are
-    CUgraphExec_st* exec = nullptr;  // null: not yet
-    uint64_t last_use = 0;
+    PassKey key;
+    CUgraphExec_st* graph = nullptr;
+    uint64_t last_replay = 0;
   };
-  // The one of this key, new if there was none.
-  Graph& Find(const Key& key);
-  absl::Status Capture(Graph& graph,
-                       const std::function<absl::Status()>& launch);
+  void MakeRoom();
 
+  const int most_;
   CUstream_st* const stream_;
   CudaFailure* const failure_;
-  std::vector<std::unique_ptr<Graph>> graphs_;
-  uint64_t uses_ = 0;
+  std::vector<Graph> graphs_;
+  std::vector<PassKey> seen_;
+  uint64_t replays_ = 0;
 };
 
 }  // namespace moebius

@@ -1,73 +1,73 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "common/base/status_macros.h"
 #include "worker/model/pass_graphs.h"
 
 namespace moebius {
 
-PassGraphs::~PassGraphs() {
-  cudaStreamSynchronize(stream_);
-  for (const auto& graph : graphs_) {
-    if (graph->exec != nullptr) cudaGraphExecDestroy(graph->exec);
-  }
+bool PassGraphs::Replay(const PassKey& key) {
+  const auto found =
+      std::find_if(graphs_.begin(), graphs_.end(),
+                   [&](const Graph& graph) { return graph.key == key; });
+  if (found == graphs_.end()) return false;
+  found->last_replay = ++replays_;
+  failure_->Note(CudaStatus(cudaGraphLaunch(found->graph, stream_),
+                            "the launch of a captured pass"));
+  return true;
 }
 
-PassGraphs::Graph& PassGraphs::Find(const Key& key) {
-  ++uses_;
-  for (const auto& graph : graphs_) {
-    if (graph->key != key) continue;
-    graph->last_use = uses_;
-    return *graph;
-  }
-  if (graphs_.size() == kMaxGraphs) {
-    const auto oldest = std::min_element(
-        graphs_.begin(), graphs_.end(),
-        [](const auto& a, const auto& b) { return a->last_use < b->last_use; });
-    if ((*oldest)->exec != nullptr) cudaGraphExecDestroy((*oldest)->exec);
-    graphs_.erase(oldest);
-  }
-  graphs_.push_back(std::make_unique<Graph>(Graph{key, 0, nullptr, uses_}));
-  return *graphs_.back();
+bool PassGraphs::WasSeen(const PassKey& key) {
+  if (std::find(seen_.begin(), seen_.end(), key) != seen_.end()) return true;
+  // What was seen longest ago is forgotten, and so found new once more.
+  if (static_cast<int>(seen_.size()) >= most_) seen_.erase(seen_.begin());
+  seen_.push_back(key);
+  return false;
 }
 
-absl::Status PassGraphs::Capture(Graph& graph,
-                                 const std::function<absl::Status()>& launch) {
-  const absl::Status begun = CudaStatus(
+absl::Status PassGraphs::Capture(const PassKey& key,
+                                 absl::FunctionRef<absl::Status()> launch) {
+  MakeRoom();
+  RETURN_IF_ERROR(CudaStatus(
       cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
-      "the capture of a pass");
-  RETURN_IF_ERROR(begun);
+      "the begin of a captured pass"));
   const absl::Status launched = launch();
-  cudaGraph_t captured = nullptr;
-  absl::Status status = CudaStatus(cudaStreamEndCapture(stream_, &captured),
-                                   "the capture of a pass");
-  if (status.ok()) status = launched;
+  cudaGraph_t graph = nullptr;
+  absl::Status status = CudaStatus(cudaStreamEndCapture(stream_, &graph),
+                                   "the end of a captured pass");
+  if (!launched.ok()) status = launched;
+  cudaGraphExec_t ready = nullptr;
   if (status.ok()) {
-    status = CudaStatus(cudaGraphInstantiate(&graph.exec, captured, 0),
-                        "the graph of a pass");
+    status = CudaStatus(cudaGraphInstantiate(&ready, graph, 0),
+                        "a graph of a captured pass");
   }
-  if (captured != nullptr) cudaGraphDestroy(captured);
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (status.ok()) {
+    status = CudaStatus(cudaGraphUpload(ready, stream_), "a captured pass");
+  }
+  if (status.ok()) {
+    graphs_.push_back({key, ready, ++replays_});
+  } else {
+    if (ready != nullptr) cudaGraphExecDestroy(ready);
+    cudaGetLastError();  // it is told here, and not to be found by a launch
+  }
   return status;
 }
 
-absl::Status PassGraphs::Launch(const Key& key,
-                                const std::function<absl::Status()>& launch,
-                                const std::function<void()>& renew) {
-  Graph& graph = Find(key);
-  if (graph.exec != nullptr) {
-    renew();
-  } else if (graph.passes < kPassesBefore) {
-    ++graph.passes;
-    return launch();
-  } else {
-    // What is captured has done the host's part for this pass.
-    RETURN_IF_ERROR(Capture(graph, launch));
-  }
-  failure_->Note(
-      CudaStatus(cudaGraphLaunch(graph.exec, stream_), "a pass as a graph"));
-  return failure_->status();
+void PassGraphs::MakeRoom() {
+  if (static_cast<int>(graphs_.size()) < most_) return;
+  const auto oldest = std::min_element(graphs_.begin(), graphs_.end(),
+                                       [](const Graph& a, const Graph& b) {
+                                         return a.last_replay < b.last_replay;
+                                       });
+  cudaGraphExecDestroy(oldest->graph);
+  graphs_.erase(oldest);
+}
+
+void PassGraphs::Clear() {
+  for (const Graph& graph : graphs_) cudaGraphExecDestroy(graph.graph);
+  graphs_.clear();
 }
 
 }  // namespace moebius

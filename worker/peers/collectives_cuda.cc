@@ -35,15 +35,19 @@ absl::Status CheckGroup(const ModelShape& shape, Rank rank,
   return absl::OkStatus();
 }
 
+// The head's weights are read once a chunk of rows.
+constexpr int64_t kLogitChunkBytes = int64_t{160} << 20;
+
+template <Numerics N>
+ExchangeLayout PlanOf(const ModelShape& shape, int max_rows) {
+  return PlanExchange(
+      shape, max_rows,
+      {int{sizeof(typename Cuda<N>::Partial)}, kLogitChunkBytes});
+}
+
 // Two a layer, and one for each chunk of logits.
 int MostMeetings(const ModelShape& shape, int max_rows, int logit_rows) {
   return 2 * shape.spec.num_layers() + (max_rows + logit_rows - 1) / logit_rows;
-}
-
-template <Numerics N>
-ExchangeLayout Plan(const ModelShape& shape, int max_rows) {
-  return PlanExchange(shape, max_rows, sizeof(typename Cuda<N>::Partial),
-                      kGpuLogitChunkBytes);
 }
 
 }  // namespace
@@ -51,7 +55,7 @@ ExchangeLayout Plan(const ModelShape& shape, int max_rows) {
 template <Numerics N>
 int64_t Collectives<Cuda<N>>::ExchangeBytes(const ModelShape& shape,
                                             int max_rows) {
-  return kMeetingLinesBytes + Plan<N>(shape, max_rows).size_bytes;
+  return kMeetingLinesBytes + PlanOf<N>(shape, max_rows).size_bytes;
 }
 
 template <Numerics N>
@@ -91,7 +95,7 @@ Collectives<Cuda<N>>::Collectives(const D& device, const Options& options)
     : device_(device),
       shape_(options.shape),
       rank_(options.rank),
-      place_(Plan<N>(options.shape, options.max_rows)),
+      place_(PlanOf<N>(options.shape, options.max_rows)),
       exchange_(options.exchange),
       most_waiting_blocks_(options.most_waiting_blocks),
       most_meetings_(
@@ -108,7 +112,7 @@ void Collectives<Cuda<N>>::Begin(Layout attention) {
   attention_ = attention;
   meeting_ = 0;
   logits_ = 0;
-  meetings_->Begin(num_ranks() == 1 ? 0 : most_meetings_);
+  if (num_ranks() > 1) meetings_->Begin();
 }
 
 template <Numerics N>

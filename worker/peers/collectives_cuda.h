@@ -26,8 +26,9 @@ namespace moebius {
 // As collectives_cpu.h, but that nothing waits on the host: a call launches
 // kernels, and a meeting that is given up makes the rest of the pass pass
 // quickly, over numbers that mean nothing. Outcome() says so when the stream is
-// done. What a peer shows is only ever read as numbers; ids are checked by who
-// uses them.
+// done. A pass can be captured: what changes from one to the next is in memory
+// of the GPU. What a peer shows is only ever read as numbers; ids are checked
+// by who uses them.
 //
 // A kernel of few blocks waits for the others itself; before a larger one a
 // block waits alone, so that ranks which share a GPU leave one another room.
@@ -58,12 +59,17 @@ class Collectives<Cuda<N>> {
   static absl::StatusOr<std::unique_ptr<Collectives>> Create(
       const D& device, const Options& options);
 
-  void Begin(Layout attention);
-  // Instead of a pass's calls, where a graph launches what they launched.
-  void Renew() { meetings_->Renew(num_ranks() == 1 ? 0 : most_meetings_); }
+  Rank rank() const { return rank_; }
+  int num_ranks() const { return shape_.num_ranks; }
+
   // Before a pass, whose peers' memories may have been replaced. True: graphs
   // of passes are void.
   bool FollowMemories() { return meetings_->FollowMemories(); }
+  // Before each pass, launched or replayed.
+  void Renew() { meetings_->Renew(num_ranks() == 1 ? 0 : most_meetings_); }
+  // The same for a pass without the others, whose results mean nothing.
+  void RenewAlone() { meetings_->RenewAlone(); }
+  void Begin(Layout attention);
   // Of the pass that the stream has done: OK, or which rank did not come, or
   // gave up.
   absl::Status Outcome() const { return meetings_->Outcome(); }
@@ -90,7 +96,6 @@ class Collectives<Cuda<N>> {
   Collectives(const D& device, const Options& options);
 
   bool tp() const { return !attention_.is_ep(); }
-  int num_ranks() const { return shape_.num_ranks; }
   int hidden() const { return shape_.spec.hidden_size; }
   // The next meeting, for a kernel of that many blocks: its own, or that of one
   // which is launched in front of it.

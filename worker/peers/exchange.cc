@@ -21,7 +21,7 @@ IndexRange LogitShare(const ModelShape& shape, Rank rank) {
 }
 
 ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
-                            int partial_bytes, int64_t logit_chunk_bytes) {
+                            const ExchangeElements& elements) {
   CHECK(max_rows >= 1);
   const int64_t rows = max_rows;
   const int64_t hidden = shape.spec.hidden_size;
@@ -35,16 +35,16 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
     next += (bytes + kAlign - 1) / kAlign * kAlign;
     return at;
   };
-  layout.sums[0] = take(rows * hidden * partial_bytes);
+  layout.sums[0] = take(rows * hidden * elements.partial_bytes);
   layout.rows = take(rows * hidden * 4);
   layout.experts = take(rows * top_k * 4);
   layout.weights = take(rows * top_k * 4);
-  layout.sums[1] = take(rows * hidden * partial_bytes);
+  layout.sums[1] = take(rows * hidden * elements.partial_bytes);
 
   const int64_t row_bytes = int64_t{shape.spec.vocab_size} * 4;
   layout.logit_rows =
-      static_cast<int>(std::clamp<int64_t>(logit_chunk_bytes / row_bytes,
-                                           kMaxRanks, kMaxLogitRows)) /
+      static_cast<int>(std::clamp<int64_t>(
+          elements.logit_chunk_bytes / row_bytes, kMaxRanks, kMaxLogitRows)) /
       shape.num_ranks * shape.num_ranks;
   for (Rank r = 0; r < shape.num_ranks; ++r) {
     const int64_t panels =

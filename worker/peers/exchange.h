@@ -37,16 +37,16 @@ struct ExchangeLayout {
   int64_t size_bytes = 0;
 };
 
-// Of the logits of one chunk of rows; at least kMaxRanks rows in any case. Each
-// chunk reads all weights of the last product, so a GPU, which has the room,
-// takes most steps in one: 256 rows of Qwen3's vocabulary.
-inline constexpr int64_t kLogitChunkBytes = int64_t{8} << 20;
-inline constexpr int64_t kGpuLogitChunkBytes = int64_t{160} << 20;
+// What a device makes of it.
+struct ExchangeElements {
+  int partial_bytes = 8;  // an element of partial sums
+  // Logits of one chunk of rows; at least kMaxRanks rows in any case.
+  int64_t logit_chunk_bytes = int64_t{8} << 20;
+};
 
-// `partial_bytes`: of an element of partial sums. REQUIRES: max_rows >= 1.
+// REQUIRES: max_rows >= 1.
 ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
-                            int partial_bytes = 8,
-                            int64_t logit_chunk_bytes = kLogitChunkBytes);
+                            const ExchangeElements& elements = {});
 
 // Columns of the vocabulary that a TP rank computes: whole panels.
 IndexRange LogitShare(const ModelShape& shape, Rank rank);

@@ -59,6 +59,9 @@ struct MeetingRanks {
 // the signals, which are registered with the GPU. A meeting that all have
 // arrived at counts, whatever happened since.
 //
+// The number of a pass's first meeting lies in memory of the GPU, and a meeting
+// is named by its place in the pass: so a pass that was captured meets again.
+//
 // A meeting that is given up, at its deadline or by an abort, ends the pass:
 // its later meetings return at once, and arrive nowhere. Threading: one pass at
 // a time.
@@ -77,11 +80,13 @@ class GpuMeetings {
       const Options& options, CUstream_st* stream, CudaFailure* failure);
   ~GpuMeetings();
 
-  // A pass of at most `most` meetings. REQUIRES: the pass before has ended.
-  void Begin(int most);
-  // The host's part of Begin(), where a graph does the rest. FollowMemories()
-  // comes before, outside of captures.
+  // The host's part of a pass of at most `most` meetings; or of one without the
+  // others, whose results mean nothing: it meets nobody. REQUIRES: the pass
+  // before has ended.
   void Renew(int most);
+  void RenewAlone();
+  // The stream's part, behind that. Can be captured.
+  void Begin();
   // Memories of peers may have been replaced since. True: what kernels were
   // told is no longer so, ranks() is anew.
   bool FollowMemories();

@@ -113,8 +113,12 @@ void GpuMeetings::Renew(int most) {
                   0};
 }
 
-void GpuMeetings::Begin(int most) {
-  Renew(most);
+void GpuMeetings::RenewAlone() {
+  *report_ = MeetingReport{};
+  *next_state_ = {0, 1};
+}
+
+void GpuMeetings::Begin() {
   failure_->Note(CudaStatus(
       cudaMemcpyAsync(ranks_.state, next_state_, sizeof(MeetingState),
                       cudaMemcpyHostToDevice, stream_),
