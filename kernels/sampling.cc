@@ -236,11 +236,6 @@ Logprobs ComputeLogprobs(absl::Span<const float> logits, int32_t token,
   return result;
 }
 
-bool TakesHighestAlone(const SamplingParams& params, uint64_t token_index) {
-  return IsGreedy(params) && params.num_logprobs < 0 &&
-         !ChangesLogits(params, token_index);
-}
-
 SampledValue Sampler::Sample(absl::Span<float> logits,
                              const SamplingParams& params,
                              const TokenHistory* history, uint64_t token_index,

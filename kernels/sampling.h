@@ -79,10 +79,6 @@ void ForEachTokenOut(const SamplingParams& params, uint64_t token_index,
                      absl::Span<const int32_t> output,
                      absl::FunctionRef<void(int32_t)> out);
 
-// Whether Sampler::Sample takes the highest logit for token number
-// `token_index`, and nothing else is wanted of the logits.
-bool TakesHighestAlone(const SamplingParams& params, uint64_t token_index);
-
 struct TokenLogprobValue {
   int32_t token = 0;
   float logprob = 0.0f;

@@ -55,7 +55,7 @@ class GpuSampling;
 template <Numerics N>
 struct Samples<Cuda<N>> {
   // Work that only some rows need. What is not named here is not launched.
-  enum Stages : uint32_t {
+  enum : uint32_t {
     kEdits = 1,      // logits are changed first
     kTruncated = 2,  // draws with top-k, top-p or min-p
     kLogprobs = 4,
