@@ -166,23 +166,31 @@ class KvLoader {
   static constexpr int kPageRounds = kPageTokens / kRoundTokens;
   static_assert(kPageTokens % kRoundTokens == 0);
 
-  // Where this thread's first pieces of K are: known by the time that the next
-  // matrix is loaded.
+  // The ids come while other work is done: nothing waits for them before the
+  // next keys are loaded.
   __device__ void FindPages() {
     const int last = (num_tokens_ - 1) / kPageTokens;
 #pragma unroll
     for (int i = 0; i < kBlockPages; ++i) {
       const int at = walk_.block * kBlockPages + i;
       // A place to read from even where nothing is read.
-      const uint32_t page =
+      ids_[i] =
           at <= last ? tile_.page_ids[at * args_.num_kv + tile_.kv_head] : 0;
-      from_[i] = args_.pages.Token<const Element>(page, token_, args_.head_dim,
-                                                  false) +
+    }
+  }
+
+  // Where this thread's first piece of each page is.
+  __device__ void FindPieces() {
+#pragma unroll
+    for (int i = 0; i < kBlockPages; ++i) {
+      from_[i] = args_.pages.Token<const Element>(ids_[i], token_,
+                                                  args_.head_dim, false) +
                  (col_ < args_.head_dim ? col_ : 0);
     }
   }
 
-  __device__ void LoadMatrix(__nv_bfloat16* to) const {
+  __device__ void LoadMatrix(__nv_bfloat16* to) {
+    if (!values_) FindPieces();
     const int left = num_tokens_ - walk_.block * kBlockTokens - token_;
     const bool inside = col_ < args_.head_dim;
     const size_t matrix =
@@ -233,7 +241,8 @@ class KvLoader {
   const int col_;
   BlockWalk<P::kSplitBlocks> walk_;
   __nv_bfloat16* const stages_;
-  const Element* from_[kBlockPages];
+  uint32_t ids_[kBlockPages];
+  const Element* from_[kBlockPages];  // of keys; values lie behind them
   int stage_ = 0;
   bool values_ = false;
 };
