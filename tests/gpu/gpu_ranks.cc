@@ -255,7 +255,8 @@ void GpuRanks<N>::RunAlone(Rank r, const Pass<Cpu>& pass) {
   if (!absl::IsAborted(status)) Require(status);
 }
 
-// As many rows as there may be, over one page that all blocks share.
+// As many rows as there may be, over one page that all blocks share; the logits
+// of all of them, for which the sampling makes room on the host.
 template <Numerics N>
 void GpuRanks<N>::RehearseRows(Rank r, const GroupOptions& options,
                                const ModelShape& shape) {
@@ -263,13 +264,16 @@ void GpuRanks<N>::RehearseRows(Rank r, const GroupOptions& options,
   const int most = std::min(shape.spec.max_positions, options.max_rows);
   const std::vector<int32_t> tokens(static_cast<size_t>(most), 1);
   const std::vector<PageId> pages = OnePage(r, options, shape, most);
+  std::vector<float> logits(static_cast<size_t>(shape.spec.vocab_size));
   PassBuilder builder;
   builder.Begin({options.layout, options.experts_state()}, options.num_ranks,
                 r);
   for (int rows = 0; rows < options.max_rows;) {
     const int count = std::min(most, options.max_rows - rows);
     builder.AddChunk(absl::MakeConstSpan(tokens).first(count), 0, pages);
-    for (int i = 0; i < count; ++i) builder.Want(i, {.sampling = &greedy});
+    for (int i = 0; i < count; ++i) {
+      builder.Want(i, {.sampling = &greedy, .logits = logits.data()});
+    }
     rows += count;
   }
   RunAlone(r, builder.Build());
