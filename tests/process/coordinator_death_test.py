@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 from group import MODEL, Group, run_moebius
 from resumed_stream import ResumedStream
@@ -64,7 +65,10 @@ def in_midstream(group):
 
 class CoordinatorDeathTest(unittest.TestCase):
     def quiet(self, group):
-        return [Client(group, i, f"quiet-{i}").run() for i in range(NUM_STREAMS)]
+        with ThreadPoolExecutor(NUM_STREAMS) as pool:
+            return list(pool.map(
+                lambda i: Client(group, i, f"quiet-{i}").run(),
+                range(NUM_STREAMS)))
 
     def run_with_kills(self, group, kills, between=None):
         quiet = self.quiet(group)

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 from group import Group, MODEL
 
@@ -90,7 +91,8 @@ class Load:
         return 1000 * gap
 
     def __enter__(self):
-        self.quiet = [self.one(i) for i in range(NUM_STREAMS)]
+        with ThreadPoolExecutor(NUM_STREAMS) as pool:
+            self.quiet = list(pool.map(self.one, range(NUM_STREAMS)))
         for thread in self.threads:
             thread.start()
         return self
