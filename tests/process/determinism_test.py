@@ -134,6 +134,12 @@ class DeterminismTest(unittest.TestCase):
     def test_four_workers_tp(self):
         self.check(4, "tp")
 
+    def test_eight_workers_ep(self):
+        self.check(8, "ep")
+
+    def test_eight_workers_tp(self):
+        self.check(8, "tp")
+
     def test_small_steps_and_several_threads(self):
         self.check(2, "ep", "--token-budget", "64",
                    "--max-running", "64", "--threads", "3")
@@ -162,11 +168,13 @@ class DeterminismTest(unittest.TestCase):
             self.assertNotEqual(seeded[0], seeded[1])
 
     def test_switch_every_ten_steps(self):
-        with Group(["--workers", "2", "--layout", "ep"]) as group:
-            with Switcher(group) as switcher:
-                answers = run_all(group)
-            self.assert_quiet(answers)
-            self.assertGreater(len(switcher.boundaries), 5)
+        for workers in (2, 4, 8):
+            with self.subTest(workers), Group(["--workers", str(workers),
+                                               "--layout", "ep"]) as group:
+                with Switcher(group) as switcher:
+                    answers = run_all(group)
+                self.assert_quiet(answers)
+                self.assertGreater(len(switcher.boundaries), 5)
 
 
 if __name__ == "__main__":
