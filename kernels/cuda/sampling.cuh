@@ -199,19 +199,55 @@ struct GroupElements {
   }
 };
 
-// A key that at least `count` logits reach, and few more. Groups without a
-// logit have key 0.
+// The lowest and the highest key of groups that have one, and how many have.
+struct GroupKeys {
+  uint32_t lowest = ~0u;
+  uint32_t highest = 0;
+  unsigned long long count = 0;
+};
+// REQUIRES: all threads of a block of kSelectThreads call.
+__device__ inline GroupKeys KeysOf(const GroupElements& groups,
+                                   SelectRoom& room) {
+  GroupKeys keys;
+  unsigned long long mine = 0;
+  groups.ForEach([&](uint32_t key, uint32_t) {
+    if (key == 0) return;  // of a group without a logit
+    keys.lowest = min(keys.lowest, key);
+    keys.highest = max(keys.highest, key);
+    ++mine;
+  });
+  InclusiveSum(mine, room.warps, &keys.count);
+  keys.lowest = __reduce_min_sync(~0u, keys.lowest);
+  keys.highest = __reduce_max_sync(~0u, keys.highest);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) {
+    room.warps[threadIdx.x / 32] = uint64_t{keys.highest} << 32 | keys.lowest;
+  }
+  __syncthreads();
+  for (const unsigned long long of_warp : room.warps) {
+    keys.lowest = min(keys.lowest, static_cast<uint32_t>(of_warp));
+    keys.highest = max(keys.highest, static_cast<uint32_t>(of_warp >> 32));
+  }
+  return keys;
+}
+
+// A key that at least `count` logits reach, and few more.
 __device__ inline uint32_t CutOf(const SampleArguments& args, int row,
                                  int count, SelectRoom& room) {
   const GroupElements groups{args.groups_of(row), args.slices * kScanThreads};
-  if (count > groups.count) return 0;
-  return Select(
-             groups, 32, static_cast<unsigned long long>(count),
-             [](uint32_t key, uint32_t) {
-               return Weighed{key, 1};
+  const GroupKeys keys = KeysOf(groups, room);
+  const auto wanted = static_cast<unsigned long long>(count);
+  if (wanted > keys.count) return 0;
+  // Relative to the lowest: else the first bits of all are nearly the same.
+  const int bits = 32 - __clz(static_cast<int>(keys.highest - keys.lowest));
+  return keys.lowest +
+         Select(
+             groups, bits, wanted,
+             [&](uint32_t key, uint32_t) {
+               return key == 0 ? Weighed{} : Weighed{key - keys.lowest, 1};
              },
              room)
-      .number;
+             .number;
 }
 
 // ---- what the slices gave, together ---------------------------------------

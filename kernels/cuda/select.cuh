@@ -11,8 +11,27 @@ inline constexpr int kSelectBits = 10;  // of a number at a time
 inline constexpr int kSelectBins = 1 << kSelectBits;
 inline constexpr int kSelectThreads = kSelectBins;  // of the block
 
+// Sums of 64 bits in two halves: the hardware adds 32 bits in shared memory,
+// and would try again and again with 64 where many threads add to one.
+struct SelectBins {
+  uint32_t low[kSelectBins];
+  uint32_t high[kSelectBins];
+
+  __device__ void Clear(int bin) { low[bin] = high[bin] = 0; }
+  __device__ void Add(uint32_t bin, unsigned long long weight) {
+    const auto less = static_cast<uint32_t>(weight);
+    const uint32_t before = atomicAdd(&low[bin], less);
+    const uint32_t carry = before + less < before ? 1 : 0;
+    const uint32_t more = static_cast<uint32_t>(weight >> 32) + carry;
+    if (more != 0) atomicAdd(&high[bin], more);
+  }
+  __device__ unsigned long long At(int bin) const {
+    return uint64_t{high[bin]} << 32 | low[bin];
+  }
+};
+
 struct SelectRoom {
-  unsigned long long bins[kSelectBins];
+  SelectBins bins;
   unsigned long long warps[kSelectThreads / 32];
   unsigned long long above;
   uint32_t digit;
@@ -69,7 +88,7 @@ __device__ Selected Select(const Elements& elements, int bits,
     const int digit_bits = min(shift, kSelectBits);
     shift -= digit_bits;
     __syncthreads();
-    room.bins[bin] = 0;
+    room.bins.Clear(bin);
     if (threadIdx.x == 0) {
       room.digit = 0;
       room.above = found.above;
@@ -81,10 +100,10 @@ __device__ Selected Select(const Elements& elements, int bits,
       if (element.weight == 0 || prefix != found.number) return;
       const uint32_t digit =
           (element.number >> shift) & ((1u << digit_bits) - 1);
-      atomicAdd(&room.bins[digit], element.weight);
+      room.bins.Add(digit, element.weight);
     });
     __syncthreads();
-    const unsigned long long mine = room.bins[bin];
+    const unsigned long long mine = room.bins.At(bin);
     unsigned long long total;
     const unsigned long long sum =
         found.above + InclusiveSum(mine, room.warps, &total);
