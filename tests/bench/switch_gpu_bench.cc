@@ -1,7 +1,11 @@
 // What a switch of Qwen3-30B-A3B costs on GPUs: 58 GB of experts and 100,000
 // tokens of KV, between real processes, beside plain copies in the same run.
 //
-//   switch_gpu_bench [RANKS [ROUNDS]]
+//   switch_gpu_bench [RANKS [ROUNDS [SPARE_SLOTS [GRID]]]]
+//
+// GRID is the thread blocks of a rank's copies, 0 the driver's copies, and -1,
+// the default, what the mover chooses. With several spare slots a layer is
+// copied while ranks meet behind the one before.
 //
 // Rank r works on GPU r modulo their number. For several ranks on one GPU start
 // MPS first: without it processes take turns.
@@ -65,18 +69,25 @@ struct Board {
   std::atomic<uint64_t> checksum[2] = {};  // before a round, after it
 };
 
+struct BenchOptions {
+  int num_ranks = 0;
+  int num_gpus = 0;
+  int rounds = 3;
+  int spare_slots = 1;
+  int grid = -1;
+};
+
 // One rank, in a process of its own.
 class Bench {
  public:
-  Bench(Rank rank, int num_ranks, int num_gpus, Board* board,
-        VaultClient& client)
+  Bench(Rank rank, const BenchOptions& how, Board* board, VaultClient& client)
       : rank_(rank),
-        num_ranks_(num_ranks),
-        num_gpus_(num_gpus),
-        gpu_(rank % num_gpus),
+        num_ranks_(how.num_ranks),
+        gpu_(rank % how.num_gpus),
         board_(board),
-        shape_{num_ranks, kLayers, 128, 768, 16, 4096, 1},
+        shape_{how.num_ranks, kLayers, 128, 768, 16, 4096, how.spare_slots},
         maker_(MakeGpuRegionMaker(gpu_)) {
+    const int num_ranks = how.num_ranks, num_gpus = how.num_gpus;
     pages_a_pair_ = kBlocks * kKvHeads / (num_ranks * num_ranks);
     MemoryGeometry geometry;
     geometry[RegionKind::kExperts] = shape_.region_bytes();
@@ -97,14 +108,15 @@ class Bench {
       mover.gpu_of_rank.push_back(r % num_gpus);
       if (r % num_gpus == gpu_) ++ranks_here_;
     }
+    if (how.grid >= 0) mover.choice = CopyChoice{how.grid, how.grid, how.grid};
     mover_ = Ok(MakeGpuMover(memory_.get(), mover));
     stream_ = GpuStream::Create(gpu_, &failure_);
     Ok(failure_.status());
     if (rank == 0) {
       std::printf(
-          "%d ranks on %d GPUs; regions of %.1f GB created in %.2f s, "
-          "with peers mapped in %.2f s\n",
-          num_ranks, num_gpus,
+          "%d ranks on %d GPUs, %d spare slots; regions of %.1f GB created in "
+          "%.2f s, with peers mapped in %.2f s\n",
+          num_ranks, num_gpus, how.spare_slots,
           (geometry[RegionKind::kExperts] + geometry[RegionKind::kKv]) * 1e-9,
           created, SecondsSince(begin));
     }
@@ -201,6 +213,7 @@ class Bench {
 
   void MeasurePlainCopies() {
     const double engine = PlainRate(true, 0);
+    plain_rate_ = engine;
     std::vector<std::pair<int, double>> kernels;
     const int share = 4 * stream_->num_multiprocessors() / ranks_here_;
     for (const int grid : {16, 24, 32, share}) {
@@ -219,28 +232,41 @@ class Bench {
 
   void MeasureLayers(const ExpertsState& state) {
     const auto segments = PlanSlot(shape_, state.from, state.to, rank_);
-    std::chrono::microseconds moving{0};
+    const int ahead = std::min(shape_.spare_slots, mover_->MostLayers());
+    double beginning = 0, waiting = 0, meeting = 0;
+    const auto timed = [](double& sum, const auto& what) {
+      const auto begin = Clock::now();
+      what();
+      sum += SecondsSince(begin);
+    };
     Meet();
     const auto begin = Clock::now();
-    for (int i = 0; i < kLayers; ++i) {
-      const int layer = state.LayerAt(shape_, i);
-      Ok(mover_->BeginLayer(
-          {shape_.slot_bytes(), state.SourceSlot(shape_, layer),
-           state.TargetSlot(shape_, layer)},
-          segments));
-      moving += Ok(mover_->Wait()).time;
-      Meet();
+    int begun = 0;
+    for (int done = 0; done < kLayers; ++done) {
+      for (; begun < std::min(kLayers, done + ahead); ++begun) {
+        const int layer = state.LayerAt(shape_, begun);
+        timed(beginning, [&] {
+          Ok(mover_->BeginLayer(
+              {shape_.slot_bytes(), state.SourceSlot(shape_, layer),
+               state.TargetSlot(shape_, layer)},
+              segments));
+        });
+      }
+      timed(waiting, [&] { Ok(mover_->Wait().status()); });
+      timed(meeting, [&] { Meet(); });
     }
     const double seconds = SecondsSince(begin);
     if (rank_ != 0) return;
     const double slots = 1.0 * kLayers * shape_.slot_bytes();
     std::printf(
-        "%s: %.1f ms (%.1f of them moves); from others %.0f GB/s a rank, in "
-        "all %.2f TB/s a GPU read and written\n",
+        "%s: %.1f ms (%.1f to begin, %.1f waiting, %.1f meeting); from others "
+        "%.0f GB/s a rank, in all %.2f TB/s a GPU read and written, %.1f %% of "
+        "the plain copy\n",
         state.to.is_ep() ? "TP to EP" : "EP to TP", seconds * 1e3,
-        moving.count() * 1e-3,
+        beginning * 1e3, waiting * 1e3, meeting * 1e3,
         slots * (num_ranks_ - 1) / num_ranks_ / seconds * 1e-9,
-        2 * slots * ranks_here_ / seconds * 1e-12);
+        2 * slots * ranks_here_ / seconds * 1e-12,
+        slots / seconds / plain_rate_ * 100);
   }
 
   // Half of a rank's pool is in use, and every rank gets as many pages of it.
@@ -271,18 +297,22 @@ class Bench {
     const double begun = SecondsSince(begin);
     const Moved moved = Ok(mover_->Wait());
     Meet();
+    const double seconds = SecondsSince(begin);
     if (rank_ != 0) return;
+    const double on_gpu = moved.time.count() * 1e-6;
     std::printf(
-        "100,000 tokens of KV: %.1f ms (%.2f to begin, %.1f on the "
-        "GPU); %.0f GB/s a rank\n",
-        SecondsSince(begin) * 1e3, begun * 1e3, moved.time.count() * 1e-3,
-        moved.bytes / (moved.time.count() * 1e-6) * 1e-9);
+        "100,000 tokens of KV: %.2f ms (%.2f to begin, %.2f on the GPU); %.0f "
+        "GB/s a rank on the GPU, %.1f %% of the plain copy, %.1f %% in all\n",
+        seconds * 1e3, begun * 1e3, moved.time.count() * 1e-3,
+        moved.bytes / on_gpu * 1e-9, moved.bytes / on_gpu / plain_rate_ * 100,
+        moved.bytes / seconds / plain_rate_ * 100);
   }
 
   const Rank rank_;
-  const int num_ranks_, num_gpus_, gpu_;
+  const int num_ranks_, gpu_;
   int ranks_here_ = 0;  // on our GPU
   int pages_a_pair_ = 0;
+  double plain_rate_ = 0;  // of the driver, bytes a second that arrive a rank
   Board* const board_;
   const ExpertShape shape_;
   const std::unique_ptr<RegionMaker> maker_;
@@ -294,13 +324,14 @@ class Bench {
 };
 
 // This process never uses the driver: it forks.
-int Main(int num_ranks, int rounds) {
-  const int num_gpus = Child([] { return NumGpus(); }).Join();
-  if (num_gpus < 1) {
+int Main(BenchOptions how) {
+  how.num_gpus = Child([] { return NumGpus(); }).Join();
+  if (how.num_gpus < 1) {
     std::fprintf(stderr, "no GPU\n");
     return 1;
   }
-  if (num_ranks == 0) num_ranks = std::max(2, num_gpus);
+  if (how.num_ranks == 0) how.num_ranks = std::max(2, how.num_gpus);
+  how.num_gpus = std::min(how.num_gpus, how.num_ranks);
   void* const shared = ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE,
                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   CHECK(shared != MAP_FAILED);
@@ -308,12 +339,11 @@ int Main(int num_ranks, int rounds) {
   const PrivateDirectory directory;
   const auto vault = Ok(Vault::Start(directory.path(), [](const auto&) {}));
   std::vector<Child> ranks;
-  for (Rank rank = 0; rank < num_ranks; ++rank) {
+  for (Rank rank = 0; rank < how.num_ranks; ++rank) {
     ranks.emplace_back([&, rank] {
       const auto client =
           Ok(VaultClient::Connect(directory.path(), rank, kLong));
-      Bench(rank, num_ranks, std::min(num_gpus, num_ranks), board, *client)
-          .Run(rounds);
+      Bench(rank, how, board, *client).Run(how.rounds);
       return 0;
     });
     vault->Allow(ranks.back().pid(), rank);
@@ -327,6 +357,13 @@ int Main(int num_ranks, int rounds) {
 }  // namespace moebius
 
 int main(int argc, char** argv) {
-  return moebius::Main(argc > 1 ? std::atoi(argv[1]) : 0,
-                       argc > 2 ? std::atoi(argv[2]) : 3);
+  const auto argument = [&](int i, int otherwise) {
+    return argc > i ? std::atoi(argv[i]) : otherwise;
+  };
+  moebius::BenchOptions how;
+  how.num_ranks = argument(1, how.num_ranks);
+  how.rounds = argument(2, how.rounds);
+  how.spare_slots = argument(3, how.spare_slots);
+  how.grid = argument(4, how.grid);
+  return moebius::Main(how);
 }

@@ -222,10 +222,22 @@ class GpuMoverTest : public testing::Test {
   Mover& mover_ = groups_.gpu_mover(0);
 };
 
-TEST_F(GpuMoverTest, ThereIsOneMoveAtATime) {
+TEST_F(GpuMoverTest, LayersFollowOneAnotherAndAWaveIsAlone) {
   ExpectPrecondition(mover_.Wait().status(), "no move");
   EXPECT_TRUE(*mover_.Poll());
-  ASSERT_THAT(mover_.BeginLayer(kPull, segments_), IsOk());
+  ASSERT_GE(mover_.MostLayers(), 2);
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < mover_.MostLayers(); ++i) {
+      ASSERT_THAT(mover_.BeginLayer({kSlotBytes, 0, 1 + i}, segments_), IsOk());
+    }
+    ExpectPrecondition(mover_.BeginLayer(kPull, segments_), "under way");
+    ExpectPrecondition(mover_.BeginWave(wave_), "under way");
+    for (int i = 0; i < mover_.MostLayers(); ++i) {
+      EXPECT_THAT(mover_.Wait(), IsOk());
+    }
+    ExpectPrecondition(mover_.Wait().status(), "no move");
+  }
+  ASSERT_THAT(mover_.BeginWave(wave_), IsOk());
   ExpectPrecondition(mover_.BeginLayer(kPull, segments_), "under way");
   ExpectPrecondition(mover_.BeginWave(wave_), "under way");
   EXPECT_THAT(mover_.Wait(), IsOk());

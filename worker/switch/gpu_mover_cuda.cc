@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,7 +12,6 @@
 #include "kernels/cuda/copies.h"
 #include "kernels/cuda/failure.h"
 #include "kernels/cuda/gpu.h"
-#include "worker/switch/copy_choice.h"
 
 namespace moebius {
 namespace {
@@ -94,6 +92,19 @@ class WavePlan {
   int64_t room_ = 0;
 };
 
+// What is under way, or could be.
+struct Move {
+  Event begun, beside_done, done;
+  int64_t bytes = 0;
+
+  absl::Status Init() {
+    for (Event* event : {&begun, &beside_done, &done}) {
+      RETURN_IF_ERROR(event->Init());
+    }
+    return absl::OkStatus();
+  }
+};
+
 // As copy_choice.h says: 0 is the driver's copies.
 absl::Status LaunchBlocks(absl::Span<const GpuCopy> blocks, int grid,
                           const GpuStream& stream) {
@@ -128,12 +139,11 @@ class GpuMover final : public Mover {
     beside_ = GpuStream::Create(options_.gpu, &failure_);
     RETURN_IF_ERROR(failure_.status());
     shape_.num_multiprocessors = engines_->num_multiprocessors();
-    for (Event* event : {&begun_, &beside_done_, &done_}) {
-      RETURN_IF_ERROR(event->Init());
-    }
+    for (Move& move : moves_) RETURN_IF_ERROR(move.Init());
     return plan_.Reserve(kFirstMoves);
   }
 
+  int MostLayers() const override { return kMostLayers; }
   absl::Status BeginLayer(const SlotPull& pull,
                           absl::Span<const CopySegment> segments) override;
   absl::Status BeginWave(absl::Span<const PageMove> wave) override;
@@ -142,6 +152,7 @@ class GpuMover final : public Mover {
 
  private:
   static constexpr int64_t kFirstMoves = 65536;  // room at the start
+  static constexpr size_t kMostLayers = 4;
 
   // Whether a rank's memory lies on our GPU.
   bool IsNear(Rank rank) const {
@@ -155,14 +166,20 @@ class GpuMover final : public Mover {
     return (rank - memory_->rank() - 1 + n) % n;
   }
 
-  absl::Status CheckIdle() const;
+  // Whether as many as `most` moves and no wave are under way.
+  absl::Status CheckRoom(size_t most) const;
+  Move& first() { return moves_[first_]; }
+  Move& next() { return moves_[(first_ + under_way_) % kMostLayers]; }
+  CopyChoice ChoiceFor(const CopyShape& shape) const;
   absl::Status LaunchLayer(const SlotPull& pull,
-                           absl::Span<const CopySegment> segments);
-  absl::Status LaunchWave(int64_t moves);
+                           absl::Span<const CopySegment> segments, Move& move);
+  absl::Status LaunchWave(int64_t count, Move& move);
   int64_t PlanWave(absl::Span<const PageMove> wave);
-  // What `launched` says, with the move under way if it is OK and nothing under
+  // What `launched` says, with next() under way if it is OK and nothing under
   // way if it is not.
   absl::Status Began(const absl::Status& launched, int64_t bytes);
+  // OK if `status` is; else nothing is under way any more.
+  absl::Status EndedBy(const absl::Status& status);
   void EndWork();
 
   const WorkerMemory* const memory_;
@@ -172,20 +189,25 @@ class GpuMover final : public Mover {
 
   CudaFailure failure_;
   std::unique_ptr<GpuStream> engines_, beside_;
-  Event begun_, beside_done_, done_;
   WavePlan plan_;
+  // A ring: the first move under way, and how many.
+  std::array<Move, kMostLayers> moves_;
+  size_t first_ = 0, under_way_ = 0;
+  bool in_wave_ = false;
 
   // Scratch room, kept between moves.
   std::vector<CopySegment> ring_;
   std::vector<GpuCopy> near_, far_;
   std::array<std::vector<GpuPageMove>, kMaxRanks> by_source_;
-
-  std::optional<int64_t> moving_bytes_;  // of the move under way
 };
 
-absl::Status GpuMover::CheckIdle() const {
-  if (!moving_bytes_.has_value()) return absl::OkStatus();
+absl::Status GpuMover::CheckRoom(size_t most) const {
+  if (under_way_ < most && !in_wave_) return absl::OkStatus();
   return absl::FailedPreconditionError("another move is under way");
+}
+
+CopyChoice GpuMover::ChoiceFor(const CopyShape& shape) const {
+  return options_.choice.value_or(ChooseCopies(shape));
 }
 
 void GpuMover::EndWork() {
@@ -194,17 +216,25 @@ void GpuMover::EndWork() {
   }
 }
 
-absl::Status GpuMover::Began(const absl::Status& launched, int64_t bytes) {
-  if (launched.ok()) {
-    moving_bytes_ = bytes;
-  } else {
+absl::Status GpuMover::EndedBy(const absl::Status& status) {
+  if (!status.ok()) {
     EndWork();
+    under_way_ = 0;
+    in_wave_ = false;
   }
-  return launched;
+  return status;
+}
+
+absl::Status GpuMover::Began(const absl::Status& launched, int64_t bytes) {
+  RETURN_IF_ERROR(EndedBy(launched));
+  next().bytes = bytes;
+  ++under_way_;
+  return absl::OkStatus();
 }
 
 absl::Status GpuMover::LaunchLayer(const SlotPull& pull,
-                                   absl::Span<const CopySegment> segments) {
+                                   absl::Span<const CopySegment> segments,
+                                   Move& move) {
   ring_.assign(segments.begin(), segments.end());
   std::stable_sort(ring_.begin(), ring_.end(),
                    [this](const CopySegment& a, const CopySegment& b) {
@@ -222,27 +252,27 @@ absl::Status GpuMover::LaunchLayer(const SlotPull& pull,
     (IsNear(segment.src_rank) ? near_ : far_).push_back(copy);
     shape.block_bytes = std::max(shape.block_bytes, segment.size_bytes);
   }
-  const CopyChoice choice = ChooseCopies(shape);
-  RETURN_IF_ERROR(begun_.Record(*engines_));
+  const CopyChoice choice = ChoiceFor(shape);
+  RETURN_IF_ERROR(move.begun.Record(*engines_));
   if (!near_.empty()) {
-    RETURN_IF_ERROR(begun_.HoldBack(*beside_));
+    RETURN_IF_ERROR(move.begun.HoldBack(*beside_));
     RETURN_IF_ERROR(LaunchBlocks(near_, choice.own_grid, *beside_));
-    RETURN_IF_ERROR(beside_done_.Record(*beside_));
+    RETURN_IF_ERROR(move.beside_done.Record(*beside_));
   }
   RETURN_IF_ERROR(LaunchBlocks(far_, choice.peer_grid, *engines_));
-  if (!near_.empty()) RETURN_IF_ERROR(beside_done_.HoldBack(*engines_));
-  return done_.Record(*engines_);
+  if (!near_.empty()) RETURN_IF_ERROR(move.beside_done.HoldBack(*engines_));
+  return move.done.Record(*engines_);
 }
 
 absl::Status GpuMover::BeginLayer(const SlotPull& pull,
                                   absl::Span<const CopySegment> segments) {
   RETURN_IF_ERROR(CheckSlotPull(*memory_, pull));
-  RETURN_IF_ERROR(CheckIdle());
+  RETURN_IF_ERROR(CheckRoom(kMostLayers));
   RETURN_IF_ERROR(CheckSegments(*memory_, pull, segments));
   RETURN_IF_ERROR(UseGpu(options_.gpu));
   int64_t bytes = 0;
   for (const CopySegment& segment : segments) bytes += segment.size_bytes;
-  return Began(LaunchLayer(pull, segments), bytes);
+  return Began(LaunchLayer(pull, segments, next()), bytes);
 }
 
 // Puts our moves into plan_, which has room, sources in turn, the next in the
@@ -266,54 +296,59 @@ int64_t GpuMover::PlanWave(absl::Span<const PageMove> wave) {
   return count;
 }
 
-absl::Status GpuMover::LaunchWave(int64_t moves) {
+absl::Status GpuMover::LaunchWave(int64_t count, Move& move) {
   GpuPagePools pools;
   for (Rank rank = 0; rank < memory_->num_ranks(); ++rank) {
     pools.sources[rank] = memory_->base(RegionKind::kKv, rank);
   }
   pools.own = memory_->mutable_base(RegionKind::kKv);
   pools.page_bytes = options_.page_bytes;
-  RETURN_IF_ERROR(begun_.Record(*engines_));
-  RETURN_IF_ERROR(plan_.Upload(moves, *engines_));
-  RETURN_IF_ERROR(LaunchPageMoves(pools, plan_.device(), moves,
-                                  ChooseCopies(shape_).page_grid,
+  RETURN_IF_ERROR(move.begun.Record(*engines_));
+  RETURN_IF_ERROR(plan_.Upload(count, *engines_));
+  RETURN_IF_ERROR(LaunchPageMoves(pools, plan_.device(), count,
+                                  ChoiceFor(shape_).page_grid,
                                   engines_->get()));
-  return done_.Record(*engines_);
+  return move.done.Record(*engines_);
 }
 
 absl::Status GpuMover::BeginWave(absl::Span<const PageMove> wave) {
   RETURN_IF_ERROR(pages_.Check(wave));
-  RETURN_IF_ERROR(CheckIdle());
+  RETURN_IF_ERROR(CheckRoom(1));
   RETURN_IF_ERROR(UseGpu(options_.gpu));
   RETURN_IF_ERROR(plan_.Reserve(static_cast<int64_t>(wave.size())));
-  const int64_t moves = PlanWave(wave);
-  return Began(LaunchWave(moves), moves * options_.page_bytes);
+  const int64_t count = PlanWave(wave);
+  RETURN_IF_ERROR(
+      Began(LaunchWave(count, next()), count * options_.page_bytes));
+  in_wave_ = true;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> GpuMover::Poll() {
-  if (!moving_bytes_.has_value()) return true;
+  if (under_way_ == 0) return true;
   RETURN_IF_ERROR(UseGpu(options_.gpu));
-  const cudaError_t error = cudaEventQuery(done_.get());
+  const cudaError_t error = cudaEventQuery(first().done.get());
   if (error == cudaErrorNotReady) return false;
-  if (error != cudaSuccess) moving_bytes_.reset();
-  RETURN_IF_ERROR(CudaStatus(error, "a move on the GPU"));
+  RETURN_IF_ERROR(EndedBy(CudaStatus(error, "a move on the GPU")));
   return true;
 }
 
 absl::StatusOr<Moved> GpuMover::Wait() {
-  if (!moving_bytes_.has_value()) {
+  if (under_way_ == 0) {
     return absl::FailedPreconditionError("no move was begun");
   }
-  const int64_t bytes = *std::exchange(moving_bytes_, std::nullopt);
   RETURN_IF_ERROR(UseGpu(options_.gpu));
-  RETURN_IF_ERROR(
-      CudaStatus(cudaEventSynchronize(done_.get()), "a move on the GPU"));
+  RETURN_IF_ERROR(EndedBy(CudaStatus(cudaEventSynchronize(first().done.get()),
+                                     "a move on the GPU")));
+  const Move& move = first();
+  first_ = (first_ + 1) % kMostLayers;
+  --under_way_;
+  in_wave_ = false;
   float milliseconds = 0;
-  RETURN_IF_ERROR(
-      CudaStatus(cudaEventElapsedTime(&milliseconds, begun_.get(), done_.get()),
-                 "the time of a move"));
-  return Moved{bytes, std::chrono::microseconds(
-                          static_cast<int64_t>(milliseconds * 1000))};
+  RETURN_IF_ERROR(CudaStatus(
+      cudaEventElapsedTime(&milliseconds, move.begun.get(), move.done.get()),
+      "the time of a move"));
+  return Moved{move.bytes, std::chrono::microseconds(
+                               static_cast<int64_t>(milliseconds * 1000))};
 }
 
 }  // namespace

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "worker/memory/worker_memory.h"
+#include "worker/switch/copy_choice.h"
 #include "worker/switch/mover.h"
 
 namespace moebius {
@@ -17,6 +19,8 @@ struct GpuMoverOptions {
   // [rank] Where each rank's memory lies: ranks with equal numbers share a GPU.
   // Empty: each has one of its own.
   std::vector<int> gpu_of_rank;
+  // Instead of ChooseCopies(), to measure with.
+  std::optional<CopyChoice> choice;
 };
 
 // A mover over regions in memory of GPUs (region_cuda.h); `memory` outlives it.
@@ -27,6 +31,7 @@ struct GpuMoverOptions {
 // several peers at once are slower, 213 against 355 GB/s. Small blocks are the
 // kernel's as well, and large ones the driver's where all ranks share the GPU
 // (copy_choice.h).
+// Layers that are under way together follow one another without a gap.
 // A wave: one kernel over all pages, sources in turn.
 //
 // Begin* only launch, and check segments as well; Poll() looks. The time of a

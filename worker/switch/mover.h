@@ -24,37 +24,49 @@ struct Moved {
 //
 // A move is begun, and then polled or waited for. What is polled is a bounded
 // piece where the host does the work itself, and a look where copy engines do,
-// so a caller can do other things in between. Between moves nothing is under
-// way: the caller passes the group's fence and records the layer or wave, and
-// whoever goes on later, or another process in its place, begins with the next.
-// A move that is done again writes the same bytes.
+// so a caller can do other things in between. Behind a move the caller passes
+// the group's fence and records the layer or wave, and whoever goes on later,
+// or another process in its place, begins with the next. A move that is done
+// again writes the same bytes.
 //
-// After an error some of the move's destination may be written; Begin* may be
-// called again. Checksums are not taken here: weights are checked beside later
-// steps (weight_check.h), since to read them again would be part of the pause.
+// Layers may be begun while others are under way, MostLayers() together: a
+// device copies the next one while ranks meet behind the last. They end in the
+// order in which they were begun. A caller begins a layer only if nobody needs
+// what it overwrites, whatever of those before it is done.
+//
+// After an error some of a move's destination may be written. Nothing is under
+// way then, and Begin* may be called again. Checksums are not taken here:
+// weights are checked beside later steps (weight_check.h), since to read them
+// again would be part of the pause.
 //
 // Threading: thread-compatible.
 class Mover {
  public:
   virtual ~Mover() = default;
 
+  // Layers that may be under way together, at least 1.
+  virtual int MostLayers() const = 0;
+
   // Begins to build our slot `pull.dst_slot` from everyone's `pull.src_slot`,
   // by these segments of it, which outlive the move. Never waits for bytes.
-  // Errors: those of CheckSlotPull(), and kFailedPrecondition while another
-  // move is under way. Segments that reach beyond a slot are kInvalidArgument,
-  // here or where the move ends, before one of them is copied.
+  // Errors: those of CheckSlotPull(), and kFailedPrecondition while a wave or
+  // MostLayers() are under way. Segments that reach beyond a slot are
+  // kInvalidArgument, here or where the move ends, before one of them is
+  // copied.
   virtual absl::Status BeginLayer(const SlotPull& pull,
                                   absl::Span<const CopySegment> segments) = 0;
 
   // Begins our share of a wave, or of a part of it; `wave` outlives the move.
-  // Errors: those of PagePuller, and as of BeginLayer().
+  // Errors: those of PagePuller, and kFailedPrecondition while another move is
+  // under way.
   virtual absl::Status BeginWave(absl::Span<const PageMove> wave) = 0;
 
-  // Whether the move has ended; true as well when none is under way.
+  // Whether the first move under way has ended; true as well when there is
+  // none.
   virtual absl::StatusOr<bool> Poll() = 0;
 
-  // Ends the move, and says what it took. kFailedPrecondition when none was
-  // begun since the last.
+  // Ends the first move under way, and says what it took. kFailedPrecondition
+  // when there is none.
   virtual absl::StatusOr<Moved> Wait() = 0;
 };
 

@@ -1,5 +1,6 @@
 #include "worker/switch/switch_executor.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -146,27 +147,59 @@ void SwitchExecutor::Record(const SwitchTail& tail) const {
                                      experts_.layers_done, tail.waves_done});
 }
 
-absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail) {
+SlotPull SwitchExecutor::PullOf(int index) const {
+  const ExpertShape& shape = context_.experts;
+  const int layer = experts_.LayerAt(shape, index);
+  return {shape.slot_bytes(), experts_.SourceSlot(shape, layer),
+          experts_.TargetSlot(shape, layer)};
+}
+
+// Ends the next layer of the order. With several spare slots those of the
+// layers behind it are free as well: they are copied while ranks meet.
+absl::StatusOr<int64_t> SwitchExecutor::PullLayer(
+    absl::Span<const CopySegment> segments, int& begun) {
+  Mover& mover = *context_.mover;
+  if (FaultsInstalled()) {
+    return InHalves(segments, FaultId::kWorkerPull, mover,
+                    [&](absl::Span<const CopySegment> some) {
+                      return mover.BeginLayer(PullOf(experts_.layers_done),
+                                              some);
+                    });
+  }
+  const ExpertShape& shape = context_.experts;
+  const int most = std::min(shape.spare_slots, mover.MostLayers());
+  const int end = std::min(shape.num_moe_layers, experts_.layers_done + most);
+  for (; begun < end; ++begun) {
+    RETURN_IF_ERROR(mover.BeginLayer(PullOf(begun), segments));
+  }
+  ASSIGN_OR_RETURN(const Moved moved, mover.Wait());
+  return moved.bytes;
+}
+
+absl::StatusOr<int64_t> SwitchExecutor::PullLayers(const SwitchTail& tail) {
   const ExpertShape& shape = context_.experts;
   const std::vector<CopySegment> segments =
       PlanSlot(shape, experts_.from, experts_.to, context_.rank);
   int64_t bytes = 0;
+  int begun = experts_.layers_done;
   while (experts_.layers_done < shape.num_moe_layers) {
-    const int layer = experts_.LayerAt(shape, experts_.layers_done);
-    const SlotPull pull{shape.slot_bytes(), experts_.SourceSlot(shape, layer),
-                        experts_.TargetSlot(shape, layer)};
-    ASSIGN_OR_RETURN(
-        const int64_t moved,
-        InHalves(absl::MakeConstSpan(segments), FaultId::kWorkerPull,
-                 *context_.mover, [&](absl::Span<const CopySegment> some) {
-                   return context_.mover->BeginLayer(pull, some);
-                 }));
+    ASSIGN_OR_RETURN(const int64_t moved, PullLayer(segments, begun));
     bytes += moved;
     RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPulled));
     RETURN_IF_ERROR(context_.barrier->Wait());
     RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerPassed));
     ++experts_.layers_done;
     Record(tail);
+  }
+  return bytes;
+}
+
+absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail) {
+  auto bytes = PullLayers(tail);
+  // Whoever gives up reads no peer's memory any more.
+  if (!bytes.ok()) {
+    while (context_.mover->Wait().ok()) {
+    }
   }
   return bytes;
 }

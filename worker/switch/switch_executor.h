@@ -37,9 +37,9 @@ struct SwitchContext {
 // as long as it takes: the decision is the coordinator's alone.
 //
 // The copies are pulls, and the mover's. Weights go layer by layer into the
-// slot that is free, with a barrier and a record of progress after each; pages
-// go wave by wave. A layer or wave that is done again writes the same bytes,
-// since its sources are intact until every rank has passed its barrier.
+// slots that are free, with a barrier and a record of progress after each;
+// pages go wave by wave. A layer or wave that is done again writes the same
+// bytes, since its sources are intact until every rank has passed its barrier.
 // Threading: thread-compatible.
 class SwitchExecutor {
  public:
@@ -76,6 +76,10 @@ class SwitchExecutor {
   absl::Status Check(const wire::Prepare& prepare) const;
   absl::Status CheckMoves(const KvPlan& plan) const;
   absl::StatusOr<wire::Switched> Copy(const SwitchTail& tail);
+  SlotPull PullOf(int index) const;
+  absl::StatusOr<int64_t> PullLayer(absl::Span<const CopySegment> segments,
+                                    int& begun);
+  absl::StatusOr<int64_t> PullLayers(const SwitchTail& tail);
   absl::StatusOr<int64_t> PullWeights(const SwitchTail& tail);
   void Record(const SwitchTail& tail) const;
   absl::StatusOr<int64_t> PullPages(const SwitchTail& tail);

@@ -23,6 +23,7 @@ class ThreadMover final : public Mover {
   ThreadMover(const WorkerMemory* memory, int64_t page_bytes, ThreadPool* pool)
       : memory_(memory), pages_(memory, page_bytes), pool_(pool) {}
 
+  int MostLayers() const override { return 1; }
   absl::Status BeginLayer(const SlotPull& pull,
                           absl::Span<const CopySegment> segments) override;
   absl::Status BeginWave(absl::Span<const PageMove> wave) override;

@@ -5,12 +5,15 @@
 #include <sched.h>
 
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <future>
 #include <memory>
 #include <thread>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "common/base/status_macros.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
@@ -30,8 +33,9 @@ constexpr int64_t kPageBytes = 256;
 constexpr uint32_t kPages = 16, kSlots = 4;
 constexpr int32_t kVocabulary = 100;
 
-ExpertShape Experts() {
+ExpertShape Experts(int spare_slots) {
   ExpertShape shape;
+  shape.spare_slots = spare_slots;
   shape.num_ranks = kRanks;
   shape.num_moe_layers = 3;
   shape.num_experts = 4;
@@ -69,48 +73,68 @@ class NotingBarrier final : public Barrier {
   std::vector<cpu_set_t> allowed_;
 };
 
-// Copies while the caller does something else, as an engine does.
+// Copies while the caller does something else, as an engine does; of layers
+// that are under way one after the other.
 class EngineMover final : public Mover {
  public:
-  explicit EngineMover(std::unique_ptr<Mover> mover)
-      : mover_(std::move(mover)) {}
+  EngineMover(std::unique_ptr<Mover> mover, int most_layers)
+      : mover_(std::move(mover)), most_layers_(most_layers) {}
+  int MostLayers() const override { return most_layers_; }
   absl::Status BeginLayer(const SlotPull& pull,
                           absl::Span<const CopySegment> segments) override {
-    return Launch(mover_->BeginLayer(pull, segments));
+    EXPECT_LT(static_cast<int>(moved_.size()), most_layers_);
+    return Launch(
+        [this, pull, segments] { return mover_->BeginLayer(pull, segments); });
   }
   absl::Status BeginWave(absl::Span<const PageMove> wave) override {
-    return Launch(mover_->BeginWave(wave));
+    EXPECT_TRUE(moved_.empty());
+    return Launch([this, wave] { return mover_->BeginWave(wave); });
   }
   absl::StatusOr<bool> Poll() override {
-    return !moved_.valid() || moved_.wait_for(std::chrono::seconds(0)) ==
-                                  std::future_status::ready;
+    return moved_.empty() || moved_.front().wait_for(std::chrono::seconds(0)) ==
+                                 std::future_status::ready;
   }
-  absl::StatusOr<Moved> Wait() override { return moved_.get(); }
+  absl::StatusOr<Moved> Wait() override {
+    if (moved_.empty()) return absl::FailedPreconditionError("no move");
+    auto moved = moved_.front().get();
+    moved_.pop_front();
+    return moved;
+  }
 
  private:
-  absl::Status Launch(absl::Status begun) {
-    if (!begun.ok()) return begun;
-    moved_ = std::async(std::launch::async, [this] { return mover_->Wait(); });
+  absl::Status Launch(std::function<absl::Status()> begin) {
+    std::shared_future<absl::StatusOr<Moved>> before;
+    if (!moved_.empty()) before = moved_.back();
+    moved_.push_back(std::async(
+        std::launch::async, [this, begin, before]() -> absl::StatusOr<Moved> {
+          if (before.valid()) before.wait();
+          RETURN_IF_ERROR(begin());
+          return mover_->Wait();
+        }));
     return absl::OkStatus();
   }
 
   const std::unique_ptr<Mover> mover_;
-  std::future<absl::StatusOr<Moved>> moved_;
+  const int most_layers_;
+  std::deque<std::shared_future<absl::StatusOr<Moved>>> moved_;
 };
 
 // One rank copies as a host does, the other as a device.
 class SwitchExecutorTest : public testing::Test {
  protected:
+  explicit SwitchExecutorTest(int spare_slots = 1)
+      : experts_(Experts(spare_slots)) {}
+
   void SetUp() override {
     MemoryGeometry geometry;
-    geometry[RegionKind::kExperts] = Experts().region_bytes();
+    geometry[RegionKind::kExperts] = experts_.region_bytes();
     geometry[RegionKind::kKv] = kPages * kPageBytes;
     auto memories = WorkerMemory::CreateInProcess(kRanks, geometry);
     ASSERT_THAT(memories, IsOk());
     memories_ = *std::move(memories);
     for (Rank r = 0; r < kRanks; ++r) {
       std::byte* experts = memories_[r]->mutable_base(RegionKind::kExperts);
-      for (int64_t i = 0; i < Experts().region_bytes(); ++i) {
+      for (int64_t i = 0; i < experts_.region_bytes(); ++i) {
         experts[i] = static_cast<std::byte>((i * 7 + i / 251 + r * 131) & 255);
       }
       std::byte* kv = memories_[r]->mutable_base(RegionKind::kKv);
@@ -136,10 +160,11 @@ class SwitchExecutorTest : public testing::Test {
       movers_.push_back(std::make_unique<ThreadMover>(memories_[r].get(),
                                                       kPageBytes, nullptr));
       if (r == 1) {
-        movers_[r] = std::make_unique<EngineMover>(std::move(movers_[r]));
+        movers_[r] = std::make_unique<EngineMover>(std::move(movers_[r]),
+                                                   experts_.spare_slots);
       }
       executors_.push_back(std::make_unique<SwitchExecutor>(SwitchContext{
-          r, kRanks, Experts(), kAttention, kPages, memories_[r].get(),
+          r, kRanks, experts_, kAttention, kPages, memories_[r].get(),
           sequences_[r].get(), barriers_[r].get(), nullptr, movers_[r].get()}));
       ASSERT_THAT(executors_[r]->GoOn(kStart, Epoch{0}), IsOk());
     }
@@ -149,7 +174,7 @@ class SwitchExecutorTest : public testing::Test {
     uint64_t sum = 0;
     for (Rank r = 0; r < kRanks; ++r) {
       sum +=
-          WeightChecksum(Experts(), state, r,
+          WeightChecksum(experts_, state, r,
                          memories_[r]->base(RegionKind::kExperts, r), nullptr);
     }
     return sum;
@@ -182,6 +207,7 @@ class SwitchExecutorTest : public testing::Test {
         memories_[rank]->base(RegionKind::kKv, rank)[page * kPageBytes]);
   }
 
+  const ExpertShape experts_;
   std::vector<std::unique_ptr<WorkerMemory>> memories_;
   std::vector<std::unique_ptr<CpuFence>> fences_;
   std::vector<std::unique_ptr<NotingBarrier>> barriers_;
@@ -240,11 +266,11 @@ TEST_F(SwitchExecutorTest, ACommitThatIsNotPreparedChangesNothing) {
 
 TEST_F(SwitchExecutorTest, ThereAndBackMovesPagesAndKeepsEveryWeight) {
   std::vector<std::vector<std::byte>> before;
-  const int64_t slot = Experts().slot_bytes();
+  const int64_t slot = experts_.slot_bytes();
   for (Rank r = 0; r < kRanks; ++r) {
     const std::byte* base = memories_[r]->base(RegionKind::kExperts, r);
     // Layer l is in slot l + 1.
-    before.emplace_back(base + slot, base + Experts().region_bytes());
+    before.emplace_back(base + slot, base + experts_.region_bytes());
   }
   const uint64_t loaded = Checksum(kStart);
 
@@ -308,13 +334,13 @@ TEST_F(SwitchExecutorTest, FinishesASwitchFromAnyLayer) {
     for (int i = 0; i < broken_at; ++i) {
       ExpertsState at = begun;
       at.layers_done = i;
-      const int layer = at.LayerAt(Experts(), i);
+      const int layer = at.LayerAt(experts_, i);
       for (Rank r = 0; r < kRanks; ++r) {
         ASSERT_THAT(
             PullSlot(*memories_[r],
-                     {Experts().slot_bytes(), at.SourceSlot(Experts(), layer),
-                      at.TargetSlot(Experts(), layer)},
-                     PlanSlot(Experts(), at.from, at.to, r), nullptr),
+                     {experts_.slot_bytes(), at.SourceSlot(experts_, layer),
+                      at.TargetSlot(experts_, layer)},
+                     PlanSlot(experts_, at.from, at.to, r), nullptr),
             IsOk());
       }
     }
@@ -342,6 +368,50 @@ TEST_F(SwitchExecutorTest, FinishesASwitchFromAnyLayer) {
   }
 }
 
+class SpareSlotsTest : public SwitchExecutorTest {
+ protected:
+  SpareSlotsTest() : SwitchExecutorTest(2) {}
+};
+
+TEST_F(SpareSlotsTest, LayersAreCopiedAheadAndEveryWeightIsKept) {
+  const uint64_t loaded = Checksum(kStart);
+  Switch(Epoch{1}, TensorParallel(kRanks), ToTp());
+  EXPECT_EQ(Checksum(ExpertsState::At(TensorParallel(kRanks), Side::kLow)),
+            loaded);
+  Switch(Epoch{2}, ExpertParallel(), ToEp());
+  EXPECT_EQ(Checksum(kStart), loaded);
+}
+
+// A rank that gives up has nothing under way, and all that is done ahead can be
+// done again.
+TEST_F(SpareSlotsTest, WhatIsGivenUpIsFinishedFromTheLastBarrierOn) {
+  const uint64_t loaded = Checksum(kStart);
+  const Layout tp = TensorParallel(kRanks);
+  ASSERT_TRUE(executors_[1]->Prepare(wire::Prepare{Epoch{1}, tp, {}}).ok);
+  std::thread alone([&] {
+    EXPECT_THAT(executors_[1]->Commit(wire::Commit{Epoch{1}, StepId{9}}),
+                StatusIs(absl::StatusCode::kAborted));
+  });
+  // Rank 0 comes to the barrier in front of the layers, and no further.
+  ASSERT_THAT(fences_[0]->Wait(), IsOk());
+  fences_[0]->Abandon();
+  alone.join();
+  EXPECT_THAT(movers_[1]->Wait(),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  const uint64_t next =
+      std::max(fences_[0]->abandoned(), fences_[1]->abandoned()) + 1;
+  std::vector<std::thread> threads;
+  for (Rank r = 0; r < kRanks; ++r) {
+    fences_[r]->GoOn(next);
+    ASSERT_THAT(executors_[r]->GoOn(kStart.Towards(tp), Epoch{1}), IsOk());
+    threads.emplace_back([&, r] {
+      EXPECT_THAT(executors_[r]->Finish(SwitchTail{Epoch{1}, 0, {}}), IsOk());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(Checksum(kStart.Towards(tp).Finished()), loaded);
+}
+
 TEST_F(SwitchExecutorTest, RanksCopyOnCoresOfTheirOwn) {
   const cpu_set_t all = AllowedHere();
   Switch(Epoch{1}, TensorParallel(kRanks), ToTp());
@@ -360,8 +430,8 @@ TEST_F(SwitchExecutorTest, RanksCopyOnCoresOfTheirOwn) {
 TEST_F(SwitchExecutorTest, TheWeightChecksumSeesBytesAndPlaces) {
   const uint64_t loaded = Checksum(kStart);
   std::byte* experts = memories_[1]->mutable_base(RegionKind::kExperts);
-  std::byte* unit = experts + Experts().slot_bytes();
-  const int64_t unit_bytes = Experts().unit_rows * Experts().row_bytes;
+  std::byte* unit = experts + experts_.slot_bytes();
+  const int64_t unit_bytes = experts_.unit_rows * experts_.row_bytes;
   unit[5] ^= std::byte{1};
   EXPECT_NE(Checksum(kStart), loaded);
   unit[5] ^= std::byte{1};
