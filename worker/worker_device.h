@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "common/layout/experts_state.h"
 #include "kernels/thread_pool.h"
+#include "worker/bench/device_probe.h"
 #include "worker/model/weight_sink.h"
 #include "worker/peers/barrier.h"
 #include "worker/peers/group_fence.h"
@@ -40,6 +42,8 @@ class WorkerDevice {
   virtual std::unique_ptr<WeightSink> MakeSink() = 0;
   // WeightChecksum() of our part, now.
   virtual uint64_t Checksum(const ExpertsState& experts) = 0;
+  // For a benchmark, which holds it no longer than this.
+  virtual absl::StatusOr<std::unique_ptr<DeviceProbe>> MakeProbe() = 0;
 };
 
 }  // namespace moebius

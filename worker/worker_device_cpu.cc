@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "common/base/status_macros.h"
+#include "worker/bench/probe_cpu.h"
 #include "worker/model/decoder.h"
 #include "worker/model/weight_sink_cpu.h"
 #include "worker/peers/collectives_cpu.h"
@@ -114,6 +115,9 @@ class CpuDevice final : public WorkerDevice {
   uint64_t Checksum(const ExpertsState& state) override {
     return WeightChecksum(plan_.shape.experts, state, memory_.rank(), experts(),
                           &pool_);
+  }
+  absl::StatusOr<std::unique_ptr<DeviceProbe>> MakeProbe() override {
+    return MakeCpuProbe(Cpu{&pool_}, decoder_.get());
   }
 
  private:

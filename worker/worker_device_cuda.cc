@@ -7,6 +7,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/gpu.h"
+#include "worker/bench/probe_cuda.h"
 #include "worker/model/decoder.h"
 #include "worker/model/pass_cuda.h"
 #include "worker/model/weight_sink_cuda.h"
@@ -113,6 +114,9 @@ class GpuDevice final : public WorkerDevice {
     LogError("checksum of weights: ", sum.status().ToString());
     failure_.Note(sum.status());
     return 0;
+  }
+  absl::StatusOr<std::unique_ptr<DeviceProbe>> MakeProbe() override {
+    return MakeGpuProbe<N>(device_, place_.gpu, decoder_.get());
   }
 
  private:

@@ -114,7 +114,16 @@ absl::Status Decoder<D>::Begin(const Pass<D>& pass) {
 template <class D>
 absl::Status Decoder<D>::Run(const Pass<D>& pass) {
   RETURN_IF_ERROR(Begin(pass));
+  if (observer_ != nullptr) observer_->OnBegin();
+  const absl::Status status = RunLayers(pass);
+  if (observer_ != nullptr) observer_->OnEnd();
+  return status;
+}
+
+template <class D>
+absl::Status Decoder<D>::RunLayers(const Pass<D>& pass) {
   const int rows = pass.rows.size;
+  Part(PassPart::kEmbedding);
   Embed(device_, weights_.embedding, pass.tokens, Residual(rows));
   RmsNorm(device_, Residual(rows),
           NormOf(weights_.layers[0].input_norm, hidden()), Normed(rows));
@@ -129,6 +138,7 @@ absl::Status Decoder<D>::Layer(int l, const Pass<D>& pass) {
   const int rows = Attention(l, pass).size;
   const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
   const int stride = head_shape_.cols(), q = head_shape_.q_cols();
+  Part(PassPart::kOutput);
   ProjectPartial(
       device_, View<const float, D>{qkv_.data(), rows, q, stride},
       RowSlices<D>{weights.output, heads_.q_begin * head_shape_.head_dim,
@@ -149,8 +159,11 @@ const RowSet<D>& Decoder<D>::Attention(int l, const Pass<D>& pass) {
     LastAttention(l, pass, qkv);
     return pass.wanted;
   }
+  Part(PassPart::kQkv);
   Project(device_, Normed(rows), ProjectionsOf(l), qkv);
+  Part(PassPart::kHeads);
   PrepareHeads(device_, head_shape_, PreparationOf(l), pass.rows, KvOf(l), qkv);
+  Part(PassPart::kAttention);
   Attend(device_, head_shape_, pass.rows, KvOf(l),
          qkv.ColRange(0, head_shape_.q_cols()));
   return pass.rows;
@@ -165,17 +178,22 @@ void Decoder<D>::LastAttention(int l, const Pass<D>& pass, View<float, D> qkv) {
   const absl::Span<const ColumnParallel<D>> all_parts = parts;
   const HeadPreparation<D> how = PreparationOf(l);
   const View<float, D> kv = qkv.ColRange(q, 2 * head_shape_.kv_cols());
+  Part(PassPart::kQkv);
   Project(device_, Normed(qkv.rows), all_parts.subspan(1), kv);
+  Part(PassPart::kHeads);
   PrepareHeads(device_, HeadShape{0, head_shape_.num_kv, head_shape_.head_dim},
                how, pass.rows, KvOf(l), kv);
 
   const int wanted = pass.wanted.size;
   if (wanted == 0) return;
+  Part(PassPart::kQkv);
   KeepRows(device_, pass.wanted_rows, wanted, Residual(qkv.rows));
   KeepRows(device_, pass.wanted_rows, wanted, Normed(qkv.rows));
   const View<float, D> queries = qkv.RowRange(0, wanted).ColRange(0, q);
   Project(device_, Normed(wanted), all_parts.first(1), queries);
+  Part(PassPart::kHeads);
   PrepareQueries(device_, head_shape_, how, pass.wanted, queries);
+  Part(PassPart::kAttention);
   Attend(device_, head_shape_, pass.wanted, KvOf(l), queries);
 }
 
@@ -194,19 +212,26 @@ absl::Status Decoder<D>::Moe(int l, int rows, const Pass<D>& pass) {
   const RouterSpec& router = shape_.spec.layers[l].moe()->router;
 
   const Entering<D> entering = peers_.EnteringRows(rows);
+  Part(PassPart::kSums);
   RETURN_IF_ERROR(peers_.SumAttention(
       device_,
       {Residual(rows), NormOf(weights.post_norm, hidden()), entering.x}));
+  Part(PassPart::kRouting);
   Route(device_, {router.top_k, router.renormalize}, entering.x, weights.router,
         *routing_, entering.assignments);
   const bool last = l == shape_.spec.num_layers() - 1;
+  Part(PassPart::kExchange);
   ASSIGN_OR_RETURN(
       const Entered<D> entered,
       peers_.Enter(rows, last ? pass.wanted_of_rank : pass.rows_of_rank,
                    range));
+  Part(PassPart::kRouting);
   Group(device_, entered.assignments, range, *routing_);
+  if (observer_ != nullptr) observer_->OnGrouped(moe_layer, *routing_);
+  Part(PassPart::kExperts);
   Experts(device_, slot, shape_.expert_slice_rows, entered.x, *routing_,
           entered.sums);
+  Part(PassPart::kSums);
   return peers_.Leave(device_, layout,
                       {Residual(rows), NormBehind(l), Normed(rows)});
 }
@@ -216,16 +241,19 @@ absl::Status Decoder<D>::Moe(int l, int rows, const Pass<D>& pass) {
 template <class D>
 absl::Status Decoder<D>::DenseMlp(int l, int rows) {
   const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
+  Part(PassPart::kSums);
   RETURN_IF_ERROR(peers_.SumAttention(
       device_,
       {Residual(rows), NormOf(weights.post_norm, hidden()), Normed(rows)}));
   const IndexRange slices =
       tp() ? ShareOf(shape_.num_mlp_slices, shape_.num_ranks, rank_)
            : IndexRange{0, shape_.num_mlp_slices};
+  Part(PassPart::kExperts);
   GroupAllRows(device_, rows, *routing_);
   Experts(device_, weights.mlp.PieceRange(slices.begin, slices.end),
           shape_.mlp_slice_rows, Normed(rows), *routing_,
           peers_.DenseSums(rows));
+  Part(PassPart::kSums);
   return peers_.SumDense(device_,
                          {Residual(rows), NormBehind(l), Normed(rows)});
 }
@@ -236,6 +264,7 @@ absl::Status Decoder<D>::Logits(const Pass<D>& pass) {
   for (int row = 0; row < wanted; row += peers_.logit_rows()) {
     const int count = std::min(peers_.logit_rows(), wanted - row);
     const View<float, D> logits = LogitRows(count);
+    Part(PassPart::kLogits);
     Project(device_, Normed(wanted).RowRange(row, count),
             absl::MakeConstSpan(&weights_.lm_head, 1), logits);
     Draw(pass, {row, row + count}, 1);
@@ -250,6 +279,7 @@ absl::Status Decoder<D>::LogitsTp(const Pass<D>& pass) {
   const IndexRange own = LogitShare(shape_, rank_);
   for (int row = 0; row < wanted; row += peers_.logit_rows()) {
     const int count = std::min(peers_.logit_rows(), wanted - row);
+    Part(PassPart::kLogits);
     if (own.size() > 0) {
       const ColumnParallel<D> part =
           weights_.lm_head.OutputRange(own.begin, own.end);
@@ -269,6 +299,7 @@ template <class D>
 void Decoder<D>::Draw(const Pass<D>& pass, IndexRange rows, int every) {
   const int end = std::min(rows.end, pass.samples.count);
   const int count = std::max(0, end - rows.begin + every - 1) / every;
+  Part(PassPart::kSampling);
   Sample(device_, LogitRows(count),
          pass.samples.Each(rows.begin, every, count));
 }

@@ -21,6 +21,7 @@
 #include "kernels/view.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/pass.h"
+#include "worker/model/pass_observer.h"
 #include "worker/model/weight_views.h"
 #include "worker/peers/collectives.h"
 
@@ -76,6 +77,11 @@ class Decoder {
   void SampleLogits(const Pass<D>& pass);
   int logit_rows() const { return peers_.logit_rows(); }
 
+  // From the next pass on; null: nobody. It outlives the passes. While there is
+  // one, passes must not be captured or replayed.
+  void Observe(PassObserver<D>* observer) { observer_ = observer; }
+  bool observed() const { return observer_ != nullptr; }
+
   // Positions that it has angles for.
   int max_positions() const { return preparation_.rotary.max_positions; }
   // What the experts' operators keep.
@@ -105,7 +111,11 @@ class Decoder {
   // This rank's queries, keys and values among a layer's outputs.
   std::array<ColumnParallel<D>, 3> ProjectionsOf(int l) const;
 
+  void Part(PassPart part) const {
+    if (observer_ != nullptr) observer_->OnPart(part);
+  }
   absl::Status Begin(const Pass<D>& pass);
+  absl::Status RunLayers(const Pass<D>& pass);
   absl::Status Layer(int l, const Pass<D>& pass);
   const RowSet<D>& Attention(int l, const Pass<D>& pass);
   void LastAttention(int l, const Pass<D>& pass, View<float, D> qkv);
@@ -125,6 +135,7 @@ class Decoder {
   const int logit_stride_;  // rows begin at multiples of 16 bytes
   Collectives<D>& peers_;
   std::vector<int> moe_index_;  // [layer]
+  PassObserver<D>* observer_ = nullptr;
 
   // Of the pass being run.
   Layout layout_;

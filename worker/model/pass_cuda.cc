@@ -325,7 +325,8 @@ absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
   const Padding padding = PaddingOf(pass);
   const Pass<D> on_gpu = Put(pass, padding);
   SendBlock();
-  const bool captured = padding.rows > 0 && on_gpu.rows.max_chunk_rows <= 1;
+  const bool captured = padding.rows > 0 && on_gpu.rows.max_chunk_rows <= 1 &&
+                        !options_.decoder->observed();
   const absl::Status launched =
       captured ? LaunchOrReplay(on_gpu) : options_.decoder->Run(on_gpu);
   RETURN_IF_ERROR(options_.stream->Wait());
