@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/gpu.h"
 #include "worker/memory/region_cuda.h"
@@ -67,6 +68,19 @@ class GpuPlatform final : public WorkerPlatform {
   const std::unique_ptr<RegionMaker> maker_;
 };
 
+// What whoever lets workers share a GPU should know; said once.
+void TellOfSharing(int gpu) {
+  if (ProcessesShareGpu(gpu)) {
+    LogWarn(
+        "workers share a GPU under MPS: when one is killed, the others on "
+        "that GPU may have to begin anew with it");
+  } else {
+    LogWarn(
+        "workers share a GPU without MPS: their kernels take turns, which "
+        "is many times slower; `nvidia-cuda-mps-control -d` starts it");
+  }
+}
+
 // Ranks fill one GPU after the other.
 absl::StatusOr<std::unique_ptr<WorkerPlatform>> MakeGpuPlatform(
     const Config& config, Rank rank) {
@@ -78,6 +92,7 @@ absl::StatusOr<std::unique_ptr<WorkerPlatform>> MakeGpuPlatform(
   RETURN_IF_ERROR(UseGpu(gpu));
   ASSIGN_OR_RETURN(const GpuMemory memory, MemoryOfGpu());
   RETURN_IF_ERROR(CheckGpuRegions(gpu));
+  if (config.workers.per_gpu > 1 && rank == 0) TellOfSharing(gpu);
   return std::make_unique<GpuPlatform>(gpu, std::move(gpu_of_rank),
                                        memory.total_bytes);
 }

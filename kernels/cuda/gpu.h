@@ -26,6 +26,10 @@ struct GpuMemory {
 };
 absl::StatusOr<GpuMemory> MemoryOfGpu();
 
+// Whether kernels of several processes run on this one together, by NVIDIA's
+// multi-process service. Without it processes take turns of about 2 ms.
+bool ProcessesShareGpu(int gpu);
+
 // GpuStream
 //
 // Work of one GPU in its order. The destructor waits for it.

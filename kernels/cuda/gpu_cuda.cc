@@ -31,6 +31,16 @@ absl::StatusOr<GpuMemory> MemoryOfGpu() {
   return GpuMemory{static_cast<int64_t>(free), static_cast<int64_t>(total)};
 }
 
+bool ProcessesShareGpu(int gpu) {
+  int shared = 0;
+  if (cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, gpu) !=
+      cudaSuccess) {
+    cudaGetLastError();  // a driver that does not know the question
+    return false;
+  }
+  return shared != 0;
+}
+
 std::unique_ptr<GpuStream> GpuStream::Create(int gpu, CudaFailure* failure,
                                              Priority priority) {
   std::unique_ptr<GpuStream> stream(new GpuStream(failure));
