@@ -18,4 +18,4 @@ build_preset() {
   fi
 }
 
-programs=(moebius moebius-coordinator moebius-worker moebius-engine-bench)
+programs=(moebius moebius-coordinator moebius-worker moebius-engine-bench moebius-step-bench)

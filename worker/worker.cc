@@ -12,9 +12,8 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/faults/fault_point.h"
+#include "worker/load_part.h"
 #include "worker/memory/worker_memory.h"
-#include "worker/model/safetensors.h"
-#include "worker/model/weight_loader.h"
 #include "worker/steps/sequence_table.h"
 #include "worker/switch/switch_executor.h"
 #include "worker/worker_loop.h"
@@ -27,25 +26,15 @@ namespace {
 // Peers load their weights at their own pace.
 constexpr absl::Duration kPeerTimeout = absl::Minutes(30);
 
-// Reads our part of the checkpoint.
-absl::StatusOr<wire::Loaded> LoadPart(const WorkerOptions& options,
-                                      const WorkerPlan& plan,
-                                      const wire::Load& load, WorkerHost& host,
-                                      WorkerDevice& device) {
-  RETURN_IF_ERROR(Validate(load.experts, plan.shape.experts));
-  std::unique_ptr<TensorSource> source;
-  if (options.config.model.load_format == LoadFormat::kDummy) {
-    source = MakeDummyWeights();
-  } else {
-    ASSIGN_OR_RETURN(source, Checkpoint::Open(options.config.model.path));
-  }
-  const auto sink = device.MakeSink();
-  ASSIGN_OR_RETURN(
-      const LoadStats loaded,
-      LoadWeights({plan.shape, plan.names, options.rank, load.experts}, *source,
-                  *sink, [&host](int64_t done, int64_t total) {
-                    host.OnProgress(done, total);
-                  }));
+absl::StatusOr<wire::Loaded> Load(const WorkerOptions& options,
+                                  const WorkerPlan& plan,
+                                  const wire::Load& load, WorkerHost& host,
+                                  WorkerDevice& device) {
+  ASSIGN_OR_RETURN(const LoadStats loaded,
+                   LoadPart(options.config, plan, options.rank, load.experts,
+                            device, [&host](int64_t done, int64_t total) {
+                              host.OnProgress(done, total);
+                            }));
   LogDebug("loaded ", loaded.bytes_written, " bytes from ", loaded.bytes_read,
            " read");
   return wire::Loaded{0, static_cast<uint64_t>(loaded.bytes_written),
@@ -157,7 +146,7 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
   loop.incarnation = options.incarnation;
   loop.hello = HelloOf(config, plan, *memory);
   loop.load = [&](const wire::Load& load) -> absl::StatusOr<wire::Loaded> {
-    auto loaded = LoadPart(options, plan, load, host, *device);
+    auto loaded = Load(options, plan, load, host, *device);
     if (!loaded.ok()) return LastingIfOfInput(loaded.status());
     return loaded;
   };

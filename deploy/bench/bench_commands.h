@@ -13,6 +13,7 @@
 namespace moebius {
 
 void AddBenchThroughputCommand(CLI::App& bench, Action& action);
+void AddBenchStepCommand(CLI::App& bench, Action& action);
 void AddBenchServeCommand(CLI::App& bench, Action& action);
 void AddBenchSwitchCommand(CLI::App& bench, Action& action);
 

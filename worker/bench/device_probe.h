@@ -16,12 +16,6 @@ struct PassShares {
   std::array<double, kNumPassParts> part_ms{};
   // Of this rank's experts those to which some row went. [MoE layer]
   std::vector<double> experts_named;
-
-  double total_ms() const {
-    double total = 0;
-    for (const double ms : part_ms) total += ms;
-    return total;
-  }
 };
 
 // DeviceProbe
@@ -47,7 +41,6 @@ class DeviceProbe {
   struct CopyRates {
     double kernel = 0;
     double driver = 0;  // 0: there is none
-    double best() const { return kernel > driver ? kernel : driver; }
   };
   virtual absl::StatusOr<CopyRates> MeasureCopies() = 0;
   // Operations a second of our own product of large square BF16 matrices.
