@@ -237,6 +237,17 @@ absl::StatusOr<std::optional<ApiKeys>> LoadKeys(const std::string& file,
   return keys;
 }
 
+ServerInfo InfoOf(const Config& config, int max_model_len, Term term) {
+  return {.version = kVersion,
+          .model = ServedModelName(config),
+          .model_path = config.model.path,
+          .max_model_len = max_model_len,
+          .num_workers = config.workers.count,
+          .started_unix_s = UnixMs() / 1e3,
+          .pid = getpid(),
+          .term = term.value};
+}
+
 // Requests of earlier coordinators, for clients that come back for them.
 void RestoreCalls(const JournalState& state, CallTable& calls) {
   for (const auto& [first, request] : state.requests()) {
@@ -321,6 +332,11 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   FrontMetrics metrics;
   IoThreads threads(config.http.threads, "http");
   IoThreads admin_threads(1, "admin");
+  std::unique_ptr<HttpServer> server, admin_server;
+  const ServerReport report(
+      engine, metrics,
+      InfoOf(config, max_model_len, opened.journal->state().term()),
+      [&server] { return server->num_connections(); });
   OpenAiApiOptions api_options;
   api_options.limits = {ServedModelName(config),
                         max_model_len,
@@ -330,6 +346,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
                         config.http.allow_request_templates};
   api_options.model_root = config.model.path;
   api_options.version = kVersion;
+  api_options.report = &report;
   api_options.admission = MakeAdmissionRules(
       api_keys.has_value(), config.http.host, config.http.allowed_hosts,
       config.http.allowed_origins);
@@ -342,24 +359,13 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   calls = &api.calls();
   RestoreCalls(opened.journal->state(), *calls);
 
-  std::unique_ptr<HttpServer> server, admin_server;
   AdminApiOptions admin_options;
-  admin_options.info = {.version = kVersion,
-                        .model = ServedModelName(config),
-                        .model_path = config.model.path,
-                        .max_model_len = max_model_len,
-                        .num_workers = config.workers.count,
-                        .pid = getpid(),
-                        .term = opened.journal->state().term().value};
-  admin_options.num_connections = [&server] {
-    return server->num_connections();
-  };
   admin_options.faults = faults.get();
   admin_options.admission =
       MakeAdmissionRules(admin_keys.has_value(), config.admin.host,
                          config.admin.allowed_hosts, "");
   admin_options.keys = std::move(admin_keys);
-  AdminApi admin(engine, metrics, std::move(admin_options));
+  AdminApi admin(engine, report, std::move(admin_options));
   // Whatever ends us, sockets and their threads end before the APIs do.
   const auto stop_front = absl::MakeCleanup([&] {
     if (server != nullptr) server->Stop();

@@ -19,7 +19,6 @@ constexpr std::string_view kServed =
     "POST /admin/layout, POST /admin/drain, POST /admin/undrain, GET /status, "
     "GET /metrics, GET /progress, GET /health, GET /ready and GET /version; "
     "models are on the public listener";
-constexpr std::string_view kMetricsType = "text/plain; version=0.0.4";
 
 ApiError SwitchError(const absl::Status& status) {
   ApiError error;
@@ -69,27 +68,9 @@ bool IsGet(std::string_view path) {
 
 }  // namespace
 
-AdminApi::AdminApi(Engine& engine, FrontMetrics& metrics,
+AdminApi::AdminApi(Engine& engine, const ServerReport& report,
                    AdminApiOptions options)
-    : engine_(engine),
-      metrics_(metrics),
-      options_(std::move(options)),
-      started_(std::chrono::steady_clock::now()) {}
-
-double AdminApi::SecondsUp() const {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() -
-                                       started_)
-      .count();
-}
-
-ServerInfo AdminApi::Info() const {
-  ServerInfo info = options_.info;
-  info.uptime_seconds = SecondsUp();
-  if (options_.num_connections) {
-    info.http_connections = options_.num_connections();
-  }
-  return info;
-}
+    : engine_(engine), report_(report), options_(std::move(options)) {}
 
 std::optional<HttpResponse> AdminApi::Refuse(const HttpRequest& head) {
   auto refusal = RefuseAtTheDoor(options_.admission, head);
@@ -116,14 +97,13 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   if (path == "/admin/undrain") return exchange->Respond(Undrain());
   HttpResponse response;
   if (path == "/status") {
-    response.body = StatusJson(engine_.GetStatus(), Info());
+    response = report_.Status();
   } else if (path == "/metrics") {
-    response.content_type = kMetricsType;
-    response.body = MetricsText(engine_.GetStatus(), Info(), metrics_.Get());
+    response = report_.Metrics(request);
   } else if (path == "/progress") {
     response = Progress();
   } else if (path == "/version") {
-    response = VersionResponse(options_.info.version);
+    response = VersionResponse(report_.info().version);
   } else {
     response = ProbeResponse(path, engine_, IsTrusted(options_.keys, request));
   }
@@ -198,7 +178,7 @@ HttpResponse AdminApi::Undrain() {
 
 HttpResponse AdminApi::Progress() {
   const EngineStatus status = engine_.GetStatus();
-  const double now = SecondsUp();
+  const double now = report_.SecondsUp();
   double still_for = 0;
   bool idle = false;
   {

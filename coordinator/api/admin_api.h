@@ -1,8 +1,6 @@
 // The routes of the admin listener: control, status, metrics, probes.
 #pragma once
 
-#include <chrono>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -12,19 +10,17 @@
 #include "common/config/api_keys.h"
 #include "common/faults/fault_table.h"
 #include "coordinator/api/admission.h"
+#include "coordinator/api/server_report.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/http/http_message.h"
-#include "coordinator/status/front_metrics.h"
 #include "coordinator/status/status_text.h"
 
 namespace moebius {
 
 struct AdminApiOptions {
-  ServerInfo info;  // uptime and connections are filled in
   // /progress says 503 if there is work and no step was done for this long.
   int stalled_after_ms = 10'000;
-  std::function<int()> num_connections;  // of the public listener; may be empty
-  FaultTable* faults = nullptr;          // null: no faults can be injected
+  FaultTable* faults = nullptr;  // null: no faults can be injected
   // One of these must be shown; nothing: anybody is served.
   std::optional<ApiKeys> keys;
   AdmissionRules admission;
@@ -43,10 +39,10 @@ struct AdminApiOptions {
 //        are enabled.
 //   GET  /status, /metrics, /health, /ready, /progress, /version
 //
-// Threading: thread-safe. Engine and metrics outlive it.
+// Threading: thread-safe. Engine and report outlive it.
 class AdminApi final : public HttpHandler {
  public:
-  AdminApi(Engine& engine, FrontMetrics& metrics, AdminApiOptions options);
+  AdminApi(Engine& engine, const ServerReport& report, AdminApiOptions options);
 
   std::optional<HttpResponse> Refuse(const HttpRequest& head) override;
   void Handle(std::shared_ptr<HttpExchange> exchange) override;
@@ -57,13 +53,10 @@ class AdminApi final : public HttpHandler {
   void HandleDrain(std::shared_ptr<HttpExchange> exchange);
   HttpResponse Undrain();
   HttpResponse Progress();
-  ServerInfo Info() const;
-  double SecondsUp() const;
 
   Engine& engine_;
-  FrontMetrics& metrics_;
+  const ServerReport& report_;
   const AdminApiOptions options_;
-  const std::chrono::steady_clock::time_point started_;
   std::mutex mutex_;
   ProgressWatch watch_ ABSL_GUARDED_BY(mutex_);
 };

@@ -28,8 +28,8 @@ constexpr std::string_view kTokenize = "/tokenize";
 constexpr std::string_view kDetokenize = "/detokenize";
 constexpr std::string_view kServed =
     "POST /v1/completions, POST /v1/chat/completions, GET /v1/models, POST "
-    "/tokenize, POST /detokenize, GET /health, GET /ready and GET /version; "
-    "control, status and metrics are on the admin listener";
+    "/tokenize, POST /detokenize, GET /status, GET /metrics, GET /health, GET "
+    "/ready and GET /version; control is on the admin listener";
 
 bool IsPostPath(std::string_view path) {
   return path == kCompletions || path == kChat || path == kTokenize ||
@@ -43,7 +43,8 @@ bool IsModelsPath(std::string_view path) {
 // What metrics call a path: one of a few, whatever clients ask for.
 std::string RouteOf(std::string_view path) {
   if (IsModelsPath(path)) return std::string(kModels);
-  const bool known = IsPostPath(path) || IsProbe(path) || path == "/version";
+  const bool known =
+      IsPostPath(path) || IsProbe(path) || IsReport(path) || path == "/version";
   return known ? std::string(path) : "other";
 }
 
@@ -91,7 +92,8 @@ void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const std::string& path = request.path;
   const bool post = IsPostPath(path);
   const bool model = IsModelsPath(path);
-  const bool get = model || IsProbe(path) || path == "/version";
+  const bool report = IsReport(path) && options_.report != nullptr;
+  const bool get = model || report || IsProbe(path) || path == "/version";
   const std::string route = RouteOf(path);
   if (IsPreflight(options_.admission, request)) {
     return Answer(*exchange, route, PreflightResponse(request));
@@ -107,6 +109,11 @@ void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   if (path == kTokenize) return HandlePost(exchange, Kind::kTokenize);
   if (path == kDetokenize) return HandlePost(exchange, Kind::kDetokenize);
   if (model) return HandleModels(*exchange);
+  if (report) {
+    return Answer(*exchange, route,
+                  path == "/status" ? options_.report->Status()
+                                    : options_.report->Metrics(request));
+  }
   if (path == "/version") {
     return Answer(*exchange, route, VersionResponse(options_.version));
   }

@@ -14,6 +14,7 @@
 #include "coordinator/api/call_table.h"
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/request_origin.h"
+#include "coordinator/api/server_report.h"
 #include "coordinator/api/text_codec.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/http/http_message.h"
@@ -27,6 +28,8 @@ struct OpenAiApiOptions {
   ApiLimits limits;
   std::string model_root;  // path of the checkpoint, /v1/models says it
   std::string version;
+  // For /status and /metrics; null: neither is served. Outlives the API.
+  const ServerReport* report = nullptr;
   // One of these must be shown; nothing: anybody is served.
   std::optional<ApiKeys> keys;
   AdmissionRules admission;
@@ -39,7 +42,8 @@ struct OpenAiApiOptions {
 // OpenAiApi
 //
 //   POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize
-//   GET  /v1/models, /v1/models/{model}, /health, /ready, /version
+//   GET  /v1/models, /v1/models/{model}, /health, /ready, /version, /status,
+//        /metrics
 //   OPTIONS of anything, as browsers ask before a page of an allowed origin
 //   does
 //

@@ -13,6 +13,7 @@
 #include "common/config/config.h"
 #include "common/layout/layout.h"
 #include "common/step/step_result.h"
+#include "coordinator/engine/engine_totals.h"
 #include "coordinator/generation.h"
 
 namespace moebius {
@@ -98,6 +99,9 @@ struct EngineStatus {
   std::string journal_trouble;  // nothing new is accepted as long as there is
   uint64_t journal_bytes = 0;
   uint64_t padding_bytes = 0;  // of the experts, in all workers' memory
+  EngineTotals totals;
+  // Tokens of KV that the pools hold in the layout of now, and that are free.
+  uint64_t kv_tokens = 0, kv_tokens_free = 0;
   std::vector<WorkerStatus> workers;
 };
 

@@ -1,12 +1,14 @@
 #include "coordinator/engine/engine_host.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/layout/kv_room.h"
 #include "common/step/sequence_check.h"
 
 namespace moebius {
@@ -401,7 +403,11 @@ void EngineHost::TakeInbox() {
 
 void EngineHost::TakeAborts(const std::vector<RequestId>& aborts) {
   for (RequestId request : aborts) {
-    if (answering_.erase(request) == 0) continue;
+    const auto found = answering_.find(request);
+    if (found == answering_.end()) continue;
+    CountEnd(found->second.times, FinishReason::kAbort,
+             status_.totals.generations);
+    answering_.erase(found);
     scheduler_->Abort(request);
     ++status_.requests_aborted;
     ended_.Add(Now(), 1);
@@ -455,13 +461,16 @@ void EngineHost::TakeDrains(Inbox& inbox) {
 
 void EngineHost::Queue(RequestId request, Generation generation) {
   const int max_tokens = generation.stop.max_tokens;
+  GenerationTimes times{.num_prompt = generation.prompt.size(),
+                        .accepted = Now()};
   const absl::Status status =
       scheduler_->Add(request, std::move(generation.prompt),
                       std::move(generation.sampling), max_tokens);
   ++status_.requests_total;
   if (status.ok()) {
-    answering_.try_emplace(request, Answering{TokenEnds(generation.stop),
-                                              !generation.stop.stop.empty()});
+    answering_.try_emplace(
+        request, Answering{TokenEnds(generation.stop),
+                           !generation.stop.stop.empty(), false, times});
     batch_.emplace_back(
         GenerationBegun{request,
                         std::make_unique<GenerationOutput>(
@@ -525,6 +534,24 @@ void EngineHost::EndAll(bool failed) {
   for (auto& drained : std::exchange(drained_, {})) drained(false);
 }
 
+void EngineHost::PublishKv() {
+  std::array<uint32_t, kMaxRanks> total{}, free{};
+  const int num_ranks = group_.num_ranks();
+  for (Rank r = 0; r < num_ranks; ++r) {
+    total[r] = scheduler_->num_pages(r);
+    free[r] = scheduler_->free_pages(r);
+    status_.workers[r].pages_free = free[r];
+  }
+  const AttentionShape shape = {num_ranks, options_.model.num_q_heads,
+                                options_.model.num_kv_heads};
+  const auto tokens = [&](const auto& pages) {
+    return KvRoomTokens(shape, scheduler_->layout(),
+                        absl::MakeConstSpan(pages).first(num_ranks));
+  };
+  status_.kv_tokens = tokens(total);
+  status_.kv_tokens_free = tokens(free);
+}
+
 void EngineHost::Publish() {
   if (scheduler_.has_value()) {
     const SchedulerCounters counters = scheduler_->counters();
@@ -540,10 +567,9 @@ void EngineHost::Publish() {
     status_.switches_refused_total = switches_->num_refused();
     status_.last_switch = switches_->last();
     status_.load = policy_->smoothed_load();
+    status_.totals.switches = switches_->totals();
     status_.ended_recently = ended_.Count(Now());
-    for (Rank r = 0; r < group_.num_ranks(); ++r) {
-      status_.workers[r].pages_free = scheduler_->free_pages(r);
-    }
+    PublishKv();
   }
   for (Rank r = 0; r < group_.num_ranks(); ++r) {
     status_.workers[r].connected = group_.member(r).joined;

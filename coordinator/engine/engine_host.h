@@ -128,6 +128,7 @@ class EngineHost final : public Engine {
     bool by_text = false;
     // Its last token is drawn.
     bool drawn = false;
+    GenerationTimes times;
   };
   struct EndOfTokens {
     size_t index = 0;
@@ -167,6 +168,7 @@ class EngineHost final : public Engine {
   void Refuse(RequestId request, const absl::Status& why);
   void TakeDrains(Inbox& inbox);
   void EndAll(bool failed);
+  void PublishKv();
   void Publish();
 
   // engine_steps.cc
@@ -174,6 +176,7 @@ class EngineHost final : public Engine {
   absl::Status OnStepResult(StepResult result);
   void EndRefused(std::vector<RefusedRequest> refused);
   void NoteNonfinite(const StepResult& result);
+  void NoteAdmissions(const StepPlan& plan, Clock::time_point now);
   void Deliver(StepId step, std::vector<NewToken> tokens);
   void TakeTextEnds();
   void TakeBackAccepted(const absl::Status& why);

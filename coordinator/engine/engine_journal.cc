@@ -253,6 +253,9 @@ void EngineHost::RecoverRequest(RequestId request,
     auto text = TextOf(choice, choice.tokens.size());
     Answering answering{TokenEnds(generation.stop), text->has_stop_strings()};
     for (const int32_t token : choice.tokens) answering.ends.Take(token);
+    answering.times = {.num_prompt = generation.prompt.size(),
+                       .num_tokens = choice.tokens.size(),
+                       .accepted = Now()};
     answering_.try_emplace(request, std::move(answering));
     batch_.emplace_back(GenerationBegun{request, std::move(text)});
     return;

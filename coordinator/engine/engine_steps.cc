@@ -34,12 +34,20 @@ absl::Status EngineHost::IssueSteps() {
     if (!plan.has_value()) break;
     const StepId step = plan->step;
     if (flying_.empty()) last_progress_ = begin;
+    NoteAdmissions(*plan, begin);
     group_.Broadcast(*std::move(plan));
     flying_.push_back(step);
     Average(status_.decision_us,
             std::exchange(unaccounted_us_, 0.0) + MicrosOf(Now() - begin));
   }
   return absl::OkStatus();
+}
+
+void EngineHost::NoteAdmissions(const StepPlan& plan, Clock::time_point now) {
+  for (const Admission& admission : plan.admissions) {
+    const auto found = answering_.find(admission.request);
+    if (found != answering_.end()) found->second.times.OnAdmitted(now);
+  }
 }
 
 absl::Status EngineHost::OnStepResult(StepResult result) {
@@ -51,6 +59,9 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
   flying_.pop_front();
   last_progress_ = begin;
   Average(status_.step_ms, result.duration_us / 1000.0);
+  // No step is under way when the layout changes.
+  status_.totals.step_seconds[LayoutIndex(scheduler_->layout())].Add(
+      result.duration_us * 1e-6);
   RETURN_IF_ERROR(switches_->OnStepDone(result.step, begin));
   status_.last_step = result.step.value;
   NoteNonfinite(result);
@@ -66,7 +77,11 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
 // does.
 void EngineHost::EndRefused(std::vector<RefusedRequest> refused) {
   for (RefusedRequest& one : refused) {
-    if (answering_.erase(one.request) == 0) continue;
+    const auto found = answering_.find(one.request);
+    if (found == answering_.end()) continue;
+    CountEnd(found->second.times, FinishReason::kError,
+             status_.totals.generations);
+    answering_.erase(found);
     one.reason.resize(
         std::min(one.reason.size(), journal::kMaxStopReasonBytes));
     LogWarn("request ", one.request.value,
@@ -112,6 +127,7 @@ void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
                                    std::move(drawn.prompt_logprobs),
                                    drawn.reached_limit});
     ++status_.generated_tokens_total;
+    answering.times.OnToken(last_progress_);
     const TokenEnd end = answering.ends.Take(token);
     if (end == TokenEnd::kNone && !drawn.reached_limit) continue;
     scheduler_->Finish(drawn.request);
@@ -123,6 +139,7 @@ void EngineHost::Deliver(StepId step, std::vector<NewToken> tokens) {
     ended.push_back({drawn.request,
                      stopped ? FinishReason::kStop : FinishReason::kLength,
                      end == TokenEnd::kStopToken ? std::to_string(token) : ""});
+    CountEnd(answering.times, ended.back().finish, status_.totals.generations);
     answering_.erase(found);
     ++status_.requests_finished;
     ended_.Add(last_progress_, 1);
@@ -143,6 +160,7 @@ void EngineHost::TakeTextEnds() {
     const auto found = answering_.find(end.request);
     if (found == answering_.end()) continue;  // aborted since
     if (!found->second.drawn) scheduler_->Finish(end.request);
+    CountEnd(found->second.times, end.finish, status_.totals.generations);
     answering_.erase(found);
     ++status_.requests_finished;
     ended_.Add(Now(), 1);

@@ -364,8 +364,26 @@ void SwitchControl::Answer(bool done, std::string reason) {
     LogWarn("switch ", current.report.epoch.value,
             " was refused: ", current.report.reason);
   }
-  if (current.report.epoch.value != 0) last_ = current.report;
+  if (current.report.epoch.value != 0) {
+    Count(current.report);
+    last_ = current.report;
+  }
   if (current.callback) current.callback(std::move(current.report));
+}
+
+void SwitchControl::Count(const SwitchReport& report) {
+  SwitchTotals& totals = totals_[LayoutIndex(report.to)];
+  if (!report.done) {
+    ++totals.refused;
+    return;
+  }
+  ++totals.done;
+  totals.weight_bytes += report.weight_bytes;
+  totals.kv_bytes += report.kv_bytes;
+  totals.prepare_seconds += report.prepare_ms / 1e3;
+  totals.copy_seconds += report.switch_ms / 1e3;
+  // With nothing running nobody waited.
+  totals.pause.Add(report.pause_ms / 1e3);
 }
 
 void SwitchControl::Fail(const std::string& reason) {

@@ -2,6 +2,7 @@
 // checks of what came back, and the figures of each switch.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -105,6 +106,10 @@ class SwitchControl {
   const char* state_name() const;
   uint64_t num_done() const { return num_done_; }
   uint64_t num_refused() const { return num_refused_; }
+  // [LayoutIndex of the layout switched to]
+  const std::array<SwitchTotals, kNumServedLayouts>& totals() const {
+    return totals_;
+  }
   const std::optional<SwitchReport>& last() const { return last_; }
 
  private:
@@ -139,6 +144,7 @@ class SwitchControl {
   absl::Status OnDone();
   absl::Status CheckTables() const;
   void Answer(bool done, std::string reason);
+  void Count(const SwitchReport& report);
 
   const SwitchOptions options_;
   WorkerGroup* group_;
@@ -153,6 +159,7 @@ class SwitchControl {
   uint64_t num_done_ = 0;
   uint64_t num_checked_ = 0;
   uint64_t num_refused_ = 0;
+  std::array<SwitchTotals, kNumServedLayouts> totals_;
   bool stalled_ = false;
 };
 

@@ -1,7 +1,6 @@
 // What the front counts, for /metrics.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -11,33 +10,10 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "common/base/histogram.h"
+#include "coordinator/engine/histogram_bounds.h"
 
 namespace moebius {
-
-// LatencyHistogram
-//
-// Counts of durations in fixed buckets. Threading: thread-safe, lock-free; a
-// snapshot taken while others add may be short of the last few.
-class LatencyHistogram {
- public:
-  static constexpr int kNumBuckets = 20;
-  // Upper bounds in seconds; what is above the last has a count of its own.
-  static constexpr std::array<double, kNumBuckets> kBoundsSeconds = {
-      0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1,
-      0.2,    0.3,   0.5,   1.0,   2.0,  5.0,  10.0, 30.0, 60.0,  300.0};
-
-  void Add(double seconds);
-
-  struct Snapshot {
-    std::array<uint64_t, kNumBuckets + 1> counts{};
-    double sum_seconds = 0;
-  };
-  Snapshot Get() const;
-
- private:
-  std::array<std::atomic<uint64_t>, kNumBuckets + 1> counts_{};
-  std::atomic<uint64_t> sum_ns_{0};
-};
 
 // FrontMetrics
 //
@@ -51,14 +27,16 @@ class FrontMetrics {
     disconnects_.fetch_add(1, std::memory_order_relaxed);
   }
 
-  LatencyHistogram& first_token() { return first_token_; }
-  LatencyHistogram& inter_token() { return inter_token_; }
-  LatencyHistogram& request() { return request_; }
+  // From a request's arrival to its first token; between tokens; from a
+  // request's arrival to the end of its answer.
+  SharedHistogram& first_token() { return first_token_; }
+  SharedHistogram& inter_token() { return inter_token_; }
+  SharedHistogram& request() { return request_; }
 
   struct Snapshot {
     std::vector<std::pair<std::pair<std::string, int>, uint64_t>> requests;
     uint64_t disconnects = 0;
-    LatencyHistogram::Snapshot first_token, inter_token, request;
+    Histogram first_token, inter_token, request;
   };
   Snapshot Get() const;
 
@@ -67,7 +45,9 @@ class FrontMetrics {
   std::map<std::pair<std::string, int>, uint64_t> requests_
       ABSL_GUARDED_BY(mutex_);
   std::atomic<uint64_t> disconnects_{0};
-  LatencyHistogram first_token_, inter_token_, request_;
+  SharedHistogram first_token_{kFirstTokenBounds};
+  SharedHistogram inter_token_{kInterTokenBounds};
+  SharedHistogram request_{kRequestBounds};
 };
 
 }  // namespace moebius

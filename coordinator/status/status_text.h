@@ -1,11 +1,10 @@
-// The status and the metrics of a group as text. Pure.
+// The status of a group as text. Pure.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
 #include "coordinator/engine/engine.h"
-#include "coordinator/status/front_metrics.h"
 
 namespace moebius {
 
@@ -17,6 +16,7 @@ struct ServerInfo {
   int max_model_len = 0;
   int num_workers = 0;
   double uptime_seconds = 0;
+  double started_unix_s = 0;
   int http_connections = 0;
   int64_t pid = 0;  // of the coordinator
   uint64_t term = 1;
@@ -49,11 +49,6 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info);
 //    "weight_bytes", "kv_bytes", "prepare_ms", "pause_ms", "switch_ms",
 //    "weight_ms", "kv_ms"}
 std::string SwitchReportJson(const SwitchReport& report);
-
-// The same and the front's counts in the text format of Prometheus 0.0.4; the
-// names begin with "moebius_".
-std::string MetricsText(const EngineStatus& status, const ServerInfo& info,
-                        const FrontMetrics::Snapshot& front);
 
 // What the last progress probe saw, to tell standing still from having nothing
 // to do.

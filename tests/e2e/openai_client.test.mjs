@@ -479,6 +479,6 @@ test('probes and metrics answer', async () => {
   }
   assert.equal((await fetch(`${adminUrl}/progress`)).status, 200);
   const metrics = await (await fetch(`${adminUrl}/metrics`)).text();
-  assert.match(metrics, /^moebius_generated_tokens_total [1-9]/m);
+  assert.match(metrics, /^vllm:generation_tokens_total\{.*\} [1-9]/m);
   assert.match(metrics, /^moebius_ready 1$/m);
 });

@@ -559,9 +559,9 @@ class WordsTest(HostileFront):
         self.assertNotIn(self.MARK, metrics)
         self.assertEqual(
             set(re.findall(r'route="([^"]*)"', metrics)) -
-            {"other", "/health", "/ready", "/version", "/v1/models",
-             "/v1/completions", "/v1/chat/completions", "/tokenize",
-             "/detokenize"}, set())
+            {"other", "/health", "/ready", "/version", "/status", "/metrics",
+             "/v1/models", "/v1/completions", "/v1/chat/completions",
+             "/tokenize", "/detokenize"}, set())
         self.assertNotIn(self.MARK, json.dumps(self.group.status()))
 
     def test_answers_quote_them_as_json_and_in_no_header(self):

@@ -44,11 +44,8 @@ class AdminApiTest : public testing::Test {
  protected:
   void SetUp() override {
     AdminApiOptions options;
-    options.info.version = "1.2.3";
-    options.info.model = "verse";
     options.stalled_after_ms = stalled_after_ms_;
-    options.num_connections = [] { return 5; };
-    api_ = std::make_unique<AdminApi>(engine_, metrics_, std::move(options));
+    api_ = std::make_unique<AdminApi>(engine_, report_, std::move(options));
     auto server = HttpServer::Start({}, threads_, *api_);
     ASSERT_THAT(server, IsOk());
     server_ = std::move(*server);
@@ -64,6 +61,11 @@ class AdminApiTest : public testing::Test {
   int stalled_after_ms_ = 10'000;
   FakeEngine engine_;
   FrontMetrics metrics_;
+  const ServerReport report_{
+      engine_,
+      metrics_,
+      {.version = "1.2.3", .model = "verse", .max_model_len = 4096},
+      [] { return 5; }};
   IoThreads threads_{1, "test-admin"};
   std::unique_ptr<AdminApi> api_;
   std::unique_ptr<HttpServer> server_;
@@ -74,7 +76,8 @@ TEST(AdminApiKeys, AllButProbesNeedAKey) {
   FrontMetrics metrics;
   AdminApiOptions options;
   options.keys = *ApiKeys::Parse("sk-0123456789abcdef", "k");
-  AdminApi api(engine, metrics, std::move(options));
+  const ServerReport report(engine, metrics, {}, {});
+  AdminApi api(engine, report, std::move(options));
   IoThreads threads(1, "test-admin");
   auto server = HttpServer::Start({}, threads, api);
   ASSERT_THAT(server, IsOk());
@@ -302,27 +305,31 @@ TEST_F(AdminApiTest, MetricsAreInPrometheusFormat) {
   metrics_.first_token().Add(0.0101);
   metrics_.first_token().Add(1000);
   const TestResponse response = Get("/metrics");
-  EXPECT_EQ(response.headers.at("content-type"), "text/plain; version=0.0.4");
+  EXPECT_EQ(response.headers.at("content-type"),
+            "text/plain; version=0.0.4; charset=utf-8");
   for (const char* line : {
-           "# TYPE moebius_requests_running gauge\n",
-           "\nmoebius_requests_running 3\n",
-           "\nmoebius_layout{layout=\"tp\"} 1\n",
-           "\nmoebius_layout{layout=\"ep\"} 0\n",
-           "\nmoebius_worker_connected{rank=\"1\"} 0\n",
-           "\nmoebius_worker_kv_pages_free{rank=\"0\"} 60\n",
-           "# TYPE moebius_generated_tokens_total counter\n",
-           "\nmoebius_generated_tokens_total 200\n",
-           "\nmoebius_http_requests_total{route=\"/v1/completions\","
+           "# TYPE vllm:num_requests_running gauge\n",
+           "\nvllm:num_requests_running{engine=\"0\",model_name=\"verse\"} 3\n",
+           "\nmoebius:layout{layout=\"tp\"} 1\n",
+           "\nmoebius:layout{layout=\"ep\"} 0\n",
+           "\nmoebius:worker_connected{rank=\"1\"} 0\n",
+           "\nmoebius:worker_kv_pages_free{rank=\"0\"} 60\n",
+           "# TYPE vllm:generation_tokens_total counter\n",
+           "\nvllm:generation_tokens_total{engine=\"0\",model_name=\"verse\"} "
+           "200"
+           "\n",
+           "\nmoebius:http_requests_total{route=\"/v1/completions\","
            "status=\"200\"} 2\n",
-           "\nmoebius_http_requests_total{route=\"/v1/completions\","
+           "\nmoebius:http_requests_total{route=\"/v1/completions\","
            "status=\"429\"} 1\n",
-           "# TYPE moebius_time_to_first_token_seconds histogram\n",
-           "\nmoebius_time_to_first_token_seconds_bucket{le=\"0.01\"} 0\n",
-           "\nmoebius_time_to_first_token_seconds_bucket{le=\"0.02\"} 1\n",
-           "\nmoebius_time_to_first_token_seconds_bucket{le=\"+Inf\"} 2\n",
-           "\nmoebius_time_to_first_token_seconds_count 2\n",
-           "\nmoebius_last_switch_pause_seconds 0.00425\n",
-           "\nmoebius_nonfinite_logits_total 7\n",
+           "# TYPE vllm:time_to_first_token_seconds histogram\n",
+           "\nvllm:time_to_first_token_seconds_bucket{engine=\"0\","
+           "model_name=\"verse\",le=\"0.01\"} 0\n",
+           "model_name=\"verse\",le=\"0.02\"} 1\n",
+           "model_name=\"verse\",le=\"+Inf\"} 2\n",
+           "\nvllm:time_to_first_token_seconds_count{engine=\"0\","
+           "model_name=\"verse\"} 2\n",
+           "\nmoebius:nonfinite_logits_total 7\n",
        }) {
     EXPECT_THAT(response.body, HasSubstr(line));
   }

@@ -140,7 +140,7 @@ TEST_F(OpenAiApiTest, EveryAnswerNamesItsRequest) {
 TEST_F(OpenAiApiTest, WrongPathsAreToldWhatThereIs) {
   Start();
   for (const char* path : {"/v1/responses", "/v1/embeddings", "/nowhere", "/",
-                           "/v1/completionsx", "/admin/layout", "/metrics"}) {
+                           "/v1/completionsx", "/admin/layout"}) {
     const TestResponse answer = Post(path, "{}");
     EXPECT_EQ(answer.status, 404) << path;
     const Json error = Parse(answer.body)["error"];

@@ -1,0 +1,48 @@
+// What a server says of itself, on both listeners: /status and /metrics.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <string_view>
+
+#include "coordinator/engine/engine.h"
+#include "coordinator/http/http_message.h"
+#include "coordinator/status/front_metrics.h"
+#include "coordinator/status/status_text.h"
+
+namespace moebius {
+
+// ServerReport
+//
+// Reads the engine's last snapshot: it never waits for a step or a switch.
+// Threading: thread-safe. Engine and metrics outlive it.
+class ServerReport {
+ public:
+  // Uptime and connections of `info` are filled in; `num_connections`, of the
+  // public listener, may be empty.
+  ServerReport(const Engine& engine, const FrontMetrics& metrics,
+               ServerInfo info, std::function<int()> num_connections);
+
+  HttpResponse Status() const;
+  // In the format, and compressed, as the request asks.
+  HttpResponse Metrics(const HttpRequest& request) const;
+
+  const ServerInfo& info() const { return info_; }
+  double SecondsUp() const;
+
+ private:
+  ServerInfo InfoNow() const;
+
+  const Engine& engine_;
+  const FrontMetrics& metrics_;
+  const ServerInfo info_;
+  const std::function<int()> num_connections_;
+  const std::chrono::steady_clock::time_point started_;
+};
+
+// Whether `path` is one of its routes.
+constexpr bool IsReport(std::string_view path) {
+  return path == "/status" || path == "/metrics";
+}
+
+}  // namespace moebius

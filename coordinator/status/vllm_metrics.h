@@ -1,0 +1,15 @@
+// Metrics under vLLM's names, with its labels, types and buckets.
+// Pure.
+#pragma once
+
+#include "coordinator/engine/engine.h"
+#include "coordinator/status/front_metrics.h"
+#include "coordinator/status/metrics_writer.h"
+#include "coordinator/status/status_text.h"
+
+namespace moebius {
+
+void AddVllmMetrics(const EngineStatus& status, const ServerInfo& info,
+                    const FrontMetrics::Snapshot& front, MetricsWriter& out);
+
+}  // namespace moebius
