@@ -309,12 +309,10 @@ __global__ void __launch_bounds__(kScanThreads)
   }
 }
 
-// Candidates, few of them in shared memory. REQUIRES: no more than
-// kMaxCandidates.
+// Candidates to shared memory. REQUIRES: no more than kMaxCandidates.
 __device__ ListElements LoadCandidates(const SampleArguments& args, int row,
                                        Candidate* list) {
   const int count = static_cast<int>(args.states[row].num_candidates);
-  if (count > kSharedCandidates) return {args.candidates_of(row), count};
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kSelectThreads) {
     list[i] = args.candidates_of(row)[i];
   }
@@ -325,7 +323,7 @@ __device__ ListElements LoadCandidates(const SampleArguments& args, int row,
 // A block a row.
 __global__ void __launch_bounds__(kSelectThreads, 1)
     DrawFromCandidates(const __grid_constant__ SampleArguments args) {
-  __shared__ Candidate list[kSharedCandidates];
+  __shared__ Candidate list[kMaxCandidates];
   __shared__ SelectRoom select;
   const int row = static_cast<int>(blockIdx.x);
   RowState& state = args.states[row];
@@ -433,7 +431,7 @@ __device__ void TopOfRow(const RowElements& elements, const RowState& state,
 // A block a row.
 __global__ void __launch_bounds__(kSelectThreads, 1)
     FinishLogprobs(const __grid_constant__ SampleArguments args) {
-  __shared__ Candidate list[kSharedCandidates];
+  __shared__ Candidate list[kMaxCandidates];
   __shared__ SelectRoom select;
   const int row = static_cast<int>(blockIdx.x);
   const GpuSampleRow& wanted = args.wanted(row);
@@ -448,7 +446,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     result.num_top = count;
   }
   if (count == 0) return;
-  if (state.num_candidates <= kSharedCandidates) {
+  if (state.num_candidates <= kMaxCandidates) {
     TopOfList(LoadCandidates(args, row, list), state, count, result.top);
   } else {
     TopOfRow({logits, args.vocabulary}, state, count, select, result.top);

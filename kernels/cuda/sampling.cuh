@@ -19,10 +19,9 @@ inline constexpr int kScanThreads = 256;
 inline constexpr int kEach = 16;  // logits of a thread
 inline constexpr int kSliceLogits = kScanThreads * kEach;
 inline constexpr int kMaxSlices = 1024;
-// Those of a row that are kept, and of these as many as are looked at in shared
-// memory. Where there are more, the row itself is read again and again.
-inline constexpr int kMaxCandidates = 16384;
-inline constexpr int kSharedCandidates = 4096;
+// Those of a row that are looked at in shared memory. Where there are more, the
+// row itself is read again and again.
+inline constexpr int kMaxCandidates = 4096;
 inline constexpr uint32_t kNoCut = ~0u;  // above all keys
 
 // What a slice gave. The sums are of exponentials relative to its highest.
