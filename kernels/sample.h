@@ -16,6 +16,12 @@ struct SampledRow {
   bool finite = true;  // no NaN and no infinity among the logits
 };
 
+// A token that the host does not know yet, where a pass has one: that which a
+// pass before it has drawn to a place (SampleRow::place). -1 is none.
+constexpr int32_t TokenAtPlace(int place) { return -2 - place; }
+constexpr bool IsAtPlace(int32_t token) { return token <= -2; }
+constexpr int PlaceOf(int32_t token) { return -2 - token; }
+
 // What is wanted of one row of logits.
 struct SampleRow {
   const SamplingParams* sampling = nullptr;
@@ -23,6 +29,8 @@ struct SampleRow {
   absl::Span<const int32_t> output;       // the generated ones of them
   // A token of the prompt, whose log-probability is wanted; -1: draw one.
   int32_t known = -1;
+  // Where a device keeps the drawn token for later passes; -1: nowhere.
+  int place = -1;
   float* logits = nullptr;  // [vocabulary] gets them as they are; null: nobody
   SampledRow* result = nullptr;
 };

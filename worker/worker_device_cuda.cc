@@ -132,6 +132,7 @@ class GpuDevice final : public WorkerDevice {
     options.shape = plan_.shape;
     options.rank = memory_.rank();
     options.max_rows = config_.scheduler.token_budget;
+    options.max_slots = config_.scheduler.max_running;
     for (Rank r = 0; r < memory_.num_ranks(); ++r) {
       options.exchange.push_back(memory_.mutable_exchange(r));
       options.signals.push_back(memory_.signals(r));
@@ -213,8 +214,8 @@ absl::StatusOr<std::unique_ptr<WorkerDevice>> Make(const Config& config,
 
 template <Numerics N>
 int64_t ExchangeBytes(const Config& config, const ModelShape& shape) {
-  return Collectives<Cuda<N>>::ExchangeBytes(shape,
-                                             config.scheduler.token_budget);
+  return Collectives<Cuda<N>>::ExchangeBytes(
+      shape, config.scheduler.token_budget, config.scheduler.max_running);
 }
 
 }  // namespace

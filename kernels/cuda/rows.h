@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/base/ids.h"
 #include "kernels/attend.h"
 #include "kernels/cuda/buffer.h"
 #include "kernels/sample.h"
@@ -46,6 +47,16 @@ struct RowSet<Cuda<N>> {
   // Null: no two blocks of threads share a row and KV head, which takes long
   // where rows are few and positions are high.
   AttentionScratch<N>* scratch = nullptr;
+};
+
+// Where tokens that are drawn are kept for passes behind, by place. A pass
+// whose host does not know a token yet names the place instead, as
+// TokenAtPlace.
+struct TokenPlaces {
+  int32_t* own = nullptr;
+  int32_t* of_rank[kMaxRanks] = {};  // own among them
+  int num_ranks = 0;
+  int count = 0;
 };
 
 template <Numerics N>

@@ -291,7 +291,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   state.draw_cut = cut;
   state.num_candidates = state.num_above = 0;
   result.finite = finite ? 1 : 0;
-  if (cut == kNoCut) result.token = token;
+  if (cut == kNoCut) StoreToken(args, row, token);
 }
 
 // [shares][rows] blocks: the candidates for a truncated draw.
@@ -339,7 +339,8 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x != 0) return;
-  state.token = args.results[args.place(row)].token = token;
+  state.token = token;
+  StoreToken(args, row, token);
   state.num_candidates = 0;
 }
 
@@ -538,6 +539,7 @@ void Sample(const Cuda<N>& device, GpuRows<N> logits,
   GpuSampling<N>& sampling = *samples.sampling;
   args.rows = sampling.rows();
   args.results = sampling.results();
+  args.tokens = sampling.places();
   args.first = samples.first;
   args.step = samples.step;
   if (!PlaceScratch(device, logits.rows, sampling.scratch(), args)) return;

@@ -2,11 +2,10 @@
 // back.
 //
 // A pass has a place for each of its rows whose logits are wanted. The host
-// fills the places (GpuSampling::Begin), the operator Sample works on them,
-// and when the stream has been waited for the host takes the results
-// (GpuSampling::Collect). Sample looks at nothing that changes from pass to
-// pass but memory of the GPU and pinned memory at fixed addresses, so that its
-// launches can be captured.
+// fills the places (GpuSampling::Fill), the operator Sample works on them, and
+// the results are in memory of the host when the stream has done it. Several
+// passes may be under way: what the host writes for one, and what it gets of
+// it, has kPassCopies copies, which passes use in turn.
 //
 // A row's result depends on its logits and on what is wanted of it alone: on
 // nothing that is beside it. It is the CPU's (kernels/sampling.h) but for
@@ -15,11 +14,13 @@
 // with its logits, and the CPU's sampler draws.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/sample.h"
@@ -52,6 +53,7 @@ struct GpuSampleRow {
   float inverse_temperature = 1.0f;
   float repetition = 1.0f, frequency = 0.0f, presence = 0.0f;
   double uniform = 0.0;     // in [0, 1)
+  int32_t place = -1;       // of the token (TokenPlaces); -1: nowhere
   float* logits = nullptr;  // pinned, of the host: gets them; null: nobody
   // Edits in their order: first the tokens that are out, then those with a
   // bias, each once, then the history, each once.
@@ -76,6 +78,17 @@ struct GpuSampledRow {
   TokenLogprobValue top[kMaxLogprobs];
 };
 
+// Passes whose numbers and results the host has at the same time.
+inline constexpr int kPassCopies = 4;
+
+// From pinned memory of the host to the GPU; both have room up to the next
+// multiple of 16 bytes.
+struct HostCopy {
+  const void* from = nullptr;
+  void* to = nullptr;
+  int64_t size_bytes = 0;
+};
+
 // Memory of the GPU that Sample works in, for as many rows as one call has.
 template <Numerics N>
 struct SampleScratch {
@@ -85,33 +98,46 @@ struct SampleScratch {
 
 // GpuSampling
 //
-// Cost: Begin copies a hundred bytes a row to the GPU, and eight for each edit;
-// the results are written to the host by the kernels.
+// Cost: Fill describes a row in a hundred bytes, and eight for each edit; the
+// results are written to the host by the kernels.
 // Memory: fixed but for edits, rows that the host samples, and the scratch,
-// which grow. None of it is an address in Sample's launches but the scratch,
-// which grows with the largest call.
-// Threading: thread-compatible. Everything of one pass is done before Begin of
-// the next.
+// which grow; before they do, the stream is waited for.
+// Threading: thread-compatible.
 template <Numerics N>
 class GpuSampling {
  public:
-  // For passes of at most `max_rows` rows. Errors are noted.
-  GpuSampling(const Cuda<N>& device, int max_rows, int vocabulary);
+  // For passes of at most `max_rows` rows. Errors are noted. `results`:
+  // [kPassCopies][max_rows] in memory of the host that the GPU reaches at the
+  // same address; null: in ours. What is drawn is also put into `places`.
+  GpuSampling(const Cuda<N>& device, int max_rows, int vocabulary,
+              GpuSampledRow* results = nullptr, const TokenPlaces& places = {});
   ~GpuSampling();
 
-  // Fills the places for `wanted`, which outlives the pass, and puts the copy
-  // to the GPU on the stream. Places behind them, up to `places`, are empty.
-  // The samples are of all places.
-  // REQUIRES: wanted.count <= places <= max_rows, and known tokens are of the
-  // vocabulary.
+  // Fills the places of a pass for `wanted`, which nobody looks at any more
+  // but DrawOnHost and Collect. Places behind them, up to `places`, are empty.
+  // The samples are of all places; copies() have to be made before Sample.
+  // REQUIRES: wanted.count <= places <= max_rows, known tokens are of the
+  // vocabulary, and the pass that was the last to use this copy has ended.
+  Samples<Cuda<N>> Fill(const Samples<Cpu>& wanted, int places, int copy);
+  absl::Span<const HostCopy> copies() const {
+    return {copies_.data(), copies_.size()};
+  }
+  // The same for passes one at a time, with the copies.
   Samples<Cuda<N>> Begin(const Samples<Cpu>& wanted, int places);
-  // Gives each row that was sampled its result.
-  // REQUIRES: the stream has been waited for.
+
+  // Of the pass that was filled last, when the stream has done it: draws what
+  // the host has to draw, into its results.
+  void DrawOnHost();
+  // That, and gives each row that was sampled its result.
   void Collect();
 
   // For Sample.
   const GpuSampleRow* rows() const { return rows_.data(); }
-  GpuSampledRow* results() const { return results_; }
+  GpuSampledRow* results() const { return ResultsOf(copy_); }
+  GpuSampledRow* ResultsOf(int copy) const {
+    return results_ + int64_t{copy} * max_rows_;
+  }
+  const TokenPlaces& places() const { return places_; }
   SampleScratch<N>& scratch() { return scratch_; }
 
  private:
@@ -123,6 +149,10 @@ class GpuSampling {
   float* LogitsOf(int64_t row) const {
     return host_logits_ + row * logit_stride_;
   }
+  GpuSampleRow* HostRows() const { return host_rows_ + RowsAt(copy_); }
+  // Copies begin at multiples of 16 bytes.
+  int64_t RowsAt(int copy) const { return copy * RowRoom(); }
+  int64_t RowRoom() const { return int64_t{max_rows_ + 2} / 2 * 2; }
   // What is wanted, but for places of edits and logits.
   GpuSampleRow Describe(const SampleRow& wanted);
   void ListEdits(const SampleRow& wanted, GpuSampleRow& row);
@@ -132,20 +162,24 @@ class GpuSampling {
   void GrowLogits(int64_t rows);
   template <class T>
   T* AllocatePinned(int64_t count, const char* what) const;
-  void CopyToGpu(const void* from, int64_t size_bytes, void* to) const;
 
   const Cuda<N> device_;
   const int max_rows_;
   const int vocabulary_;
   const int logit_stride_;
+  const TokenPlaces places_;
+  int copy_ = 0;                    // of the pass
   Samples<Cpu> wanted_;             // of the pass
   std::vector<LogitEdit> edits_;    // of the pass
   std::vector<int> drawn_by_host_;  // rows of the pass
   std::unique_ptr<Host> host_;      // who draws them; made when needed
 
-  // Memory of the host is pinned.
+  std::array<HostCopy, 2> copies_;
+
+  // Memory of the host is pinned: [kPassCopies] times as many.
   GpuSampleRow* host_rows_ = nullptr;
   Buffer<GpuSampleRow, Cuda<N>> rows_;
+  GpuSampledRow* own_results_ = nullptr;
   GpuSampledRow* results_ = nullptr;
   LogitEdit* host_edits_ = nullptr;
   Buffer<LogitEdit, Cuda<N>> gpu_edits_;

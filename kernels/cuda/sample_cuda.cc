@@ -23,6 +23,21 @@ Logprobs LogprobsOf(const GpuSampledRow& from) {
   return {from.logprob, from.rank, {from.top, from.top + from.num_top}};
 }
 
+bool WantsLogprobs(const SampleRow& wanted) {
+  return wanted.known >= 0 || wanted.sampling->num_logprobs >= 0;
+}
+
+void PutResult(const SampledRow& from, GpuSampledRow& to) {
+  const Logprobs& logprobs = from.value.logprobs;
+  to.token = from.value.token;
+  to.finite = from.finite ? 1 : 0;
+  to.logprob = logprobs.logprob;
+  to.rank = logprobs.rank;
+  to.num_top =
+      static_cast<int32_t>(std::min(logprobs.top.size(), size_t{kMaxLogprobs}));
+  std::copy_n(logprobs.top.begin(), to.num_top, to.top);
+}
+
 // Adds biases, each token's once: they are added in their order, so that the
 // sum of several for one token is not the CPU's but for rounding.
 void AddBiases(const std::vector<std::pair<int32_t, float>>& biases,
@@ -69,21 +84,27 @@ struct GpuSampling<N>::Host {
 };
 
 template <Numerics N>
-GpuSampling<N>::GpuSampling(const Cuda<N>& device, int max_rows, int vocabulary)
+GpuSampling<N>::GpuSampling(const Cuda<N>& device, int max_rows, int vocabulary,
+                            GpuSampledRow* results, const TokenPlaces& places)
     : device_(device),
       max_rows_(max_rows),
       vocabulary_(vocabulary),
       logit_stride_((vocabulary + 3) / 4 * 4),
-      host_rows_(
-          AllocatePinned<GpuSampleRow>(max_rows, "what is wanted of a pass")),
-      rows_(device, "what is wanted of a pass", max_rows),
-      results_(AllocatePinned<GpuSampledRow>(max_rows, "results of a pass")) {}
+      places_(places),
+      host_rows_(AllocatePinned<GpuSampleRow>(kPassCopies * RowRoom(),
+                                              "what is wanted of a pass")),
+      rows_(device, "what is wanted of a pass", RowRoom()),
+      results_(results) {
+  if (results_ != nullptr) return;
+  results_ = own_results_ = AllocatePinned<GpuSampledRow>(
+      kPassCopies * int64_t{max_rows}, "results of a pass");
+}
 
 template <Numerics N>
 GpuSampling<N>::~GpuSampling() {
   cudaStreamSynchronize(device_.stream);
   cudaFreeHost(host_rows_);
-  cudaFreeHost(results_);
+  cudaFreeHost(own_results_);
   cudaFreeHost(host_edits_);
   cudaFreeHost(host_logits_);
 }
@@ -103,22 +124,13 @@ T* GpuSampling<N>::AllocatePinned(int64_t count, const char* what) const {
 }
 
 template <Numerics N>
-void GpuSampling<N>::CopyToGpu(const void* from, int64_t size_bytes,
-                               void* to) const {
-  if (size_bytes == 0) return;
-  device_.failure->Note(
-      CudaStatus(cudaMemcpyAsync(to, from, static_cast<size_t>(size_bytes),
-                                 cudaMemcpyHostToDevice, device_.stream),
-                 "what is wanted of a pass to the GPU"));
-}
-
-// REQUIRES: the stream is done with the edits.
-template <Numerics N>
 void GpuSampling<N>::GrowEdits(int64_t count) {
   if (count <= edit_room_) return;
+  cudaStreamSynchronize(device_.stream);
   cudaFreeHost(host_edits_);
-  edit_room_ = count + count / 2;
-  host_edits_ = AllocatePinned<LogitEdit>(edit_room_, "changes of logits");
+  edit_room_ = (count + count / 2 + 1) / 2 * 2;
+  host_edits_ =
+      AllocatePinned<LogitEdit>(kPassCopies * edit_room_, "changes of logits");
   gpu_edits_ = {};
   gpu_edits_ = {device_, "changes of logits", edit_room_};
   before_ = {};
@@ -128,6 +140,7 @@ void GpuSampling<N>::GrowEdits(int64_t count) {
 template <Numerics N>
 void GpuSampling<N>::GrowLogits(int64_t rows) {
   if (rows <= logit_room_) return;
+  cudaStreamSynchronize(device_.stream);
   cudaFreeHost(host_logits_);
   logit_room_ = rows;
   host_logits_ =
@@ -169,6 +182,7 @@ GpuSampleRow GpuSampling<N>::Describe(const SampleRow& wanted) {
     row.kind = GpuSampleRow::kCopy;
     return row;
   }
+  row.place = wanted.place;
   row.num_top = std::clamp(sampling.num_logprobs, -1, kMaxLogprobs);
   row.repetition = sampling.repetition_penalty;
   row.frequency = sampling.frequency_penalty;
@@ -188,10 +202,10 @@ GpuSampleRow GpuSampling<N>::Describe(const SampleRow& wanted) {
 
 template <Numerics N>
 void GpuSampling<N>::Link() {
+  GpuSampleRow* const rows = HostRows();
   int64_t logit_rows = 0, at = 0;
   const auto needs_logits = [&](int i) {
-    return host_rows_[i].kind == GpuSampleRow::kCopy ||
-           wanted(i).logits != nullptr;
+    return rows[i].kind == GpuSampleRow::kCopy || wanted(i).logits != nullptr;
   };
   for (int i = 0; i < wanted_.count; ++i) logit_rows += needs_logits(i) ? 1 : 0;
   GrowLogits(logit_rows);
@@ -199,60 +213,68 @@ void GpuSampling<N>::Link() {
   if (!device_.failure->status().ok()) return;
   logit_rows = 0;
   for (int i = 0; i < wanted_.count; ++i) {
-    GpuSampleRow& row = host_rows_[i];
+    GpuSampleRow& row = rows[i];
     if (needs_logits(i)) row.logits = LogitsOf(logit_rows++);
     if (!row.edited()) continue;
     row.edits = gpu_edits_.data() + at;
     row.before = before_.data() + at;
     at += row.num_edits();
   }
-  std::copy(edits_.begin(), edits_.end(), host_edits_);
+  LogitEdit* const edits = host_edits_ + copy_ * edit_room_;
+  std::copy(edits_.begin(), edits_.end(), edits);
+  copies_[1] = {edits, gpu_edits_.data(),
+                static_cast<int64_t>(edits_.size() * sizeof(LogitEdit))};
 }
 
 template <Numerics N>
-Samples<Cuda<N>> GpuSampling<N>::Begin(const Samples<Cpu>& wanted, int places) {
+Samples<Cuda<N>> GpuSampling<N>::Fill(const Samples<Cpu>& wanted, int places,
+                                      int copy) {
   CHECK(wanted.count <= places && places <= max_rows_);
+  CHECK(0 <= copy && copy < kPassCopies);
   Samples<Cuda<N>> samples{this, 0, 1, places, 0};
   wanted_ = wanted;
+  copy_ = copy;
+  copies_ = {};
   edits_.clear();
   if (!device_.failure->status().ok()) return samples;
   for (int i = 0; i < places; ++i) {
-    GpuSampleRow& row = host_rows_[i];
+    GpuSampleRow& row = HostRows()[i];
     row = i < wanted.count ? Describe(this->wanted(i)) : GpuSampleRow{};
-    results_[i].token = -1;
+    results()[i].token = -1;
     if (row.edited()) samples.stages |= samples.kEdits;
     if (row.num_top >= 0) samples.stages |= samples.kLogprobs;
     if (row.kind == GpuSampleRow::kDraw && row.truncated()) {
       samples.stages |= samples.kTruncated;
     }
   }
+  copies_[0] = {HostRows(), rows_.data(),
+                places * int64_t{sizeof(GpuSampleRow)}};
   Link();
-  if (!device_.failure->status().ok()) return samples;
-  CopyToGpu(host_rows_, places * int64_t{sizeof(GpuSampleRow)}, rows_.data());
-  CopyToGpu(host_edits_,
-            static_cast<int64_t>(edits_.size() * sizeof(LogitEdit)),
-            gpu_edits_.data());
   return samples;
 }
 
 template <Numerics N>
-void GpuSampling<N>::Collect() {
+Samples<Cuda<N>> GpuSampling<N>::Begin(const Samples<Cpu>& wanted, int places) {
+  const Samples<Cuda<N>> samples = Fill(wanted, places, copy_);
+  for (const HostCopy& copy : copies_) {
+    if (copy.size_bytes == 0 || !device_.failure->status().ok()) continue;
+    device_.failure->Note(
+        CudaStatus(cudaMemcpyAsync(copy.to, copy.from,
+                                   static_cast<size_t>(copy.size_bytes),
+                                   cudaMemcpyHostToDevice, device_.stream),
+                   "what is wanted of a pass to the GPU"));
+  }
+  return samples;
+}
+
+template <Numerics N>
+void GpuSampling<N>::DrawOnHost() {
   if (!device_.failure->status().ok()) return;
   drawn_by_host_.clear();
   for (int i = 0; i < wanted_.count; ++i) {
-    const GpuSampledRow& from = results_[i];
-    if (from.token < 0) continue;  // another rank's
-    const GpuSampleRow& row = host_rows_[i];
-    if (row.kind == GpuSampleRow::kCopy) {
+    // The others are another rank's.
+    if (HostRows()[i].kind == GpuSampleRow::kCopy && results()[i].token >= 0) {
       drawn_by_host_.push_back(i);
-      continue;
-    }
-    SampledRow& result = *wanted(i).result;
-    result.finite = from.finite != 0;
-    result.value = {from.token,
-                    row.num_top >= 0 ? LogprobsOf(from) : Logprobs{}};
-    if (wanted(i).logits != nullptr) {
-      std::copy_n(row.logits, vocabulary_, wanted(i).logits);
     }
   }
   if (drawn_by_host_.empty()) return;
@@ -261,9 +283,31 @@ void GpuSampling<N>::Collect() {
       static_cast<int>(drawn_by_host_.size()), [this](int j) {
         thread_local Sampler sampler;
         const int i = drawn_by_host_[static_cast<size_t>(j)];
-        SampleOne({host_rows_[i].logits, static_cast<size_t>(vocabulary_)},
-                  wanted(i), sampler);
+        SampledRow drawn;
+        SampleRow row = wanted(i);
+        row.result = &drawn;
+        SampleOne({HostRows()[i].logits, static_cast<size_t>(vocabulary_)}, row,
+                  sampler);
+        PutResult(drawn, results()[i]);
       });
+}
+
+template <Numerics N>
+void GpuSampling<N>::Collect() {
+  if (!device_.failure->status().ok()) return;
+  DrawOnHost();
+  for (int i = 0; i < wanted_.count; ++i) {
+    const GpuSampledRow& from = results()[i];
+    if (from.token < 0) continue;  // another rank's
+    const GpuSampleRow& row = HostRows()[i];
+    SampledRow& result = *wanted(i).result;
+    result.finite = from.finite != 0;
+    result.value = {from.token,
+                    WantsLogprobs(wanted(i)) ? LogprobsOf(from) : Logprobs{}};
+    if (wanted(i).logits != nullptr && row.kind != GpuSampleRow::kCopy) {
+      std::copy_n(row.logits, vocabulary_, wanted(i).logits);
+    }
+  }
 }
 
 template class GpuSampling<Numerics::kExact>;

@@ -58,6 +58,7 @@ struct SampleArguments {
   const GpuSampleRow* rows = nullptr;
   GpuSampledRow* results = nullptr;
   int first = 0, step = 1;  // places of the rows
+  TokenPlaces tokens;
   SlicePart* parts = nullptr;
   uint32_t* groups = nullptr;
   Candidate* candidates = nullptr;
@@ -78,6 +79,17 @@ struct SampleArguments {
     return candidates + int64_t{row} * kMaxCandidates;
   }
 };
+
+// The token that a row has drawn, by one thread.
+__device__ inline void StoreToken(const SampleArguments& args, int row,
+                                  int32_t token) {
+  args.results[args.place(row)].token = token;
+  const int32_t place = args.wanted(row).place;
+  if (place < 0 || place >= args.tokens.count) return;
+  for (int r = 0; r < args.tokens.num_ranks; ++r) {
+    args.tokens.of_rank[r][place] = token;
+  }
+}
 
 __device__ inline float NanToMinusInfinity(float value) {
   return isnan(value) ? -INFINITY : value;

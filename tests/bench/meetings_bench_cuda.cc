@@ -86,7 +86,7 @@ class Group {
       }
       OneRank& rank = *ranks_[r];
       rank.exchange = rank.Allocate<std::byte>(
-          Collectives<D>::ExchangeBytes(shape_, kMaxRows));
+          Collectives<D>::ExchangeBytes(shape_, kMaxRows, 1));
       rank.residual = rank.Allocate<float>(kMaxRows * kHidden);
       rank.normed = rank.Allocate<float>(kMaxRows * kHidden);
       rank.weight = rank.Allocate<float>(kHidden);
@@ -105,10 +105,11 @@ class Group {
   // On a thread of the rank's.
   void Run(Rank r) {
     OneRank& rank = *ranks_[r];
-    rank.peers->Begin(TensorParallel(shape_.num_ranks));
+    const MeetingStart start = rank.peers->Start();
+    LaunchStart(start, rank.device.stream, &rank.failure);
     Require(cudaGraphLaunch(rank.graph, rank.device.stream));
     CHECK(rank.stream->Wait().ok());
-    CHECK(rank.peers->Outcome().ok());
+    CHECK(rank.peers->Outcome(start).ok());
   }
   int gpu_of(Rank r) const { return ranks_[r]->gpu; }
 

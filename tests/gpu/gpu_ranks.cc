@@ -34,6 +34,8 @@ T Must(absl::StatusOr<T> result) {
   return *std::move(result);
 }
 
+constexpr int kSlots = 256;  // places of drawn tokens
+
 struct alignas(4096) SignalsPage : std::array<std::byte, 4096> {};
 
 // Runs one function after another.
@@ -147,7 +149,7 @@ GpuRanks<N>::GpuRanks(const GroupOptions& options, const ModelShape& shape,
                             options.num_pages);
     rank->AllocateZeros(
         rank->exchange, "exchange",
-        Collectives<Cuda<N>>::ExchangeBytes(shape, options.max_rows));
+        Collectives<Cuda<N>>::ExchangeBytes(shape, options.max_rows, kSlots));
     Load(*rank, r, options, shape);
     InitSignals(rank->signals.data(), r, options.num_ranks, Incarnation{1});
     ranks_.push_back(std::move(rank));
@@ -195,6 +197,7 @@ void GpuRanks<N>::Build(Rank r, const GroupOptions& options,
   peers.shape = shape;
   peers.rank = r;
   peers.max_rows = options.max_rows;
+  peers.max_slots = kSlots;
   for (const auto& peer : ranks_) {
     peers.exchange.push_back(peer->exchange.data());
     peers.signals.push_back(peer->signals.data());
@@ -302,15 +305,24 @@ void GpuRanks<N>::RehearsePositions(Rank r, const GroupOptions& options,
 
 template <Numerics N>
 absl::Status GpuRanks<N>::Run(Rank rank, const Pass<Cpu>& pass) {
+  return Do(rank, [&](GpuPasses<N>& passes) { return passes.Run(pass); });
+}
+
+template <Numerics N>
+absl::Status GpuRanks<N>::Do(Rank rank, Task task) {
   OneRank& one = *ranks_[rank];
-  return one.thread.Run([&] {
-    return graphs_ ? one.graphs->Run(pass) : one.launches->Run(pass);
-  });
+  return one.thread.Run(
+      [&] { return task(graphs_ ? *one.graphs : *one.launches); });
 }
 
 template <Numerics N>
 int GpuRanks<N>::num_graphs(Rank rank) const {
   return ranks_[rank]->graphs->num_graphs();
+}
+
+template <Numerics N>
+CUstream_st* GpuRanks<N>::stream(Rank rank) const {
+  return ranks_[rank]->device.stream;
 }
 
 template <Numerics N>

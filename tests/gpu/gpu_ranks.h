@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "kernels/cuda/gpu.h"
@@ -50,12 +51,16 @@ class GpuRanks final : public TestRanks {
 
   // On the rank's own thread, which is waited for.
   absl::Status Run(Rank rank, const Pass<Cpu>& pass) override;
+  // On the rank's own thread, which is waited for.
+  using Task = absl::FunctionRef<absl::Status(GpuPasses<N>&)>;
+  absl::Status Do(Rank rank, Task task);
   // Ends the meetings at which others wait for anybody.
   void GiveUp() override { fence(0).Abandon(); }
   SignalsFence& fence(Rank rank);
   // Whether passes from now on are graphs; all of them are by default.
   void SetGraphs(bool graphs) { graphs_ = graphs; }
   int num_graphs(Rank rank) const;
+  CUstream_st* stream(Rank rank) const;
   // Of the last pass's last MoE layer.
   const Routing<Cuda<N>>& routing(Rank rank) const;
 

@@ -11,6 +11,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/routing.h"
+#include "worker/model/pass_begin.h"
 
 namespace moebius {
 namespace {
@@ -132,29 +133,41 @@ template <Numerics N>
 GpuPasses<N>::GpuPasses(const Cuda<N>& device, const Options& options)
     : device_(device),
       options_(options),
-      sampling_(device, options.max_rows, options.vocabulary),
+      sampling_(device, options.max_rows, options.vocabulary, options.results,
+                options.peers->token_places()),
       graphs_(options.max_graphs, device.stream, device.failure) {
+  for (Copy& copy : copies_) {
+    device_.failure->Note(CudaStatus(
+        cudaEventCreateWithFlags(
+            &copy.end, cudaEventBlockingSync | cudaEventDisableTiming),
+        "an event for the end of a pass"));
+  }
   Reserve(RoomFor(options.max_rows, options.page_ids));
 }
 
 template <Numerics N>
 GpuPasses<N>::~GpuPasses() {
   cudaStreamSynchronize(device_.stream);
-  cudaFreeHost(host_);
+  for (const Copy& copy : copies_) {
+    cudaFreeHost(copy.numbers);
+    if (copy.end != nullptr) cudaEventDestroy(copy.end);
+  }
 }
 
-// REQUIRES: the stream is done with the block.
 template <Numerics N>
 void GpuPasses<N>::Reserve(int64_t size_bytes) {
-  cudaFreeHost(host_);
+  cudaStreamSynchronize(device_.stream);
   block_ = {};
-  room_bytes_ = size_bytes;
-  void* host = nullptr;
-  device_.failure->Note(
-      CudaStatus(cudaHostAlloc(&host, static_cast<size_t>(room_bytes_),
-                               cudaHostAllocPortable),
-                 "pinned memory for the numbers of a pass"));
-  host_ = static_cast<std::byte*>(host);
+  room_bytes_ = RoundUp(size_bytes);
+  for (Copy& copy : copies_) {
+    cudaFreeHost(copy.numbers);
+    void* host = nullptr;
+    device_.failure->Note(
+        CudaStatus(cudaHostAlloc(&host, static_cast<size_t>(room_bytes_),
+                                 cudaHostAllocPortable | cudaHostAllocMapped),
+                   "pinned memory for the numbers of a pass"));
+    copy.numbers = static_cast<std::byte*>(host);
+  }
   block_ = {device_, "numbers of a pass", room_bytes_};
 }
 
@@ -204,7 +217,9 @@ typename GpuPasses<N>::Padding GpuPasses<N>::PaddingOf(
 }
 
 template <Numerics N>
-Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass, const Padding& padding) {
+Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass, const Padding& padding,
+                                int copy) {
+  host_ = copies_[copy].numbers;
   BlockWriter block(host_, block_.data(), room_bytes_);
   const bool padded = padding.rows > 0;
   const int more = padded ? padding.rows - pass.rows.size : 0;
@@ -212,7 +227,8 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass, const Padding& padding) {
   out.layout = pass.layout;
   out.rows_of_rank = pass.rows_of_rank;
   out.wanted_of_rank = pass.wanted_of_rank;
-  out.samples = sampling_.Begin(pass.samples, pass.samples.count);
+  out.samples = sampling_.Fill(pass.samples, pass.samples.count, copy);
+  num_tokens_ = pass.rows.size;
   out.tokens =
       block.Put({pass.tokens, static_cast<size_t>(pass.rows.size)}, more);
   out.rows = PutRows<N>(pass.rows, more, block);
@@ -262,11 +278,15 @@ void GpuPasses<N>::PutPages(const Pass<Cpu>& pass, BlockWriter& block,
 }
 
 template <Numerics N>
-void GpuPasses<N>::SendBlock() {
-  device_.failure->Note(CudaStatus(
-      cudaMemcpyAsync(block_.data(), host_, static_cast<size_t>(used_bytes_),
-                      cudaMemcpyHostToDevice, device_.stream),
-      "a copy of a pass to the GPU"));
+void GpuPasses<N>::Begin(const MeetingStart& meetings) {
+  PassBeginning beginning;
+  beginning.copies[0] = {host_, block_.data(), used_bytes_};
+  std::copy(sampling_.copies().begin(), sampling_.copies().end(),
+            beginning.copies.begin() + 1);
+  beginning.num_tokens = num_tokens_;
+  beginning.places = sampling_.places();
+  beginning.meetings = meetings;
+  LaunchBeginning(beginning, device_.stream, device_.failure);
 }
 
 template <Numerics N>
@@ -316,23 +336,60 @@ absl::Status GpuPasses<N>::LaunchOrReplay(const Pass<D>& pass) {
 }
 
 template <Numerics N>
-absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
+absl::Status GpuPasses<N>::Launch(const Pass<Cpu>& pass, uint64_t number) {
+  CHECK(under_way_ < kMostUnderWay);
   RETURN_IF_ERROR(UseGpu(options_.gpu));
   RETURN_IF_ERROR(device_.failure->status());
   RETURN_IF_ERROR(MakeRoom(pass));
-  if (options_.peers->FollowMemories()) graphs_.Clear();
-  options_.peers->Renew();
+  if (under_way_ == 0 && options_.peers->Restart()) graphs_.Clear();
+  const int at = static_cast<int>(number % kPassCopies);
+  Copy& copy = copies_[at];
   const Padding padding = PaddingOf(pass);
-  const Pass<D> on_gpu = Put(pass, padding);
-  SendBlock();
+  const Pass<D> on_gpu = Put(pass, padding, at);
+  copy.meetings = options_.peers->Start();
+  Begin(copy.meetings);
   const bool captured = padding.rows > 0 && on_gpu.rows.max_chunk_rows <= 1 &&
                         !options_.decoder->observed();
-  const absl::Status launched =
-      captured ? LaunchOrReplay(on_gpu) : options_.decoder->Run(on_gpu);
-  RETURN_IF_ERROR(options_.stream->Wait());
+  RETURN_IF_ERROR(captured ? LaunchOrReplay(on_gpu)
+                           : options_.decoder->Run(on_gpu));
+  options_.peers->End();
+  device_.failure->Note(CudaStatus(cudaEventRecord(copy.end, device_.stream),
+                                   "the end of a pass"));
+  ++under_way_;
+  return absl::OkStatus();
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::AwaitEnd(uint64_t number) const {
+  RETURN_IF_ERROR(UseGpu(options_.gpu));
+  return CudaStatus(cudaEventSynchronize(copies_[number % kPassCopies].end),
+                    "a pass");
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::Finish(uint64_t number) {
+  CHECK(under_way_ > 0);
+  --under_way_;
+  RETURN_IF_ERROR(device_.failure->status());
+  return options_.peers->Outcome(copies_[number % kPassCopies].meetings);
+}
+
+template <Numerics N>
+void GpuPasses<N>::Drain() {
+  options_.stream->Wait().IgnoreError();  // it is noted, and stays
+  under_way_ = 0;
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
+  const uint64_t number = next_++;
+  if (const absl::Status launched = Launch(pass, number); !launched.ok()) {
+    Drain();
+    return launched;
+  }
+  device_.failure->Note(AwaitEnd(number));
   sampling_.Collect();
-  RETURN_IF_ERROR(launched);
-  return options_.peers->Outcome();
+  return Finish(number);
 }
 
 template <Numerics N>
@@ -340,13 +397,12 @@ Pass<Cuda<N>> GpuPasses<N>::PutNothing(const StepLayout& layout,
                                        const Padding& padding) {
   Pass<Cpu> nothing;
   nothing.layout = layout;
-  return Put(nothing, padding);
+  return Put(nothing, padding, 0);
 }
 
 template <Numerics N>
 absl::Status GpuPasses<N>::RunNothing(const Pass<D>& pass) {
-  options_.peers->RenewAlone();
-  SendBlock();
+  Begin(options_.peers->StartAlone());
   const absl::Status launched = options_.decoder->Run(pass);
   RETURN_IF_ERROR(options_.stream->Wait());
   return launched;

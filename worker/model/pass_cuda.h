@@ -19,14 +19,18 @@
 #include "worker/model/pass_graphs.h"
 #include "worker/peers/collectives_cuda.h"
 
+struct CUevent_st;
+
 namespace moebius {
 
 class BlockWriter;
 
 // GpuPasses
 //
-// Runs a pass of the host's: its numbers go to the GPU in one copy, the
-// decoder follows, the stream is waited for, and what was sampled is collected.
+// Runs passes of the host's: its first kernel brings a pass's numbers, the
+// decoder follows, and what was sampled goes to memory of the host. The host
+// launches passes behind one another, and need not wait for one to launch the
+// next: its tokens may be such that the one before draws (TokenAtPlace).
 //
 // Captured passes: a pass that wants all logits in steady layouts is padded
 // (pass_buckets.h). If its sequences have one row each, it is captured when its
@@ -38,7 +42,9 @@ class BlockWriter;
 // Errors: of the GPU, which stay; kInvalidArgument for a pass that cannot be,
 // before anything of it is done; and of the meetings, after which the next pass
 // is as good as any.
-// Threading: one Run() at a time, from any thread.
+// An error of a pass is one of all that were launched behind it.
+// Threading: one call at a time, from any thread, but for AwaitEnd(), which may
+// be beside others.
 template <Numerics N>
 class GpuPasses {
  public:
@@ -51,6 +57,8 @@ class GpuPasses {
     // Whether passes are padded, and captured. The same on every rank.
     bool graphs = true;
     int max_graphs = 256;
+    // As GpuSampling takes it.
+    GpuSampledRow* results = nullptr;
     // All of them outlive this. The stream is the device's.
     const GpuStream* stream = nullptr;
     Decoder<Cuda<N>>* decoder = nullptr;
@@ -60,6 +68,31 @@ class GpuPasses {
       const Cuda<N>& device, const Options& options);
   ~GpuPasses();
 
+  // Passes that may be under way: launched and not finished. A peer's results
+  // of one stay as they are until as many more have been finished here
+  // (worker/peers/result_board.h).
+  static constexpr int kMostUnderWay = kPassCopies / 2;
+
+  // Launches a pass. Passes are numbered in their order; of those under way no
+  // two numbers are the same modulo kPassCopies. Waits for the stream only
+  // where memory has to grow. REQUIRES: fewer than kMostUnderWay are under way.
+  // An error: it is not.
+  absl::Status Launch(const Pass<Cpu>& pass, uint64_t number);
+  // Waits for the end of a pass that is under way.
+  absl::Status AwaitEnd(uint64_t number) const;
+  // The first pass under way, which has ended: no longer so.
+  absl::Status Finish(uint64_t number);
+  // Waits until nothing runs; nothing is under way then.
+  void Drain();
+  // What our rows of a pass gave, once it has ended, by wanted row.
+  const GpuSampledRow* results(uint64_t number) const {
+    return sampling_.ResultsOf(static_cast<int>(number % kPassCopies));
+  }
+  // Draws what the host has to draw of the pass that was launched last, which
+  // has ended.
+  void DrawOnHost() { sampling_.DrawOnHost(); }
+
+  // All of that for one pass, whose rows get their results.
   absl::Status Run(const Pass<Cpu>& pass);
   // Makes all room that passes need in these steady layouts, and captures all
   // passes that there are. Before the first pass; without the other ranks.
@@ -71,6 +104,12 @@ class GpuPasses {
   using D = Cuda<N>;
   // Where memory lies that graphs have in them, and that can be replaced.
   using Rooms = std::array<const void*, 7>;
+  // What the host has of a pass under way.
+  struct Copy {
+    std::byte* numbers = nullptr;  // pinned
+    CUevent_st* end = nullptr;
+    MeetingStart meetings;
+  };
   // To what a pass is padded; no rows: it is not.
   struct Padding {
     int rows = 0;
@@ -84,9 +123,10 @@ class GpuPasses {
   PadLimits Limits() const;
   Padding PaddingOf(const Pass<Cpu>& pass) const;
   // The pass as the GPU sees it, in the block.
-  Pass<D> Put(const Pass<Cpu>& pass, const Padding& padding);
+  Pass<D> Put(const Pass<Cpu>& pass, const Padding& padding, int copy);
   void PutPages(const Pass<Cpu>& pass, BlockWriter& block, Pass<D>& out);
-  void SendBlock();
+  // The first kernel of what was put last.
+  void Begin(const MeetingStart& meetings);
   absl::Status LaunchOrReplay(const Pass<D>& pass);
   absl::Status Capture(const PassKey& key, const Pass<D>& pass);
   Rooms RoomsNow() const;
@@ -98,11 +138,16 @@ class GpuPasses {
 
   const D device_;
   const Options options_;
-  // One block, here pinned and there, for the numbers of a pass.
+  // One block for the numbers of a pass, there, and several here.
   int64_t room_bytes_ = 0;
-  std::byte* host_ = nullptr;
   Buffer<std::byte, D> block_;
+  std::array<Copy, kPassCopies> copies_;
+  // Of what was put last.
+  std::byte* host_ = nullptr;
   int64_t used_bytes_ = 0;
+  int num_tokens_ = 0;
+  int under_way_ = 0;
+  uint64_t next_ = 0;  // number of a pass that is run
   AttentionScratch<N> scratch_;
   GpuSampling<N> sampling_;
   std::vector<int> padded_of_rank_;

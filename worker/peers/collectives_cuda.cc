@@ -45,17 +45,25 @@ ExchangeLayout PlanOf(const ModelShape& shape, int max_rows) {
       {int{sizeof(typename Cuda<N>::Partial)}, kLogitChunkBytes});
 }
 
-// Two a layer, and one for each chunk of logits.
+// Two a layer, one for each chunk of logits, and one at the end.
 int MostMeetings(const ModelShape& shape, int max_rows, int logit_rows) {
-  return 2 * shape.spec.num_layers() + (max_rows + logit_rows - 1) / logit_rows;
+  if (shape.num_ranks == 1) return 0;
+  return 2 * shape.spec.num_layers() +
+         (max_rows + logit_rows - 1) / logit_rows + 1;
+}
+
+// The places of tokens are behind the rest.
+int64_t PlacesAt(const ExchangeLayout& place) {
+  return (place.size_bytes + 63) / 64 * 64;
 }
 
 }  // namespace
 
 template <Numerics N>
 int64_t Collectives<Cuda<N>>::ExchangeBytes(const ModelShape& shape,
-                                            int max_rows) {
-  return kMeetingLinesBytes + PlanOf<N>(shape, max_rows).size_bytes;
+                                            int max_rows, int max_slots) {
+  return kMeetingLinesBytes + PlacesAt(PlanOf<N>(shape, max_rows)) +
+         int64_t{max_slots} * int64_t{sizeof(int32_t)};
 }
 
 template <Numerics N>
@@ -68,6 +76,11 @@ Collectives<Cuda<N>>::Create(const D& device, const Options& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("collectives: max_rows ", options.max_rows,
                      "; allowed: 1 to ", kMaxStepRows));
+  }
+  if (options.max_slots < 0 || options.max_slots > kMaxStepRows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("collectives: max_slots ", options.max_slots,
+                     "; allowed: 0 to ", kMaxStepRows));
   }
   if (options.shape.spec.hidden_size > kMaxSumHidden) {
     return absl::InvalidArgumentError(
@@ -105,6 +118,13 @@ Collectives<Cuda<N>>::Collectives(const D& device, const Options& options)
   rows_ = {device, "entered rows", rows * hidden()};
   weights_ = {device, "entered weights", assignments};
   experts_ = {device, "entered experts", assignments};
+  token_places_.num_ranks = num_ranks();
+  token_places_.count = options.max_slots;
+  for (Rank r = 0; r < num_ranks(); ++r) {
+    token_places_.of_rank[r] =
+        reinterpret_cast<int32_t*>(At(r, PlacesAt(place_)));
+  }
+  token_places_.own = token_places_.of_rank[rank_];
 }
 
 template <Numerics N>
@@ -112,7 +132,11 @@ void Collectives<Cuda<N>>::Begin(Layout attention) {
   attention_ = attention;
   meeting_ = 0;
   logits_ = 0;
-  if (num_ranks() > 1) meetings_->Begin();
+}
+
+template <Numerics N>
+void Collectives<Cuda<N>>::End() {
+  if (num_ranks() > 1) LaunchMeeting(Behind(most_meetings_ - 1));
 }
 
 template <Numerics N>

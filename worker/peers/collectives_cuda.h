@@ -14,6 +14,7 @@
 #include "common/base/ids.h"
 #include "common/layout/layout.h"
 #include "kernels/cuda/buffer.h"
+#include "kernels/cuda/rows.h"
 #include "kernels/project.h"
 #include "worker/model/model_shape.h"
 #include "worker/peers/collectives.h"
@@ -43,7 +44,8 @@ class Collectives<Cuda<N>> {
   struct Options {
     ModelShape shape;
     Rank rank = 0;
-    int max_rows = 0;  // of a step, over the whole group
+    int max_rows = 0;   // of a step, over the whole group
+    int max_slots = 1;  // places of tokens that are drawn
     // Every rank's exchange region as mapped here, for reading and writing,
     // multiples of 256; ExchangeBytes() long; ours among them.
     std::vector<std::byte*> exchange;
@@ -53,7 +55,8 @@ class Collectives<Cuda<N>> {
     // Blocks that may wait for the others at once.
     int most_waiting_blocks = 16;
   };
-  static int64_t ExchangeBytes(const ModelShape& shape, int max_rows);
+  static int64_t ExchangeBytes(const ModelShape& shape, int max_rows,
+                               int max_slots);
   // kInvalidArgument when an option is out of range; else the first error of
   // the GPU.
   static absl::StatusOr<std::unique_ptr<Collectives>> Create(
@@ -62,17 +65,24 @@ class Collectives<Cuda<N>> {
   Rank rank() const { return rank_; }
   int num_ranks() const { return shape_.num_ranks; }
 
-  // Before a pass, whose peers' memories may have been replaced. True: graphs
-  // of passes are void.
-  bool FollowMemories() { return meetings_->FollowMemories(); }
-  // Before each pass, launched or replayed.
-  void Renew() { meetings_->Renew(num_ranks() == 1 ? 0 : most_meetings_); }
-  // The same for a pass without the others, whose results mean nothing.
-  void RenewAlone() { meetings_->RenewAlone(); }
+  // Nothing of ours is on the stream. True: graphs of passes are void.
+  bool Restart() { return meetings_->Restart(); }
+  // Before each pass, launched or replayed: what its first kernel does; or the
+  // same for a pass without the others, whose results mean nothing.
+  MeetingStart Start() { return meetings_->Start(most_meetings_); }
+  MeetingStart StartAlone() { return meetings_->StartAlone(); }
+  // What the pass launches counts from here on.
   void Begin(Layout attention);
-  // Of the pass that the stream has done: OK, or which rank did not come, or
-  // gave up.
-  absl::Status Outcome() const { return meetings_->Outcome(); }
+  // Behind all else of a pass: what it wrote, here and for peers and their
+  // hosts, is there for what comes behind on any rank's stream.
+  void End();
+  // Of a pass that the stream has done: OK, or which rank did not come, or gave
+  // up.
+  absl::Status Outcome(const MeetingStart& of) const {
+    return meetings_->Outcome(of.first, most_meetings_);
+  }
+  // Where tokens are drawn to, on all ranks.
+  const TokenPlaces& token_places() const { return token_places_; }
 
   // ---- partial sums of attention's output, and of a dense MLP
   PartialRows<D> AttentionSums(int rows) { return Sums(0, rows); }
@@ -120,7 +130,8 @@ class Collectives<Cuda<N>> {
   const ExchangeLayout place_;
   const std::vector<std::byte*> exchange_;  // ours included
   const int most_waiting_blocks_;
-  const int most_meetings_;  // of a pass
+  const int most_meetings_;  // of a pass; the last one ends it
+  TokenPlaces token_places_;
   std::unique_ptr<GpuMeetings> meetings_;
 
   Layout attention_;  // of the pass

@@ -29,7 +29,14 @@ inline constexpr int64_t kMeetingLinesBytes =
 // Of the pass that runs, in memory of the GPU.
 struct MeetingState {
   uint64_t first = 0;    // number of the pass's meeting 0
-  uint32_t gave_up = 0;  // 1: no meeting of this pass is waited for any more
+  uint32_t gave_up = 0;  // 1: no meeting is waited for any more
+};
+
+// What the first kernel of a pass makes of it (meeting.cuh).
+struct MeetingStart {
+  MeetingState* state = nullptr;  // null: nobody meets
+  uint64_t first = 0;
+  int32_t gave_up = -1;  // -1: stays as it is
 };
 
 // Why, in memory of the host.
@@ -62,9 +69,9 @@ struct MeetingRanks {
 // The number of a pass's first meeting lies in memory of the GPU, and a meeting
 // is named by its place in the pass: so a pass that was captured meets again.
 //
-// A meeting that is given up, at its deadline or by an abort, ends the pass:
-// its later meetings return at once, and arrive nowhere. Threading: one pass at
-// a time.
+// A meeting that is given up, at its deadline or by an abort, ends its pass and
+// those behind it on the stream: their meetings return at once, and arrive
+// nowhere, until Restart(). Threading: thread-compatible.
 class GpuMeetings {
  public:
   struct Options {
@@ -80,18 +87,18 @@ class GpuMeetings {
       const Options& options, CUstream_st* stream, CudaFailure* failure);
   ~GpuMeetings();
 
-  // The host's part of a pass of at most `most` meetings; or of one without the
-  // others, whose results mean nothing: it meets nobody. REQUIRES: the pass
-  // before has ended.
-  void Renew(int most);
-  void RenewAlone();
-  // The stream's part, behind that. Can be captured.
-  void Begin();
-  // Memories of peers may have been replaced since. True: what kernels were
-  // told is no longer so, ranks() is anew.
-  bool FollowMemories();
-  // Why the pass that has ended did not meet everybody; OK if it did.
-  absl::Status Outcome() const;
+  // The stream has nothing of ours any more: what was given up is forgotten,
+  // and memories of peers that were replaced are followed. True: what kernels
+  // were told is no longer so, ranks() is anew.
+  bool Restart();
+  // The next pass on the stream, of at most `most` meetings; or one without the
+  // others, whose results mean nothing: it meets nobody, and is to end before
+  // the next begins.
+  MeetingStart Start(int most);
+  MeetingStart StartAlone();
+  // Why a pass that has ended did not meet everybody; OK if it did. `first` is
+  // MeetingStart::first of that pass, and `most` what it was started with.
+  absl::Status Outcome(uint64_t first, int most) const;
 
   const MeetingRanks& ranks() const { return ranks_; }
 
@@ -100,6 +107,7 @@ class GpuMeetings {
               CudaFailure* failure);
   void Register(Rank rank);
   void Unregister(Rank rank);
+  bool FollowMemories();
 
   const Options options_;
   CUstream_st* const stream_;
@@ -109,8 +117,8 @@ class GpuMeetings {
   // whether we have registered them.
   std::array<uint64_t, kMaxRanks> memory_{};
   std::array<bool, kMaxRanks> ours_{};
-  MeetingState* next_state_ = nullptr;  // pinned
-  MeetingReport* report_ = nullptr;     // pinned
+  MeetingReport* report_ = nullptr;  // pinned
+  bool restarted_ = true;            // the next pass clears what was given up
 };
 
 }  // namespace moebius

@@ -1,7 +1,9 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <atomic>
 #include <iterator>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -51,7 +53,6 @@ GpuMeetings::GpuMeetings(const Options& options, CUstream_st* stream,
   failure->Note(CudaStatus(
       cudaMalloc(reinterpret_cast<void**>(&ranks_.state), sizeof(MeetingState)),
       "memory of a GPU for its meetings"));
-  next_state_ = Pinned<MeetingState>(failure, "memory for a pass's meetings");
   report_ = Pinned<MeetingReport>(failure, "memory for reports of meetings");
   ranks_.report = report_;
 }
@@ -59,7 +60,6 @@ GpuMeetings::GpuMeetings(const Options& options, CUstream_st* stream,
 GpuMeetings::~GpuMeetings() {
   cudaStreamSynchronize(stream_);
   cudaFree(ranks_.state);
-  cudaFreeHost(next_state_);
   cudaFreeHost(report_);
   for (Rank r = 0; r < ranks_.num_ranks; ++r) Unregister(r);
   cudaGetLastError();  // nobody is left to be told
@@ -107,27 +107,32 @@ bool GpuMeetings::FollowMemories() {
                      std::end(before.aborted_through), ranks_.aborted_through);
 }
 
-void GpuMeetings::Renew(int most) {
+bool GpuMeetings::Restart() {
   *report_ = MeetingReport{};
-  *next_state_ = {options_.fence == nullptr ? 0 : options_.fence->Take(most),
-                  0};
+  restarted_ = true;
+  return FollowMemories();
 }
 
-void GpuMeetings::RenewAlone() {
-  *report_ = MeetingReport{};
-  *next_state_ = {0, 1};
+MeetingStart GpuMeetings::Start(int most) {
+  const int32_t gave_up = std::exchange(restarted_, false) ? 0 : -1;
+  const uint64_t first =
+      options_.fence == nullptr ? 0 : options_.fence->Take(most);
+  return {ranks_.state, first, gave_up};
 }
 
-void GpuMeetings::Begin() {
-  failure_->Note(CudaStatus(
-      cudaMemcpyAsync(ranks_.state, next_state_, sizeof(MeetingState),
-                      cudaMemcpyHostToDevice, stream_),
-      "the number of a pass's first meeting"));
+MeetingStart GpuMeetings::StartAlone() {
+  restarted_ = true;
+  return {ranks_.state, 0, 1};
 }
 
-absl::Status GpuMeetings::Outcome() const {
-  const MeetingReport& report = *report_;
-  if (report.number == 0) return absl::OkStatus();
+// Passes behind it may be under way, and give up as we look.
+absl::Status GpuMeetings::Outcome(uint64_t first, int most) const {
+  const uint64_t number =
+      std::atomic_ref(report_->number).load(std::memory_order_acquire);
+  if (number == 0 || number >= first + static_cast<uint64_t>(most)) {
+    return absl::OkStatus();
+  }
+  const MeetingReport report = *report_;
   if (report.aborted_by >= 0) {
     return absl::AbortedError(absl::StrCat("rank ", report.aborted_by,
                                            " aborted barrier ", report.number));

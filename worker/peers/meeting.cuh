@@ -56,6 +56,15 @@ __device__ inline void GiveUp(const MeetingRanks& ranks, uint64_t number,
   __threadfence_system();
 }
 
+// By one thread of a pass's first kernel.
+__device__ inline void StartMeetings(const MeetingStart& start) {
+  if (start.state == nullptr) return;
+  start.state->first = start.first;
+  if (start.gave_up >= 0) {
+    start.state->gave_up = static_cast<uint32_t>(start.gave_up);
+  }
+}
+
 // Waits for one rank. Host memory, far away, is looked at now and then.
 __device__ inline bool AwaitRank(const MeetingRanks& ranks, int rank,
                                  uint64_t number) {
