@@ -22,6 +22,7 @@
 
 #include "absl/types/span.h"
 #include "kernels/cuda/buffer.h"
+#include "kernels/cuda/results.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/sample.h"
 
@@ -67,19 +68,6 @@ struct GpuSampleRow {
     return top_k > 0 || top_p < 1.0f || min_p > 0.0f;
   }
 };
-
-// What a row gave, in pinned memory of the host.
-struct GpuSampledRow {
-  int32_t token = -1;  // -1: nobody has sampled the row
-  int32_t finite = 0;
-  float logprob = 0.0f;
-  int32_t rank = 0;
-  int32_t num_top = 0;
-  TokenLogprobValue top[kMaxLogprobs];
-};
-
-// Passes whose numbers and results the host has at the same time.
-inline constexpr int kPassCopies = 4;
 
 // From pinned memory of the host to the GPU; both have room up to the next
 // multiple of 16 bytes.

@@ -360,10 +360,10 @@ absl::Status GpuPasses<N>::Launch(const Pass<Cpu>& pass, uint64_t number) {
 }
 
 template <Numerics N>
-absl::Status GpuPasses<N>::AwaitEnd(uint64_t number) const {
-  RETURN_IF_ERROR(UseGpu(options_.gpu));
-  return CudaStatus(cudaEventSynchronize(copies_[number % kPassCopies].end),
-                    "a pass");
+void GpuPasses<N>::AwaitEnd(uint64_t number) {
+  device_.failure->Note(UseGpu(options_.gpu));
+  device_.failure->Note(CudaStatus(
+      cudaEventSynchronize(copies_[number % kPassCopies].end), "a pass"));
 }
 
 template <Numerics N>
@@ -387,7 +387,7 @@ absl::Status GpuPasses<N>::Run(const Pass<Cpu>& pass) {
     Drain();
     return launched;
   }
-  device_.failure->Note(AwaitEnd(number));
+  AwaitEnd(number);
   sampling_.Collect();
   return Finish(number);
 }

@@ -17,6 +17,7 @@
 #include "worker/model/pass.h"
 #include "worker/model/pass_buckets.h"
 #include "worker/model/pass_graphs.h"
+#include "worker/model/pass_launcher.h"
 #include "worker/peers/collectives_cuda.h"
 
 struct CUevent_st;
@@ -28,9 +29,7 @@ class BlockWriter;
 // GpuPasses
 //
 // Runs passes of the host's: its first kernel brings a pass's numbers, the
-// decoder follows, and what was sampled goes to memory of the host. The host
-// launches passes behind one another, and need not wait for one to launch the
-// next: its tokens may be such that the one before draws (TokenAtPlace).
+// decoder follows, and what was sampled goes to memory of the host.
 //
 // Captured passes: a pass that wants all logits in steady layouts is padded
 // (pass_buckets.h). If its sequences have one row each, it is captured when its
@@ -42,11 +41,9 @@ class BlockWriter;
 // Errors: of the GPU, which stay; kInvalidArgument for a pass that cannot be,
 // before anything of it is done; and of the meetings, after which the next pass
 // is as good as any.
-// An error of a pass is one of all that were launched behind it.
-// Threading: one call at a time, from any thread, but for AwaitEnd(), which may
-// be beside others.
+// Threading: as PassLauncher's, from any thread.
 template <Numerics N>
-class GpuPasses {
+class GpuPasses final : public PassLauncher {
  public:
   struct Options {
     int gpu = 0;
@@ -66,31 +63,17 @@ class GpuPasses {
   };
   static absl::StatusOr<std::unique_ptr<GpuPasses>> Create(
       const Cuda<N>& device, const Options& options);
-  ~GpuPasses();
+  ~GpuPasses() override;
 
-  // Passes that may be under way: launched and not finished. A peer's results
-  // of one stay as they are until as many more have been finished here
-  // (worker/peers/result_board.h).
-  static constexpr int kMostUnderWay = kPassCopies / 2;
-
-  // Launches a pass. Passes are numbered in their order; of those under way no
-  // two numbers are the same modulo kPassCopies. Waits for the stream only
-  // where memory has to grow. REQUIRES: fewer than kMostUnderWay are under way.
-  // An error: it is not.
-  absl::Status Launch(const Pass<Cpu>& pass, uint64_t number);
-  // Waits for the end of a pass that is under way.
-  absl::Status AwaitEnd(uint64_t number) const;
-  // The first pass under way, which has ended: no longer so.
-  absl::Status Finish(uint64_t number);
-  // Waits until nothing runs; nothing is under way then.
-  void Drain();
+  absl::Status Launch(const Pass<Cpu>& pass, uint64_t number) override;
+  void AwaitEnd(uint64_t number) override;
+  absl::Status Finish(uint64_t number) override;
+  void DrawOnHost() override { sampling_.DrawOnHost(); }
+  void Drain() override;
   // What our rows of a pass gave, once it has ended, by wanted row.
   const GpuSampledRow* results(uint64_t number) const {
     return sampling_.ResultsOf(static_cast<int>(number % kPassCopies));
   }
-  // Draws what the host has to draw of the pass that was launched last, which
-  // has ended.
-  void DrawOnHost() { sampling_.DrawOnHost(); }
 
   // All of that for one pass, whose rows get their results.
   absl::Status Run(const Pass<Cpu>& pass);

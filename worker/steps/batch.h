@@ -30,6 +30,13 @@ struct Batch {
     friend bool operator==(const Chunk&, const Chunk&) = default;
   };
 
+  // EP: rows of another rank, counted there.
+  struct Elsewhere {
+    Rank rank = 0;
+    Chunk chunk;
+    friend bool operator==(const Elsewhere&, const Elsewhere&) = default;
+  };
+
   StepId step;
   StepLayout layout;
   std::vector<uint32_t> released;
@@ -37,6 +44,7 @@ struct Batch {
   std::vector<PageRow> page_rows;     // this rank's
   // EP: of this rank's sequences, maybe none; TP: of all.
   std::vector<Chunk> chunks;
+  std::vector<Elsewhere> elsewhere;
   // [num_ranks], by owner: rows, and those whose logits are wanted.
   std::vector<int> rows_of_rank;
   std::vector<int> wanted_of_rank;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/sample.h"
 
 namespace moebius {
 namespace {
@@ -14,9 +15,16 @@ void Clear(DeviceSlot& slot) {
   slot.history.Clear();
   slot.num_kv = 0;
   slot.pages.clear();
+  ++slot.holder;
 }
 
 }  // namespace
+
+int DeviceSlot::num_expected() const {
+  const auto first_known =
+      std::find_if_not(tokens.rbegin(), tokens.rend(), IsAtPlace);
+  return static_cast<int>(first_known - tokens.rbegin());
+}
 
 void DeviceSlots::Apply(Batch& batch) {
   for (const uint32_t slot : batch.released) Clear(slots_[slot]);
@@ -61,6 +69,37 @@ absl::Status DeviceSlots::Append(uint32_t index, uint32_t position,
   }
   slot.tokens.push_back(token);
   if (NeedsHistory(slot.sampling)) slot.history.AddOutput(token);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceSlots::Expect(uint32_t index, uint32_t position) {
+  if (index >= slots_.size() || slots_[index].tokens.empty() ||
+      position != slots_[index].tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "slot ", index, ": a token for position ", position,
+        " is to be drawn, which cannot follow on those that are here"));
+  }
+  slots_[index].tokens.push_back(TokenAtPlace(static_cast<int>(index)));
+  return absl::OkStatus();
+}
+
+absl::Status DeviceSlots::Fill(const Drawn& drawn) {
+  DeviceSlot& slot = slots_[drawn.slot];
+  if (drawn.token < 0 || drawn.token >= vocab_size_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slot ", drawn.slot, ": token ", drawn.token,
+                     " of a vocabulary of ", vocab_size_));
+  }
+  if (slot.holder != drawn.holder) return absl::OkStatus();
+  const size_t known =
+      slot.tokens.size() - static_cast<size_t>(slot.num_expected());
+  if (drawn.position != known || known == slot.tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "slot ", drawn.slot, ": a token for position ", drawn.position,
+        " where ", known, " of ", slot.tokens.size(), " are known"));
+  }
+  slot.tokens[known] = drawn.token;
+  if (NeedsHistory(slot.sampling)) slot.history.AddOutput(drawn.token);
   return absl::OkStatus();
 }
 

@@ -21,7 +21,10 @@ struct DeviceSlot {
   TokenHistory history;         // of `tokens`, when sampling needs it
   int num_kv = 0;               // KV heads held here; 0: no page yet
   std::vector<PageId> pages;    // [block][num_kv]
+  uint64_t holder = 0;          // another one for each sequence
 
+  // Tokens that are being drawn (DeviceSlots::Expect), the last ones.
+  int num_expected() const;
   int num_blocks() const {
     return num_kv == 0 ? 0 : static_cast<int>(pages.size()) / num_kv;
   }
@@ -65,6 +68,22 @@ class DeviceSlots final : public SlotTables {
   // The token drawn for `position`. kInvalidArgument, changing nothing, for one
   // that cannot follow.
   absl::Status Append(uint32_t slot, uint32_t position, int32_t token);
+
+  // The token for `position`, behind those that are here, is being drawn, and
+  // will be in the slot's place on the device: until Fill() it is
+  // TokenAtPlace(slot). kInvalidArgument, changing nothing, when it cannot
+  // follow.
+  absl::Status Expect(uint32_t slot, uint32_t position);
+  // It was drawn. Nothing happens where the slot has another holder by now.
+  // kInvalidArgument, changing nothing, for one that is none, or is not
+  // expected.
+  struct Drawn {
+    uint32_t slot = 0;
+    uint64_t holder = 0;  // when it was expected
+    uint32_t position = 0;
+    int32_t token = 0;
+  };
+  absl::Status Fill(const Drawn& drawn);
 
   void Reset() override;
   void Put(const RestoredSequence& sequence) override;

@@ -179,11 +179,16 @@ absl::Status SequenceTable::AddWork(const StepPlan& plan, Batch& batch) {
                                               options_.max_rows, " rows"));
     }
     rows_left -= item.num_tokens;
-    batch.rows_of_rank[item.owner] += static_cast<int>(item.num_tokens);
+    int& rows = batch.rows_of_rank[item.owner];
+    const Batch::Chunk chunk{item.slot, static_cast<uint32_t>(rows),
+                             item.num_tokens, item.position, item.sample};
+    rows += static_cast<int>(item.num_tokens);
     batch.wanted_of_rank[item.owner] += NumWanted(sequence, item);
-    if (!ours) continue;
-    batch.chunks.push_back({item.slot, batch.num_rows(), item.num_tokens,
-                            item.position, item.sample});
+    if (ours) {
+      batch.chunks.push_back(chunk);
+    } else {
+      batch.elsewhere.push_back({item.owner, chunk});
+    }
   }
   return absl::OkStatus();
 }

@@ -40,6 +40,9 @@ class StepEngine {
   // workers on 4 cores).
   static constexpr int kEnough = 2;
 
+  // What completion_fd() tells of.
+  enum class Tell { kEachStep, kErrors };
+
   virtual ~StepEngine() = default;
 
   // Never waits for the device. REQUIRES: fewer than kMaxIssued are under way.

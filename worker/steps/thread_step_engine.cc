@@ -1,24 +1,20 @@
 #include "worker/steps/thread_step_engine.h"
 
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdint>
 #include <utility>
+
+#include "common/base/status_macros.h"
 
 namespace moebius {
 
 absl::StatusOr<std::unique_ptr<ThreadStepEngine>> ThreadStepEngine::Create(
     StepRunner* runner, Tell tell) {
-  UniqueFd completion(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-  if (!completion) return absl::ErrnoToStatus(errno, "eventfd");
+  ASSIGN_OR_RETURN(Completion completion, Completion::Create());
   return std::unique_ptr<ThreadStepEngine>(
       new ThreadStepEngine(runner, tell, std::move(completion)));
 }
 
 ThreadStepEngine::ThreadStepEngine(StepRunner* runner, Tell tell,
-                                   UniqueFd completion)
+                                   Completion completion)
     : runner_(runner),
       tell_(tell),
       completion_(std::move(completion)),
@@ -40,9 +36,7 @@ void ThreadStepEngine::Issue(Batch batch) {
 
 std::optional<StepEnd> ThreadStepEngine::Collect() {
   // Before the look: what ends behind it rings again.
-  uint64_t rings;
-  [[maybe_unused]] const ssize_t n =
-      ::read(completion_.get(), &rings, sizeof(rings));
+  completion_.Clear();
   absl::MutexLock lock(&mutex_);
   return queue_.Collect();
 }
@@ -55,12 +49,6 @@ void ThreadStepEngine::Await() {
 void ThreadStepEngine::Drain() {
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(this, &ThreadStepEngine::IsDrained));
-}
-
-void ThreadStepEngine::Ring() const {
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t n =
-      ::write(completion_.get(), &one, sizeof(one));
 }
 
 std::optional<Batch> ThreadStepEngine::Next() {
@@ -80,7 +68,7 @@ void ThreadStepEngine::ThreadMain() {
       absl::MutexLock lock(&mutex_);
       queue_.End(std::move(end));
     }
-    if (tell) Ring();
+    if (tell) completion_.Ring();
   }
 }
 

@@ -8,7 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "common/base/unique_fd.h"
+#include "worker/steps/completion.h"
 #include "worker/steps/step_engine.h"
 #include "worker/steps/step_queue.h"
 #include "worker/steps/step_runner.h"
@@ -25,9 +25,6 @@ namespace moebius {
 // seen by who has collected it, or drained.
 class ThreadStepEngine final : public StepEngine {
  public:
-  // What completion_fd() tells of.
-  enum class Tell { kEachStep, kErrors };
-
   // `runner` outlives it. An error: the kernel has no descriptor for us.
   static absl::StatusOr<std::unique_ptr<ThreadStepEngine>> Create(
       StepRunner* runner, Tell tell);
@@ -37,15 +34,14 @@ class ThreadStepEngine final : public StepEngine {
   std::optional<StepEnd> Collect() override;
   void Await() override;
   void Drain() override;
-  int completion_fd() const override { return completion_.get(); }
+  int completion_fd() const override { return completion_.fd(); }
 
  private:
-  ThreadStepEngine(StepRunner* runner, Tell tell, UniqueFd completion);
+  ThreadStepEngine(StepRunner* runner, Tell tell, Completion completion);
 
   void ThreadMain();
   // Waits for the next step; nothing: the engine ends.
   std::optional<Batch> Next();
-  void Ring() const;
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return over_ || queue_.waiting();
   }
@@ -58,7 +54,7 @@ class ThreadStepEngine final : public StepEngine {
 
   StepRunner* const runner_;
   const Tell tell_;
-  const UniqueFd completion_;  // an eventfd
+  const Completion completion_;
   absl::Mutex mutex_;
   StepQueue queue_ ABSL_GUARDED_BY(mutex_);
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
