@@ -98,8 +98,7 @@ absl::Status AheadSteps::CheckChunk(const Batch::Chunk& chunk) const {
 }
 
 template <class F>
-void AheadSteps::ForEachWanted(const Batch::Chunk& chunk,
-                               const F& want) const {
+void AheadSteps::ForEachWanted(const Batch::Chunk& chunk, const F& want) const {
   const DeviceSlot& sequence = context_.slots->At(chunk.slot);
   const uint32_t end = chunk.position + chunk.num_rows;
   if (sequence.sampling.num_prompt_logprobs >= 0) {
@@ -204,9 +203,9 @@ absl::Status AheadSteps::ReadRow(const Step& step, const Wanted& wanted,
   const GpuSampledRow row =
       context_.board->At(wanted.rank, step.step.value, wanted.row);
   if (row.num_top < 0 || row.num_top > kMaxLogprobs) {
-    return absl::DataLossError(
-        absl::StrCat("what rank ", wanted.rank, " shows of step ",
-                     step.step.value, " is no result"));
+    return absl::DataLossError(absl::StrCat("what rank ", wanted.rank,
+                                            " shows of step ", step.step.value,
+                                            " is no result"));
   }
   if (row.finite == 0) {
     ++result.nonfinite_rows;
