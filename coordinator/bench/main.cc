@@ -1,6 +1,6 @@
 // moebius-engine-bench: a coordinator without a front, which measures instead
-// of serving. `moebius bench throughput` has the launcher start it in the
-// coordinator's place.
+// of serving. `moebius bench throughput` and `bench rollout` have the launcher
+// start it in the coordinator's place.
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <string>
@@ -31,14 +31,15 @@ absl::Status Measure(const CoordinatorOptions& options, VaultClient& vault,
   ThroughputBench bench(engine_options.model.vocab_size);
   engine_options.on_ready = [&bench, &vault] {
     vault.Ready().IgnoreError();
-    bench.Ready();
+    bench.engine_side().Ready();
   };
   engine_options.on_failed = [&bench](absl::Status status) {
-    bench.Fail(std::move(status));
+    bench.engine_side().Fail(std::move(status));
   };
   auto text = std::make_unique<TextThread>(
-      &codec->tokenizer(),
-      [&bench](std::vector<Output> outputs) { bench.OnOutputs(outputs); });
+      &codec->tokenizer(), [&bench](std::vector<Output> outputs) {
+        bench.engine_side().OnOutputs(outputs);
+      });
   EngineHost engine(std::move(engine_options), std::move(hub), std::move(text));
   engine.Start();
   const absl::Status status = bench.Run(engine, spec, result);

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
-#include <memory>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,9 +18,14 @@ constexpr size_t kMaxSpecificationBytes = 1 << 20;
 constexpr int kMaxCases = 1000;
 constexpr int kMaxRepeat = 1000;
 constexpr int kMaxTimeLimitSeconds = 86400;
+constexpr int kMaxStreams = 65536;
+constexpr int kMaxTokens = 1 << 20;
 
-absl::Status TimeIsOver() {
-  return absl::DeadlineExceededError("the time is over, nothing was measured");
+absl::StatusOr<LayoutChoice> ParseLayout(const std::string& word) {
+  if (word == "ep") return LayoutChoice::kEp;
+  if (word == "tp") return LayoutChoice::kTp;
+  if (word == "auto") return LayoutChoice::kAuto;
+  return absl::InvalidArgumentError("layout: allowed is ep, tp or auto");
 }
 
 double Median(std::vector<double> values) {
@@ -56,62 +59,6 @@ absl::StatusOr<int> ReadCount(const Json& json, const char* key, int fallback,
 
 }  // namespace
 
-void ThroughputBench::Ready() {
-  absl::MutexLock lock(&mutex_);
-  ready_ = true;
-}
-
-void ThroughputBench::Fail(absl::Status status) {
-  absl::MutexLock lock(&mutex_);
-  failed_ = std::move(status);
-}
-
-void ThroughputBench::OnOutputs(const std::vector<Output>& outputs) {
-  const auto now = Clock::now();
-  absl::MutexLock lock(&mutex_);
-  for (const Output& output : outputs) {
-    const int count = static_cast<int>(output.tokens.size());
-    if (waiting_for_first_ == 0) tokens_after_first_ += count;
-    if (count > 0 && started_.try_emplace(output.request, true).second) {
-      --waiting_for_first_;
-      if (waiting_for_first_ == 0) all_first_ = now;
-    }
-    if (output.finish.has_value()) {
-      if (*output.finish != FinishReason::kLength) {
-        failed_ = absl::InternalError("a stream ended early");
-      }
-      --unfinished_;
-    }
-  }
-  last_ = now;
-}
-
-absl::Status ThroughputBench::SwitchTo(EngineHost& engine,
-                                       const std::string& layout) {
-  if (layout != "ep" && layout != "tp") {
-    return absl::InvalidArgumentError("layout: allowed is ep or tp");
-  }
-  // The answer may come when we have given up.
-  struct Answer {
-    absl::Mutex mutex;
-    bool came ABSL_GUARDED_BY(mutex) = false;
-    absl::Status status ABSL_GUARDED_BY(mutex);
-  };
-  const auto answer = std::make_shared<Answer>();
-  engine.SetLayout(layout == "ep" ? LayoutChoice::kEp : LayoutChoice::kTp,
-                   [answer](absl::StatusOr<SwitchReport> report) {
-                     absl::MutexLock lock(&answer->mutex);
-                     answer->came = true;
-                     answer->status = report.status();
-                   });
-  absl::MutexLock lock(&answer->mutex);
-  if (!answer->mutex.AwaitWithTimeout(absl::Condition(&answer->came),
-                                      deadline_.left())) {
-    return TimeIsOver();
-  }
-  return answer->status;
-}
-
 nlohmann::ordered_json ThroughputBench::ResultOf(
     const nlohmann::ordered_json& spec, const Case& one,
     const std::vector<Figures>& runs) {
@@ -130,66 +77,159 @@ nlohmann::ordered_json ThroughputBench::ResultOf(
   return result;
 }
 
-absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
-    EngineHost& engine, const Case& one) {
-  std::vector<Generation> generations(one.streams);
-  std::mt19937 random(one.streams);
-  for (Generation& generation : generations) {
-    generation.prompt.resize(one.prompt_tokens);
-    for (int32_t& token : generation.prompt) {
-      token = static_cast<int32_t>(random() % vocab_size_);
-    }
-    generation.sampling.temperature = 0;
-    generation.stop.ignore_eos = true;
-    generation.stop.max_tokens = one.output_tokens;
-  }
-  {
-    absl::MutexLock lock(&mutex_);
-    started_.clear();
-    waiting_for_first_ = unfinished_ = one.streams;
-    tokens_after_first_ = 0;
-  }
-  const auto begin = Clock::now();
-  RETURN_IF_ERROR(engine.Submit(std::move(generations), "").status());
-  absl::MutexLock lock(&mutex_);
-  const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return unfinished_ == 0 || !failed_.ok();
-  };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&over), deadline_.left())) {
-    return TimeIsOver();
-  }
-  RETURN_IF_ERROR(failed_);
-  const auto seconds = [](Clock::duration d) {
-    return std::max(1e-9, std::chrono::duration<double>(d).count());
-  };
-  Figures figures;
-  figures.prefill_per_s =
-      double{1} * one.streams * one.prompt_tokens / seconds(all_first_ - begin);
-  figures.decode_per_s = tokens_after_first_ / seconds(last_ - all_first_);
-  return figures;
+Json ThroughputBench::ResultOf(const std::string& policy,
+                               std::vector<RolloutRun> runs) {
+  std::sort(runs.begin(), runs.end(),
+            [](const RolloutRun& a, const RolloutRun& b) {
+              return a.seconds < b.seconds;
+            });
+  const RolloutRun& median = runs[runs.size() / 2];
+  return {{"policy", policy},
+          {"runs", runs.size()},
+          {"seconds", median.seconds},
+          {"tokens", median.tokens},
+          {"tokens_per_s", static_cast<double>(median.tokens) / median.seconds},
+          {"switches", median.switches}};
 }
 
-absl::Status ThroughputBench::WaitUntilReady() {
-  absl::MutexLock lock(&mutex_);
-  const auto up = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return ready_ || !failed_.ok();
-  };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&up), deadline_.left())) {
-    return TimeIsOver();
+absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
+    EngineHost& engine, const Case& one) {
+  std::vector<Generation> generations;
+  for (int i = 0; i < one.streams; ++i) {
+    generations.push_back(MadeUpGeneration(static_cast<uint64_t>(i),
+                                           vocab_size_, one.prompt_tokens,
+                                           one.output_tokens));
   }
-  return failed_;
+  ASSIGN_OR_RETURN(const BenchEngine::Times times,
+                   bench_.RunAll(engine, std::move(generations), deadline_));
+  Figures figures;
+  figures.prefill_per_s =
+      double{1} * one.streams * one.prompt_tokens / times.all_first_s;
+  figures.decode_per_s = static_cast<double>(times.tokens_after_first) /
+                         std::max(1e-9, times.total_s - times.all_first_s);
+  return figures;
 }
 
 // One warm-up that does not count, then `repeat` runs, as far as they come.
 absl::Status ThroughputBench::RunCase(EngineHost& engine, const Case& one,
                                       int repeat, std::vector<Figures>& runs) {
-  RETURN_IF_ERROR(SwitchTo(engine, one.layout));
+  ASSIGN_OR_RETURN(const LayoutChoice choice, ParseLayout(one.layout));
+  if (choice == LayoutChoice::kAuto) {
+    return absl::InvalidArgumentError("layout: allowed is ep or tp");
+  }
+  RETURN_IF_ERROR(bench_.SetLayout(engine, choice, deadline_).status());
   RETURN_IF_ERROR(RunOnce(engine, one).status());
   for (int i = 0; i < repeat; ++i) {
     ASSIGN_OR_RETURN(const Figures figures, RunOnce(engine, one));
     runs.push_back(figures);
   }
   return absl::OkStatus();
+}
+
+absl::Status ThroughputBench::RunCases(EngineHost& engine, const Json& cases,
+                                       int repeat, Json& results) {
+  for (const Json& json : cases) {
+    Case one;
+    ASSIGN_OR_RETURN(one.streams, ReadCount(json, "streams", 1, kMaxStreams));
+    ASSIGN_OR_RETURN(one.prompt_tokens,
+                     ReadCount(json, "prompt_tokens", 64, kMaxTokens));
+    ASSIGN_OR_RETURN(one.output_tokens,
+                     ReadCount(json, "output_tokens", 128, kMaxTokens));
+    one.layout = json.value("layout", "ep");
+    std::vector<Figures> runs;
+    const absl::Status status = RunCase(engine, one, repeat, runs);
+    if (!runs.empty()) results.push_back(ResultOf(json, one, runs));
+    RETURN_IF_ERROR(status);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ThroughputBench::Rollout> ThroughputBench::ReadRollout(
+    const Json& json) {
+  Rollout rollout;
+  ASSIGN_OR_RETURN(rollout.prompt_tokens,
+                   ReadCount(json, "prompt_tokens", 64, kMaxTokens));
+  for (const char* list : {"output_tokens", "policies"}) {
+    if (!json.contains(list) || !json[list].is_array() || json[list].empty() ||
+        json[list].size() > kMaxStreams) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("rollout: no list '", list, "'"));
+    }
+  }
+  for (const Json& tokens : json["output_tokens"]) {
+    if (!tokens.is_number_integer() || tokens < 1 || tokens > kMaxTokens) {
+      return absl::InvalidArgumentError("rollout: output_tokens");
+    }
+    rollout.output_tokens.push_back(tokens.get<int>());
+  }
+  for (const Json& policy : json["policies"]) {
+    if (!policy.is_string()) {
+      return absl::InvalidArgumentError("rollout: policies");
+    }
+    rollout.policies.push_back(policy.get<std::string>());
+    RETURN_IF_ERROR(ParseLayout(rollout.policies.back()).status());
+  }
+  return rollout;
+}
+
+// A few tokens of everything in both layouts: what is made late is made.
+absl::Status ThroughputBench::WarmUp(EngineHost& engine,
+                                     const Rollout& rollout) {
+  constexpr int kTokens = 8;
+  for (const LayoutChoice choice : {LayoutChoice::kEp, LayoutChoice::kTp}) {
+    RETURN_IF_ERROR(bench_.SetLayout(engine, choice, deadline_).status());
+    std::vector<Generation> generations;
+    for (size_t i = 0; i < rollout.output_tokens.size(); ++i) {
+      generations.push_back(
+          MadeUpGeneration(i, vocab_size_, rollout.prompt_tokens, kTokens));
+    }
+    RETURN_IF_ERROR(
+        bench_.RunAll(engine, std::move(generations), deadline_).status());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ThroughputBench::RolloutRun> ThroughputBench::RunRollout(
+    EngineHost& engine, const Rollout& rollout, const std::string& policy) {
+  ASSIGN_OR_RETURN(const LayoutChoice choice, ParseLayout(policy));
+  // What is not the rollout's own: it may be counted only when a step has
+  // followed.
+  uint64_t switches = engine.GetStatus().switches_total;
+  const LayoutChoice begin =
+      choice == LayoutChoice::kAuto ? LayoutChoice::kTp : choice;
+  ASSIGN_OR_RETURN(const bool switched,
+                   bench_.SetLayout(engine, begin, deadline_));
+  if (switched) ++switches;
+  RETURN_IF_ERROR(bench_.SetLayout(engine, choice, deadline_).status());
+  std::vector<Generation> generations;
+  for (size_t i = 0; i < rollout.output_tokens.size(); ++i) {
+    generations.push_back(MadeUpGeneration(
+        i, vocab_size_, rollout.prompt_tokens, rollout.output_tokens[i]));
+  }
+  ASSIGN_OR_RETURN(const BenchEngine::Times times,
+                   bench_.RunAll(engine, std::move(generations), deadline_));
+  return RolloutRun{times.total_s, times.tokens,
+                    engine.GetStatus().switches_total - switches};
+}
+
+// Policies take turns, so that all see the machine in the same state.
+absl::Status ThroughputBench::RunRollouts(EngineHost& engine, const Json& json,
+                                          int repeat, Json& results) {
+  ASSIGN_OR_RETURN(const Rollout rollout, ReadRollout(json));
+  std::vector<std::vector<RolloutRun>> runs(rollout.policies.size());
+  absl::Status status = WarmUp(engine, rollout);
+  for (int i = 0; i < repeat && status.ok(); ++i) {
+    for (size_t p = 0; p < runs.size() && status.ok(); ++p) {
+      const auto run = RunRollout(engine, rollout, rollout.policies[p]);
+      status = run.status();
+      if (run.ok()) runs[p].push_back(*run);
+    }
+  }
+  for (size_t p = 0; p < runs.size(); ++p) {
+    if (runs[p].empty()) continue;
+    results.push_back(ResultOf(rollout.policies[p], runs[p]));
+  }
+  return status;
 }
 
 absl::Status ThroughputBench::Run(EngineHost& engine,
@@ -200,26 +240,21 @@ absl::Status ThroughputBench::Run(EngineHost& engine,
   ASSIGN_OR_RETURN(const int limit_s,
                    ReadCount(spec, "time_limit_s", 600, kMaxTimeLimitSeconds));
   deadline_ = Deadline::After(absl::Seconds(limit_s));
-  RETURN_IF_ERROR(WaitUntilReady());
-  Json results = Json::array();
-  absl::Status status;
-  for (const Json& json : spec["cases"]) {
-    Case one;
-    ASSIGN_OR_RETURN(one.streams, ReadCount(json, "streams", 1, 65536));
-    ASSIGN_OR_RETURN(one.prompt_tokens,
-                     ReadCount(json, "prompt_tokens", 64, 1 << 20));
-    ASSIGN_OR_RETURN(one.output_tokens,
-                     ReadCount(json, "output_tokens", 128, 1 << 20));
-    one.layout = json.value("layout", "ep");
-    std::vector<Figures> runs;
-    status = RunCase(engine, one, repeat, runs);
-    if (!runs.empty()) results.push_back(ResultOf(json, one, runs));
-    if (!status.ok()) break;
+  RETURN_IF_ERROR(bench_.WaitUntilReady(deadline_));
+  Json cases = Json::array(), rollouts = Json::array();
+  absl::Status status = RunCases(engine, spec["cases"], repeat, cases);
+  if (status.ok() && spec.contains("rollout")) {
+    status = RunRollouts(engine, spec["rollout"], repeat, rollouts);
   }
-  const bool cut_short = absl::IsDeadlineExceeded(status) && !results.empty();
+  const bool cut_short =
+      absl::IsDeadlineExceeded(status) && !(cases.empty() && rollouts.empty());
   if (!cut_short) RETURN_IF_ERROR(status);
   std::ofstream file(result_path);
-  file << Json{{"cut_short", cut_short}, {"cases", results}}.dump(2) << "\n";
+  file << Json{{"cut_short", cut_short},
+               {"cases", cases},
+               {"rollout", rollouts}}
+              .dump(2)
+       << "\n";
   file.close();
   if (!file) {
     return absl::UnavailableError(absl::StrCat("cannot write ", result_path));

@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/base/deadline.h"
-#include "coordinator/engine/engine_host.h"
+#include "coordinator/bench/bench_engine.h"
 
 namespace moebius {
 
@@ -17,35 +18,41 @@ namespace moebius {
 // run, and writes medians. All streams of a case are submitted at once, greedy,
 // and do not stop at an end-of-sequence token.
 //
-//   in   {"repeat": 3, "time_limit_s": 600, "cases": [{"streams": 8,
-//         "prompt_tokens": 64, "output_tokens": 128, "layout": "ep"}]}
-//   out  {"cut_short": false, "cases": [{... the case ...,
-//         "decode_tokens_per_s": x, "prefill_tokens_per_s": x,
-//         "step_ms_median": x}]}
+//   in   {"repeat": 3, "time_limit_s": 600,
+//         "cases": [{"streams": 8, "prompt_tokens": 64, "output_tokens": 128,
+//                    "layout": "ep"}],
+//         "rollout": {"prompt_tokens": 64, "output_tokens": [12, 400, ...],
+//                     "policies": ["ep", "tp", "auto"]}}
+//   out  {"cut_short": false,
+//         "cases": [{... the case ..., "decode_tokens_per_s": x,
+//                    "prefill_tokens_per_s": x, "step_ms_median": x}],
+//         "rollout": [{"policy": "ep", "runs": 3, "seconds": x,
+//                      "tokens_per_s": x, "switches": n}]}
 //
-// When the time is over, the result has the cases that were run at least once,
-// and says that it was cut short.
+// When the time is over, the result has what was run at least once, and says
+// that it was cut short.
 //
 // decode_tokens_per_s counts from the moment when every stream has its first
 // token; prefill_tokens_per_s counts prompt tokens up to that moment.
 // step_ms_median is streams / decode_tokens_per_s.
 //
-// Threading: OnOutputs is the engine's listener; Run blocks another thread.
+// A rollout submits all its sequences at once, and ends with the last of them.
+// The automatic policy begins in TP, where the tail of the rollout before it
+// would have left the group; `switches` are those of the run with the median
+// time.
+//
+// Threading: blocks one thread; the engine's callbacks go to `engine_side()`.
 class ThroughputBench {
  public:
   explicit ThroughputBench(int32_t vocab_size) : vocab_size_(vocab_size) {}
 
-  void OnOutputs(const std::vector<Output>& outputs);
+  BenchEngine& engine_side() { return bench_; }
 
-  // Waits until the engine is ready (or has failed, see Fail), then measures.
+  // Waits until the engine is ready (or has failed), then measures.
   absl::Status Run(EngineHost& engine, const std::string& spec_path,
                    const std::string& result_path);
 
-  void Ready();
-  void Fail(absl::Status status);
-
  private:
-  using Clock = std::chrono::steady_clock;
   struct Case {
     int streams = 1;
     int prompt_tokens = 64;
@@ -56,28 +63,41 @@ class ThroughputBench {
     double decode_per_s = 0;
     double prefill_per_s = 0;
   };
+  struct Rollout {
+    int prompt_tokens = 64;
+    std::vector<int> output_tokens;  // [sequence]
+    std::vector<std::string> policies;
+  };
+  struct RolloutRun {
+    double seconds = 0;
+    int64_t tokens = 0;
+    uint64_t switches = 0;
+  };
 
   static nlohmann::ordered_json ResultOf(const nlohmann::ordered_json& spec,
                                          const Case& one,
                                          const std::vector<Figures>& runs);
-  absl::Status WaitUntilReady();
+  static nlohmann::ordered_json ResultOf(const std::string& policy,
+                                         std::vector<RolloutRun> runs);
+  static absl::StatusOr<Rollout> ReadRollout(
+      const nlohmann::ordered_json& json);
+
   absl::StatusOr<Figures> RunOnce(EngineHost& engine, const Case& one);
   absl::Status RunCase(EngineHost& engine, const Case& one, int repeat,
                        std::vector<Figures>& runs);
-  absl::Status SwitchTo(EngineHost& engine, const std::string& layout);
+  absl::Status RunCases(EngineHost& engine, const nlohmann::ordered_json& cases,
+                        int repeat, nlohmann::ordered_json& results);
+  absl::Status WarmUp(EngineHost& engine, const Rollout& rollout);
+  absl::StatusOr<RolloutRun> RunRollout(EngineHost& engine,
+                                        const Rollout& rollout,
+                                        const std::string& policy);
+  absl::Status RunRollouts(EngineHost& engine,
+                           const nlohmann::ordered_json& json, int repeat,
+                           nlohmann::ordered_json& results);
 
   const int32_t vocab_size_;
   Deadline deadline_;
-  absl::Mutex mutex_;
-  bool ready_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status failed_ ABSL_GUARDED_BY(mutex_);
-  // Of the run under way.
-  int waiting_for_first_ ABSL_GUARDED_BY(mutex_) = 0;
-  int unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t tokens_after_first_ ABSL_GUARDED_BY(mutex_) = 0;
-  Clock::time_point all_first_ ABSL_GUARDED_BY(mutex_);
-  Clock::time_point last_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_map<RequestId, bool> started_ ABSL_GUARDED_BY(mutex_);
+  BenchEngine bench_;
 };
 
 }  // namespace moebius

@@ -71,11 +71,12 @@ absl::Status WriteFigures(const std::string& file, nlohmann::json figures) {
 void AddBenchCommand(CLI::App& app, Action& action) {
   CLI::App* bench = app.add_subcommand(
       "bench",
-      "Measure: throughput of the engine, single steps, an HTTP server, "
-      "switches.");
+      "Measure: throughput of the engine, single steps, rollouts, an HTTP "
+      "server, switches.");
   bench->require_subcommand(1);
   AddBenchThroughputCommand(*bench, action);
   AddBenchStepCommand(*bench, action);
+  AddBenchRolloutCommand(*bench, action);
   AddBenchServeCommand(*bench, action);
   AddBenchSwitchCommand(*bench, action);
 }

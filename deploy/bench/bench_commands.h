@@ -14,6 +14,7 @@ namespace moebius {
 
 void AddBenchThroughputCommand(CLI::App& bench, Action& action);
 void AddBenchStepCommand(CLI::App& bench, Action& action);
+void AddBenchRolloutCommand(CLI::App& bench, Action& action);
 void AddBenchServeCommand(CLI::App& bench, Action& action);
 void AddBenchSwitchCommand(CLI::App& bench, Action& action);
 

@@ -72,6 +72,11 @@ absl::StatusOr<Json> ReadResult(const std::string& path) {
 
 bool IsMeasured(const Json& one) { return !one.contains("refused"); }
 
+bool AnyMeasured(const Json& result) {
+  const Json& cases = result["cases"];
+  return std::any_of(cases.begin(), cases.end(), IsMeasured);
+}
+
 std::string Percent(double share) {
   return Cat(ShortNumber(100 * share), " %");
 }
@@ -149,7 +154,9 @@ std::string DescribeParts(const Json& result) {
 }
 
 void Show(const Json& result) {
-  std::printf("%s\n", DescribeCases(result).c_str());
+  if (AnyMeasured(result)) {
+    std::printf("%s\n", DescribeCases(result).c_str());
+  }
   for (const Json& one : result["cases"]) {
     if (IsMeasured(one)) continue;
     std::printf("%s %s of %llu was not measured: %s\n",
@@ -157,22 +164,21 @@ void Show(const Json& result) {
                 static_cast<unsigned long long>(CountAt(one, "sequences")),
                 TextAt(one, "refused").c_str());
   }
+  if (!AnyMeasured(result)) return;
   std::printf("%s\n", DescribeParts(result).c_str());
   const double driver = NumberAt(result, "driver_copy_bytes_per_s");
+  const std::string copies = Cat(
+      ShortNumber(NumberAt(result, "copy_bytes_per_s") / 1e9), " GB/s",
+      driver > 0
+          ? Cat(" by a kernel, ", ShortNumber(driver / 1e9), " by the driver")
+          : std::string());
   std::printf(
-      "%s\n",
-      Cat("On ", TextAt(result, "device"),
-          ", workers: ", CountAt(result, "workers"),
-          ". \"times\" is ms over the larger of the two before it. In the same "
-          "run a plain copy reads and writes ",
-          ShortNumber(NumberAt(result, "copy_bytes_per_s") / 1e9),
-          " GB/s by a kernel",
-          driver > 0 ? Cat(", ", ShortNumber(driver / 1e9), " by the driver")
-                     : std::string(),
-          ", and our product of large square BF16 matrices makes ",
-          ShortNumber(NumberAt(result, "product_operations_per_s") / 1e12),
-          " TFLOP/s.")
-          .c_str());
+      "On %s, workers: %s. \"times\" is ms over the larger of the two before "
+      "it.\nIn the same run a plain copy reads and writes %s, and our product "
+      "of large\nsquare BF16 matrices makes %s GFLOP/s.\n",
+      TextAt(result, "device").c_str(), Cat(CountAt(result, "workers")).c_str(),
+      copies.c_str(),
+      ShortNumber(NumberAt(result, "product_operations_per_s") / 1e9).c_str());
 }
 
 // The group is as large as the steps need.
@@ -218,7 +224,8 @@ absl::Status Run(const StepArgs& args) {
       absl::Seconds(args.timeout_s), console);
   // It writes what it has after each case.
   auto result = ReadResult(result_path);
-  if (!status.ok() && (!IsCutShort(status) || !result.ok())) {
+  if (!status.ok() &&
+      (!IsCutShort(status) || !result.ok() || !AnyMeasured(*result))) {
     return NothingMeasured(status, args.timeout_s);
   }
   RETURN_IF_ERROR(result.status());
@@ -226,6 +233,9 @@ absl::Status Run(const StepArgs& args) {
     if (IsMeasured(one)) AddRatios(*result, one);
   }
   Show(*result);
+  if (!AnyMeasured(*result)) {
+    return absl::InvalidArgumentError("no step fits, so none was measured");
+  }
   if (!status.ok()) {
     SayCutShort(status, args.timeout_s, (*result)["cases"].size(),
                 spec["cases"].size(), "cases");

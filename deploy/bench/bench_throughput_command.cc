@@ -3,30 +3,26 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/base/cat.h"
-#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "deploy/bench/bench_commands.h"
+#include "deploy/bench/crossover.h"
+#include "deploy/bench/engine_bench.h"
 #include "deploy/cli/command_words.h"
 #include "deploy/cli/config_flags.h"
 #include "deploy/cli/table.h"
 #include "deploy/client/admin_client.h"
-#include "deploy/launcher/console.h"
-#include "deploy/launcher/group.h"
-#include "deploy/launcher/private_dir.h"
 
 namespace moebius {
 namespace {
 
 using Json = nlohmann::json;
-
-constexpr size_t kMaxResultBytes = 16 << 20;
 
 struct ThroughputArgs {
   ConfigFlags flags;
@@ -64,16 +60,6 @@ Json MakeSpec(const ThroughputArgs& args) {
           {"time_limit_s", static_cast<int>(std::ceil(args.timeout_s))}};
 }
 
-absl::StatusOr<Json> ReadResult(const std::string& path) {
-  // The file is ours: that it is missing is no mistake of the user's.
-  const std::string text = ReadFile(path, kMaxResultBytes).value_or("");
-  Json result = Json::parse(text, nullptr, false);
-  if (!result.is_object() || !result["cases"].is_array()) {
-    return absl::InternalError("the coordinator wrote no result");
-  }
-  return result;
-}
-
 std::string Rate(const Json& result, const char* key) {
   const double value = NumberAt(result, key);
   return value > 0 ? ShortNumber(value) : "-";
@@ -94,43 +80,66 @@ std::string Describe(const Json& result) {
                      rows);
 }
 
+// What both layouts were measured at, by streams.
+std::vector<LayoutRates> RatesOf(const Json& result) {
+  std::map<int, LayoutRates> by_streams;
+  for (const Json& one : result["cases"]) {
+    if (CountAt(one, "output_tokens") <= 1) continue;
+    const int streams = static_cast<int>(CountAt(one, "streams"));
+    LayoutRates& rates = by_streams[streams];
+    rates.streams = streams;
+    (TextAt(one, "layout") == "tp" ? rates.tp : rates.ep) =
+        NumberAt(one, "decode_tokens_per_s");
+  }
+  std::vector<LayoutRates> both;
+  for (const auto& [streams, rates] : by_streams) {
+    if (rates.ep > 0 && rates.tp > 0) both.push_back(rates);
+  }
+  return both;
+}
+
+std::string DescribeRates(const std::vector<LayoutRates>& rates) {
+  std::vector<std::vector<std::string>> rows;
+  for (const LayoutRates& one : rates) {
+    rows.push_back({Cat(one.streams), ShortNumber(one.ep), ShortNumber(one.tp),
+                    ShortNumber(one.ep / one.tp),
+                    one.ep > one.tp ? "ep" : "tp"});
+  }
+  return FormatTable(
+      {"streams", "ep tokens/s", "tp tokens/s", "ep / tp", "faster"}, rows);
+}
+
+void ShowCrossover(Json& result) {
+  const std::vector<LayoutRates> rates = RatesOf(result);
+  if (rates.size() < 2) return;
+  const Crossover crossover = FindCrossover(rates);
+  std::printf("\nDecode in both layouts:\n%s%s\n", DescribeRates(rates).c_str(),
+              DescribeCrossover(crossover).c_str());
+  result["crossover"] = {{"tp_up_to", crossover.below},
+                         {"ep_from", crossover.from},
+                         {"estimate", crossover.estimate}};
+}
+
 absl::Status Run(const ThroughputArgs& args) {
   Config defaults;
   defaults.log.level = LogLevel::kWarn;
   ASSIGN_OR_RETURN(Config config, args.flags.Load(defaults));
-  const int most_streams =
-      *std::max_element(args.streams.begin(), args.streams.end());
-  config.scheduler.max_running =
-      std::max(config.scheduler.max_running, most_streams);
-  config.scheduler.token_budget =
-      std::max(config.scheduler.token_budget, config.scheduler.max_running);
   // Only the benchmark switches.
   config.layout.choice =
       args.layouts.front() == "tp" ? LayoutChoice::kTp : LayoutChoice::kEp;
-  ASSIGN_OR_RETURN(PrivateDir dir,
-                   PrivateDir::Create(PrivateDir::DefaultBase()));
-  RETURN_IF_ERROR(dir.WriteFile("spec.json", MakeSpec(args).dump()));
-  const std::string result_path = Cat(dir.path(), "/result.json");
-
-  GroupOptions options;
-  options.config = config;
-  options.one_shot = true;
-  options.banner = false;
-  options.coordinator_program = "moebius-engine-bench";
-  options.coordinator_args = {"--spec", Cat(dir.path(), "/spec.json"),
-                              "--result", result_path};
-  Console console = Console::Standard();
-  ASSIGN_OR_RETURN(const int exit_code, RunGroup(options, console));
-  if (exit_code != 0) return absl::InternalError("the benchmark failed");
-  ASSIGN_OR_RETURN(Json result, ReadResult(result_path));
+  const int most_streams =
+      *std::max_element(args.streams.begin(), args.streams.end());
+  const Json spec = MakeSpec(args);
+  ASSIGN_OR_RETURN(Json result, RunEngineBench(config, most_streams, spec));
   std::fputs(Describe(result).c_str(), stdout);
+  if (config.workers.count > 1) ShowCrossover(result);
   if (BoolAt(result, "cut_short")) {
     SayCutShort(absl::DeadlineExceededError(""), args.timeout_s,
-                result["cases"].size(), MakeSpec(args)["cases"].size(),
-                "cases");
+                result["cases"].size(), spec["cases"].size(), "cases");
   }
   result["model"] = config.model.path;
   result["workers"] = config.workers.count;
+  result["workers_per_gpu"] = config.workers.per_gpu;
   return WriteFigures(args.json_file, std::move(result));
 }
 
@@ -141,7 +150,8 @@ void AddBenchThroughputCommand(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand(
       "throughput",
       "Tokens per second of a group that is driven through its coordinator, "
-      "without HTTP. Starts a group of its own.");
+      "without HTTP, and from how many streams on EP is faster than TP. Starts "
+      "a group of its own.");
   command
       ->add_option("--streams", args->streams,
                    "Sequences in flight, a case for each [default 1,8,32]")

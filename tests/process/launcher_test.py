@@ -167,7 +167,8 @@ class RefusesTest(unittest.TestCase):
 class OwnGroupTest(unittest.TestCase):
     """Commands that start a group, while its weights load."""
 
-    COMMANDS = (["demo"], ["bench", "switch"], ["bench", "throughput"])
+    COMMANDS = (["demo"], ["bench", "switch"], ["bench", "throughput"],
+                ["bench", "rollout"])
 
     def start(self, command, fake):
         runtime_dir = make_runtime_dir()
@@ -215,7 +216,8 @@ class OwnGroupTest(unittest.TestCase):
 class HelpTest(unittest.TestCase):
     def test_each_command_explains_itself(self):
         for command in (["serve"], ["status"], ["layout"], ["demo"], ["bench"],
-                        ["bench", "throughput"], ["bench", "serve"],
+                        ["bench", "throughput"], ["bench", "step"],
+                        ["bench", "rollout"], ["bench", "serve"],
                         ["bench", "switch"]):
             result = run_moebius(*command, "--help")
             self.assertEqual(result.returncode, 0, command)

@@ -1,0 +1,202 @@
+// moebius bench rollout: all sequences at once, a few of them long, as in a
+// step of reinforcement learning.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/cat.h"
+#include "common/base/status_macros.h"
+#include "deploy/bench/bench_commands.h"
+#include "deploy/bench/engine_bench.h"
+#include "deploy/bench/rollout_lengths.h"
+#include "deploy/bench/statistics.h"
+#include "deploy/cli/command_words.h"
+#include "deploy/cli/config_flags.h"
+#include "deploy/cli/table.h"
+#include "deploy/client/admin_client.h"
+
+namespace moebius {
+namespace {
+
+using Json = nlohmann::json;
+
+struct RolloutArgs {
+  ConfigFlags flags;
+  int requests = 256;
+  int prompt_tokens = 64;
+  RolloutLengths lengths;
+  std::vector<std::string> policies = {"ep", "tp", "auto"};
+  int repeat = 1;
+  double timeout_s = kDefaultBenchSeconds;
+  std::string json_file;
+};
+
+double SecondsOf(const Json& result, const std::string& policy) {
+  for (const Json& one : result["rollout"]) {
+    if (TextAt(one, "policy") == policy) return NumberAt(one, "seconds");
+  }
+  return 0;
+}
+
+// The time of the automatic policy over that of the better fixed layout, less
+// one; nothing unless all three were measured.
+absl::StatusOr<double> BehindBetter(const Json& result) {
+  const double ep = SecondsOf(result, "ep"), tp = SecondsOf(result, "tp");
+  const double automatic = SecondsOf(result, "auto");
+  if (ep <= 0 || tp <= 0 || automatic <= 0) {
+    return absl::NotFoundError("not all were measured");
+  }
+  return automatic / std::min(ep, tp) - 1;
+}
+
+void Show(const Json& result, const RolloutArgs& args) {
+  const Json& lengths = ObjectAt(result, "output_tokens");
+  std::printf(
+      "%s\n\n",
+      Cat(args.requests, " sequences at once, prompts of ", args.prompt_tokens,
+          " tokens; output tokens log-normal (median ", args.lengths.median,
+          ", sigma ", ShortNumber(args.lengths.sigma), ", from ",
+          args.lengths.least, " to ", args.lengths.most, ", seed ",
+          args.lengths.seed, "), drawn: mean ",
+          ShortNumber(NumberAt(lengths, "mean")), ", median ",
+          ShortNumber(NumberAt(lengths, "median")), ", p99 ",
+          ShortNumber(NumberAt(lengths, "p99")), ", max ",
+          ShortNumber(NumberAt(lengths, "max")))
+          .c_str());
+  std::vector<std::vector<std::string>> rows;
+  for (const Json& one : result["rollout"]) {
+    rows.push_back({TextAt(one, "policy"),
+                    ShortNumber(NumberAt(one, "seconds")),
+                    ShortNumber(NumberAt(one, "tokens_per_s")),
+                    Cat(CountAt(one, "switches"))});
+  }
+  std::fputs(
+      FormatTable({"layout", "seconds", "tokens/s", "switches"}, rows).c_str(),
+      stdout);
+  if (const auto behind = BehindBetter(result); behind.ok()) {
+    std::printf(
+        "%s\n",
+        Cat("auto, which changes at ", CountAt(result, "threshold"),
+            " requests in flight, takes ", ShortNumber(std::abs(100 * *behind)),
+            " % ", *behind > 0 ? "more" : "less",
+            " time than the better fixed layout.")
+            .c_str());
+  }
+}
+
+absl::Status Run(const RolloutArgs& args) {
+  if (args.lengths.least > args.lengths.most) {
+    return absl::InvalidArgumentError(
+        "--output-least is more than --output-most");
+  }
+  Config defaults;
+  defaults.log.level = LogLevel::kWarn;
+  ASSIGN_OR_RETURN(Config config, args.flags.Load(defaults));
+  if (config.workers.count < 2) {
+    return absl::InvalidArgumentError(
+        "a group of 1 worker has one layout only; there is nothing to compare");
+  }
+  config.layout.choice = LayoutChoice::kEp;  // the benchmark sets it
+  const std::vector<int> lengths = DrawLengths(args.lengths, args.requests);
+  const Json spec = {
+      {"cases", Json::array()},
+      {"repeat", args.repeat},
+      {"time_limit_s", static_cast<int>(std::ceil(args.timeout_s))},
+      {"rollout",
+       {{"prompt_tokens", args.prompt_tokens},
+        {"output_tokens", lengths},
+        {"policies", args.policies}}}};
+  ASSIGN_OR_RETURN(Json result, RunEngineBench(config, args.requests, spec));
+  result.erase("cases");
+  result["output_tokens"] = ToJson(Summarize({lengths.begin(), lengths.end()}));
+  result["requests"] = args.requests;
+  result["threshold"] = config.layout.switch_threshold > 0
+                            ? config.layout.switch_threshold
+                            : 2 * config.workers.count;
+  if (const auto behind = BehindBetter(result); behind.ok()) {
+    result["auto_behind_better"] = *behind;
+  }
+  Show(result, args);
+  if (BoolAt(result, "cut_short")) {
+    SayCutShort(absl::DeadlineExceededError(""), args.timeout_s,
+                result["rollout"].size(), args.policies.size(), "layouts");
+  }
+  result["model"] = config.model.path;
+  result["workers"] = config.workers.count;
+  result["workers_per_gpu"] = config.workers.per_gpu;
+  return WriteFigures(args.json_file, std::move(result));
+}
+
+void AddLengthOptions(CLI::App& command, RolloutLengths& lengths) {
+  command
+      .add_option("--output-median", lengths.median,
+                  "Median of the tokens generated in a sequence [default 128]")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option("--output-sigma", lengths.sigma,
+                  "Standard deviation of their logarithm: with 1, one in a "
+                  "hundred is ten times the median [default 1]")
+      ->option_text("X")
+      ->check(CLI::Range(0.0, 4.0));
+  command
+      .add_option("--output-least", lengths.least, "None has fewer [default 8]")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option("--output-most", lengths.most, "None has more [default 2048]")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1 << 20));
+  command.add_option("--seed", lengths.seed, "Draws other lengths [default 1]")
+      ->option_text("N");
+}
+
+}  // namespace
+
+void AddBenchRolloutCommand(CLI::App& bench, Action& action) {
+  auto args = std::make_shared<RolloutArgs>();
+  CLI::App* command = bench.add_subcommand(
+      "rollout",
+      "Many sequences at once of which a few are long, until the last one has "
+      "ended: in EP, in TP, and with the layout that the load decides, one "
+      "after the other in the same group. `auto` begins in TP; its threshold "
+      "is --set layout.switch_threshold=N, and `bench throughput` finds where "
+      "it should be. Starts a group of its own.");
+  command->add_option("--requests", args->requests, "Sequences [default 256]")
+      ->option_text("N")
+      ->check(CLI::Range(1, 4096));
+  command
+      ->add_option("--prompt-tokens", args->prompt_tokens,
+                   "Tokens of each prompt [default 64]")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1 << 20));
+  AddLengthOptions(*command, args->lengths);
+  command
+      ->add_option("--layouts", args->policies,
+                   "What is compared [default ep,tp,auto]")
+      ->option_text("ep|tp|auto,...")
+      ->delimiter(',')
+      ->check(OneOf({"ep", "tp", "auto"}));
+  command
+      ->add_option("--repeat", args->repeat,
+                   "Runs of each, by turns; medians are shown [default 1]")
+      ->option_text("N")
+      ->check(CLI::Range(1, 1000));
+  AddTimeLimit(*command, args->timeout_s);
+  command
+      ->add_option("--json", args->json_file, "Writes the figures to a file.")
+      ->option_text("FILE");
+  args->flags.AddTo(*command, false);
+  command->callback([args, &action] {
+    action = [args] {
+      const absl::Status status = Run(*args);
+      return status.ok() ? kExitOk : ReportError(status);
+    };
+  });
+}
+
+}  // namespace moebius

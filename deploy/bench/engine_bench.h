@@ -1,0 +1,19 @@
+// A group that is driven through its coordinator, without HTTP, by a benchmark
+// in the coordinator's place.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "common/config/config.h"
+#include "nlohmann/json.hpp"
+
+namespace moebius {
+
+// Starts a group of its own, has it measure `spec`, and returns the result;
+// coordinator/bench/throughput_bench.h says what both are. The group has room
+// for `streams` sequences at once.
+// Errors: what kept the group from starting; kInternal when it failed, with
+// the reason on the console.
+absl::StatusOr<nlohmann::json> RunEngineBench(Config config, int streams,
+                                              const nlohmann::json& spec);
+
+}  // namespace moebius
