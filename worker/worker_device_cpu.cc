@@ -160,6 +160,9 @@ class CpuPlatform final : public WorkerPlatform {
     RETURN_IF_ERROR(device->Init(config, host));
     return device;
   }
+  absl::StatusOr<CopyRates> MeasureCopies() const override {
+    return MeasureCpuCopies(Cpu{});
+  }
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/ids.h"
 #include "common/config/config.h"
+#include "worker/bench/device_probe.h"
 #include "worker/memory/region_maker.h"
 #include "worker/memory/worker_memory.h"
 #include "worker/model/model_shape.h"
@@ -38,6 +39,9 @@ class WorkerPlatform {
   virtual absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeDevice(
       const Config& config, const WorkerPlan& plan, const WorkerMemory& memory,
       WorkerHost& host) const = 0;
+  // Plain copies on the device of the rank, beside whatever runs there: what
+  // those of a switch can be compared with.
+  virtual absl::StatusOr<CopyRates> MeasureCopies() const = 0;
 };
 
 // What the configuration wants of those that this program is built with

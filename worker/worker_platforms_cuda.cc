@@ -6,6 +6,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/gpu.h"
+#include "worker/bench/probe_cuda.h"
 #include "worker/memory/region_cuda.h"
 #include "worker/worker_device_cpu.h"
 #include "worker/worker_device_cuda.h"
@@ -60,6 +61,10 @@ class GpuPlatform final : public WorkerPlatform {
       const Config& config, const WorkerPlan& plan, const WorkerMemory& memory,
       WorkerHost& host) const override {
     return MakeGpuDevice(config, plan, memory, host, place_);
+  }
+
+  absl::StatusOr<CopyRates> MeasureCopies() const override {
+    return MeasureGpuCopies(place_.gpu);
   }
 
  private:

@@ -1,6 +1,7 @@
 // moebius bench switch: how long switches take, and what streams notice.
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "common/base/deadline.h"
 #include "common/base/status_macros.h"
 #include "deploy/bench/bench_commands.h"
+#include "deploy/bench/copy_baseline.h"
 #include "deploy/bench/served_group.h"
 #include "deploy/bench/shared_copy.h"
 #include "deploy/bench/statistics.h"
@@ -67,6 +69,8 @@ class SwitchBench {
   absl::Status SwitchUnderLoad();
   absl::Status SwitchUnder(StreamSet& streams);
   Json Figures() const;
+  void AddCopies(Json& figures, double weight_rate, double kv_rate) const;
+  std::string DescribeRates(const Json& figures) const;
   void Show(const Json& figures) const;
 
   const SwitchBenchArgs& args_;
@@ -79,6 +83,7 @@ class SwitchBench {
   uint64_t copy_bytes_ = 0;    // that a memcpy to compare with does
   std::vector<Measured> measured_;
   std::vector<double> copy_bytes_per_s_;
+  std::optional<CopyBaseline> on_gpu_;  // in place of memcpy
   double quiet_gap_ms_ = 0;
 };
 
@@ -95,6 +100,8 @@ absl::Status SwitchBench::Connect() {
                                      std::fprintf(stderr, "%s\n",
                                                   std::string(line).c_str());
                                    }));
+    ASSIGN_OR_RETURN(const Config config, args_.flags.Load());
+    if (CopyBaseline::IsFor(config)) on_gpu_.emplace(config);
     url_ = group_->api();
     admin_ = group_->admin();
   } else {
@@ -136,8 +143,9 @@ absl::StatusOr<SwitchFigures> SwitchBench::RequestLayout(
   return moebius::RequestLayout(loop_, admin_, to, deadline_.left());
 }
 
-// As many threads as workers, while the group is idle.
+// While the group is idle: on the processor as many threads as workers.
 absl::Status SwitchBench::MeasureCopies(int copies) {
+  if (on_gpu_.has_value()) return on_gpu_->Measure(deadline_.left());
   const Deadline end = Deadline::After(kCopiesTime);
   for (int i = 0; i < copies && (i == 0 || !end.expired()); ++i) {
     RETURN_IF_ERROR(loop_.Poll());
@@ -170,14 +178,17 @@ absl::Status SwitchBench::SwitchOnce(const std::string& to,
 }
 
 Json SwitchBench::Figures() const {
-  std::vector<double> weight_rate, weight_ms, kv_ms, switch_ms, pause_ms,
-      gap_ms, prepare_ms, kv_bytes;
+  std::vector<double> weight_rate, kv_rate, weight_ms, kv_ms, switch_ms,
+      pause_ms, gap_ms, prepare_ms, kv_bytes;
   for (const Measured& m : measured_) {
     const SwitchFigures& f = m.figures;
     weight_ms.push_back(f.weight_ms);
     if (f.weight_ms > 0) {
       weight_rate.push_back(static_cast<double>(f.weight_bytes) /
                             (f.weight_ms / 1000));
+    }
+    if (f.kv_ms > 0) {
+      kv_rate.push_back(static_cast<double>(f.kv_bytes) / (f.kv_ms / 1000));
     }
     kv_ms.push_back(f.kv_ms);
     kv_bytes.push_back(static_cast<double>(f.kv_bytes));
@@ -188,23 +199,58 @@ Json SwitchBench::Figures() const {
   }
   const double copy = Summarize(copy_bytes_per_s_).median;
   const double rate = Summarize(weight_rate).median;
-  return {{"switches", measured_.size()},
-          {"streams", args_.streams},
-          {"workers", num_workers_},
-          {"weight_bytes",
-           measured_.empty() ? 0 : measured_[0].figures.weight_bytes},
-          {"kv_bytes", ToJson(Summarize(kv_bytes))},
-          {"weight_ms", ToJson(Summarize(weight_ms))},
-          {"kv_ms", ToJson(Summarize(kv_ms))},
-          {"switch_ms", ToJson(Summarize(switch_ms))},
-          {"prepare_ms", ToJson(Summarize(prepare_ms))},
-          {"pause_ms", ToJson(Summarize(pause_ms))},
-          {"longest_gap_ms", ToJson(Summarize(gap_ms))},
-          {"quiet_gap_ms", quiet_gap_ms_},
-          {"weight_gb_per_s", rate / 1e9},
-          {"memcpy_gb_per_s", copy / 1e9},
-          {"memcpy_bytes", copy_bytes_},
-          {"weight_share_of_memcpy", copy > 0 ? rate / copy : 0}};
+  Json figures = {{"switches", measured_.size()},
+                  {"streams", args_.streams},
+                  {"workers", num_workers_},
+                  {"weight_bytes",
+                   measured_.empty() ? 0 : measured_[0].figures.weight_bytes},
+                  {"kv_bytes", ToJson(Summarize(kv_bytes))},
+                  {"weight_ms", ToJson(Summarize(weight_ms))},
+                  {"kv_ms", ToJson(Summarize(kv_ms))},
+                  {"switch_ms", ToJson(Summarize(switch_ms))},
+                  {"prepare_ms", ToJson(Summarize(prepare_ms))},
+                  {"pause_ms", ToJson(Summarize(pause_ms))},
+                  {"longest_gap_ms", ToJson(Summarize(gap_ms))},
+                  {"quiet_gap_ms", quiet_gap_ms_},
+                  {"weight_gb_per_s", rate / 1e9},
+                  {"memcpy_gb_per_s", copy / 1e9},
+                  {"memcpy_bytes", copy_bytes_},
+                  {"weight_share_of_memcpy", copy > 0 ? rate / copy : 0}};
+  if (on_gpu_.has_value()) AddCopies(figures, rate, Summarize(kv_rate).median);
+  return figures;
+}
+
+// What a switch copies is read and written, in the same memory.
+void SwitchBench::AddCopies(Json& figures, double weight_rate,
+                            double kv_rate) const {
+  const double best = on_gpu_->best();
+  figures["copy_kernel_gb_per_s"] = on_gpu_->kernel() / 1e9;
+  figures["copy_driver_gb_per_s"] = on_gpu_->driver() / 1e9;
+  figures["weight_read_and_written_gb_per_s"] = 2 * weight_rate / 1e9;
+  figures["weight_share_of_copy"] = best > 0 ? 2 * weight_rate / best : 0;
+  figures["kv_share_of_copy"] = best > 0 ? 2 * kv_rate / best : 0;
+}
+
+std::string SwitchBench::DescribeRates(const Json& figures) const {
+  const auto number = [&](const char* key) {
+    return ShortNumber(NumberAt(figures, key));
+  };
+  const auto percent = [&](const char* key) {
+    return Cat(ShortNumber(100 * NumberAt(figures, key)), " %");
+  };
+  if (on_gpu_.has_value()) {
+    return Cat("Weights moved at ", number("weight_read_and_written_gb_per_s"),
+               " GB/s, read and written: ", percent("weight_share_of_copy"),
+               " of a plain copy (by a kernel ", number("copy_kernel_gb_per_s"),
+               " GB/s, by the driver ", number("copy_driver_gb_per_s"),
+               "); KV at ", percent("kv_share_of_copy"), "\n");
+  }
+  return Cat("Weights moved at ", number("weight_gb_per_s"), " GB/s, ",
+             percent("weight_share_of_memcpy"), " of a memcpy of ",
+             copy_bytes_ == weight_bytes_ ? std::string("as many bytes")
+                                          : HumanBytes(copy_bytes_),
+             " between two shared mappings (", number("memcpy_gb_per_s"),
+             " GB/s)\n");
 }
 
 void SwitchBench::Show(const Json& figures) const {
@@ -224,15 +270,7 @@ void SwitchBench::Show(const Json& figures) const {
               NumberAt(ObjectAt(figures, "kv_bytes"), "median"))),
           " of KV")
           .c_str(),
-      Cat("Weights moved at ",
-          ShortNumber(NumberAt(figures, "weight_gb_per_s")), " GB/s, ",
-          ShortNumber(100 * NumberAt(figures, "weight_share_of_memcpy")),
-          " % of a memcpy of ",
-          copy_bytes_ == weight_bytes_ ? std::string("as many bytes")
-                                       : HumanBytes(copy_bytes_),
-          " between two shared mappings (",
-          ShortNumber(NumberAt(figures, "memcpy_gb_per_s")), " GB/s)\n")
-          .c_str());
+      DescribeRates(figures).c_str());
   std::fputs(
       FormatTable({"milliseconds", "median", "p99", "max"},
                   {row("weights", "weight_ms"), row("KV", "kv_ms"),
@@ -343,7 +381,8 @@ void AddBenchSwitchCommand(CLI::App& bench, Action& action) {
       ->add_option(
           "--streams", args->streams,
           "Streams under way; with 0 the group is idle, and each switch is "
-          "followed by a memcpy to compare with [default 8]")
+          "followed by a memcpy, or on a GPU a plain copy, to compare with "
+          "[default 8]")
       ->option_text("N")
       ->check(CLI::Range(0, 1024));
   command->add_option("--switches", args->switches, "Switches [default 20]")

@@ -10,6 +10,13 @@
 
 namespace moebius {
 
+// Bytes a second that plain copies of large blocks read and write, together; by
+// a kernel, and by the driver where there is one.
+struct CopyRates {
+  double kernel = 0;
+  double driver = 0;  // 0: there is none
+};
+
 // Where the time of a pass goes, on one rank; means over the watched passes.
 struct PassShares {
   int passes = 0;
@@ -35,13 +42,7 @@ class DeviceProbe {
   virtual absl::Status Watch() = 0;
   virtual absl::StatusOr<PassShares> Take() = 0;
 
-  // Bytes a second that plain copies of large blocks read and write, together;
-  // by a kernel, and by the driver where there is one. Several ranks may do it
-  // at the same time, and share what there is.
-  struct CopyRates {
-    double kernel = 0;
-    double driver = 0;  // 0: there is none
-  };
+  // Several ranks may do it at the same time, and share what there is.
   virtual absl::StatusOr<CopyRates> MeasureCopies() = 0;
   // Operations a second of our own product of large square BF16 matrices.
   virtual absl::StatusOr<double> MeasureProducts() = 0;

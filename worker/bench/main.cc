@@ -1,5 +1,6 @@
 // moebius-step-bench: the ranks of a group in one process, without a
-// coordinator. `moebius bench step` starts it.
+// coordinator. `moebius bench step` starts it, and
+// `bench switch`, for a rate to compare with.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
@@ -123,6 +124,16 @@ absl::Status Write(const Json& result, const std::string& path) {
   return absl::OkStatus();
 }
 
+// Of the first rank's device, on which a group may be.
+absl::Status MeasureCopiesAlone(const Config& config,
+                                const std::string& result_path) {
+  ASSIGN_OR_RETURN(const auto platform, ChoosePlatform(config, 0));
+  ASSIGN_OR_RETURN(const CopyRates copies, platform->MeasureCopies());
+  return Write({{"copy_bytes_per_s", copies.kernel},
+                {"driver_copy_bytes_per_s", copies.driver}},
+               result_path);
+}
+
 absl::Status MeasureAll(const Config& config, const std::string& spec_path,
                         const std::string& result_path) {
   ASSIGN_OR_RETURN(const Spec spec, ReadSpec(spec_path, config.workers.count));
@@ -131,7 +142,7 @@ absl::Status MeasureAll(const Config& config, const std::string& spec_path,
   };
   ASSIGN_OR_RETURN(const auto bench,
                    StepBench::Create(config, spec.cases, spec.steps, say));
-  ASSIGN_OR_RETURN(const DeviceProbe::CopyRates copies, bench->MeasureCopies());
+  ASSIGN_OR_RETURN(const CopyRates copies, bench->MeasureCopies());
   ASSIGN_OR_RETURN(const double products, bench->MeasureProducts());
   Json result = {{"device", bench->device_name()},
                  {"workers", config.workers.count},
@@ -162,7 +173,8 @@ int main(int argc, char** argv) {
   std::string config_path, spec, result;
   app.add_option("--config", config_path, "effective configuration (YAML)")
       ->required();
-  app.add_option("--spec", spec, "the cases to measure (JSON)")->required();
+  app.add_option("--spec", spec,
+                 "the cases to measure (JSON); without, plain copies alone");
   app.add_option("--result", result, "where to write the figures (JSON)")
       ->required();
   CLI11_PARSE(app, argc, argv);
@@ -176,7 +188,8 @@ int main(int argc, char** argv) {
   absl::Status status = config.status();
   if (status.ok()) {
     moebius::SetLogLevel(config->log.level);
-    status = moebius::MeasureAll(*config, spec, result);
+    status = spec.empty() ? moebius::MeasureCopiesAlone(*config, result)
+                          : moebius::MeasureAll(*config, spec, result);
   }
   if (status.ok()) return 0;
   std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());

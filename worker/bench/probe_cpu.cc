@@ -44,26 +44,7 @@ class CpuProbe final : public DeviceProbe, private PassObserver<Cpu> {
   }
 
   absl::StatusOr<CopyRates> MeasureCopies() override {
-    constexpr int64_t kBytes = int64_t{64} << 20;  // far more than caches hold
-    constexpr int kCopies = 5;
-    const Buffer<std::byte, Cpu> from(device_, "copy", kBytes),
-        to(device_, "copy", kBytes);
-    const int threads = NumThreads(device_.pool);
-    const auto copy = [&](int task) {
-      const int64_t begin = kBytes * task / threads;
-      const int64_t end = kBytes * (task + 1) / threads;
-      std::memcpy(to.data() + begin, from.data() + begin,
-                  static_cast<size_t>(end - begin));
-    };
-    std::memset(from.data(), 1, kBytes);
-    std::memset(to.data(), 1, kBytes);
-    double best = 0;
-    for (int i = 0; i < kCopies; ++i) {
-      const Clock::time_point begin = Clock::now();
-      ParallelFor(device_.pool, threads, copy);
-      best = std::max(best, 2.0 * kBytes / SecondsSince(begin));
-    }
-    return CopyRates{best, 0};
+    return MeasureCpuCopies(device_);
   }
 
   absl::StatusOr<double> MeasureProducts() override {
@@ -120,6 +101,29 @@ class CpuProbe final : public DeviceProbe, private PassObserver<Cpu> {
 };
 
 }  // namespace
+
+CopyRates MeasureCpuCopies(const Cpu& device) {
+  constexpr int64_t kBytes = int64_t{64} << 20;  // far more than caches hold
+  constexpr int kCopies = 5;
+  const Buffer<std::byte, Cpu> from(device, "copy", kBytes),
+      to(device, "copy", kBytes);
+  const int threads = NumThreads(device.pool);
+  const auto copy = [&](int task) {
+    const int64_t begin = kBytes * task / threads;
+    const int64_t end = kBytes * (task + 1) / threads;
+    std::memcpy(to.data() + begin, from.data() + begin,
+                static_cast<size_t>(end - begin));
+  };
+  std::memset(from.data(), 1, kBytes);
+  std::memset(to.data(), 1, kBytes);
+  double best = 0;
+  for (int i = 0; i < kCopies; ++i) {
+    const Clock::time_point begin = Clock::now();
+    ParallelFor(device.pool, threads, copy);
+    best = std::max(best, 2.0 * kBytes / SecondsSince(begin));
+  }
+  return CopyRates{best, 0};
+}
 
 std::unique_ptr<DeviceProbe> MakeCpuProbe(const Cpu& device,
                                           Decoder<Cpu>* decoder) {

@@ -12,4 +12,7 @@ namespace moebius {
 std::unique_ptr<DeviceProbe> MakeCpuProbe(const Cpu& device,
                                           Decoder<Cpu>* decoder);
 
+// By all threads of the pool at once.
+CopyRates MeasureCpuCopies(const Cpu& device);
+
 }  // namespace moebius

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "common/base/status_macros.h"
@@ -60,6 +61,49 @@ class Events {
   std::vector<cudaEvent_t> events_;
 };
 
+// Seconds that the stream takes for each of so many calls. One before them, so
+// that the clocks are up and the memory was touched.
+template <Numerics N>
+absl::StatusOr<double> SecondsOf(const Cuda<N>& device, int calls,
+                                 absl::FunctionRef<void()> launch) {
+  Events events(device.failure);
+  launch();
+  events.Record(0, device.stream);
+  for (int i = 0; i < calls; ++i) launch();
+  events.Record(1, device.stream);
+  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(device.stream), "a rate"));
+  const double ms = events.MillisecondsBetween(0, 1);
+  RETURN_IF_ERROR(device.failure->status());
+  return std::max(1e-9, ms / 1000 / calls);
+}
+
+template <Numerics N>
+absl::StatusOr<CopyRates> CopyRatesOf(const Cuda<N>& device, int gpu) {
+  constexpr int64_t kBytes = int64_t{1} << 30;
+  constexpr int kCopies = 10, kBlocksOfMultiprocessor = 4;
+  RETURN_IF_ERROR(UseGpu(gpu));
+  const Buffer<std::byte, Cuda<N>> from(device, "copy", kBytes),
+      to(device, "copy", kBytes);
+  RETURN_IF_ERROR(device.failure->status());
+  CopyRates rates;
+  ASSIGN_OR_RETURN(const double by_kernel, SecondsOf(device, kCopies, [&] {
+                     device.failure->Note(LaunchCopies(
+                         {{from.data(), to.data(), kBytes}},
+                         kBlocksOfMultiprocessor * device.num_multiprocessors,
+                         device.stream));
+                   }));
+  rates.kernel = 2.0 * kBytes / by_kernel;
+  ASSIGN_OR_RETURN(
+      const double by_driver, SecondsOf(device, kCopies, [&] {
+        device.failure->Note(
+            CudaStatus(cudaMemcpyAsync(to.data(), from.data(), kBytes,
+                                       cudaMemcpyDeviceToDevice, device.stream),
+                       "a copy"));
+      }));
+  rates.driver = 2.0 * kBytes / by_driver;
+  return rates;
+}
+
 template <Numerics N>
 class GpuProbe final : public DeviceProbe, private PassObserver<Cuda<N>> {
  public:
@@ -79,7 +123,9 @@ class GpuProbe final : public DeviceProbe, private PassObserver<Cuda<N>> {
   std::string device_name() const override { return name_; }
   absl::Status Watch() override;
   absl::StatusOr<PassShares> Take() override;
-  absl::StatusOr<CopyRates> MeasureCopies() override;
+  absl::StatusOr<CopyRates> MeasureCopies() override {
+    return CopyRatesOf(device_, gpu_);
+  }
   absl::StatusOr<double> MeasureProducts() override;
 
  private:
@@ -101,10 +147,6 @@ class GpuProbe final : public DeviceProbe, private PassObserver<Cuda<N>> {
     OnPart(PassPart::kOther);
     launched_.back()->Notify();
   }
-
-  // Seconds that the stream takes for each of so many calls.
-  template <class Launch>
-  absl::StatusOr<double> SecondsOf(int calls, const Launch& launch);
 
   static constexpr size_t kMaxBegins = size_t{1} << 20;  // 4 MiB, pinned
 
@@ -214,48 +256,6 @@ absl::StatusOr<PassShares> GpuProbe<N>::Take() {
   return means;
 }
 
-// Once before, so that the clocks are up and the memory was touched.
-template <Numerics N>
-template <class Launch>
-absl::StatusOr<double> GpuProbe<N>::SecondsOf(int calls, const Launch& launch) {
-  Events events(device_.failure);
-  launch();
-  events.Record(0, device_.stream);
-  for (int i = 0; i < calls; ++i) launch();
-  events.Record(1, device_.stream);
-  RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(device_.stream), "a rate"));
-  const double ms = events.MillisecondsBetween(0, 1);
-  RETURN_IF_ERROR(device_.failure->status());
-  return std::max(1e-9, ms / 1000 / calls);
-}
-
-template <Numerics N>
-absl::StatusOr<DeviceProbe::CopyRates> GpuProbe<N>::MeasureCopies() {
-  constexpr int64_t kBytes = int64_t{1} << 30;
-  constexpr int kCopies = 10, kBlocksOfMultiprocessor = 4;
-  RETURN_IF_ERROR(UseGpu(gpu_));
-  const Buffer<std::byte, D> from(device_, "copy", kBytes),
-      to(device_, "copy", kBytes);
-  RETURN_IF_ERROR(device_.failure->status());
-  CopyRates rates;
-  ASSIGN_OR_RETURN(const double by_kernel, SecondsOf(kCopies, [&] {
-                     device_.failure->Note(LaunchCopies(
-                         {{from.data(), to.data(), kBytes}},
-                         kBlocksOfMultiprocessor * device_.num_multiprocessors,
-                         device_.stream));
-                   }));
-  rates.kernel = 2.0 * kBytes / by_kernel;
-  ASSIGN_OR_RETURN(
-      const double by_driver, SecondsOf(kCopies, [&] {
-        device_.failure->Note(CudaStatus(
-            cudaMemcpyAsync(to.data(), from.data(), kBytes,
-                            cudaMemcpyDeviceToDevice, device_.stream),
-            "a copy"));
-      }));
-  rates.driver = 2.0 * kBytes / by_driver;
-  return rates;
-}
-
 template <Numerics N>
 absl::StatusOr<double> GpuProbe<N>::MeasureProducts() {
   constexpr int kSize = 8192, kProducts = 5;
@@ -274,7 +274,7 @@ absl::StatusOr<double> GpuProbe<N>::MeasureProducts() {
   }
   const ColumnParallel<D> w{weights.data(), kSize, kSize};
   ASSIGN_OR_RETURN(
-      const double seconds, SecondsOf(kProducts, [&] {
+      const double seconds, SecondsOf(device_, kProducts, [&] {
         Project(device_, View<const float, D>{x.data(), kSize, kSize, kSize},
                 absl::MakeConstSpan(&w, 1),
                 View<float, D>{y.data(), kSize, kSize, kSize});
@@ -292,6 +292,14 @@ absl::StatusOr<std::unique_ptr<DeviceProbe>> MakeGpuProbe(
   RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, gpu),
                              "the name of a GPU"));
   return std::make_unique<GpuProbe<N>>(device, gpu, properties.name, decoder);
+}
+
+absl::StatusOr<CopyRates> MeasureGpuCopies(int gpu) {
+  RETURN_IF_ERROR(UseGpu(gpu));
+  CudaFailure failure;
+  const auto stream = GpuStream::Create(gpu, &failure);
+  return CopyRatesOf(
+      CudaFast{stream->get(), &failure, stream->num_multiprocessors()}, gpu);
 }
 
 template absl::StatusOr<std::unique_ptr<DeviceProbe>> MakeGpuProbe(

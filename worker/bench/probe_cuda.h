@@ -17,4 +17,7 @@ template <Numerics N>
 absl::StatusOr<std::unique_ptr<DeviceProbe>> MakeGpuProbe(
     const Cuda<N>& device, int gpu, Decoder<Cuda<N>>* decoder);
 
+// Of the GPU, whatever else is on it. Takes 2 GiB of it meanwhile.
+absl::StatusOr<CopyRates> MeasureGpuCopies(int gpu);
+
 }  // namespace moebius

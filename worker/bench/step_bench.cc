@@ -159,7 +159,7 @@ struct StepBench::RankState {
   int under_way = 0;
   Clock::time_point begun;
   std::vector<Clock::time_point> ended;  // of the steps that were run last
-  DeviceProbe::CopyRates copies;
+  CopyRates copies;
   double products = 0;
   PassShares shares;
 };
@@ -256,12 +256,12 @@ absl::Status StepBench::ForAll(
   return first;
 }
 
-absl::StatusOr<DeviceProbe::CopyRates> StepBench::MeasureCopies() {
+absl::StatusOr<CopyRates> StepBench::MeasureCopies() {
   RETURN_IF_ERROR(ForAll([](RankState& rank) -> absl::Status {
     ASSIGN_OR_RETURN(rank.copies, rank.probe->MeasureCopies());
     return absl::OkStatus();
   }));
-  DeviceProbe::CopyRates sum;
+  CopyRates sum;
   for (const auto& rank : ranks_) {
     sum.kernel += rank->copies.kernel;
     sum.driver += rank->copies.driver;

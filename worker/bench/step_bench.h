@@ -55,7 +55,7 @@ class StepBench {
 
   std::string device_name() const;
   // Of all ranks together, at the same time.
-  absl::StatusOr<DeviceProbe::CopyRates> MeasureCopies();
+  absl::StatusOr<CopyRates> MeasureCopies();
   absl::StatusOr<double> MeasureProducts();
 
   // So many steps, and a few more that do not count. A case for which the
