@@ -73,10 +73,9 @@ absl::Status PlanSizes(const Config& config, const WorkerPlatform& platform,
   const ModelShape& shape = plan.shape;
   plan.context_length =
       ContextLength(shape.spec.max_positions, config.model.max_model_len);
-  plan.kv =
-      MakeKvLayout(shape.spec, config.workers.kv_dtype == KvDtype::kBfloat16
-                                   ? KvType::kBf16
-                                   : KvType::kFloat32);
+  plan.kv = MakeKvLayout(shape.spec, HasBfloat16Kv(config.workers)
+                                         ? KvType::kBf16
+                                         : KvType::kFloat32);
   plan.geometry[RegionKind::kExperts] = shape.experts.region_bytes();
   plan.geometry[RegionKind::kDense] = PlanDense(shape).size_bytes;
   platform.PlanRegions(config, shape, plan.geometry);

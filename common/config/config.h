@@ -20,7 +20,7 @@ struct ListenAddress {
 // kDummy makes up random weights; only config.json and the tokenizer are read.
 enum class LoadFormat { kAuto, kDummy };
 
-enum class KvDtype { kFloat32, kBfloat16 };
+enum class KvDtype { kAuto, kFloat32, kBfloat16 };
 
 // What workers compute on. kAuto: on GPUs if there are enough, else on the
 // processor.
@@ -61,7 +61,7 @@ struct WorkersConfig {
   int step_timeout_ms = 5000;     // a peer that late in a step has failed
   int stall_timeout_ms = 120000;  // without a step's result
   int spin_us = -1;  // spin before sleeping in a barrier; -1: by load
-  KvDtype kv_dtype = KvDtype::kFloat32;
+  KvDtype kv_dtype = KvDtype::kAuto;
   int64_t kv_bytes = 0;  // KV memory of each; 0: from scheduler.max_running,
                          // on GPUs what is left
   DeviceChoice device = DeviceChoice::kCpu;
@@ -174,6 +174,16 @@ struct Config {
   FaultsConfig faults;
   LogConfig log;
 };
+
+// Whether the KV cache is BF16. By itself it is where GPUs compute fast: there
+// reading it takes up to a third of a step.
+inline bool HasBfloat16Kv(const WorkersConfig& workers) {
+  if (workers.kv_dtype != KvDtype::kAuto) {
+    return workers.kv_dtype == KvDtype::kBfloat16;
+  }
+  return workers.device == DeviceChoice::kCuda &&
+         workers.numerics != NumericsChoice::kExact;
+}
 
 // Layout that weights are loaded in. The automatic choice begins with TP, the
 // better one when nothing is in flight.

@@ -64,9 +64,13 @@ std::vector<ConfigKey> WorkersKeys() {
                      "in microseconds; -1 decides by load.",
                      section, &WorkersConfig::spin_us, -1, 1'000'000),
       ChoiceKey(
-          "workers.kv_dtype", "Type of the KV cache.", section,
-          &WorkersConfig::kv_dtype,
-          {{"float32", KvDtype::kFloat32}, {"bfloat16", KvDtype::kBfloat16}}),
+          "workers.kv_dtype",
+          "Type of the KV cache. auto is bfloat16 with the device cuda unless "
+          "its numerics are exact, and float32 otherwise.",
+          section, &WorkersConfig::kv_dtype,
+          {{"auto", KvDtype::kAuto},
+           {"float32", KvDtype::kFloat32},
+           {"bfloat16", KvDtype::kBfloat16}}),
       BytesKey("workers.kv_bytes",
                "KV memory of each worker, no more than the machine has for "
                "all; 0 makes room for scheduler.max_running sequences, and on "

@@ -161,7 +161,12 @@ absl::StatusOr<uint64_t> FingerprintCheckpoint(const Config& config) {
   // Once the value of a key of the configuration. It stays, since fingerprints
   // are in journals.
   mixer.Add("exact");
-  mixer.Add(uint64_t{config.workers.kv_dtype == KvDtype::kBfloat16});
+  mixer.Add(uint64_t{HasBfloat16Kv(config.workers)});
+  if (config.workers.device != DeviceChoice::kCpu) {  // other tokens there
+    mixer.Add("device");
+    mixer.Add(static_cast<uint64_t>(config.workers.device));
+    mixer.Add(static_cast<uint64_t>(config.workers.numerics));
+  }
   for (const char* name :
        {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
         "merges.txt"}) {

@@ -61,7 +61,7 @@ void ConfigFlags::AddTo(CLI::App& command, bool listeners) {
   Add(command, "--workers-per-gpu", "workers.per_gpu", "N");
   Add(command, "--gpu-memory-fraction", "workers.gpu_memory_fraction", "X");
   Add(command, "--threads", "workers.threads", "N");
-  Add(command, "--kv-dtype", "workers.kv_dtype", "float32|bfloat16");
+  Add(command, "--kv-dtype", "workers.kv_dtype", "auto|float32|bfloat16");
   Add(command, "--kv-bytes", "workers.kv_bytes", "BYTES");
   Add(command, "--max-running", "scheduler.max_running", "N");
   Add(command, "--token-budget", "scheduler.token_budget", "N");

@@ -149,7 +149,7 @@ TEST(ConfigKeys, KeysWithAFixedSetOfValuesTakeThoseAndNameThem) {
     std::vector<std::string> words;
   } kChoices[] = {
       {"model.load_format", {"auto", "dummy"}},
-      {"workers.kv_dtype", {"float32", "bfloat16"}},
+      {"workers.kv_dtype", {"auto", "float32", "bfloat16"}},
       {"workers.device", {"cpu", "cuda", "auto"}},
       {"workers.numerics", {"auto", "exact", "fast"}},
       {"control.transport", {"ipc", "tcp"}},

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -101,6 +102,17 @@ TEST_F(CheckpointFingerprintTest, TheTypeOfTheKvCounts) {
   const uint64_t before = Fingerprint();
   config_.workers.kv_dtype = KvDtype::kBfloat16;
   EXPECT_NE(Fingerprint(), before);
+}
+
+// Tokens may differ with what computes them, and how.
+TEST_F(CheckpointFingerprintTest, DeviceAndNumericsCount) {
+  std::set<uint64_t> seen = {Fingerprint()};
+  config_.workers.device = DeviceChoice::kCuda;
+  EXPECT_TRUE(seen.insert(Fingerprint()).second);
+  config_.workers.numerics = NumericsChoice::kExact;
+  EXPECT_TRUE(seen.insert(Fingerprint()).second);
+  config_.workers.device = DeviceChoice::kAuto;
+  EXPECT_TRUE(seen.insert(Fingerprint()).second);
 }
 
 // It is in journals that are on disks already.
