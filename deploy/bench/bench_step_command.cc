@@ -294,8 +294,8 @@ void AddBenchStepCommand(CLI::App& bench, Action& action) {
       "Single steps of a group without its coordinator: time, what they must "
       "move and compute at least by the experts that were named, the ratio to "
       "a plain copy and to a large product in the same run, and each "
-      "operator's share. All workers [default 1] are in one process, on the "
-      "processor or on one GPU. While shares are taken, events stand between "
+      "operator's share. All workers [default 1] are in one process; on a GPU "
+      "there is one. While shares are taken, events stand between "
       "the operators, so their sum is more than a step takes.");
   AddOptions(*command, *args);
   AddTimeLimit(*command, args->timeout_s);

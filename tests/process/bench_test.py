@@ -59,9 +59,9 @@ class BenchStepTest(unittest.TestCase):
 
     def test_errors(self):
         result, _ = bench("step", "--model", MODEL, "--device", "cuda",
-                          "--workers", "2", "--workers-per-gpu", "1")
+                          "--workers", "2", "--workers-per-gpu", "2")
         self.assertEqual(result.returncode, 1)
-        self.assertIn("say --workers-per-gpu 2", result.stderr)
+        self.assertIn("steps of one worker are measured", result.stderr)
         result, _ = bench("step", "--model", MODEL, "--timeout", "1",
                           "--streams", "512", "--kv-tokens", "16", "--steps",
                           "4000", "--prefill", "0")

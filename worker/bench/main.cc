@@ -3,7 +3,6 @@
 // `bench switch`, for a rate to compare with.
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -179,10 +178,6 @@ int main(int argc, char** argv) {
       ->required();
   CLI11_PARSE(app, argc, argv);
 
-  // Ranks that share a context must not load code, nor wait in the queue of
-  // another, while they wait for one another.
-  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   moebius::StartLogging("step-bench");
   const auto config = moebius::LoadConfigYaml(config_path);
   absl::Status status = config.status();

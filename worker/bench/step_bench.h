@@ -37,8 +37,7 @@ struct StepFigures {
 // loop drives it: plans are applied and issued ahead of the results. Only the
 // coordinator and the channel are not there.
 //
-// All ranks are on the processor or on one GPU. On a GPU they share a context,
-// so what is made late (memory, code) is made by steps that do not count.
+// On a GPU there is one rank.
 // Threading: thread-compatible; a rank's calls run on a thread of its own.
 class StepBench {
  public:
