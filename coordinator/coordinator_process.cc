@@ -237,12 +237,22 @@ absl::StatusOr<std::optional<ApiKeys>> LoadKeys(const std::string& file,
   return keys;
 }
 
-ServerInfo InfoOf(const Config& config, int max_model_len, Term term) {
+// The group's directory has a name that none before it had.
+std::string InstanceId(const std::string& dir) {
+  return dir.substr(dir.find_last_of('/') + 1);
+}
+
+ServerInfo InfoOf(const CoordinatorOptions& options, int max_model_len,
+                  Term term) {
+  const Config& config = options.config;
   return {.version = kVersion,
           .model = ServedModelName(config),
           .model_path = config.model.path,
           .max_model_len = max_model_len,
+          .instance_id = InstanceId(options.dir),
           .num_workers = config.workers.count,
+          .max_queue = config.scheduler.max_queue,
+          .token_budget = config.scheduler.token_budget,
           .started_unix_s = UnixMs() / 1e3,
           .pid = getpid(),
           .term = term.value};
@@ -335,7 +345,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   std::unique_ptr<HttpServer> server, admin_server;
   const ServerReport report(
       engine, metrics,
-      InfoOf(config, max_model_len, opened.journal->state().term()),
+      InfoOf(options, max_model_len, opened.journal->state().term()),
       [&server] { return server->num_connections(); });
   OpenAiApiOptions api_options;
   api_options.limits = {ServedModelName(config),

@@ -97,7 +97,7 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   if (path == "/admin/undrain") return exchange->Respond(Undrain());
   HttpResponse response;
   if (path == "/status") {
-    response = report_.Status();
+    response = report_.Status(Audience::kOperators);
   } else if (path == "/metrics") {
     response = report_.Metrics(request);
   } else if (path == "/progress") {

@@ -111,8 +111,9 @@ void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   if (model) return HandleModels(*exchange);
   if (report) {
     return Answer(*exchange, route,
-                  path == "/status" ? options_.report->Status()
-                                    : options_.report->Metrics(request));
+                  path == "/status"
+                      ? options_.report->Status(Audience::kClients)
+                      : options_.report->Metrics(request));
   }
   if (path == "/version") {
     return Answer(*exchange, route, VersionResponse(options_.version));

@@ -31,9 +31,9 @@ ServerInfo ServerReport::InfoNow() const {
   return info;
 }
 
-HttpResponse ServerReport::Status() const {
+HttpResponse ServerReport::Status(Audience audience) const {
   HttpResponse response;
-  response.body = StatusJson(engine_.GetStatus(), InfoNow());
+  response.body = StatusJson(engine_.GetStatus(), InfoNow(), audience);
   return response;
 }
 

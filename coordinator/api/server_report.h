@@ -23,7 +23,7 @@ class ServerReport {
   ServerReport(const Engine& engine, const FrontMetrics& metrics,
                ServerInfo info, std::function<int()> num_connections);
 
-  HttpResponse Status() const;
+  HttpResponse Status(Audience audience) const;
   // In the format, and compressed, as the request asks.
   HttpResponse Metrics(const HttpRequest& request) const;
 

@@ -30,6 +30,20 @@ absl::Status Validate(const PolicyConfig& config) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// The other layout, where the load is beyond the edge for it.
+std::optional<Layout> BetterLayout(double load, Layout current,
+                                   const PolicyConfig& config) {
+  if (!current.is_ep() && load >= UpperEdge(config)) return ExpertParallel();
+  if (current.is_ep() && load <= LowerEdge(config)) {
+    return TensorParallel(config.num_ranks);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 PolicyDecision Decide(const PolicyState& state, int64_t now_ms,
                       int64_t in_flight, Layout current,
                       const PolicyConfig& config) {
@@ -57,15 +71,20 @@ PolicyDecision Decide(const PolicyState& state, int64_t now_ms,
       next.updated_ms - next.dwell_from_ms < config.min_dwell_ms) {
     return {next, std::nullopt};
   }
-  const bool is_ep = current.is_ep();
-  std::optional<Layout> target;
-  if (!is_ep && next.load >= config.threshold * (1 + config.hysteresis)) {
-    target = ExpertParallel();
-  } else if (is_ep && next.load <= config.threshold * (1 - config.hysteresis)) {
-    target = TensorParallel(config.num_ranks);
-  }
+  const std::optional<Layout> target = BetterLayout(next.load, current, config);
   if (target) next.dwell_from_ms = next.updated_ms;
   return {next, target};
+}
+
+PolicyOutlook Outlook(const PolicyState& state, int64_t now_ms, Layout current,
+                      const PolicyConfig& config) {
+  if (config.num_ranks == 1 || !state.started) return {};
+  const int64_t since_ms =
+      current == state.layout
+          ? std::max<int64_t>(0, now_ms - state.dwell_from_ms)
+          : 0;
+  return {BetterLayout(state.load, current, config),
+          std::max<int64_t>(0, config.min_dwell_ms - since_ms)};
 }
 
 }  // namespace moebius

@@ -26,6 +26,14 @@ struct PolicyConfig {
 // kInvalidArgument naming the field.
 absl::Status Validate(const PolicyConfig& config);
 
+// The load at and above which TP is left, and at and below which EP is.
+constexpr double UpperEdge(const PolicyConfig& config) {
+  return config.threshold * (1 + config.hysteresis);
+}
+constexpr double LowerEdge(const PolicyConfig& config) {
+  return config.threshold * (1 - config.hysteresis);
+}
+
 // What the policy remembers. Starts empty.
 struct PolicyState {
   bool started = false;
@@ -48,6 +56,16 @@ struct PolicyDecision {
 // REQUIRES: Validate(config).ok().
 PolicyDecision Decide(const PolicyState& state, int64_t now_ms,
                       int64_t in_flight, Layout current,
+                      const PolicyConfig& config);
+
+// What Decide() would propose at the load that it saw last.
+struct PolicyOutlook {
+  std::optional<Layout> wants;  // dwell or not
+  int64_t dwell_left_ms = 0;    // until it may propose anything
+  friend bool operator==(const PolicyOutlook&, const PolicyOutlook&) = default;
+};
+// REQUIRES: as Decide().
+PolicyOutlook Outlook(const PolicyState& state, int64_t now_ms, Layout current,
                       const PolicyConfig& config);
 
 }  // namespace moebius

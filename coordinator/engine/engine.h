@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,6 +21,8 @@ namespace moebius {
 
 // Over how long EngineStatus.ended_recently counts.
 inline constexpr int kRecentSeconds = 16;
+// How many switches are remembered one by one.
+inline constexpr size_t kMaxRecentSwitches = 16;
 
 // What a step added to one generation.
 struct Output {
@@ -41,9 +44,15 @@ struct Output {
 // Hears every step's outputs, on the text stage's thread. Must not block.
 using OutputListener = std::function<void(std::vector<Output>)>;
 
+// Who wanted a switch: somebody at the admin listener, the policy, or an
+// earlier coordinator, whose decision is carried out.
+enum class SwitchCause { kOperator, kPolicy, kEarlierCoordinator };
+
 struct SwitchReport {
   Epoch epoch;
   Layout from, to;
+  SwitchCause cause = SwitchCause::kOperator;
+  int64_t began_unix_ms = 0, ended_unix_ms = 0;
   bool done = false;          // false: refused, or nothing to do
   std::string reason;         // of a refusal; empty when nothing was to do
   uint64_t weight_bytes = 0;  // over all ranks
@@ -56,6 +65,32 @@ struct SwitchReport {
   StepId boundary;
 };
 using SwitchCallback = std::function<void(absl::StatusOr<SwitchReport>)>;
+
+struct SwitchUnderWay {
+  Epoch epoch;
+  Layout from, to;
+  SwitchCause cause = SwitchCause::kOperator;
+  int64_t began_unix_ms = 0;
+  // As long after it as the last one in this direction took.
+  std::optional<int64_t> expected_end_unix_ms;
+};
+
+// What the automatic choice looks at, and what it would do if it were asked
+// (whether or not it is).
+struct PolicyStatus {
+  bool automatic = false;
+  double leave_tp_at = 0, leave_ep_at = 0;  // requests in flight
+  std::optional<Layout> wants;
+  int64_t dwell_left_ms = 0;
+};
+
+// KV of the group in one layout.
+struct KvStatus {
+  Layout layout;
+  uint64_t tokens = 0;
+  // In a layout that is not the present one: with what is in use now.
+  uint64_t tokens_free = 0;
+};
 
 struct WorkerStatus {
   Rank rank = 0;
@@ -100,8 +135,13 @@ struct EngineStatus {
   uint64_t journal_bytes = 0;
   uint64_t padding_bytes = 0;  // of the experts, in all workers' memory
   EngineTotals totals;
-  // Tokens of KV that the pools hold in the layout of now, and that are free.
-  uint64_t kv_tokens = 0, kv_tokens_free = 0;
+  std::vector<KvStatus> kv;                  // the present layout's first
+  double steps_per_s = 0, tokens_per_s = 0;  // over the last kRecentSeconds
+  int max_running = 0;  // scheduler.max_running, or what workers have slots for
+  std::optional<SwitchUnderWay> switch_under_way;
+  // The last kMaxRecentSwitches, latest first; null: none.
+  std::shared_ptr<const std::vector<SwitchReport>> recent_switches;
+  PolicyStatus policy;
   std::vector<WorkerStatus> workers;
 };
 

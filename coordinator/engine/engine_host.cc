@@ -1,14 +1,12 @@
 #include "coordinator/engine/engine_host.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
-#include "common/layout/kv_room.h"
 #include "common/step/sequence_check.h"
 
 namespace moebius {
@@ -217,7 +215,8 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
             now,
             scheduler_->counters().running + scheduler_->counters().waiting,
             scheduler_->layout(), switches_->busy())) {
-      RETURN_IF_ERROR(switches_->Request(*target, nullptr, now));
+      RETURN_IF_ERROR(
+          switches_->Request(*target, SwitchCause::kPolicy, nullptr, now));
     }
     RETURN_IF_ERROR(IssueSteps());
     // A rank that a plan did not reach is lost.
@@ -366,6 +365,7 @@ absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
     scheduler.max_running =
         std::min<int>(scheduler.max_running, hello.max_slots);
   }
+  status_.max_running = scheduler.max_running;
   ASSIGN_OR_RETURN(auto created, Scheduler::Create(scheduler));
   scheduler_.emplace(std::move(created));
   switches_.emplace(
@@ -375,7 +375,8 @@ absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
                         : std::function([this](journal::Record record) {
                             RETURN_IF_ERROR(Note(std::move(record)));
                             return options_.journal->Commit();
-                          })},
+                          }),
+                    options_.unix_ms},
       &group_, &*scheduler_);
   policy_.emplace(config);
   return absl::OkStatus();
@@ -438,8 +439,8 @@ void EngineHost::TakeLayout(LayoutRequest request) {
   const Layout target = request.choice == LayoutChoice::kEp
                             ? ExpertParallel()
                             : TensorParallel(options_.config.workers.count);
-  const absl::Status status =
-      switches_->Request(target, std::move(request.callback), Now());
+  const absl::Status status = switches_->Request(
+      target, SwitchCause::kOperator, std::move(request.callback), Now());
   if (!status.ok()) LogWarn("switch: ", status.ToString());
 }
 
@@ -532,64 +533,6 @@ void EngineHost::EndAll(bool failed) {
   text_->Push(batch_);
   text_->Flush();
   for (auto& drained : std::exchange(drained_, {})) drained(false);
-}
-
-void EngineHost::PublishKv() {
-  std::array<uint32_t, kMaxRanks> total{}, free{};
-  const int num_ranks = group_.num_ranks();
-  for (Rank r = 0; r < num_ranks; ++r) {
-    total[r] = scheduler_->num_pages(r);
-    free[r] = scheduler_->free_pages(r);
-    status_.workers[r].pages_free = free[r];
-  }
-  const AttentionShape shape = {num_ranks, options_.model.num_q_heads,
-                                options_.model.num_kv_heads};
-  const auto tokens = [&](const auto& pages) {
-    return KvRoomTokens(shape, scheduler_->layout(),
-                        absl::MakeConstSpan(pages).first(num_ranks));
-  };
-  status_.kv_tokens = tokens(total);
-  status_.kv_tokens_free = tokens(free);
-}
-
-void EngineHost::Publish() {
-  if (scheduler_.has_value()) {
-    const SchedulerCounters counters = scheduler_->counters();
-    status_.layout = scheduler_->layout();
-    status_.running = counters.running;
-    status_.waiting = counters.waiting;
-    status_.prompt_tokens_total = counters.prompt_tokens;
-    status_.preemptions_total = counters.preemptions;
-    status_.dropped_tokens_total = counters.dropped_tokens;
-    status_.switch_state = switches_->state_name();
-    status_.switches_total = switches_->num_done();
-    status_.switches_checked_total = switches_->num_checked();
-    status_.switches_refused_total = switches_->num_refused();
-    status_.last_switch = switches_->last();
-    status_.load = policy_->smoothed_load();
-    status_.totals.switches = switches_->totals();
-    status_.ended_recently = ended_.Count(Now());
-    PublishKv();
-  }
-  for (Rank r = 0; r < group_.num_ranks(); ++r) {
-    status_.workers[r].connected = group_.member(r).joined;
-  }
-  if (options_.journal != nullptr) {
-    const Journal& journal = *options_.journal;
-    status_.journal_trouble = journal.healthy() ? "" : journal.trouble();
-    status_.journal_bytes = journal.size_bytes();
-  }
-  absl::MutexLock lock(&mutex_);
-  published_ = status_;
-  if (published_.ready && !published_.journal_trouble.empty()) {
-    published_.ready = false;
-    published_.not_ready_reason = absl::StrCat(
-        "the journal cannot be written: ", published_.journal_trouble);
-  }
-  queued_ = static_cast<int>(status_.waiting);
-  for (const Submission& submission : inbox_.submissions) {
-    queued_ += static_cast<int>(submission.generations.size());
-  }
 }
 
 }  // namespace moebius

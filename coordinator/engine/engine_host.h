@@ -168,7 +168,10 @@ class EngineHost final : public Engine {
   void Refuse(RequestId request, const absl::Status& why);
   void TakeDrains(Inbox& inbox);
   void EndAll(bool failed);
+
+  // engine_publish.cc
   void PublishKv();
+  void PublishSwitches(Clock::time_point now);
   void Publish();
 
   // engine_steps.cc
@@ -271,8 +274,9 @@ class EngineHost final : public Engine {
   std::vector<Attachment> attachments_;
   bool journal_was_ok_ = true;
   Clock::time_point last_journal_tick_;
-  RecentCount ended_;          // generations
-  double unaccounted_us_ = 0;  // decision time since the last step issued
+  RecentCount ended_;           // generations
+  RecentCount steps_, tokens_;  // done, and drawn
+  double unaccounted_us_ = 0;   // decision time since the last step issued
   EngineStatus status_;
 
   mutable absl::Mutex mutex_;

@@ -64,6 +64,8 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
       result.duration_us * 1e-6);
   RETURN_IF_ERROR(switches_->OnStepDone(result.step, begin));
   status_.last_step = result.step.value;
+  steps_.Add(begin, 1);
+  tokens_.Add(begin, result.sampled.size());
   NoteNonfinite(result);
   ASSIGN_OR_RETURN(auto tokens, scheduler_->OnResult(
                                     result.step, absl::MakeSpan(&result, 1)));

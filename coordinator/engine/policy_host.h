@@ -40,14 +40,16 @@ class PolicyHost {
   std::optional<Layout> Decide(Clock::time_point now, int64_t in_flight,
                                Layout current, bool switching) {
     if (switching) return std::nullopt;
-    const int64_t now_ms =
-        std::chrono::duration_cast<std::chrono::milliseconds>(
-            now.time_since_epoch())
-            .count();
     PolicyDecision decision =
-        moebius::Decide(state_, now_ms, in_flight, current, config_);
+        moebius::Decide(state_, MsOf(now), in_flight, current, config_);
     state_ = decision.next;
     return automatic_ ? decision.switch_to : std::nullopt;
+  }
+
+  bool automatic() const { return automatic_; }
+  const PolicyConfig& config() const { return config_; }
+  PolicyOutlook OutlookAt(Clock::time_point now, Layout current) const {
+    return Outlook(state_, MsOf(now), current, config_);
   }
 
   // Whether time alone, without any event, may bring a proposal.
@@ -55,6 +57,12 @@ class PolicyHost {
   double smoothed_load() const { return state_.load; }
 
  private:
+  static int64_t MsOf(Clock::time_point now) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(
+               now.time_since_epoch())
+        .count();
+  }
+
   bool automatic_;
   PolicyConfig config_;
   PolicyState state_;

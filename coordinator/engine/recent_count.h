@@ -3,6 +3,7 @@
 
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 
 #include "coordinator/engine/engine.h"
@@ -29,6 +30,13 @@ class RecentCount {
     uint64_t sum = 0;
     for (const uint64_t count : counts_) sum += count;
     return sum;
+  }
+
+  // The average over that time.
+  double PerSecond(Time now) {
+    const std::chrono::duration<double> since = now.time_since_epoch();
+    const double part = since.count() - std::floor(since.count());
+    return static_cast<double>(Count(now)) / (kRecentSeconds - 1 + part);
   }
 
  private:

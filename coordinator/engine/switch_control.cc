@@ -85,7 +85,8 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
   return std::visit(Visitor{this, now}, effect);
 }
 
-absl::Status SwitchControl::Request(Layout target, SwitchCallback callback,
+absl::Status SwitchControl::Request(Layout target, SwitchCause cause,
+                                    SwitchCallback callback,
                                     Clock::time_point now) {
   if (waiting_.size() >= kMaxWaiting) {
     if (callback) {
@@ -94,7 +95,7 @@ absl::Status SwitchControl::Request(Layout target, SwitchCallback callback,
     }
     return absl::OkStatus();
   }
-  waiting_.push_back(Waiting{target, std::move(callback)});
+  waiting_.push_back(Waiting{target, cause, std::move(callback)});
   return Tick(now);
 }
 
@@ -196,6 +197,8 @@ void SwitchControl::Recover(Epoch proposed,
   current.report.epoch = unfinished->epoch;
   current.report.from = unfinished->from;
   current.report.to = unfinished->to;
+  current.report.cause = SwitchCause::kEarlierCoordinator;
+  current.report.began_unix_ms = UnixMs();
   current.report.boundary = unfinished->boundary;
   current.plan = unfinished->plan;
   current.switched.resize(group_->num_ranks());
@@ -335,6 +338,8 @@ absl::Status SwitchControl::Tick(Clock::time_point now) {
     current.callback = std::move(next.callback);
     current.report.from = scheduler_->layout();
     current.report.to = next.target;
+    current.report.cause = next.cause;
+    current.report.began_unix_ms = UnixMs();
     current.switched.resize(group_->num_ranks());
     RETURN_IF_ERROR(Apply(Requested{next.target}, now));
   }
@@ -365,19 +370,40 @@ void SwitchControl::Answer(bool done, std::string reason) {
             " was refused: ", current.report.reason);
   }
   if (current.report.epoch.value != 0) {
-    Count(current.report);
-    last_ = current.report;
+    current.report.ended_unix_ms = UnixMs();
+    Remember(current.report);
   }
   if (current.callback) current.callback(std::move(current.report));
 }
 
-void SwitchControl::Count(const SwitchReport& report) {
+std::optional<SwitchUnderWay> SwitchControl::under_way() const {
+  if (!current_.has_value()) return std::nullopt;
+  const SwitchReport& report = current_->report;
+  SwitchUnderWay out{report.epoch, report.from, report.to, report.cause,
+                     report.began_unix_ms};
+  if (const auto took_ms = last_took_ms_[LayoutIndex(report.to)]) {
+    out.expected_end_unix_ms = report.began_unix_ms + *took_ms;
+  }
+  return out;
+}
+
+void SwitchControl::Remember(const SwitchReport& report) {
+  last_ = report;
+  std::vector<SwitchReport> recent = {report};
+  if (recent_ != nullptr) {
+    const size_t kept = std::min(recent_->size(), kMaxRecentSwitches - 1);
+    recent.insert(recent.end(), recent_->begin(), recent_->begin() + kept);
+  }
+  recent_ =
+      std::make_shared<const std::vector<SwitchReport>>(std::move(recent));
   SwitchTotals& totals = totals_[LayoutIndex(report.to)];
   if (!report.done) {
     ++totals.refused;
     return;
   }
   ++totals.done;
+  last_took_ms_[LayoutIndex(report.to)] =
+      report.ended_unix_ms - report.began_unix_ms;
   totals.weight_bytes += report.weight_bytes;
   totals.kv_bytes += report.kv_bytes;
   totals.prepare_seconds += report.prepare_ms / 1e3;

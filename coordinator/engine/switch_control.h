@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -32,6 +33,8 @@ struct SwitchOptions {
   // Writes a record down for good, before anything that follows from it; null:
   // there is no journal.
   std::function<absl::Status(journal::Record)> log;
+  // Milliseconds since 1970, for who reads when a switch was; null: 0.
+  std::function<int64_t()> unix_ms;
 };
 
 // SwitchControl
@@ -56,8 +59,8 @@ class SwitchControl {
   bool busy() const { return current_.has_value(); }
 
   // `callback` (may be null) hears the outcome, maybe before this returns.
-  absl::Status Request(Layout target, SwitchCallback callback,
-                       Clock::time_point now);
+  absl::Status Request(Layout target, SwitchCause cause,
+                       SwitchCallback callback, Clock::time_point now);
   absl::Status OnPrepared(Rank rank, const wire::Prepared& prepared,
                           Clock::time_point now);
   absl::Status OnSwitched(Rank rank, const wire::Switched& switched,
@@ -111,10 +114,16 @@ class SwitchControl {
     return totals_;
   }
   const std::optional<SwitchReport>& last() const { return last_; }
+  std::optional<SwitchUnderWay> under_way() const;
+  // The last kMaxRecentSwitches, latest first; null: none.
+  std::shared_ptr<const std::vector<SwitchReport>> recent() const {
+    return recent_;
+  }
 
  private:
   struct Waiting {
     Layout target;
+    SwitchCause cause = SwitchCause::kOperator;
     SwitchCallback callback;
   };
   // Of the weights, after a switch and beside the steps.
@@ -144,7 +153,8 @@ class SwitchControl {
   absl::Status OnDone();
   absl::Status CheckTables() const;
   void Answer(bool done, std::string reason);
-  void Count(const SwitchReport& report);
+  void Remember(const SwitchReport& report);
+  int64_t UnixMs() const { return options_.unix_ms ? options_.unix_ms() : 0; }
 
   const SwitchOptions options_;
   WorkerGroup* group_;
@@ -155,6 +165,9 @@ class SwitchControl {
   std::optional<Clock::time_point> deadline_;
   std::optional<Clock::time_point> last_result_;
   std::optional<SwitchReport> last_;
+  std::shared_ptr<const std::vector<SwitchReport>> recent_;
+  // How long the last one done took, [LayoutIndex of the layout switched to].
+  std::array<std::optional<int64_t>, kNumServedLayouts> last_took_ms_;
   std::optional<Check> check_;
   uint64_t num_done_ = 0;
   uint64_t num_checked_ = 0;

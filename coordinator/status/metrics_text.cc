@@ -5,15 +5,6 @@
 
 namespace moebius {
 
-double KvUsage(const EngineStatus& status) {
-  uint64_t total = 0, free = 0;
-  for (const WorkerStatus& worker : status.workers) {
-    total += worker.pages_total;
-    free += worker.pages_free;
-  }
-  return total == 0 ? 0.0 : static_cast<double>(total - free) / total;
-}
-
 std::string MetricsText(const EngineStatus& status, const ServerInfo& info,
                         const FrontMetrics::Snapshot& front,
                         MetricsFormat format) {

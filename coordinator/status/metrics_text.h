@@ -17,7 +17,4 @@ std::string MetricsText(const EngineStatus& status, const ServerInfo& info,
                         const FrontMetrics::Snapshot& front,
                         MetricsFormat format);
 
-// The share of the KV pools that is in use, 0 to 1, by all ranks together.
-double KvUsage(const EngineStatus& status);
-
 }  // namespace moebius

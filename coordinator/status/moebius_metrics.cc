@@ -48,10 +48,16 @@ void AddGenerations(const EngineStatus& status, MetricsWriter& out) {
   out.Counter("moebius:dropped_tokens_total",
               "Positions whose KV was given up and computed again.",
               status.dropped_tokens_total);
-  out.Gauge("moebius:kv_tokens", "Tokens of KV that the group holds.",
-            status.kv_tokens);
-  out.Gauge("moebius:kv_tokens_free", "Tokens of KV that are free.",
-            status.kv_tokens_free);
+  out.BeginGauge("moebius:kv_tokens",
+                 "Tokens of KV that the group holds, by layout.");
+  for (const KvStatus& kv : status.kv) {
+    out.Add(kv.tokens, {{"layout", LayoutName(kv.layout)}});
+  }
+  out.BeginGauge("moebius:kv_tokens_free",
+                 "Tokens of KV that are free, or would be, by layout.");
+  for (const KvStatus& kv : status.kv) {
+    out.Add(kv.tokens_free, {{"layout", LayoutName(kv.layout)}});
+  }
 }
 
 void AddLayout(const EngineStatus& status, MetricsWriter& out) {

@@ -1,27 +1,51 @@
 #include "coordinator/status/status_text.h"
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
+#include <utility>
 
+#include "absl/strings/str_format.h"
 #include "common/layout/layout.h"
+#include "coordinator/status/kv_usage.h"
 
 namespace moebius {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
+// Goes up when a key goes or changes its meaning, not when one comes.
+constexpr int kStatusSchemaVersion = 1;
+
 // Reasons and names come from files and peers: never let a stray byte throw.
 std::string Dump(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string Name(Layout layout) { return std::string(LayoutName(layout)); }
+
+std::string_view CauseName(SwitchCause cause) {
+  switch (cause) {
+    case SwitchCause::kOperator:
+      return "operator";
+    case SwitchCause::kPolicy:
+      return "policy";
+    case SwitchCause::kEarlierCoordinator:
+      break;
+  }
+  return "earlier coordinator";
+}
+
 Json ToJson(const SwitchReport& report) {
   return {{"epoch", report.epoch.value},
-          {"from", std::string(LayoutName(report.from))},
-          {"to", std::string(LayoutName(report.to))},
+          {"from", Name(report.from)},
+          {"to", Name(report.to)},
+          {"cause", CauseName(report.cause)},
           {"done", report.done},
           {"changed", report.done},
           {"reason", report.reason},
+          {"began_unix_ms", report.began_unix_ms},
+          {"ended_unix_ms", report.ended_unix_ms},
           {"boundary", report.boundary.value},
           {"weight_bytes", report.weight_bytes},
           {"kv_bytes", report.kv_bytes},
@@ -32,14 +56,16 @@ Json ToJson(const SwitchReport& report) {
           {"kv_ms", report.kv_ms}};
 }
 
-Json ToJson(const WorkerStatus& worker) {
-  return {{"rank", worker.rank},
-          {"pid", worker.pid},
-          {"incarnation", worker.incarnation},
-          {"connected", worker.connected},
-          {"weight_bytes", worker.weight_bytes},
-          {"pages_total", worker.pages_total},
-          {"pages_free", worker.pages_free}};
+Json ToJson(const std::optional<SwitchUnderWay>& one) {
+  if (!one.has_value()) return nullptr;
+  return {{"epoch", one->epoch.value},
+          {"from", Name(one->from)},
+          {"to", Name(one->to)},
+          {"cause", CauseName(one->cause)},
+          {"began_unix_ms", one->began_unix_ms},
+          {"expected_end_unix_ms", one->expected_end_unix_ms.has_value()
+                                       ? Json(*one->expected_end_unix_ms)
+                                       : Json(nullptr)}};
 }
 
 // "ep", "tp" or "auto".
@@ -55,38 +81,91 @@ std::string LayoutChoiceName(LayoutChoice choice) {
   return "ep";
 }
 
-}  // namespace
-
-std::string SwitchReportJson(const SwitchReport& report) {
-  return Dump(ToJson(report));
+Json LimitsOf(const EngineStatus& status, const ServerInfo& info) {
+  return {{"max_running", status.max_running},
+          {"max_queue", info.max_queue},
+          {"token_budget", info.token_budget},
+          {"max_model_len", info.max_model_len}};
 }
 
-std::string StatusJson(const EngineStatus& status, const ServerInfo& info) {
-  Json workers = Json::array();
-  for (const WorkerStatus& worker : status.workers) {
-    workers.push_back(ToJson(worker));
+double ShareOf(uint64_t part, uint64_t whole) {
+  return whole == 0 ? 0.0 : static_cast<double>(part) / whole;
+}
+
+// How full the group is, against its limits.
+Json UseOf(const EngineStatus& status, const ServerInfo& info) {
+  return {{"running", ShareOf(status.running, status.max_running)},
+          {"queue", ShareOf(status.waiting, info.max_queue)},
+          {"kv", KvUsage(status)}};
+}
+
+Json KvOf(const EngineStatus& status) {
+  Json out = Json::array();
+  for (const KvStatus& kv : status.kv) {
+    out.push_back({{"layout", Name(kv.layout)},
+                   {"tokens", kv.tokens},
+                   {"tokens_free", kv.tokens_free}});
   }
-  const Json last =
-      status.last_switch ? ToJson(*status.last_switch) : Json(nullptr);
-  const Json out = {
-      {"version", info.version},
-      {"model", info.model},
-      {"model_path", info.model_path},
-      {"max_model_len", info.max_model_len},
-      {"uptime_s", info.uptime_seconds},
-      {"pid", info.pid},
-      {"term", info.term},
-      {"ready", status.ready},
-      {"draining", status.draining},
-      {"not_ready_reason", status.not_ready_reason},
-      {"loaded_share",
-       status.loaded_share ? Json(*status.loaded_share) : Json(nullptr)},
-      {"layout", std::string(LayoutName(status.layout))},
-      {"layout_choice", LayoutChoiceName(status.choice)},
-      {"switch_state", status.switch_state},
-      {"last_step", status.last_step},
-      {"running", status.running},
-      {"waiting", status.waiting},
+  return out;
+}
+
+std::string WhyOf(const EngineStatus& status, int num_workers) {
+  if (num_workers == 1) return "one rank has one layout";
+  const bool is_ep = status.layout.is_ep();
+  const double edge =
+      is_ep ? status.policy.leave_ep_at : status.policy.leave_tp_at;
+  return absl::StrFormat(
+      "the load of %.1f is %s%s %.1f, where %s is left", status.load,
+      status.policy.wants.has_value() ? "" : "not ",
+      is_ep ? "at or below" : "at or above", edge, is_ep ? "EP" : "TP");
+}
+
+Json PolicyOf(const EngineStatus& status, const ServerInfo& info) {
+  const PolicyStatus& policy = status.policy;
+  return {{"automatic", policy.automatic},
+          {"load", status.load},
+          {"leave_ep_at", policy.leave_ep_at},
+          {"leave_tp_at", policy.leave_tp_at},
+          {"wants", policy.wants.has_value() ? Json(Name(*policy.wants))
+                                             : Json(nullptr)},
+          {"dwell_left_ms", policy.dwell_left_ms},
+          {"why", WhyOf(status, info.num_workers)}};
+}
+
+Json WorkersOf(const EngineStatus& status) {
+  Json out = Json::array();
+  for (const WorkerStatus& worker : status.workers) {
+    out.push_back({{"rank", worker.rank},
+                   {"pid", worker.pid},
+                   {"incarnation", worker.incarnation},
+                   {"connected", worker.connected},
+                   {"weight_bytes", worker.weight_bytes},
+                   {"pages_total", worker.pages_total},
+                   {"pages_free", worker.pages_free},
+                   {"kv_use", ShareOf(worker.pages_total - worker.pages_free,
+                                      worker.pages_total)}});
+  }
+  return out;
+}
+
+Json SwitchesOf(const EngineStatus& status) {
+  Json recent = Json::array();
+  if (status.recent_switches != nullptr) {
+    for (const SwitchReport& report : *status.recent_switches) {
+      recent.push_back(ToJson(report));
+    }
+  }
+  return {{"total", status.switches_total},
+          {"checked", status.switches_checked_total},
+          {"refused", status.switches_refused_total},
+          {"last",
+           status.last_switch ? ToJson(*status.last_switch) : Json(nullptr)},
+          {"recent", std::move(recent)}};
+}
+
+// What happened since the coordinator started.
+Json CountsOf(const EngineStatus& status) {
+  return {
       {"requests",
        {{"total", status.requests_total},
         {"finished", status.requests_finished},
@@ -101,21 +180,73 @@ std::string StatusJson(const EngineStatus& status, const ServerInfo& info) {
       {"recoveries",
        {{"total", status.recoveries_total},
         {"last_ms", status.last_recovery_ms}}},
-      {"switches",
-       {{"total", status.switches_total},
-        {"checked", status.switches_checked_total},
-        {"refused", status.switches_refused_total},
-        {"last", last}}},
       {"nonfinite_logits",
        {{"rows", status.nonfinite_rows_total},
         {"last_step", status.nonfinite_step},
-        {"last_slot", status.nonfinite_slot}}},
-      {"step_ms", status.step_ms},
-      {"decision_us", status.decision_us},
-      {"load", status.load},
-      {"http_connections", info.http_connections},
-      {"padding_bytes", status.padding_bytes},
-      {"workers", workers}};
+        {"last_slot", status.nonfinite_slot}}}};
+}
+
+Json StateOf(const EngineStatus& status, const ServerInfo& info) {
+  return {{"version", info.version},
+          {"schema_version", kStatusSchemaVersion},
+          {"instance_id", info.instance_id},
+          {"model", info.model},
+          {"model_path", info.model_path},
+          {"max_model_len", info.max_model_len},
+          {"uptime_s", info.uptime_seconds},
+          {"pid", info.pid},
+          {"term", info.term},
+          {"ready", status.ready},
+          {"draining", status.draining},
+          {"not_ready_reason", status.not_ready_reason},
+          {"loaded_share",
+           status.loaded_share ? Json(*status.loaded_share) : Json(nullptr)},
+          {"layout", Name(status.layout)},
+          {"layout_choice", LayoutChoiceName(status.choice)},
+          {"switch_state", status.switch_state},
+          {"switch", ToJson(status.switch_under_way)},
+          {"policy", PolicyOf(status, info)},
+          {"last_step", status.last_step},
+          {"running", status.running},
+          {"waiting", status.waiting},
+          {"limits", LimitsOf(status, info)},
+          {"use", UseOf(status, info)},
+          {"kv", KvOf(status)},
+          {"switches", SwitchesOf(status)},
+          {"step_ms", status.step_ms},
+          {"steps_per_s", status.steps_per_s},
+          {"tokens_per_s", status.tokens_per_s},
+          {"decision_us", status.decision_us},
+          {"load", status.load},
+          {"http_connections", info.http_connections},
+          {"padding_bytes", status.padding_bytes},
+          {"workers", WorkersOf(status)}};
+}
+
+void HideFromClients(Json& out) {
+  for (const char* key : {"model_path", "pid", "not_ready_reason"}) {
+    out.erase(key);
+  }
+  out["journal"].erase("trouble");
+  for (Json& worker : out["workers"]) worker.erase("pid");
+  const auto hide = [](Json& report) {
+    if (report.is_object()) report.erase("reason");
+  };
+  hide(out["switches"]["last"]);
+  for (Json& report : out["switches"]["recent"]) hide(report);
+}
+
+}  // namespace
+
+std::string SwitchReportJson(const SwitchReport& report) {
+  return Dump(ToJson(report));
+}
+
+std::string StatusJson(const EngineStatus& status, const ServerInfo& info,
+                       Audience audience) {
+  Json out = StateOf(status, info);
+  out.update(CountsOf(status));
+  if (audience == Audience::kClients) HideFromClients(out);
   return Dump(out);
 }
 

@@ -14,7 +14,12 @@ struct ServerInfo {
   std::string model;  // the name it is served under
   std::string model_path;
   int max_model_len = 0;
+  // Of the group, from the launcher's start to its end: coordinators come and
+  // go within it.
+  std::string instance_id;
   int num_workers = 0;
+  int max_queue = 0;
+  int token_budget = 0;
   double uptime_seconds = 0;
   double started_unix_s = 0;
   int http_connections = 0;
@@ -22,32 +27,16 @@ struct ServerInfo {
   uint64_t term = 1;
 };
 
-// Durations in milliseconds, sizes in bytes. These are all keys (a test
-// compares them with what is written):
-//   {"version", "model", "model_path", "max_model_len", "uptime_s",
-//    "pid": the coordinator's, "term": its number,
-//    "ready", "draining", "not_ready_reason",
-//    "loaded_share": null or 0 to 1,
-//    "layout": "ep" or "tp", "layout_choice": "ep" or "tp" or "auto",
-//    "switch_state", "last_step", "running", "waiting",
-//    "requests": {"total", "finished", "aborted"},
-//    "tokens": {"prompt", "generated"},
-//    "preemptions",
-//    "dropped_tokens": positions to be computed again,
-//    "journal": {"trouble": empty or why nothing new is accepted, "bytes"},
-//    "recoveries": {"total", "last_ms": from halt to resume},
-//    "switches": {"total", "checked": of those, with weights found right,
-//                "refused", "last": null or as SwitchReportJson},
-//    "nonfinite_logits": {"rows", "last_step", "last_slot"},
-//    "step_ms", "decision_us", "load", "http_connections",
-//    "padding_bytes": what dividing the experts over the group costs it,
-//    "workers": [{"rank", "pid", "incarnation", "connected", "weight_bytes",
-//                 "pages_total", "pages_free"}]}
-std::string StatusJson(const EngineStatus& status, const ServerInfo& info);
+// Who reads a status. The API's listener keeps to itself what is of use to an
+// operator alone: process ids, paths, and reasons, which may be the last words
+// of a worker, with names of files in them.
+enum class Audience { kOperators, kClients };
 
-//   {"epoch", "from", "to", "done", "changed": the same, "reason", "boundary",
-//    "weight_bytes", "kv_bytes", "prepare_ms", "pause_ms", "switch_ms",
-//    "weight_ms", "kv_ms"}
+// docs/status.schema.json describes it, and a test compares.
+std::string StatusJson(const EngineStatus& status, const ServerInfo& info,
+                       Audience audience);
+
+// "definitions/switch" there.
 std::string SwitchReportJson(const SwitchReport& report);
 
 // What the last progress probe saw, to tell standing still from having nothing

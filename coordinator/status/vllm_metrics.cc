@@ -3,7 +3,7 @@
 #include <string>
 
 #include "common/base/ids.h"
-#include "coordinator/status/metrics_text.h"
+#include "coordinator/status/kv_usage.h"
 
 namespace moebius {
 namespace {
@@ -24,12 +24,12 @@ void AddLoad(const EngineStatus& status, MetricsWriter& out) {
 
 void AddConfig(const EngineStatus& status, const ServerInfo& info,
                MetricsWriter& out) {
+  const uint64_t kv_tokens = status.kv.empty() ? 0 : status.kv.front().tokens;
   out.BeginGauge("vllm:cache_config_info",
                  "Tokens of a KV block, and blocks that the group holds in the "
                  "layout of now; always 1.");
-  out.Add(1,
-          {{"block_size", std::to_string(kPageTokens)},
-           {"num_gpu_blocks", std::to_string(status.kv_tokens / kPageTokens)}});
+  out.Add(1, {{"block_size", std::to_string(kPageTokens)},
+              {"num_gpu_blocks", std::to_string(kv_tokens / kPageTokens)}});
   out.BeginGauge("vllm:lora_requests_info",
                  "No adapters are served; the value is the start in seconds.");
   out.Add(info.started_unix_s, {{"max_lora", "0"},

@@ -2,13 +2,15 @@
 docs/operators.md promises, in the formats that scrapers ask for."""
 
 import gzip
+import json
 import os
 import re
 import shutil
 import subprocess
+import time
 import unittest
 
-from group import Group, ROOT
+from group import Group, MODEL, ROOT
 
 SAMPLE = re.compile(r'^([a-z:_0-9A-Z]+)(?:\{(.*)\})? (\S+)$')
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)",?')
@@ -45,7 +47,43 @@ def total(samples, name, **labels):
                if other == name and wanted <= has)
 
 
-class OperatorsTest(unittest.TestCase):
+def schema_errors(value, schema, root, path="status"):
+    """What of `value` breaks a schema of the words that ours uses."""
+    if "$ref" in schema:
+        return schema_errors(value, root["definitions"][
+            schema["$ref"].removeprefix("#/definitions/")], root, path)
+    if "anyOf" in schema:
+        found = [schema_errors(value, one, root, path)
+                 for one in schema["anyOf"]]
+        return [] if [] in found else found[-1]
+    if "enum" in schema:
+        return [] if value in schema["enum"] else [f"{path} is {value!r}"]
+    kinds = {"object": dict, "array": list, "string": str, "boolean": bool,
+             "integer": int, "number": (int, float), "null": type(None)}
+    if not isinstance(value, kinds[schema["type"]]) or (
+            isinstance(value, bool) and schema["type"] != "boolean"):
+        return [f"{path} is no {schema['type']}: {value!r}"]
+    errors = []
+    if isinstance(value, (int, float)) and not (
+            schema.get("minimum", value) <= value
+            <= schema.get("maximum", value)):
+        errors.append(f"{path} is {value!r}")
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            errors += schema_errors(item, schema["items"], root, f"{path}[{i}]")
+    if isinstance(value, dict):
+        errors += [f"{path}.{key} is missing" for key in schema["required"]
+                   if key not in value]
+        for key, inner in value.items():
+            if key not in schema["properties"]:
+                errors.append(f"{path}.{key} is not in the schema")
+            else:
+                errors += schema_errors(inner, schema["properties"][key], root,
+                                        f"{path}.{key}")
+    return errors
+
+
+class ReportsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.group = Group(["--workers", "2", "--layout", "ep"])
@@ -126,6 +164,29 @@ class OperatorsTest(unittest.TestCase):
         self.assertLess(len(packed.body), len(plain.body) / 4)
         types, _ = parse(gzip.decompress(packed.body).decode())
         self.assertIn("vllm:num_requests_running", types)
+
+    def test_status_keeps_to_its_schema(self):
+        with open(os.path.join(ROOT, "docs", "status.schema.json")) as page:
+            schema = json.load(page)
+        self.assertNotEqual(schema_errors({}, schema, schema), [])
+        operator = self.group.get("/status", admin=True).json()
+        client = self.group.get("/status").json()
+        for status in (operator, client):
+            self.assertEqual(schema_errors(status, schema, schema), [])
+        for secret in (MODEL, str(operator["pid"]), self.group.directory):
+            self.assertNotIn(secret, json.dumps(client))
+        self.assertEqual(operator["layout"], "tp")
+        self.assertEqual(operator["limits"]["max_running"], 256)
+        self.assertEqual([kv["layout"] for kv in operator["kv"]], ["tp", "ep"])
+        last = operator["switches"]["recent"][0]
+        self.assertEqual(last, operator["switches"]["last"])
+        self.assertEqual((last["to"], last["cause"], last["done"]),
+                         ("tp", "operator", True))
+        self.assertLessEqual(last["began_unix_ms"], last["ended_unix_ms"])
+        self.assertLess(abs(last["ended_unix_ms"] / 1e3 - time.time()), 300)
+        self.assertFalse(operator["policy"]["automatic"])
+        self.assertEqual(operator["instance_id"],
+                         os.path.basename(self.group.directory))
 
     @unittest.skipUnless(shutil.which("promtool"), "there is no promtool")
     def test_promtool_has_no_error(self):

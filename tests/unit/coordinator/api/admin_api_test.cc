@@ -162,8 +162,9 @@ TEST_F(AdminApiTest, ASwitchIsAnsweredWithItsFiguresWhenItHasEnded) {
   const TestResponse response = client.ReadResponse();
   EXPECT_EQ(response.status, 200);
   EXPECT_EQ(response.body,
-            R"({"epoch":3,"from":"ep","to":"tp","done":true,"changed":true,)"
-            R"("reason":"",)"
+            R"({"epoch":3,"from":"ep","to":"tp","cause":"operator",)"
+            R"("done":true,"changed":true,)"
+            R"("reason":"","began_unix_ms":0,"ended_unix_ms":0,)"
             R"("boundary":77,"weight_bytes":1000,"kv_bytes":24,)"
             R"("prepare_ms":0.5,"pause_ms":4.25,"switch_ms":3.0,)"
             R"("weight_ms":2.0,"kv_ms":1.0})");

@@ -180,5 +180,36 @@ TEST(Policy, ConstantLoadSwitchesAtMostOnce) {
   }
 }
 
+TEST(Policy, TheOutlookIsWhatADecisionWouldBe) {
+  struct Row {
+    const char* name;
+    double load;
+    Layout current;
+    int64_t now_ms;
+    PolicyOutlook expected;
+  };
+  const int64_t dwell_ms = kConfig.min_dwell_ms;
+  const PolicyState settled = Settled(1, kEp);
+  const int64_t from_ms = settled.dwell_from_ms;
+  for (const Row& row : {
+           Row{"EP, low, dwell over", 1, kEp, from_ms + dwell_ms, {kTp, 0}},
+           {"EP, low, in the dwell", 1, kEp, from_ms + dwell_ms - 7, {kTp, 7}},
+           {"EP, high", 100, kEp, from_ms + dwell_ms, {std::nullopt, 0}},
+           {"TP, high", 100, kTp, from_ms + dwell_ms, {kEp, 0}},
+           {"TP, low", 1, kTp, from_ms + dwell_ms, {std::nullopt, 0}},
+           {"a clock that went back", 1, kEp, from_ms - 50, {kTp, dwell_ms}},
+       }) {
+    PolicyState state = settled;
+    state.load = row.load;
+    state.layout = row.current;
+    EXPECT_EQ(Outlook(state, row.now_ms, row.current, kConfig), row.expected)
+        << row.name;
+  }
+  // A layout that it has not seen yet will start a dwell.
+  EXPECT_EQ(Outlook(settled, from_ms + dwell_ms, kTp, kConfig).dwell_left_ms,
+            dwell_ms);
+  EXPECT_EQ(Outlook({}, 5000, kEp, kConfig), PolicyOutlook());
+}
+
 }  // namespace
 }  // namespace moebius

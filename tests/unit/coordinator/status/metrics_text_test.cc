@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/status/kv_usage.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
