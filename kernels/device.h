@@ -31,6 +31,7 @@ struct Cpu {
 };
 
 class CudaFailure;
+class Workspace;
 
 // A GPU. Operators are launched on the stream and return at once; what cannot
 // be launched or allocated is noted, and told when the pass has ended
@@ -45,6 +46,8 @@ struct Cuda {
   CUstream_st* stream = nullptr;  // a cudaStream_t
   CudaFailure* failure = nullptr;
   int num_multiprocessors = 0;
+  // Of the stream alone. Null: operators do without, and take longer.
+  Workspace* workspace = nullptr;
 };
 using CudaExact = Cuda<Numerics::kExact>;
 using CudaFast = Cuda<Numerics::kFast>;

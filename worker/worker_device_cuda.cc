@@ -7,6 +7,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/gpu.h"
+#include "kernels/cuda/workspace.h"
 #include "worker/bench/probe_cuda.h"
 #include "worker/model/decoder.h"
 #include "worker/model/pass_cuda.h"
@@ -70,7 +71,8 @@ class GpuDevice final : public WorkerDevice {
         place_(place),
         fence_(MakeFence(config, memory)),
         stream_(GpuStream::Create(place.gpu, &failure_)),
-        device_{stream_->get(), &failure_, stream_->num_multiprocessors()},
+        device_{stream_->get(), &failure_, stream_->num_multiprocessors(),
+                &workspace_},
         slots_(memory.rank(), config.scheduler.max_running,
                plan.shape.spec.vocab_size),
         board_(memory.signals(memory.rank()) + kBoardOffset, BoardsOf(memory),
@@ -188,6 +190,7 @@ class GpuDevice final : public WorkerDevice {
   const std::unique_ptr<SignalsFence> fence_;
   CudaFailure failure_;
   const std::unique_ptr<GpuStream> stream_;
+  Workspace workspace_;
   const D device_;
   std::unique_ptr<Collectives<D>> peers_;
   std::unique_ptr<Decoder<D>> decoder_;

@@ -5,6 +5,7 @@
 
 #include "kernels/attend.h"
 #include "kernels/cuda/attend_tile.cuh"
+#include "kernels/cuda/attend_wide.cuh"
 #include "kernels/cuda/attend_worker.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
@@ -198,16 +199,35 @@ void LaunchRow(AttendLaunch<N> launch) {
               MergeParts<kDim, kSplitTokens, P::kExact>, args);
 }
 
+// Whether Hopper's own kernel goes through chunks of several rows.
+template <Numerics N, class T>
+bool GoesWide(const AttendLaunch<N>& launch) {
+  constexpr int kFewestRows = 16;
+  return N == Numerics::kFast && std::is_same_v<T, __nv_bfloat16> &&
+         launch.args.head_dim == 128 &&
+         launch.rows.max_chunk_rows >= kFewestRows && wide::HasWarpgroups();
+}
+
+template <Numerics N, class T, int kDim>
+void LaunchRows(const AttendLaunch<N>& launch) {
+  if constexpr (N == Numerics::kFast && kDim == 128) {
+    if (GoesWide<N, T>(launch)) {
+      return wide::Attend(launch.device, launch.args);
+    }
+  }
+  using P = AttendPlan<N, T, kDim, false>;
+  const int tile_rows = P::kQueries / launch.args.group;
+  const int tiles = (launch.rows.size + tile_rows - 1) / tile_rows;
+  LaunchKernel<P>(launch,
+                  dim3(static_cast<unsigned>(tiles),
+                       static_cast<unsigned>(launch.args.num_kv)),
+                  AttendRows<P>);
+}
+
 template <Numerics N, class T, int kDim>
 void LaunchAttend(const AttendLaunch<N>& launch) {
   if (launch.rows.max_chunk_rows > 1) {
-    using P = AttendPlan<N, T, kDim, false>;
-    const int tile_rows = P::kQueries / launch.args.group;
-    const int tiles = (launch.rows.size + tile_rows - 1) / tile_rows;
-    LaunchKernel<P>(launch,
-                    dim3(static_cast<unsigned>(tiles),
-                         static_cast<unsigned>(launch.args.num_kv)),
-                    AttendRows<P>);
+    LaunchRows<N, T, kDim>(launch);
     if (launch.rows.num_chunks == 1) return;
   }
   LaunchRow<N, T, kDim>(launch);

@@ -10,6 +10,7 @@
 #include "common/base/check.h"
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/products.cuh"
+#include "kernels/cuda/wide_rows.h"
 
 namespace moebius {
 namespace {
@@ -248,6 +249,14 @@ void WithKindOfDown(const GroupSizes& sizes, const Run& run) {
   split(std::integral_constant<int, 2>());
 }
 
+// From how many rows of a group on, on average, wide tiles are quicker.
+constexpr int kWideRows = 49;
+
+bool GoesWide(const CudaFast& device, int entries, int experts) {
+  return DivideUp(entries, experts) >= kWideRows &&
+         experts <= wide::kMaxGroups && wide::CanMultiply(device);
+}
+
 // False if there is no memory for that.
 template <Numerics N>
 bool MakeRoom(const Cuda<N>& device, int64_t elements,
@@ -285,6 +294,13 @@ void Experts(const Cuda<N>& device, Given<const ExpertSlot<Cuda<N>>&> slot,
   CHECK(slice_rows > 0 && slice_rows % kUnitRows == 0 &&
         slot.rows % slice_rows == 0);
   if (!MakeRoom(device, int64_t{entries} * intermediate, routing)) return;
+  if constexpr (N == Numerics::kFast) {
+    if (GoesWide(device, entries, slot.num_experts)) {
+      return wide::MultiplyExperts(
+          device, {slot, x, &routing,
+                   reinterpret_cast<Bf16*>(routing.hidden.data()), used});
+    }
+  }
   ExpertArgs<N> args{slot,
                      routing.begins.data(),
                      routing.rows.data(),

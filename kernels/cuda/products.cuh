@@ -16,7 +16,8 @@
 //              decode step needs. Activations come straight from memory.
 //   ManyRows   a block's warps share outputs and rows, which go through a ring
 //              in shared memory: each is read once a block.
-// Fast numerics: in ManyRows a single chain does.
+// Fast numerics: in ManyRows a single chain does; and from hundreds of rows on
+// Hopper has kernels of its own (wide_rows.h).
 #pragma once
 
 #include "kernels/cuda/few_rows.cuh"

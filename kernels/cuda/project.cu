@@ -5,13 +5,14 @@
 #include "common/base/ids.h"
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/products.cuh"
+#include "kernels/cuda/wide_rows.h"
 
 namespace moebius {
 namespace {
 
 using namespace products;
 
-constexpr int kMaxParts = 4;
+constexpr int kMaxParts = wide::kMaxParts;
 constexpr int kOnePiece = std::numeric_limits<int>::max();
 
 // Parts side by side. Part i ends before panel panel_ends[i] and before column
@@ -127,6 +128,52 @@ __global__ void __launch_bounds__(kThreads, kBlocks<N, true, T>)
       sums[row * args.sums_stride + at * kPanelRows + output] = values[p];
     }
   });
+}
+
+// From how many rows on wide tiles are quicker.
+constexpr int kWideRows = 256;
+
+template <Numerics N>
+bool GoesWide(const Cuda<N>& device, int rows) {
+  if constexpr (N == Numerics::kFast) {
+    return rows >= kWideRows && wide::CanMultiply(device);
+  }
+  return false;
+}
+
+void ProjectWide(const CudaFast& device, const View<const float, CudaFast>& x,
+                 absl::Span<const ColumnParallel<CudaFast>> parts,
+                 const View<float, CudaFast>& out) {
+  wide::DenseProduct product;
+  int panels = 0;
+  for (const ColumnParallel<CudaFast>& part : parts) {
+    panels += part.n / kPanelRows;
+    product.parts[product.num_parts] = part.data;
+    product.panel_ends[product.num_parts++] = panels;
+  }
+  const int num_tiles = x.cols / kTileRows;
+  product.places = {ptrdiff_t{num_tiles} * kTileWords, kTileWords, 0, kOnePiece,
+                    num_tiles};
+  product.x = x;
+  product.out = out;
+  wide::Multiply(device, "a projection", product);
+}
+
+// Slices mean nothing to sums of floats.
+void ProjectPartialWide(const CudaFast& device,
+                        const View<const float, CudaFast>& x,
+                        const RowSlices<CudaFast>& w,
+                        const PartialRows<CudaFast>& sums) {
+  wide::DenseProduct product;
+  product.parts[0] = w.weights.data + ptrdiff_t{w.k_begin} * w.weights.n;
+  product.panel_ends[0] = w.weights.n / kPanelRows;
+  product.num_parts = 1;
+  product.places = {kTileWords,
+                    ptrdiff_t{w.weights.n / kPanelRows} * kTileWords, 0,
+                    kOnePiece, x.cols / kTileRows};
+  product.x = x;
+  product.out = sums;
+  wide::Multiply(device, "a partial projection", product);
 }
 
 // AddPartials: a block a row, a thread four columns at a time.
@@ -248,6 +295,12 @@ void Project(const Cuda<N>& device, ConstGpuRows<N> x,
   }
   CHECK(out.cols == cols);
   if (x.rows == 0 || panels == 0) return;
+  if constexpr (N == Numerics::kFast) {
+    // Whose panels are whole ones.
+    if (x.cols > 0 && panels * kPanelRows == cols && GoesWide(device, x.rows)) {
+      return ProjectWide(device, x, parts, out);
+    }
+  }
   args.cut = Cut::Of(x.cols, x.cols);
   args.x = {x.data, x.stride, nullptr, 0, x.rows};
   args.out = out.data;
@@ -268,6 +321,11 @@ void ProjectPartial(const Cuda<N>& device, ConstGpuRows<N> x,
   CHECK(w.k_begin + x.cols <= w.weights.k);
   CHECK(sums.rows == x.rows && sums.cols == w.weights.n);
   if (x.rows == 0) return;
+  if constexpr (N == Numerics::kFast) {
+    if (x.cols > 0 && GoesWide(device, x.rows)) {
+      return ProjectPartialWide(device, x, w, sums);
+    }
+  }
   PartialArgs<N> args;
   args.weights = reinterpret_cast<const uint4*>(
       w.weights.data + ptrdiff_t{w.k_begin} * w.weights.n);

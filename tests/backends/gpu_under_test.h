@@ -12,6 +12,7 @@
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/tiles.h"
+#include "kernels/cuda/workspace.h"
 #include "tests/backends/device_under_test.h"
 #include "tests/backends/gpu_copies.h"
 #include "tests/backends/pack_tiles.h"
@@ -28,7 +29,8 @@ class DeviceUnderTest<Cuda<N>> {
   static constexpr double kTolerance = N == Numerics::kExact ? 1e-4 : 3e-2;
 
   DeviceUnderTest() : stream_(GpuStream::Create(0, &failure_)) {
-    device_ = {stream_->get(), &failure_, stream_->num_multiprocessors()};
+    device_ = {stream_->get(), &failure_, stream_->num_multiprocessors(),
+               &workspace_};
   }
   ~DeviceUnderTest() { CHECK(failure_.status().ok()); }
 
@@ -168,6 +170,7 @@ class DeviceUnderTest<Cuda<N>> {
   const std::unique_ptr<GpuStream> stream_;
   D device_;
   Routing<D> routing_;
+  Workspace workspace_;
   AttentionScratch<N> scratch_;
   std::vector<Buffer<std::byte, D>> memory_;
 };

@@ -1,6 +1,7 @@
 // What products have on a GPU alone: kinds of kernels for few and many rows,
 // whose bits agree where numerics are exact, and sizes that fill a GPU.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <utility>
@@ -104,12 +105,22 @@ class ProductsTest : public testing::Test {
   // The experts' sums over the first rows of x, in groups.
   Activations RunExperts(const ExpertSlot<D>& slot, int slice_rows,
                          const Activations& x, const Groups& groups) {
+    return RunExpertsOn(dut.device(), slot, slice_rows, x, groups);
+  }
+  Activations RunExpertsOn(const D& device, const ExpertSlot<D>& slot,
+                           int slice_rows, const Activations& x,
+                           const Groups& groups) {
     const int rows = x.view().rows;
     PutGroups(groups, rows);
     const PartialRows<D> sums = dut.MakeSums(rows, slot.hidden);
-    Experts(dut.device(), slot, slice_rows, dut.PutRows(x), dut.routing(),
-            sums);
+    Experts(device, slot, slice_rows, dut.PutRows(x), dut.routing(), sums);
     return Sum({sums});
+  }
+  // The same GPU, without what wide tiles need.
+  D Narrow() const {
+    D device = dut.device();
+    device.workspace = nullptr;
+    return device;
   }
 
   DeviceUnderTest<D> dut;
@@ -237,6 +248,69 @@ TYPED_TEST(ProductsTest, ExpertsDoNotDependOnCompanyOrPieces) {
         ASSERT_NEAR(all.at(row, j), want[j], DeviceUnderTest<D>::kTolerance)
             << "row " << row << " column " << j;
       }
+    }
+  }
+}
+
+// More tiles than a GPU has multiprocessors, of sizes that fill none of them.
+TYPED_TEST(ProductsTest, ManyTilesAreAsWithoutWideOnes) {
+  using D = TypeParam;
+  const D devices[] = {this->dut.device(), this->Narrow()};
+  for (const auto& [k, n, rows] :
+       {std::array{272, 5136, 1100}, std::array{80, 80, 5000},
+        std::array{768, 4864, 700}, std::array{2048, 272, 257}}) {
+    const auto w = this->random.Weights(n, k);
+    const Activations x = this->random.Rows(rows, k);
+    const View<float, D> here = this->dut.PutRows(x);
+    std::vector<Activations> projected, sums;
+    for (const D& device : devices) {
+      const View<float, D> out = this->dut.PutRows(Activations(rows, n, n + 4));
+      const ColumnParallel<D> whole = this->dut.PutColumnParallel(w, n, k);
+      const ColumnParallel<D> parts[] = {whole.OutputRange(0, 32),
+                                         whole.OutputRange(32, n)};
+      Project(device, here, parts, out);
+      projected.push_back(this->dut.TakeRows(out));
+      const PartialRows<D> partial = this->dut.MakeSums(rows, n);
+      ProjectPartial(device, here,
+                     RowSlices<D>{this->dut.PutRowParallel(w, n, k), 0, 16},
+                     partial);
+      sums.push_back(this->Sum({partial}));
+    }
+    this->ExpectRowsOf(projected[1], projected[0]);
+    this->ExpectRowsOf(sums[1], sums[0]);
+  }
+}
+
+// Of 50 experts every seventh has no rows, one has all, others few or many.
+TYPED_TEST(ProductsTest, ManyExpertsAreAsWithoutWideTiles) {
+  using D = TypeParam;
+  constexpr int kExperts = 50, kRows = 900;
+  struct Sizes {
+    int hidden, rows, slice_rows, pieces;
+  };
+  for (const Sizes& s :
+       {Sizes{272, 144, 48, 3}, Sizes{512, 384, 96, 4}, Sizes{80, 32, 16, 2}}) {
+    std::vector<PlainExpert> experts;
+    for (int e = 0; e < kExperts; ++e) {
+      experts.push_back(this->RandomExpert(s.hidden, s.rows));
+    }
+    const ExpertSlot<D> slot =
+        this->dut.PutExperts(experts, s.hidden, s.rows, s.pieces);
+    const Activations x = this->random.Rows(kRows, s.hidden);
+    for (const int most : {kRows, 440}) {
+      typename TestFixture::Groups groups(kExperts);
+      for (int e = 0; e < kExperts; ++e) {
+        const bool empty = e % 7 == 3;
+        const int some = most * (e * 37 % kExperts) / (4 * kExperts);
+        const int count = e == 20 ? most : empty ? 0 : some;
+        for (int i = 0; i < count; ++i) {
+          groups[e].push_back({(i * 7 + e) % kRows, 0.01f * (e + 1)});
+        }
+      }
+      const Activations wide = this->RunExperts(slot, s.slice_rows, x, groups);
+      this->ExpectRowsOf(
+          this->RunExpertsOn(this->Narrow(), slot, s.slice_rows, x, groups),
+          wide);
     }
   }
 }

@@ -5,7 +5,9 @@
 //                     one token of each sequence, at position 1024, all logits;
 //                     the pass replayed, or each kernel launched by the host;
 //                     without draws what the GPU does alone
-//   Prefill/<tokens>  one sequence, logits of its last row
+//   Prefill/<sequences>/<tokens>
+//                     all tokens of each sequence, logits of their last rows;
+//                     counts the operations that they take at least
 //
 // Counters: experts that some row went to in the last layer; the bytes that a
 // step must read if they are as many in every layer (weights, keys and values),
@@ -28,7 +30,8 @@
 namespace moebius {
 namespace {
 
-constexpr int kMaxRows = 2048;
+constexpr int kMaxRows = 16384;
+constexpr int kMaxTokens = 2048;  // of a sequence
 constexpr int kPosition = 1024;
 constexpr int kMaxSequences = 256;
 constexpr int kHeads = 4, kQueryHeads = 32, kHeadDim = 128;
@@ -104,7 +107,7 @@ class Forward {
     options_.spec = BigSpec();
     options_.max_rows = kMaxRows;
     options_.num_pages =
-        kMaxSequences * kHeads * (kMaxRows / kPageTokens + 1) / 2;
+        kMaxSequences * kHeads * (kMaxTokens / kPageTokens + 1) / 2;
     options_.kv_type = KvType::kBf16;
     const auto shape = MakeModelShape(options_.spec, 1);
     CHECK(shape.ok());
@@ -174,14 +177,39 @@ BENCHMARK(Decode)
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
-void Prefill(benchmark::State& state) {
-  const int rows = static_cast<int>(state.range(0));
-  Forward& forward = TheForward();
-  for (auto _ : state) forward.Run(1, rows, rows - 1, true);
-  state.SetItemsProcessed(state.iterations() * rows);
+// Of a prefill, two a multiply-add: products of every row with the weights that
+// it meets, of queries with keys and probabilities with values up to each row's
+// own position, and the logits.
+double OperationsOf(int sequences, int tokens) {
+  constexpr double kTopK = 8;
+  const double of_row =
+      double{kHidden} * kHeadDim * (2 * kQueryHeads + 2 * kHeads) +
+      double{kHidden} * kExperts + 3.0 * kTopK * kHidden * kIntermediate;
+  const double attention =
+      2.0 * kQueryHeads * kHeadDim * (tokens * (tokens + 1.0) / 2);
+  return 2 * sequences *
+         (kLayers * (of_row * tokens + attention) +
+          double{kHidden} * kVocabulary);
 }
-BENCHMARK(Prefill)->Arg(512)->Arg(2048)->UseRealTime()->Unit(
-    benchmark::kMillisecond);
+
+void Prefill(benchmark::State& state) {
+  const int sequences = static_cast<int>(state.range(0));
+  const int tokens = static_cast<int>(state.range(1));
+  Forward& forward = TheForward();
+  forward.Run(sequences, tokens, tokens - 1, true);
+  const absl::Time begin = absl::Now();
+  for (auto _ : state) forward.Run(sequences, tokens, tokens - 1, true);
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - begin) /
+                         static_cast<double>(state.iterations());
+  state.counters["TFLOP/s"] = OperationsOf(sequences, tokens) / seconds * 1e-12;
+  state.SetItemsProcessed(state.iterations() * sequences * tokens);
+}
+BENCHMARK(Prefill)
+    ->Args({1, 512})
+    ->Args({1, 2048})
+    ->Args({8, 2048})
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace moebius

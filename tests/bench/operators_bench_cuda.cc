@@ -23,6 +23,7 @@
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/operators.h"
+#include "kernels/cuda/workspace.h"
 
 namespace moebius {
 namespace {
@@ -30,7 +31,7 @@ namespace {
 constexpr int kHidden = 2048, kQueries = 4096, kKeys = 512;
 constexpr int kVocabulary = 151936;
 constexpr int kExperts = 128, kExpertRows = 768, kTopK = 8;
-constexpr int kMostRows = 4096;
+constexpr int kMostRows = 16384;
 constexpr int kCalls = 8;  // of a graph
 // Elements: the logits' weights, and eight times the other dense ones.
 constexpr int64_t kDenseElements = int64_t{kVocabulary} * kHidden;
@@ -120,7 +121,8 @@ class Bench {
 
  private:
   Bench() : stream_(GpuStream::Create(0, &failure_)) {
-    device_ = {stream_->get(), &failure_, stream_->num_multiprocessors()};
+    device_ = {stream_->get(), &failure_, stream_->num_multiprocessors(),
+               &workspace_};
     dense_ = {device_, "dense weights", kDenseElements};
     experts_ = {device_, "experts", kExpertElements};
     x_ = {device_, "rows", int64_t{kMostRows} * kQueries};
@@ -157,6 +159,7 @@ class Bench {
   }
 
   CudaFailure failure_;
+  Workspace workspace_;
   const std::unique_ptr<GpuStream> stream_;
   D device_;
   Buffer<Bf16, D> dense_, experts_;
@@ -306,7 +309,9 @@ void Common(benchmark::internal::Benchmark* bench) {
 }
 void Rows(benchmark::internal::Benchmark* bench) {
   Common(bench);
-  for (const int rows : {1, 8, 16, 32, 64, 128, 256, 2048}) bench->Arg(rows);
+  for (const int rows : {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 16384}) {
+    bench->Arg(rows);
+  }
 }
 void FewRowsOfLogits(benchmark::internal::Benchmark* bench) {
   Common(bench);
@@ -318,7 +323,8 @@ void RowsAndSources(benchmark::internal::Benchmark* bench) {
 }
 void RowsAndShares(benchmark::internal::Benchmark* bench) {
   Common(bench);
-  for (const int rows : {1, 2, 4, 8, 32, 64, 128, 256, 512, 2048, 4096}) {
+  for (const int rows :
+       {1, 2, 4, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 16384}) {
     bench->Args({rows, 1});
   }
   for (const int rows : {1, 8, 32, 128, 2048}) bench->Args({rows, 4});

@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/copies.h"
+#include "kernels/cuda/workspace.h"
 #include "worker/memory/signals.h"
 #include "worker/model/kv_layout.h"
 #include "worker/model/pass_cpu.h"
@@ -101,7 +102,8 @@ struct GpuRanks<N>::OneRank {
   using D = Cuda<N>;
   explicit OneRank(CudaFailure* failure)
       : stream(GpuStream::Create(0, failure)),
-        device{stream->get(), failure, stream->num_multiprocessors()} {}
+        device{stream->get(), failure, stream->num_multiprocessors(),
+               &workspace} {}
 
   std::byte* Allocate(Buffer<std::byte, D>& buffer, const char* name,
                       int64_t size_bytes) {
@@ -126,6 +128,7 @@ struct GpuRanks<N>::OneRank {
   }
 
   const std::unique_ptr<GpuStream> stream;
+  Workspace workspace;
   const D device;
   SignalsPage signals{};
   Buffer<std::byte, D> dense, experts, kv, exchange;

@@ -11,6 +11,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/routing.h"
+#include "kernels/cuda/workspace.h"
 #include "worker/model/pass_begin.h"
 
 namespace moebius {
@@ -292,9 +293,14 @@ void GpuPasses<N>::Begin(const MeetingStart& meetings) {
 template <Numerics N>
 typename GpuPasses<N>::Rooms GpuPasses<N>::RoomsNow() const {
   const Routing<D>& routing = options_.decoder->routing();
-  return {block_.data(),        scratch_.partials.data(), routing.begins.data(),
-          routing.rows.data(),  routing.weights.data(),   routing.logits.data(),
-          routing.hidden.data()};
+  return {block_.data(),
+          scratch_.partials.data(),
+          routing.begins.data(),
+          routing.rows.data(),
+          routing.weights.data(),
+          routing.logits.data(),
+          routing.hidden.data(),
+          device_.workspace == nullptr ? nullptr : device_.workspace->data()};
 }
 
 template <Numerics N>

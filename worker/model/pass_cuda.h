@@ -86,7 +86,7 @@ class GpuPasses final : public PassLauncher {
  private:
   using D = Cuda<N>;
   // Where memory lies that graphs have in them, and that can be replaced.
-  using Rooms = std::array<const void*, 7>;
+  using Rooms = std::array<const void*, 8>;
   // What the host has of a pass under way.
   struct Copy {
     std::byte* numbers = nullptr;  // pinned
