@@ -13,8 +13,9 @@
 #include "worker/model/pass_cuda.h"
 #include "worker/model/weight_sink_cuda.h"
 #include "worker/peers/collectives_cuda.h"
-#include "worker/peers/token_board.h"
-#include "worker/steps/step_executor.h"
+#include "worker/peers/result_board.h"
+#include "worker/steps/ahead_steps.h"
+#include "worker/steps/launch_step_engine.h"
 #include "worker/switch/gpu_mover_cuda.h"
 #include "worker/switch/gpu_weight_check.h"
 
@@ -24,13 +25,9 @@ namespace {
 // Of kernels that wait for others, where workers share a GPU.
 constexpr int kBlocksOfSharedGpu = 16;
 
-// Where the token board begins.
-constexpr int64_t kBoardOffset = sizeof(SignalsBlock);
-
-TokenBoard::Capacity BoardCapacity(const Config& config) {
-  return {static_cast<uint32_t>(config.scheduler.max_running),
-          static_cast<uint32_t>(config.scheduler.token_budget)};
-}
+// Where the board of results begins in the signals: on a page of its own.
+constexpr int64_t kBoardOffset = 4096;
+static_assert(sizeof(SignalsBlock) <= kBoardOffset);
 
 bool IsExact(const Config& config) {
   return config.workers.numerics == NumericsChoice::kExact;
@@ -75,14 +72,9 @@ class GpuDevice final : public WorkerDevice {
                 &workspace_},
         slots_(memory.rank(), config.scheduler.max_running,
                plan.shape.spec.vocab_size),
-        board_(memory.signals(memory.rank()) + kBoardOffset, BoardsOf(memory),
-               BoardCapacity(config)),
-        steps_(StepContext{
-            memory.rank(), memory.num_ranks(), &slots_,
-            [this](const Pass<Cpu>& pass) { return passes_->Run(pass); },
-            &board_, fence_.get()}) {}
+        board_(BoardsOf(memory), config.scheduler.token_budget) {}
 
-  absl::Status Init(WorkerHost& host) {
+  absl::Status Init() {
     RETURN_IF_ERROR(failure_.status());
     RETURN_IF_ERROR(MakePeers());
     RETURN_IF_ERROR(MakeDecoder());
@@ -93,8 +85,7 @@ class GpuDevice final : public WorkerDevice {
     mover.gpu_of_rank = place_.gpu_of_rank;
     ASSIGN_OR_RETURN(mover_, MakeGpuMover(&memory_, mover));
     ASSIGN_OR_RETURN(check_, MakeGpuWeightCheck(CheckOptions()));
-    ASSIGN_OR_RETURN(engine_, host.MakeStepEngine(&steps_));
-    return absl::OkStatus();
+    return MakeSteps();
   }
 
   GroupFence& fence() override { return *fence_; }
@@ -176,11 +167,34 @@ class GpuDevice final : public WorkerDevice {
     options.stream = stream_.get();
     options.decoder = decoder_.get();
     options.peers = peers_.get();
+    std::byte* const board = memory_.signals(memory_.rank()) + kBoardOffset;
+    ASSIGN_OR_RETURN(
+        board_mapping_,
+        HostMapping::Create(board, ResultBoard::SizeBytes(options.max_rows)));
+    options.results = reinterpret_cast<GpuSampledRow*>(board);
     ASSIGN_OR_RETURN(passes_, GpuPasses<N>::Create(device_, options));
     // Other layouts are captured as they come.
     const Layout first = InitialLayout(config_);
     return passes_->CaptureAhead(
         {{first, ExpertsState::At(first, Side::kLow)}});
+  }
+
+  absl::Status MakeSteps() {
+    AheadContext context;
+    context.rank = memory_.rank();
+    context.num_ranks = memory_.num_ranks();
+    context.slots = &slots_;
+    context.passes = passes_.get();
+    context.board = &board_;
+    context.barrier = fence_.get();
+    steps_ = std::make_unique<AheadSteps>(context);
+    // Rank 0 reports for all; the others look when a command comes.
+    ASSIGN_OR_RETURN(
+        engine_,
+        LaunchStepEngine::Create(
+            steps_.get(), context.rank == 0 ? StepEngine::Tell::kEachStep
+                                            : StepEngine::Tell::kErrors));
+    return absl::OkStatus();
   }
 
   const Config& config_;
@@ -194,10 +208,11 @@ class GpuDevice final : public WorkerDevice {
   const D device_;
   std::unique_ptr<Collectives<D>> peers_;
   std::unique_ptr<Decoder<D>> decoder_;
+  std::unique_ptr<HostMapping> board_mapping_;
   std::unique_ptr<GpuPasses<N>> passes_;
   DeviceSlots slots_;
-  TokenBoard board_;
-  StepExecutor steps_;
+  const ResultBoard board_;
+  std::unique_ptr<AheadSteps> steps_;
   std::unique_ptr<Mover> mover_;
   std::unique_ptr<WeightCheck> check_;
   std::unique_ptr<StepEngine> engine_;  // last: it runs what is above
@@ -207,11 +222,10 @@ template <Numerics N>
 absl::StatusOr<std::unique_ptr<WorkerDevice>> Make(const Config& config,
                                                    const WorkerPlan& plan,
                                                    const WorkerMemory& memory,
-                                                   WorkerHost& host,
                                                    const GpuPlace& place) {
   RETURN_IF_ERROR(UseGpu(place.gpu));
   auto device = std::make_unique<GpuDevice<N>>(config, plan, memory, place);
-  RETURN_IF_ERROR(device->Init(host));
+  RETURN_IF_ERROR(device->Init());
   return device;
 }
 
@@ -229,15 +243,14 @@ void PlanGpuRegions(const Config& config, const ModelShape& shape,
       IsExact(config) ? ExchangeBytes<Numerics::kExact>(config, shape)
                       : ExchangeBytes<Numerics::kFast>(config, shape);
   geometry[RegionKind::kSignals] =
-      kBoardOffset + TokenBoard::SizeBytes(BoardCapacity(config));
+      kBoardOffset + ResultBoard::SizeBytes(config.scheduler.token_budget);
 }
 
 absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeGpuDevice(
     const Config& config, const WorkerPlan& plan, const WorkerMemory& memory,
-    WorkerHost& host, const GpuPlace& place) {
-  return IsExact(config)
-             ? Make<Numerics::kExact>(config, plan, memory, host, place)
-             : Make<Numerics::kFast>(config, plan, memory, host, place);
+    const GpuPlace& place) {
+  return IsExact(config) ? Make<Numerics::kExact>(config, plan, memory, place)
+                         : Make<Numerics::kFast>(config, plan, memory, place);
 }
 
 }  // namespace moebius

@@ -8,14 +8,13 @@
 #include "common/config/config.h"
 #include "worker/memory/worker_memory.h"
 #include "worker/model/model_shape.h"
-#include "worker/worker.h"
 #include "worker/worker_device.h"
 #include "worker/worker_plan.h"
 
 namespace moebius {
 
 // Sizes the exchange region, for the collectives, and the signals, which hold
-// the token board behind the words of barriers: hosts read and write both.
+// the board of results behind the words of barriers.
 void PlanGpuRegions(const Config& config, const ModelShape& shape,
                     MemoryGeometry& geometry);
 
@@ -25,12 +24,12 @@ struct GpuPlace {
 };
 
 // All parts over `memory`, whose peers are mapped: regions of that GPU, planned
-// by PlanGpuRegions(). The engine is the host's. All references outlive it.
+// by PlanGpuRegions(). All references outlive it.
 //
-// Numerics are those of `config`, fast when it does not say. Passes are driven
-// by the host, which waits for each of them.
+// Numerics are those of `config`, fast when it does not say. Steps are launched
+// behind one another (worker/steps/ahead_steps.h).
 absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeGpuDevice(
     const Config& config, const WorkerPlan& plan, const WorkerMemory& memory,
-    WorkerHost& host, const GpuPlace& place);
+    const GpuPlace& place);
 
 }  // namespace moebius

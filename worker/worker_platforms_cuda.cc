@@ -59,8 +59,8 @@ class GpuPlatform final : public WorkerPlatform {
 
   absl::StatusOr<std::unique_ptr<WorkerDevice>> MakeDevice(
       const Config& config, const WorkerPlan& plan, const WorkerMemory& memory,
-      WorkerHost& host) const override {
-    return MakeGpuDevice(config, plan, memory, host, place_);
+      WorkerHost&) const override {
+    return MakeGpuDevice(config, plan, memory, place_);
   }
 
   absl::StatusOr<CopyRates> MeasureCopies() const override {

@@ -56,4 +56,19 @@ class GpuStream {
   int num_multiprocessors_ = 0;
 };
 
+// HostMapping
+//
+// Memory of the host that GPUs reach, at the address that it has here, as long
+// as this exists. It has pages of its own.
+class HostMapping {
+ public:
+  static absl::StatusOr<std::unique_ptr<HostMapping>> Create(
+      void* memory, int64_t size_bytes);
+  ~HostMapping();
+
+ private:
+  explicit HostMapping(void* memory) : memory_(memory) {}
+  void* const memory_;
+};
+
 }  // namespace moebius

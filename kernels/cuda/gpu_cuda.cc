@@ -73,4 +73,29 @@ absl::Status GpuStream::Wait() const {
   return failure_->status();
 }
 
+absl::StatusOr<std::unique_ptr<HostMapping>> HostMapping::Create(
+    void* memory, int64_t size_bytes) {
+  const absl::Status registered = CudaStatus(
+      cudaHostRegister(memory, static_cast<size_t>(size_bytes),
+                       cudaHostRegisterPortable | cudaHostRegisterMapped),
+      "memory of the host that a GPU is to reach");
+  if (!registered.ok()) return registered;
+  std::unique_ptr<HostMapping> mapping(new HostMapping(memory));
+  void* there = nullptr;
+  const absl::Status found =
+      CudaStatus(cudaHostGetDevicePointer(&there, memory, 0),
+                 "where a GPU sees memory of the host");
+  if (!found.ok()) return found;
+  if (there != memory) {
+    return absl::UnimplementedError(
+        "a GPU that sees memory of the host at another address");
+  }
+  return mapping;
+}
+
+HostMapping::~HostMapping() {
+  cudaHostUnregister(memory_);
+  cudaGetLastError();  // nobody is left to be told
+}
+
 }  // namespace moebius

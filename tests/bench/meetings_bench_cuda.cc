@@ -19,6 +19,7 @@
 #include "tests/gpu/gpu_ranks.h"
 #include "tests/unit/worker/model/small_model.h"
 #include "worker/memory/signals.h"
+#include "worker/model/pass_begin.h"
 #include "worker/peers/collectives_cuda.h"
 
 namespace moebius {
@@ -106,7 +107,7 @@ class Group {
   void Run(Rank r) {
     OneRank& rank = *ranks_[r];
     const MeetingStart start = rank.peers->Start();
-    LaunchStart(start, rank.device.stream, &rank.failure);
+    LaunchBeginning({.meetings = start}, rank.device.stream, &rank.failure);
     Require(cudaGraphLaunch(rank.graph, rank.device.stream));
     CHECK(rank.stream->Wait().ok());
     CHECK(rank.peers->Outcome(start).ok());

@@ -217,8 +217,6 @@ __global__ void MeetKernel(const __grid_constant__ MeetingRanks ranks,
   Meet(ranks, meeting);
 }
 
-__global__ void StartKernel(MeetingStart start) { StartMeetings(start); }
-
 unsigned Pieces(const LogitParts& parts) {
   const int most = *std::max_element(parts.size, parts.size + kMaxRanks);
   return static_cast<unsigned>((most + kLogitsOfBlock - 1) / kLogitsOfBlock);
@@ -229,12 +227,6 @@ void NoteLaunch(const BehindMeeting& at, const char* what) {
 }
 
 }  // namespace
-
-void LaunchStart(const MeetingStart& start, CUstream_st* stream,
-                 CudaFailure* failure) {
-  StartKernel<<<1, 1, 0, stream>>>(start);
-  failure->Note(CudaStatus(cudaGetLastError(), "the begin of a pass"));
-}
 
 void LaunchMeeting(const BehindMeeting& at) {
   MeetKernel<<<1, 32, 0, at.stream>>>(at.ranks, at.index);

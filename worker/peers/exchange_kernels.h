@@ -23,10 +23,6 @@ struct BehindMeeting {
   CudaFailure* failure = nullptr;
 };
 
-// The begin of a pass that has no kernel of its own for that.
-void LaunchStart(const MeetingStart& start, CUstream_st* stream,
-                 CudaFailure* failure);
-
 // Meets, and no more: one block.
 void LaunchMeeting(const BehindMeeting& at);
 
