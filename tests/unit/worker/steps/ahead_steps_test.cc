@@ -168,8 +168,7 @@ struct OneRank {
                .vocab_size = kVocabulary},
               &slots),
         passes(rank, devices),
-        board({devices->boards[0].data(), devices->boards[1].data()},
-              kMaxRows),
+        board({devices->boards[0].data(), devices->boards[1].data()}, kMaxRows),
         steps({rank, kRanks, &slots, &passes, &board, &barrier}) {}
 
   DeviceSlots slots;
@@ -239,7 +238,9 @@ class AheadStepsTest : public testing::TestWithParam<bool> {
       rank->steps.Enter(*std::move(batch));
     }
   }
-  bool CanLaunch(Rank rank = 0) const { return ranks_[rank]->steps.CanLaunch(); }
+  bool CanLaunch(Rank rank = 0) const {
+    return ranks_[rank]->steps.CanLaunch();
+  }
   void Launch() {
     for (const auto& rank : ranks_) {
       ASSERT_TRUE(rank->steps.CanLaunch());

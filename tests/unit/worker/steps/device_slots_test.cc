@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/sample.h"
 #include "tests/status_matchers.h"
 
 namespace moebius {
@@ -54,6 +55,42 @@ TEST_F(DeviceSlotsTest, TokensThatCannotFollowChangeNothing) {
   EXPECT_THAT(slots_.Append(0, 2, 1), IsOk());
   EXPECT_THAT(slots_.Append(0, 2, 1), StatusIs(invalid));
   EXPECT_THAT(slots_.At(0).tokens, ElementsAre(5, 6, 1));
+}
+
+TEST_F(DeviceSlotsTest, TokensThatAreNotExpectedChangeNothing) {
+  Apply(Admit(0, {5, 6}));
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_THAT(slots_.Expect(0, 3), StatusIs(invalid));  // 2 is missing
+  EXPECT_THAT(slots_.Expect(1, 0), StatusIs(invalid));  // nothing is there
+  EXPECT_THAT(slots_.Expect(kSlots, 0), StatusIs(invalid));
+  const uint64_t holder = slots_.At(0).holder;
+  EXPECT_THAT(slots_.Fill({0, holder, 2, 1}), StatusIs(invalid));
+  EXPECT_THAT(slots_.Expect(0, 2), IsOk());
+  EXPECT_THAT(slots_.Expect(0, 3), IsOk());
+  EXPECT_THAT(slots_.Fill({0, holder, 3, 1}), StatusIs(invalid));  // 2 is first
+  EXPECT_THAT(slots_.Fill({0, holder, 2, -1}), StatusIs(invalid));
+  EXPECT_THAT(slots_.Fill({0, holder, 2, kVocabulary}), StatusIs(invalid));
+  const int32_t expected = TokenAtPlace(0);
+  EXPECT_THAT(slots_.At(0).tokens, ElementsAre(5, 6, expected, expected));
+  EXPECT_EQ(slots_.At(0).num_expected(), 2);
+  EXPECT_THAT(slots_.Fill({0, holder, 2, 1}), IsOk());
+  EXPECT_THAT(slots_.At(0).tokens, ElementsAre(5, 6, 1, expected));
+  EXPECT_THAT(slots_.Fill({0, holder, 3, 2}), IsOk());
+  EXPECT_THAT(slots_.At(0).tokens, ElementsAre(5, 6, 1, 2));
+  EXPECT_EQ(slots_.At(0).num_expected(), 0);
+}
+
+TEST_F(DeviceSlotsTest, ATokenOfAnEarlierHolderIsNobodys) {
+  Apply(Admit(0, {5, 6}));
+  EXPECT_THAT(slots_.Expect(0, 2), IsOk());
+  const uint64_t holder = slots_.At(0).holder;
+  Apply(Admit(0, {7, 8}));
+  EXPECT_THAT(slots_.Expect(0, 2), IsOk());
+  EXPECT_THAT(slots_.Fill({0, holder, 2, 1}), IsOk());
+  EXPECT_THAT(slots_.At(0).tokens, ElementsAre(7, 8, TokenAtPlace(0)));
+  slots_.Reset();
+  EXPECT_THAT(slots_.Fill({0, holder, 2, 1}), IsOk());
+  EXPECT_THAT(slots_.At(0).tokens, IsEmpty());
 }
 
 TEST_F(DeviceSlotsTest, AReleasedSlotHasNothingOfItsSequence) {

@@ -246,6 +246,8 @@ TEST_F(SequenceTableTest, InEpABatchIsOurOwnRowsBesideTheNumbersOfAll) {
   EXPECT_THAT(batch->page_rows, ElementsAre(plan.page_rows[0]));
   EXPECT_THAT(batch->chunks, ElementsAre(Batch::Chunk{0, 0, 3, 0, true},
                                          Batch::Chunk{2, 3, 1, 0, false}));
+  EXPECT_THAT(batch->elsewhere,
+              ElementsAre(Batch::Elsewhere{0, {1, 0, 2, 0, true}}));
   EXPECT_EQ(batch->num_rows(), 4u);
   EXPECT_THAT(batch->rows_of_rank, ElementsAre(2, 4));
 }
