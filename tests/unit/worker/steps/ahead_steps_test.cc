@@ -439,89 +439,111 @@ TEST_P(AheadStepsTest, AnotherSequenceDoesNotGetTheTokenOfTheOneBefore) {
   EXPECT_EQ(ranks_[0]->slots.At(0).tokens.back(), After(8, 1));
 }
 
-// Sequences of all kinds come, go, and are decoded, with errors between; every
-// token is the one that a step at a time would draw.
-TEST_P(AheadStepsTest, AnyOrderOfStepsDrawsTheSameTokens) {
+// Sequences of all kinds come, go, and are decoded, and now and then all is
+// given up.
+class AheadStepsWalk : public AheadStepsTest {
+ protected:
+  void Walk(unsigned seed) {
+    random_.seed(seed);
+    for (int step = 0; step < 60; ++step) {
+      const StepPlan plan = AnyPlan();
+      Enter(plan);
+      while (!CanLaunch(0) || !CanLaunch(1)) FinishAndCheck();
+      Launch();
+      std::vector<int>& ids = under_way_.emplace_back();
+      for (const Known& one : known_) ids.push_back(one.id);
+      if (Chance(3)) GiveUp();
+    }
+    while (!under_way_.empty()) FinishAndCheck();
+    GiveUp();
+  }
+
+ private:
+  struct Known {
+    bool live = false;
+    int id = 0;
+    uint32_t planned = 0;  // tokens, once all steps are done
+    Admission admission;   // with the tokens that came in
+  };
+
+  bool Chance(int percent) {
+    return static_cast<int>(random_() % 100) < percent;
+  }
+  Admission AnyAdmission(uint32_t slot) {
+    Admission admission = Greedy(slot, {});
+    const uint32_t count = 1 + random_() % 3;
+    for (uint32_t i = 0; i < count; ++i) {
+      admission.tokens.push_back(static_cast<int32_t>(random_() % kVocabulary));
+    }
+    admission.num_prompt_tokens = count;
+    if (Chance(20)) admission.sampling.presence_penalty = 1.0f;
+    if (Chance(10)) admission.sampling.bad_words = {{1, 2, 3}};
+    if (Chance(10)) admission.sampling.allowed_ids = {1};
+    if (Chance(20)) admission.sampling.num_prompt_logprobs = 0;
+    return admission;
+  }
+  StepPlan AnyPlan() {
+    StepPlan plan = Plan();
+    for (uint32_t slot = 0; slot < kSlots; ++slot) {
+      Known& one = known_[slot];
+      if (one.live && (Chance(10) || one.planned + 1 >= kPositions)) {
+        plan.released.push_back(slot);
+        one = {};
+      }
+      if (one.live) {
+        if (Chance(20)) continue;
+        AddItem(plan, slot, one.planned - 1, 1);
+        ++one.planned;
+      } else if (Chance(50)) {
+        one = {true, next_id_++, 0, AnyAdmission(slot)};
+        const auto count = static_cast<uint32_t>(one.admission.tokens.size());
+        Admit(plan, one.admission);
+        AddItem(plan, slot, 0, count);
+        one.planned = count + 1;
+      }
+    }
+    return plan;
+  }
+  // Every token is the one that a step at a time would draw.
+  void FinishAndCheck() {
+    const std::vector<int> ids = under_way_.front();
+    under_way_.pop_front();
+    for (const SampledToken& token : Finish().sampled) {
+      Known& one = known_[token.slot];
+      if (one.id != ids[token.slot]) continue;  // it has left since
+      std::vector<int32_t>& tokens = one.admission.tokens;
+      ASSERT_EQ(token.position, tokens.size());
+      ASSERT_EQ(token.token,
+                After(tokens.back(), static_cast<int>(tokens.size()) - 1));
+      tokens.push_back(token.token);
+    }
+  }
+  void GiveUp() {
+    for (const auto& rank : ranks_) {
+      rank->steps.Drain();
+      rank->table.Reset();
+    }
+    under_way_.clear();
+    known_.assign(kSlots, {});
+    next_finished_ = next_step_;
+  }
+
+  std::mt19937 random_;
+  std::vector<Known> known_ = std::vector<Known>(kSlots);
+  int next_id_ = 1;
+  // [step][slot] The sequences that they are of.
+  std::deque<std::vector<int>> under_way_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Layouts, AheadStepsWalk, testing::Bool(),
+                         [](const auto& info) -> std::string {
+                           return info.param ? "ep" : "tp";
+                         });
+
+TEST_P(AheadStepsWalk, AnyOrderOfStepsDrawsTheSameTokens) {
   for (unsigned seed = 0; seed < 60; ++seed) {
     SCOPED_TRACE(seed);
-    std::mt19937 random(seed);
-    const auto chance = [&](int percent) {
-      return static_cast<int>(random() % 100) < percent;
-    };
-    struct Known {
-      bool live = false;
-      int id = 0;
-      uint32_t planned = 0;  // tokens, once all steps are done
-      Admission admission;   // with the tokens that came in
-    };
-    std::vector<Known> known(kSlots);
-    int next_id = 1;
-    // [step][slot] The sequences that they are of.
-    std::deque<std::vector<int>> under_way;
-    const auto admission_of = [&](uint32_t slot) {
-      Admission admission = Greedy(slot, {});
-      for (uint32_t i = 0; i < 1 + random() % 3; ++i) {
-        admission.tokens.push_back(static_cast<int32_t>(random() % 97));
-      }
-      admission.num_prompt_tokens =
-          static_cast<uint32_t>(admission.tokens.size());
-      if (chance(20)) admission.sampling.presence_penalty = 1.0f;
-      if (chance(10)) admission.sampling.bad_words = {{1, 2, 3}};
-      if (chance(10)) admission.sampling.allowed_ids = {1};
-      if (chance(20)) admission.sampling.num_prompt_logprobs = 0;
-      return admission;
-    };
-    const auto give_up = [&] {
-      for (const auto& rank : ranks_) {
-        rank->steps.Drain();
-        rank->table.Reset();
-      }
-      under_way.clear();
-      for (Known& one : known) one = {};
-      next_finished_ = next_step_;
-    };
-    const auto finish = [&] {
-      const std::vector<int> ids = under_way.front();
-      under_way.pop_front();
-      for (const SampledToken& token : Finish().sampled) {
-        Known& one = known[token.slot];
-        if (one.id != ids[token.slot]) continue;  // it has left since
-        std::vector<int32_t>& tokens = one.admission.tokens;
-        ASSERT_EQ(token.position, tokens.size());
-        ASSERT_EQ(token.token,
-                  After(tokens.back(), static_cast<int>(tokens.size()) - 1));
-        tokens.push_back(token.token);
-      }
-    };
-    for (int step = 0; step < 60; ++step) {
-      StepPlan plan = Plan();
-      for (uint32_t slot = 0; slot < kSlots; ++slot) {
-        Known& one = known[slot];
-        if (one.live && (chance(10) || one.planned + 1 >= kPositions)) {
-          plan.released.push_back(slot);
-          one = {};
-        }
-        if (one.live) {
-          if (chance(20)) continue;
-          AddItem(plan, slot, one.planned - 1, 1);
-          ++one.planned;
-        } else if (chance(50)) {
-          one = {true, next_id++, 0, admission_of(slot)};
-          const auto count = static_cast<uint32_t>(one.admission.tokens.size());
-          Admit(plan, one.admission);
-          AddItem(plan, slot, 0, count);
-          one.planned = count + 1;
-        }
-      }
-      Enter(plan);
-      while (!CanLaunch(0) || !CanLaunch(1)) finish();
-      Launch();
-      std::vector<int>& ids = under_way.emplace_back();
-      for (const Known& one : known) ids.push_back(one.id);
-      if (chance(3)) give_up();
-    }
-    while (!under_way.empty()) finish();
-    give_up();
+    Walk(seed);
   }
   EXPECT_EQ(ranks_[0]->passes.most_under_way, 2u);
 }

@@ -142,72 +142,90 @@ TEST_F(LaunchQueueTest, WhatIsDroppedIsNotLaunched) {
   EXPECT_TRUE(queue_.drained());
 }
 
+// Events in any order, beside what they should do.
+class Walk {
+ public:
+  explicit Walk(unsigned seed) : random_(seed) {}
+
+  void Step() {
+    switch (random_() % 5) {
+      case 0:
+        return Issue();
+      case 1:
+        return entered_.has_value() ? Launch() : Enter();
+      case 2:
+        if (const auto turn = queue_.ToAwait()) queue_.Awaited(turn->turn);
+        return;
+      case 3:
+        return End();
+      default:
+        return Collect();
+    }
+  }
+
+ private:
+  bool Fails() { return random_() % 20 == 0; }
+  void Issue() {
+    if (next_issued_ - next_collected_ >= StepEngine::kMaxIssued) return;
+    queue_.Issue(BatchOf(next_issued_));
+    if (!broken_) ++next_issued_;
+  }
+  void Enter() {
+    if (!queue_.can_enter()) return;
+    ASSERT_FALSE(broken_);
+    entered_ = queue_.Enter().step.value;
+    ASSERT_TRUE(queue_.has_entered());
+  }
+  void Launch() {
+    const bool fails = Fails();
+    queue_.Launch(fails ? absl::InternalError("") : absl::OkStatus());
+    under_way_.push_back(*entered_);
+    entered_.reset();
+    broken_ = broken_ || fails;
+  }
+  void End() {
+    if (!queue_.can_end()) return;
+    ASSERT_FALSE(under_way_.empty());
+    StepEnd end{queue_.ToEnd(), {}};
+    if (end.status.ok() && Fails()) end.status = absl::AbortedError("");
+    end.result.step = StepId{under_way_.front()};
+    under_way_.pop_front();
+    if (!end.status.ok()) {
+      broken_ = true;
+      entered_.reset();
+      under_way_.clear();
+    }
+    queue_.End(std::move(end));
+    ASSERT_EQ(queue_.has_entered(), entered_.has_value());
+  }
+  void Collect() {
+    const auto end = queue_.Collect();
+    if (!end.has_value()) return;
+    if (end->status.ok()) {
+      ASSERT_EQ(end->result.step.value, next_collected_);
+      ++next_collected_;
+      return;
+    }
+    ASSERT_TRUE(broken_ && queue_.drained() && !queue_.ended());
+    broken_ = false;
+    next_issued_ = next_collected_;
+  }
+
+  std::mt19937 random_;
+  LaunchQueue queue_;
+  uint64_t next_issued_ = 1, next_collected_ = 1;
+  bool broken_ = false;  // an error is on its way: what is issued is dropped
+  std::deque<uint64_t> under_way_;
+  std::optional<uint64_t> entered_;
+};
+
 // Every step that was issued ends once, in order, or is behind an error.
 TEST(LaunchQueue, AnyOrderOfEventsKeepsTheOrderOfSteps) {
   for (unsigned seed = 0; seed < 200; ++seed) {
-    std::mt19937 random(seed);
-    const auto chance = [&](int percent) {
-      return static_cast<int>(random() % 100) < percent;
-    };
-    LaunchQueue queue;
-    uint64_t next_issued = 1, next_collected = 1;
-    bool broken = false;  // an error is on its way: what is issued is dropped
-    std::deque<uint64_t> under_way;
-    std::optional<uint64_t> entered;
-    bool launch_failed = false;
-    for (int event = 0; event < 400; ++event) {
-      switch (random() % 5) {
-        case 0:
-          if (next_issued - next_collected >= StepEngine::kMaxIssued) break;
-          queue.Issue(BatchOf(next_issued));
-          if (!broken) ++next_issued;
-          break;
-        case 1:
-          if (entered.has_value()) {
-            launch_failed = chance(5);
-            queue.Launch(launch_failed ? absl::InternalError("")
-                                       : absl::OkStatus());
-            under_way.push_back(*entered);
-            entered.reset();
-            broken = broken || launch_failed;
-          } else if (queue.can_enter()) {
-            ASSERT_FALSE(broken);
-            entered = queue.Enter().step.value;
-          }
-          break;
-        case 2:
-          if (const auto turn = queue.ToAwait()) queue.Awaited(turn->turn);
-          break;
-        case 3: {
-          if (!queue.can_end()) break;
-          ASSERT_FALSE(under_way.empty());
-          StepEnd end{queue.ToEnd(), {}};
-          if (end.status.ok() && chance(5)) end.status = absl::AbortedError("");
-          end.result.step = StepId{under_way.front()};
-          under_way.pop_front();
-          if (!end.status.ok()) {
-            broken = true;
-            entered.reset();
-            under_way.clear();
-          }
-          queue.End(std::move(end));
-          break;
-        }
-        case 4: {
-          const auto end = queue.Collect();
-          if (!end.has_value()) break;
-          if (end->status.ok()) {
-            ASSERT_EQ(end->result.step.value, next_collected);
-            ++next_collected;
-          } else {
-            ASSERT_TRUE(broken && queue.drained() && !queue.ended());
-            broken = false;
-            next_issued = next_collected;
-          }
-          break;
-        }
-      }
-      ASSERT_EQ(queue.has_entered(), entered.has_value());
+    SCOPED_TRACE(seed);
+    Walk walk(seed);
+    for (int event = 0; event < 400 && !testing::Test::HasFailure(); ++event) {
+      walk.Step();
     }
   }
 }
