@@ -11,6 +11,7 @@
 #include "common/base/cat.h"
 #include "common/base/status_macros.h"
 #include "deploy/bench/bench_commands.h"
+#include "deploy/bench/crossover_report.h"
 #include "deploy/bench/engine_bench.h"
 #include "deploy/bench/rollout_lengths.h"
 #include "deploy/bench/statistics.h"
@@ -30,10 +31,25 @@ struct RolloutArgs {
   int prompt_tokens = 64;
   RolloutLengths lengths;
   std::vector<std::string> policies = {"ep", "tp", "auto"};
+  bool find_crossover = false;
   int repeat = 1;
   double timeout_s = kDefaultBenchSeconds;
   std::string json_file;
 };
+
+// Decode of more and more sequences in both layouts, up to all of them.
+Json CasesOf(const RolloutArgs& args) {
+  constexpr int kPromptTokens = 16, kOutputTokens = 32;
+  Json cases = Json::array();
+  if (!args.find_crossover) return cases;
+  for (const char* layout : {"ep", "tp"}) {
+    for (int streams = 1; streams < 2 * args.requests; streams *= 2) {
+      cases.push_back(EngineCase(std::min(streams, args.requests),
+                                 kPromptTokens, kOutputTokens, layout));
+    }
+  }
+  return cases;
+}
 
 double SecondsOf(const Json& result, const std::string& policy) {
   for (const Json& one : result["rollout"]) {
@@ -103,7 +119,7 @@ absl::Status Run(const RolloutArgs& args) {
   config.layout.choice = LayoutChoice::kEp;  // the benchmark sets it
   const std::vector<int> lengths = DrawLengths(args.lengths, args.requests);
   const Json spec = {
-      {"cases", Json::array()},
+      {"cases", CasesOf(args)},
       {"repeat", args.repeat},
       {"time_limit_s", static_cast<int>(std::ceil(args.timeout_s))},
       {"rollout",
@@ -111,7 +127,9 @@ absl::Status Run(const RolloutArgs& args) {
         {"output_tokens", lengths},
         {"policies", args.policies}}}};
   ASSIGN_OR_RETURN(Json result, RunEngineBench(config, args.requests, spec));
-  result.erase("cases");
+  if (const std::string text = AddCrossover(result); !text.empty()) {
+    std::printf("%s\n", text.c_str());
+  }
   result["output_tokens"] = ToJson(Summarize({lengths.begin(), lengths.end()}));
   result["requests"] = args.requests;
   result["threshold"] = config.layout.switch_threshold > 0
@@ -175,6 +193,9 @@ void AddBenchRolloutCommand(CLI::App& bench, Action& action) {
       ->option_text("N")
       ->check(CLI::Range(1, 1 << 20));
   AddLengthOptions(*command, args->lengths);
+  command->add_flag("--find-crossover", args->find_crossover,
+                    "First measures from how many sequences on EP is faster, "
+                    "where the threshold of `auto` should be");
   command
       ->add_option("--layouts", args->policies,
                    "What is compared [default ep,tp,auto]")

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,7 +11,7 @@
 #include "common/base/cat.h"
 #include "common/base/status_macros.h"
 #include "deploy/bench/bench_commands.h"
-#include "deploy/bench/crossover.h"
+#include "deploy/bench/crossover_report.h"
 #include "deploy/bench/engine_bench.h"
 #include "deploy/cli/command_words.h"
 #include "deploy/cli/config_flags.h"
@@ -36,23 +35,15 @@ struct ThroughputArgs {
   std::string json_file;
 };
 
-Json MakeCase(int streams, int prompt_tokens, int output_tokens,
-              const std::string& layout) {
-  return {{"streams", streams},
-          {"prompt_tokens", prompt_tokens},
-          {"output_tokens", output_tokens},
-          {"layout", layout}};
-}
-
 Json MakeSpec(const ThroughputArgs& args) {
   Json cases = Json::array();
   for (const std::string& layout : args.layouts) {
     for (int streams : args.streams) {
       cases.push_back(
-          MakeCase(streams, args.prompt_tokens, args.output_tokens, layout));
+          EngineCase(streams, args.prompt_tokens, args.output_tokens, layout));
     }
     if (args.prefill > 0) {
-      cases.push_back(MakeCase(1, args.prefill, 1, layout));
+      cases.push_back(EngineCase(1, args.prefill, 1, layout));
     }
   }
   return {{"cases", cases},
@@ -80,46 +71,6 @@ std::string Describe(const Json& result) {
                      rows);
 }
 
-// What both layouts were measured at, by streams.
-std::vector<LayoutRates> RatesOf(const Json& result) {
-  std::map<int, LayoutRates> by_streams;
-  for (const Json& one : result["cases"]) {
-    if (CountAt(one, "output_tokens") <= 1) continue;
-    const int streams = static_cast<int>(CountAt(one, "streams"));
-    LayoutRates& rates = by_streams[streams];
-    rates.streams = streams;
-    (TextAt(one, "layout") == "tp" ? rates.tp : rates.ep) =
-        NumberAt(one, "decode_tokens_per_s");
-  }
-  std::vector<LayoutRates> both;
-  for (const auto& [streams, rates] : by_streams) {
-    if (rates.ep > 0 && rates.tp > 0) both.push_back(rates);
-  }
-  return both;
-}
-
-std::string DescribeRates(const std::vector<LayoutRates>& rates) {
-  std::vector<std::vector<std::string>> rows;
-  for (const LayoutRates& one : rates) {
-    rows.push_back({Cat(one.streams), ShortNumber(one.ep), ShortNumber(one.tp),
-                    ShortNumber(one.ep / one.tp),
-                    one.ep > one.tp ? "ep" : "tp"});
-  }
-  return FormatTable(
-      {"streams", "ep tokens/s", "tp tokens/s", "ep / tp", "faster"}, rows);
-}
-
-void ShowCrossover(Json& result) {
-  const std::vector<LayoutRates> rates = RatesOf(result);
-  if (rates.size() < 2) return;
-  const Crossover crossover = FindCrossover(rates);
-  std::printf("\nDecode in both layouts:\n%s%s\n", DescribeRates(rates).c_str(),
-              DescribeCrossover(crossover).c_str());
-  result["crossover"] = {{"tp_up_to", crossover.below},
-                         {"ep_from", crossover.from},
-                         {"estimate", crossover.estimate}};
-}
-
 absl::Status Run(const ThroughputArgs& args) {
   Config defaults;
   defaults.log.level = LogLevel::kWarn;
@@ -132,7 +83,9 @@ absl::Status Run(const ThroughputArgs& args) {
   const Json spec = MakeSpec(args);
   ASSIGN_OR_RETURN(Json result, RunEngineBench(config, most_streams, spec));
   std::fputs(Describe(result).c_str(), stdout);
-  if (config.workers.count > 1) ShowCrossover(result);
+  if (config.workers.count > 1) {
+    std::printf("\n%s", AddCrossover(result).c_str());
+  }
   if (BoolAt(result, "cut_short")) {
     SayCutShort(absl::DeadlineExceededError(""), args.timeout_s,
                 result["cases"].size(), spec["cases"].size(), "cases");

@@ -18,6 +18,14 @@ constexpr size_t kMaxResultBytes = 16 << 20;
 
 }  // namespace
 
+nlohmann::json EngineCase(int streams, int prompt_tokens, int output_tokens,
+                          const std::string& layout) {
+  return {{"streams", streams},
+          {"prompt_tokens", prompt_tokens},
+          {"output_tokens", output_tokens},
+          {"layout", layout}};
+}
+
 absl::StatusOr<nlohmann::json> RunEngineBench(Config config, int streams,
                                               const nlohmann::json& spec) {
   config.scheduler.max_running =

@@ -2,11 +2,17 @@
 // in the coordinator's place.
 #pragma once
 
+#include <string>
+
 #include "absl/status/statusor.h"
 #include "common/config/config.h"
 #include "nlohmann/json.hpp"
 
 namespace moebius {
+
+// A case of a specification: streams of so many tokens at once, "ep" or "tp".
+nlohmann::json EngineCase(int streams, int prompt_tokens, int output_tokens,
+                          const std::string& layout);
 
 // Starts a group of its own, has it measure `spec`, and returns the result;
 // coordinator/bench/throughput_bench.h says what both are. The group has room

@@ -80,7 +80,7 @@ class BenchRolloutTest(unittest.TestCase):
     def test_all_policies(self):
         result, figures = bench(
             "rollout", "--model", MODEL, "--requests", "12", "--output-median",
-            "12", "--output-most", "60")
+            "12", "--output-most", "60", "--find-crossover")
         self.assertEqual(result.returncode, 0, result.stderr)
         runs = {run["policy"]: run for run in figures["rollout"]}
         self.assertEqual(list(runs), ["ep", "tp", "auto"])
@@ -90,6 +90,7 @@ class BenchRolloutTest(unittest.TestCase):
             self.assertGreater(run["tokens_per_s"], 0)
         self.assertEqual(runs["ep"]["switches"], 0)
         self.assertEqual(runs["tp"]["switches"], 0)
+        self.assertIn("crossover", figures)
         self.assertIn("auto_behind_better", figures)
         self.assertEqual(figures["threshold"], 4)
         self.assertIn("better fixed layout", result.stdout)

@@ -25,6 +25,8 @@ constexpr int kWarmUpSteps = 5;
 constexpr int kWatchedSteps = 3;
 // A prefill takes long, and its times vary little.
 constexpr int kMostPrefills = 5;
+// How long loading may take without a word.
+constexpr auto kSilence = std::chrono::seconds(1);
 
 // Of a decode, which counts `steps`.
 int StepsAfterBegin(int steps) { return kWarmUpSteps + steps + kWatchedSteps; }
