@@ -10,11 +10,12 @@
 //                     counts the operations that they take at least
 //
 // Counters: experts that some row went to in the last layer; the bytes that a
-// step must read if they are as many in every layer (weights, keys and values),
+// step must move if they are as many in every layer (worker/bench/step_case.h),
 // in GB; and the step's time over that of a copy that reads and writes as many
 // in all, at the rate of the same run.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -22,9 +23,10 @@
 #include "absl/time/time.h"
 #include "benchmark/benchmark.h"
 #include "common/base/check.h"
-#include "kernels/cuda/copies.h"
 #include "tests/gpu/gpu_ranks.h"
 #include "tests/unit/worker/model/small_model.h"
+#include "worker/bench/probe_cuda.h"
+#include "worker/bench/step_case.h"
 #include "worker/model/pass_cpu.h"
 
 namespace moebius {
@@ -53,17 +55,6 @@ DecoderSpec BigSpec() {
   return SpecOf(model);
 }
 
-// Of one step that names so many experts in each layer.
-double BytesOf(int sequences, int experts) {
-  constexpr double kBf16Bytes = 2;
-  const double attention =
-      double{kHidden} * kHeadDim * (2 * kQueryHeads + 2 * kHeads);
-  const double of_layer = attention + double{kHidden} * kExperts +
-                          3.0 * kHidden * kIntermediate * experts +
-                          2.0 * kHeads * kHeadDim * kPosition * sequences;
-  return kBf16Bytes * (kLayers * of_layer + double{kHidden} * kVocabulary);
-}
-
 // Experts to which rows of the last pass went in its last MoE layer.
 int NumExpertsNamed(const Routing<CudaFast>& routing) {
   std::vector<int32_t> begins(static_cast<size_t>(routing.num_groups) + 1);
@@ -77,30 +68,6 @@ int NumExpertsNamed(const Routing<CudaFast>& routing) {
   return named;
 }
 
-// Bytes a second, read and written together.
-double CopyRate() {
-  constexpr int64_t kBytes = int64_t{2} << 30;
-  constexpr int kBlocksOfMultiprocessor = 4, kCopies = 10;
-  CudaFailure failure;
-  const auto stream = GpuStream::Create(0, &failure);
-  const CudaFast device{stream->get(), &failure, stream->num_multiprocessors()};
-  const Buffer<std::byte, CudaFast> from(device, "copy", kBytes),
-      to(device, "copy", kBytes);
-  absl::Time begin;
-  for (int i = -1; i < kCopies; ++i) {
-    if (i == 0) {
-      CHECK(stream->Wait().ok());
-      begin = absl::Now();
-    }
-    CHECK(LaunchCopies({{from.data(), to.data(), kBytes}},
-                       kBlocksOfMultiprocessor * stream->num_multiprocessors(),
-                       stream->get())
-              .ok());
-  }
-  CHECK(stream->Wait().ok());
-  return 2.0 * kBytes * kCopies / absl::ToDoubleSeconds(absl::Now() - begin);
-}
-
 class Forward {
  public:
   Forward() {
@@ -111,8 +78,18 @@ class Forward {
     options_.kv_type = KvType::kBf16;
     const auto shape = MakeModelShape(options_.spec, 1);
     CHECK(shape.ok());
+    shape_ = *shape;
     ranks_ = std::make_unique<GpuRanks<Numerics::kFast>>(
-        options_, *shape, GpuRanksOptions{.rehearse = false});
+        options_, shape_, GpuRanksOptions{.rehearse = false});
+  }
+
+  // Of the pass that ran last, if as many experts were named in every layer as
+  // in the last one.
+  StepWork Work(StepCase::Kind kind, int sequences, int tokens) {
+    const StepCase one{options_.layout, kind, sequences, tokens};
+    const std::vector<double> named(kLayers,
+                                    NumExpertsNamed(ranks_->routing(0)));
+    return WorkOf(one, shape_, options_.kv_type, {{named}}, kPosition);
   }
 
   // `rows` tokens of each of the sequences, the last one at `position`.
@@ -144,9 +121,17 @@ class Forward {
 
  private:
   GroupOptions options_;
+  ModelShape shape_;
   const SamplingParams greedy_{.temperature = 0.0f};
   std::unique_ptr<GpuRanks<Numerics::kFast>> ranks_;
 };
+
+// Bytes a second, read and written together.
+double CopyRate() {
+  const absl::StatusOr<CopyRates> rates = MeasureGpuCopies(0);
+  CHECK(rates.ok());
+  return std::max(rates->kernel, rates->driver);
+}
 
 Forward& TheForward() {
   static auto* const forward = new Forward;
@@ -165,7 +150,8 @@ void Decode(benchmark::State& state) {
   const double seconds = absl::ToDoubleSeconds(absl::Now() - begin) /
                          static_cast<double>(state.iterations());
   const int experts = NumExpertsNamed(forward.ranks().routing(0));
-  const double bytes = BytesOf(sequences, experts);
+  const double bytes =
+      forward.Work(StepCase::Kind::kDecode, sequences, kPosition).bytes;
   state.counters["experts"] = experts;
   state.counters["GB"] = bytes * 1e-9;
   state.counters["copy_GB/s"] = copy_rate * 1e-9;
@@ -177,21 +163,6 @@ BENCHMARK(Decode)
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
-// Of a prefill, two a multiply-add: products of every row with the weights that
-// it meets, of queries with keys and probabilities with values up to each row's
-// own position, and the logits.
-double OperationsOf(int sequences, int tokens) {
-  constexpr double kTopK = 8;
-  const double of_row =
-      double{kHidden} * kHeadDim * (2 * kQueryHeads + 2 * kHeads) +
-      double{kHidden} * kExperts + 3.0 * kTopK * kHidden * kIntermediate;
-  const double attention =
-      2.0 * kQueryHeads * kHeadDim * (tokens * (tokens + 1.0) / 2);
-  return 2 * sequences *
-         (kLayers * (of_row * tokens + attention) +
-          double{kHidden} * kVocabulary);
-}
-
 void Prefill(benchmark::State& state) {
   const int sequences = static_cast<int>(state.range(0));
   const int tokens = static_cast<int>(state.range(1));
@@ -201,7 +172,9 @@ void Prefill(benchmark::State& state) {
   for (auto _ : state) forward.Run(sequences, tokens, tokens - 1, true);
   const double seconds = absl::ToDoubleSeconds(absl::Now() - begin) /
                          static_cast<double>(state.iterations());
-  state.counters["TFLOP/s"] = OperationsOf(sequences, tokens) / seconds * 1e-12;
+  state.counters["TFLOP/s"] =
+      forward.Work(StepCase::Kind::kPrefill, sequences, tokens).operations /
+      seconds * 1e-12;
   state.SetItemsProcessed(state.iterations() * sequences * tokens);
 }
 BENCHMARK(Prefill)
