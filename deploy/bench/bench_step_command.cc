@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -130,9 +131,28 @@ std::string DescribeCases(const Json& result) {
   return FormatTable(header, rows);
 }
 
+// The operators, by their time in all cases together, longest first.
+std::vector<std::string> PartNames(const Json& result) {
+  std::map<std::string, double> ms;
+  for (const Json& one : result["cases"]) {
+    for (const auto& [name, part] : ObjectAt(one, "part_ms").items()) {
+      ms[name] += part.get<double>();
+    }
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, sum] : ms) names.push_back(name);
+  std::stable_sort(names.begin(), names.end(),
+                   [&](const std::string& a, const std::string& b) {
+                     return ms[a] > ms[b];
+                   });
+  return names;
+}
+
 std::string DescribeParts(const Json& result) {
   std::vector<std::string> header = {"milliseconds"};
   std::vector<std::vector<std::string>> rows;
+  for (const std::string& name : PartNames(result)) rows.push_back({name});
+  rows.push_back({"sum, watched"});
   for (const Json& one : result["cases"]) {
     if (!IsMeasured(one)) continue;
     header.push_back(Cat(TextAt(one, "layout"), " ", TextAt(one, "kind"), " ",
@@ -140,15 +160,14 @@ std::string DescribeParts(const Json& result) {
     const Json& parts = ObjectAt(one, "part_ms");
     double total = 0;
     for (const Json& ms : parts) total += ms.get<double>();
-    size_t at = 0;
-    for (const auto& [name, ms] : parts.items()) {
-      if (rows.size() <= at) rows.push_back({name});
-      rows[at++].push_back(Cat(
-          ShortNumber(ms.get<double>()), " (",
-          std::lround(total > 0 ? 100 * ms.get<double>() / total : 0), " %)"));
+    for (std::vector<std::string>& row : rows) {
+      const double ms = NumberAt(parts, row.front().c_str());
+      row.push_back(&row == &rows.back()
+                        ? ShortNumber(total)
+                        : Cat(ShortNumber(ms), " (",
+                              std::lround(total > 0 ? 100 * ms / total : 0),
+                              " %)"));
     }
-    if (rows.size() <= at) rows.push_back({"sum, watched"});
-    rows[at].push_back(ShortNumber(total));
   }
   return FormatTable(header, rows);
 }
