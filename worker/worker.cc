@@ -151,8 +151,9 @@ absl::Status RunWorker(const WorkerOptions& options, WorkerHost& host,
     return loaded;
   };
   loop.on_failed = [&](const absl::Status& why) { host.OnFailed(why); };
-  loop.meet = [&](absl::Span<const Incarnation> memories) {
-    return MeetMemories(*memory, memories, host.vault());
+  loop.meet = [&](absl::Span<const Incarnation> memories) -> absl::Status {
+    RETURN_IF_ERROR(MeetMemories(*memory, memories, host.vault()));
+    return device->FollowPeers();
   };
   loop.link = link.get();
   loop.engine = &device->engine();

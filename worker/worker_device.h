@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/layout/experts_state.h"
 #include "kernels/thread_pool.h"
@@ -38,6 +39,9 @@ class WorkerDevice {
   // null.
   virtual ThreadPool* copy_threads() = 0;
   virtual WeightCheck& check() = 0;
+  // Peers' memories may have been replaced, and are mapped: what depends on
+  // them is made anew. REQUIRES: nothing is under way.
+  virtual absl::Status FollowPeers() = 0;
   // Into our regions.
   virtual std::unique_ptr<WeightSink> MakeSink() = 0;
   // WeightChecksum() of our part, now.

@@ -108,6 +108,7 @@ class CpuDevice final : public WorkerDevice {
   Mover& mover() override { return mover_; }
   ThreadPool* copy_threads() override { return &pool_; }
   WeightCheck& check() override { return *check_; }
+  absl::Status FollowPeers() override { return absl::OkStatus(); }
   std::unique_ptr<WeightSink> MakeSink() override {
     return MakeCpuWeightSink(memory_.mutable_base(RegionKind::kDense),
                              memory_.mutable_base(RegionKind::kExperts));
@@ -146,6 +147,7 @@ class CpuPlatform final : public WorkerPlatform {
     return 0;
   }
   // The exchange region: of the collectives, and the token board behind.
+  int SpareSlots(const ExpertShape&) const override { return 1; }
   void PlanRegions(const Config& config, const ModelShape& shape,
                    MemoryGeometry& geometry) const override {
     geometry[RegionKind::kExchange] =

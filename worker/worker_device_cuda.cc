@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "kernels/cuda/buffer.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/workspace.h"
 #include "worker/bench/probe_cuda.h"
+#include "worker/device_memory.h"
 #include "worker/model/decoder.h"
 #include "worker/model/pass_cuda.h"
 #include "worker/model/weight_sink_cuda.h"
@@ -35,6 +38,16 @@ bool IsExact(const Config& config) {
 
 absl::Duration StepTimeout(const Config& config) {
   return absl::Milliseconds(config.workers.step_timeout_ms);
+}
+
+// A group of one rank has one layout under two names.
+std::vector<Layout> ResidentLayoutsOf(const Config& config) {
+  const ResidentLayouts& named = config.layout.resident;
+  const Layout tp = TensorParallel(config.workers.count);
+  std::vector<Layout> layouts;
+  if (named.ep || (named.tp && tp.is_ep())) layouts.push_back(ExpertParallel());
+  if (named.tp && !tp.is_ep()) layouts.push_back(tp);
+  return layouts;
 }
 
 std::unique_ptr<SignalsFence> MakeFence(const Config& config,
@@ -85,7 +98,8 @@ class GpuDevice final : public WorkerDevice {
     mover.gpu_of_rank = place_.gpu_of_rank;
     ASSIGN_OR_RETURN(mover_, MakeGpuMover(&memory_, mover));
     ASSIGN_OR_RETURN(check_, MakeGpuWeightCheck(CheckOptions()));
-    return MakeSteps();
+    RETURN_IF_ERROR(MakeSteps());
+    return TellMemory();
   }
 
   GroupFence& fence() override { return *fence_; }
@@ -95,6 +109,7 @@ class GpuDevice final : public WorkerDevice {
   Mover& mover() override { return *mover_; }
   ThreadPool* copy_threads() override { return nullptr; }
   WeightCheck& check() override { return *check_; }
+  absl::Status FollowPeers() override { return passes_->FollowPeers(); }
   std::unique_ptr<WeightSink> MakeSink() override {
     return MakeGpuWeightSink(memory_.mutable_base(RegionKind::kDense),
                              memory_.mutable_base(RegionKind::kExperts),
@@ -172,11 +187,25 @@ class GpuDevice final : public WorkerDevice {
         board_mapping_,
         HostMapping::Create(board, ResultBoard::SizeBytes(options.max_rows)));
     options.results = reinterpret_cast<GpuSampledRow*>(board);
+    options.captured = ResidentLayoutsOf(config_);
     ASSIGN_OR_RETURN(passes_, GpuPasses<N>::Create(device_, options));
-    // Other layouts are captured as they come.
-    const Layout first = InitialLayout(config_);
-    return passes_->CaptureAhead(
-        {{first, ExpertsState::At(first, Side::kLow)}});
+    std::vector<StepLayout> ahead;
+    for (const Layout layout : *options.captured) {
+      ahead.push_back({layout, ExpertsState::AtHome(layout)});
+    }
+    return passes_->CaptureAhead(ahead);
+  }
+
+  absl::Status TellMemory() const {
+    ASSIGN_OR_RETURN(const GpuMemory of_gpu, MemoryOfGpu());
+    DeviceMemory memory = RegionsOf(plan_);
+    memory.total_bytes = of_gpu.total_bytes;
+    memory.free_bytes = of_gpu.free_bytes;
+    memory.workspace_bytes = BytesOnGpu();
+    memory.graph_bytes = passes_->graph_bytes();
+    memory.num_graphs = passes_->num_graphs();
+    LogInfo(ToText(memory));
+    return absl::OkStatus();
   }
 
   absl::Status MakeSteps() {

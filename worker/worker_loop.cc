@@ -1,5 +1,6 @@
 #include "worker/worker_loop.h"
 
+#include <chrono>
 #include <tuple>
 #include <utility>
 #include <variant>
@@ -360,10 +361,23 @@ absl::Status WorkerLoop::On(const wire::Commit& commit) {
                      next_step_.value, " is next"));
   }
   RETURN_IF_ERROR(FaultPoint(FaultId::kWorkerCommit));
+  using Clock = std::chrono::steady_clock;
+  const auto micros = [](Clock::duration time) {
+    return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
+  };
+  const auto begin = Clock::now();
   context_.check->GiveUp();
+  const auto given_up = Clock::now();
   ASSIGN_OR_RETURN(const wire::Switched switched,
                    context_.switches->Commit(commit));
-  return SendSwitched(switched);
+  const auto end = Clock::now();
+  RETURN_IF_ERROR(SendSwitched(switched));
+  LogDebug("switch ", commit.epoch.value, ": ", micros(given_up - begin),
+           " us for the check before it, ", micros(end - given_up),
+           " us in all, of these weights ", switched.weight_us, " and pages ",
+           switched.kv_us, "; ", micros(Clock::now() - end),
+           " us to begin the next check");
+  return absl::OkStatus();
 }
 
 absl::Status WorkerLoop::On(const wire::Abort& abort) {

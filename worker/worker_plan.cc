@@ -102,8 +102,12 @@ absl::StatusOr<WorkerPlan> PlanWorker(const Config& config,
   WorkerPlan plan;
   ASSIGN_OR_RETURN(const Model model, LoadModel(config.model.path));
   plan.names = model.names;
-  ASSIGN_OR_RETURN(plan.shape, MakeModelShape(model.spec, config.workers.count,
-                                              config.layout.spare_slots));
+  ASSIGN_OR_RETURN(plan.shape,
+                   MakeModelShape(model.spec, config.workers.count, 1));
+  ExpertShape& experts = plan.shape.experts;
+  experts.spare_slots = config.layout.spare_slots > 0
+                            ? config.layout.spare_slots
+                            : platform.SpareSlots(experts);
   RETURN_IF_ERROR(PlanSizes(config, platform, plan));
   ASSIGN_OR_RETURN(plan.model_digest, ModelDigest(config.model.path));
   return plan;

@@ -29,6 +29,8 @@ class WorkerPlatform {
   // What all regions of a worker together may take; 0: as much as they want.
   virtual int64_t RegionBytes(const Config& config,
                               const ModelShape& shape) const = 0;
+  // Spare slots where the configuration leaves their number open.
+  virtual int SpareSlots(const ExpertShape& shape) const = 0;
   // Sizes the regions whose contents are the device's to say: exchange, and
   // what signals hold behind the words of barriers.
   virtual void PlanRegions(const Config& config, const ModelShape& shape,

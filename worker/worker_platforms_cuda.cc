@@ -8,6 +8,7 @@
 #include "kernels/cuda/gpu.h"
 #include "worker/bench/probe_cuda.h"
 #include "worker/memory/region_cuda.h"
+#include "worker/switch/copy_choice.h"
 #include "worker/worker_device_cpu.h"
 #include "worker/worker_device_cuda.h"
 #include "worker/worker_platform.h"
@@ -50,6 +51,10 @@ class GpuPlatform final : public WorkerPlatform {
     const int64_t share = static_cast<int64_t>(all) / config.workers.per_gpu;
     return std::max<int64_t>(
         1, share - kContextBytes - WorkspaceBytes(config, shape));
+  }
+
+  int SpareSlots(const ExpertShape& shape) const override {
+    return SpareSlotsByDefault(shape.num_ranks, shape.block_bytes());
   }
 
   void PlanRegions(const Config& config, const ModelShape& shape,

@@ -36,6 +36,13 @@ enum class ControlTransport { kIpc, kTcp };
 // kAuto: the load decides.
 enum class LayoutChoice { kEp, kTp, kAuto };
 
+struct ResidentLayouts {
+  bool ep = true;
+  bool tp = true;
+  friend bool operator==(const ResidentLayouts&,
+                         const ResidentLayouts&) = default;
+};
+
 // When commits of the journal are synced. Whatever it says, they survive the
 // end of the process, and segments are synced before they take the place of
 // others.
@@ -97,7 +104,9 @@ struct LayoutConfig {
   int smoothing_ms = 500;    // time constant of the load average
   int prepare_timeout_ms = 2000;
   int switch_timeout_ms = 30000;  // of a committed switch
-  int spare_slots = 1;  // slots of expert weights beyond those of the layers
+  int spare_slots = 0;  // slots of expert weights beyond those of the layers;
+                        // 0: two where a GPU gains from them, else one
+  ResidentLayouts resident;  // whose passes a GPU has captured
 };
 
 // The OpenAI API, and what both listeners hold to (http_server.h).

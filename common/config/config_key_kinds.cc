@@ -55,6 +55,22 @@ bool IsOriginWord(std::string_view word) {
 
 }  // namespace
 
+bool ParseLayouts(std::string_view text, ResidentLayouts* layouts) {
+  ResidentLayouts named{false, false};
+  for (absl::string_view word :
+       absl::StrSplit(AbslView(text), ' ', absl::SkipEmpty())) {
+    if (word != "ep" && word != "tp") return false;
+    (word == "ep" ? named.ep : named.tp) = true;
+  }
+  *layouts = named;
+  return true;
+}
+
+std::string LayoutsText(const ResidentLayouts& layouts) {
+  if (layouts.ep) return layouts.tp ? "ep tp" : "ep";
+  return layouts.tp ? "tp" : "";
+}
+
 std::string RealText(double value) {
   char text[40];
   std::snprintf(text, sizeof text, "%.17g", value);

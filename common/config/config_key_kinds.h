@@ -142,6 +142,28 @@ ConfigKey TextKey(std::string_view name, std::string_view help,
       [=](const Config& config) { return config.*section.*field; }};
 }
 
+// Any of the layouts, as words.
+bool ParseLayouts(std::string_view text, ResidentLayouts* layouts);
+std::string LayoutsText(const ResidentLayouts& layouts);
+
+template <typename Section>
+ConfigKey LayoutsKey(std::string_view name, std::string_view help,
+                     Section Config::*section,
+                     ResidentLayouts Section::*field) {
+  ConfigKey key{name,
+                help,
+                "a list of ep and tp",
+                true,
+                [=](Config& config, std::string_view text) {
+                  return ParseLayouts(text, &(config.*section.*field));
+                },
+                [=](const Config& config) {
+                  return LayoutsText(config.*section.*field);
+                }};
+  key.is_list = true;
+  return key;
+}
+
 // What is_allowed may be. Up to 4096 bytes without control characters: a path
 // is not empty, an optional one may be.
 bool IsPath(std::string_view text);

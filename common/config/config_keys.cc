@@ -169,9 +169,15 @@ std::vector<ConfigKey> LayoutKeys() {
                      section, &LayoutConfig::switch_timeout_ms, 1, kDayMs),
       WholeNumberKey(
           "layout.spare_slots",
-          "Spare slots of expert weights; more lets a gradual switch flip more "
-          "layers a step, and each costs one layer's experts on every rank.",
-          section, &LayoutConfig::spare_slots, 1, 8),
+          "Spare slots of expert weights, each of one layer's experts on every "
+          "rank. With several a GPU copies layers of a switch while ranks "
+          "meet; "
+          "0 is two where layers are so small that this counts, and else one.",
+          section, &LayoutConfig::spare_slots, 0, 8),
+      LayoutsKey("layout.resident",
+                 "GPUs: layouts whose passes of decode are captured at start. "
+                 "Steps in others are slower, but take no memory.",
+                 section, &LayoutConfig::resident),
   };
 }
 

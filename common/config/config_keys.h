@@ -20,6 +20,8 @@ struct ConfigKey {
   // False, with nothing changed, if the text is not what `allowed` says.
   std::function<bool(Config&, std::string_view)> set;
   std::function<std::string(const Config&)> get;
+  // A list is legal as well: it is read as its words with spaces between.
+  bool is_list = false;
 };
 
 // All keys, section by section.

@@ -89,14 +89,28 @@ std::string_view TypeName(const YAML::Node& node) {
   return "a value";
 }
 
+// The words of a list, with spaces between; or a value as it is.
+absl::StatusOr<std::string> TextOf(const YAML::Node& value,
+                                   const ConfigKey& key,
+                                   std::string_view where) {
+  if (value.IsScalar()) return value.Scalar();
+  std::string words;
+  bool is_list = key.is_list && value.IsSequence();
+  if (is_list) {
+    for (const YAML::Node& word : value) {
+      is_list = is_list && word.IsScalar();
+      if (is_list) words += Cat(words.empty() ? "" : " ", word.Scalar());
+    }
+  }
+  if (is_list) return words;
+  return absl::InvalidArgumentError(Cat(where, ": key '", key.name,
+                                        "': allowed is ", key.allowed, ", not ",
+                                        TypeName(value)));
+}
+
 absl::Status ApplyKey(const YAML::Node& value, const ConfigKey& key,
                       std::string_view where, Config& config) {
-  if (!value.IsScalar()) {
-    return absl::InvalidArgumentError(Cat(where, ": key '", key.name,
-                                          "': allowed is ", key.allowed,
-                                          ", not ", TypeName(value)));
-  }
-  const std::string& text = value.Scalar();
+  ASSIGN_OR_RETURN(const std::string text, TextOf(value, key, where));
   // yaml-cpp tags a quoted scalar "!": it is text, whatever is in it.
   if (!key.is_text && value.Tag() == "!") {
     return absl::InvalidArgumentError(Cat(where, ": key '", key.name,

@@ -13,8 +13,10 @@
 //   low, in TP                    0'  1'  2'  .
 //
 // The side is state: every switch turns it, and so any two layouts can follow
-// one another. The source of a layer stays whole until every rank has passed
-// the barrier behind it, so a layer that was interrupted is done again.
+// one another. New memory is filled on its layout's home side; so of two
+// layouts that follow each other either always lies on its own. The source of a
+// layer stays whole until every rank has passed the barrier behind it, so a
+// layer that was interrupted is done again.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +30,9 @@ namespace moebius {
 enum class Side : uint8_t { kLow, kHigh };
 constexpr Side OtherSide(Side side) {
   return side == Side::kLow ? Side::kHigh : Side::kLow;
+}
+constexpr Side HomeSide(Layout layout) {
+  return layout.is_ep() ? Side::kLow : Side::kHigh;
 }
 
 // ExpertsState
@@ -44,6 +49,9 @@ struct ExpertsState {
 
   static constexpr ExpertsState At(Layout layout, Side side) {
     return {layout, layout, side, 0};
+  }
+  static constexpr ExpertsState AtHome(Layout layout) {
+    return At(layout, HomeSide(layout));
   }
   // REQUIRES: steady(); to != layout.
   constexpr ExpertsState Towards(Layout to) const {

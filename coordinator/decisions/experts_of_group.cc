@@ -31,10 +31,10 @@ absl::StatusOr<ExpertsState> ExpertsOfGroup(
     side = here;
   }
   if (!unfinished.has_value()) {
-    return ExpertsState::At(layout, side.value_or(Side::kLow));
+    return ExpertsState::At(layout, side.value_or(HomeSide(layout)));
   }
   return ExpertsState{unfinished->from, unfinished->to,
-                      side.value_or(Side::kLow),
+                      side.value_or(HomeSide(unfinished->from)),
                       std::min(layers_done, num_moe_layers)};
 }
 

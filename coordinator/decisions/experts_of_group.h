@@ -28,7 +28,7 @@ struct UnfinishedSwitch {
 // The side is in the workers' memory and nowhere else. A rank's record says on
 // which side the layers lay when it began its last switch; if that one is done,
 // they lie on the other now. Ranks without weights say nothing, and when no
-// rank has any the layers will be put low.
+// rank has any the layers will be put on their layout's home side.
 //
 // kDataLoss when ranks with weights have them on different sides: they are of
 // two groups.

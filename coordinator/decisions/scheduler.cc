@@ -61,7 +61,7 @@ Scheduler::Scheduler(const SchedulerOptions& options)
              static_cast<uint32_t>(options.max_running),
              options.pages_per_rank),
       next_step_(options.first_step),
-      experts_(ExpertsState::At(options.layout, Side::kLow)),
+      experts_(ExpertsState::AtHome(options.layout)),
       slots_(options.max_running),
       records_(kMaxStepsInFlight),
       expected_of_(options.max_running, 0),

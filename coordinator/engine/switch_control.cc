@@ -56,7 +56,7 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
       control->group_->Broadcast(wire::Abort{e.epoch});
       return absl::OkStatus();
     }
-    absl::Status operator()(const Done&) { return control->OnDone(); }
+    absl::Status operator()(const Done&) { return control->OnDone(now); }
     absl::Status operator()(const Refused& e) {
       ++control->num_refused_;
       control->deadline_.reset();
@@ -140,6 +140,7 @@ absl::Status SwitchControl::OnSendCommit(const SendCommit& effect,
   current_->report.prepare_ms = Millis(now - current_->begin);
   current_->report.boundary = effect.boundary;
   current_->result_before = last_result_;
+  current_->committed_at = now;
   RETURN_IF_ERROR(scheduler_->ApplySwitch(current_->report.to, current_->plan));
   deadline_ =
       now + std::chrono::milliseconds(options_.config.layout.switch_timeout_ms);
@@ -276,7 +277,8 @@ absl::Status SwitchControl::OnWeightsChecked(
   return absl::OkStatus();
 }
 
-absl::Status SwitchControl::OnDone() {
+absl::Status SwitchControl::OnDone(Clock::time_point now) {
+  current_->switched_at = now;
   deadline_.reset();
   RETURN_IF_ERROR(CheckTables());
   // If this is lost, a new coordinator sees it from where the workers stand.
@@ -353,6 +355,18 @@ int SwitchControl::TimeoutMs(Clock::time_point now) const {
   return static_cast<int>(std::max<int64_t>(0, left.count()));
 }
 
+// Of the pause, if there was one.
+std::string SwitchControl::PartsOf(const Current& current) {
+  const double pause_ms = current.report.pause_ms;
+  if (pause_ms == 0 || !current.result_before.has_value()) return "";
+  const double decided = Millis(current.committed_at - *current.result_before);
+  const double switched = Millis(current.switched_at - current.committed_at);
+  return absl::StrFormat(
+      " (%.2f to the decision, %.2f until all had switched, %.2f to the first "
+      "result)",
+      decided, switched, pause_ms - decided - switched);
+}
+
 void SwitchControl::Answer(bool done, std::string reason) {
   Current current = *std::move(current_);
   current_.reset();
@@ -364,7 +378,7 @@ void SwitchControl::Answer(bool done, std::string reason) {
             LayoutName(r.to), " at step ", r.boundary.value, ": ",
             r.weight_bytes, " + ", r.kv_bytes, " bytes, ",
             absl::StrFormat("%.2f", r.switch_ms), " ms copies, ",
-            absl::StrFormat("%.2f", r.pause_ms), " ms pause");
+            absl::StrFormat("%.2f", r.pause_ms), " ms pause", PartsOf(current));
   } else if (current.report.epoch.value != 0) {
     LogWarn("switch ", current.report.epoch.value,
             " was refused: ", current.report.reason);

@@ -139,6 +139,7 @@ class SwitchControl {
     Clock::time_point begin;
     std::optional<Clock::time_point> result_before;       // the boundary
     std::vector<std::optional<wire::Switched>> switched;  // [rank]
+    Clock::time_point committed_at, switched_at;
     bool done = false;  // on every rank; waits for the first result after it
   };
 
@@ -150,8 +151,9 @@ class SwitchControl {
   absl::Status OnLogDecision(const LogDecision& effect);
   absl::Status OnSendPrepare(const SendPrepare& effect, Clock::time_point now);
   absl::Status OnSendCommit(const SendCommit& effect, Clock::time_point now);
-  absl::Status OnDone();
+  absl::Status OnDone(Clock::time_point now);
   absl::Status CheckTables() const;
+  static std::string PartsOf(const Current& current);
   void Answer(bool done, std::string reason);
   void Remember(const SwitchReport& report);
   int64_t UnixMs() const { return options_.unix_ms ? options_.unix_ms() : 0; }

@@ -13,6 +13,8 @@ namespace moebius {
 // Null, and noted, when the memory is not there; 0 bytes are null.
 void* AllocateOnGpu(const char* name, int64_t size_bytes, CudaFailure* failure);
 void FreeOnGpu(void* memory);
+// Of all that this process has allocated so, on whatever GPU.
+int64_t BytesOnGpu();
 // Waits until the copy has been made.
 void UploadToGpu(const void* from, int64_t size_bytes, void* to,
                  CUstream_st* stream, CudaFailure* failure);

@@ -56,6 +56,26 @@ __global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
   }
 }
 
+// Of pages of a piece at least: a thread block has a piece of one page at a
+// time.
+__global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
+    LargePageKernel(const __grid_constant__ GpuPagePools pools,
+                    const GpuPageMove* moves, int vectors, int pieces_a_page,
+                    int64_t pieces) {
+  constexpr int kStride = kThreads * kInFlight;
+  for (int64_t piece = blockIdx.x; piece < pieces; piece += gridDim.x) {
+    const GpuPageMove move = moves[piece / pieces_a_page];
+    const int begin = static_cast<int>(piece % pieces_a_page) * kStride;
+    CopyVectors(
+        reinterpret_cast<const uint4*>(pools.sources[move.src_rank] +
+                                       move.src_page * pools.page_bytes) +
+            begin,
+        reinterpret_cast<uint4*>(pools.own + move.dst_page * pools.page_bytes) +
+            begin,
+        min(kStride, vectors - begin));
+  }
+}
+
 // Of all pages end to end, whatever their size: vector v belongs to move
 // v / vectors.
 __global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
@@ -118,13 +138,22 @@ absl::Status LaunchCopies(absl::Span<const GpuCopy> copies, int grid,
 absl::Status LaunchPageMoves(const GpuPagePools& pools,
                              const GpuPageMove* moves, int64_t count, int grid,
                              CUstream_st* stream) {
+  constexpr int64_t kStride = kThreads * kInFlight;
+  const int64_t vectors = pools.page_bytes / int64_t{sizeof(uint4)};
+  if (count > 0 && vectors >= kStride) {
+    const int64_t pieces_a_page = (vectors + kStride - 1) / kStride;
+    const int64_t pieces = count * pieces_a_page;
+    LargePageKernel<<<static_cast<int>(std::min<int64_t>(grid, pieces)),
+                      kThreads, 0, stream>>>(
+        pools, moves, static_cast<int>(vectors),
+        static_cast<int>(pieces_a_page), pieces);
+    return CudaStatus(cudaGetLastError(), "launching moves of pages");
+  }
   // Indices of vectors are 32-bit numbers.
   constexpr int64_t kMostVectors = int64_t{1} << 31;
-  const int64_t vectors = pools.page_bytes / int64_t{sizeof(uint4)};
   while (count > 0) {
     const int64_t now = std::min(count, kMostVectors / vectors);
     const int64_t total = now * vectors;
-    constexpr int64_t kStride = kThreads * kInFlight;
     const int blocks = static_cast<int>(
         std::min<int64_t>(grid, (total + kStride - 1) / kStride));
     PageKernel<<<blocks, kThreads, 0, stream>>>(pools, moves,

@@ -20,7 +20,7 @@ uint64_t HashOf(const StepPlan& plan) {
 Observer::Observer(World* world, int num_ranks, Layout layout)
     : world_(world),
       num_ranks_(num_ranks),
-      first_(ExpertsState::At(layout, Side::kLow)) {}
+      first_(ExpertsState::AtHome(layout)) {}
 
 const ExpertsState& Observer::experts() const {
   return decisions_.empty() ? first_ : decisions_.back().experts;

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/check.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
@@ -19,6 +22,7 @@ namespace {
 
 constexpr int64_t kAlign = 16;
 constexpr int64_t kMaxPageIds = int64_t{1} << 30;
+constexpr std::chrono::seconds kProgressInterval{2};
 
 int64_t RoundUp(int64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
@@ -322,12 +326,27 @@ absl::Status GpuPasses<N>::Capture(const PassKey& key, const Pass<D>& pass) {
 }
 
 template <Numerics N>
+bool GpuPasses<N>::MayCapture(const StepLayout& layout) {
+  const auto named = [this](Layout one) {
+    return !options_.captured.has_value() ||
+           std::find(options_.captured->begin(), options_.captured->end(),
+                     one) != options_.captured->end();
+  };
+  if (named(layout.attention) && named(layout.experts.to)) return can_capture_;
+  if (!std::exchange(told_of_uncaptured_, true)) {
+    LogInfo("passes of ", LayoutName(layout.experts.to),
+            " are launched kernel by kernel: layout.resident does not name it");
+  }
+  return false;
+}
+
+template <Numerics N>
 absl::Status GpuPasses<N>::LaunchOrReplay(const Pass<D>& pass) {
   const PassKey key =
       KeyOf(pass.layout, pass.rows.size, pass.rows.max_position + 1);
   ForgetIfMoved();
   if (!graphs_.Replay(key)) {
-    if (!can_capture_ || !graphs_.WasSeen(key)) {
+    if (!MayCapture(pass.layout) || !graphs_.WasSeen(key)) {
       return options_.decoder->Run(pass);
     }
     if (const absl::Status captured = Capture(key, pass); !captured.ok()) {
@@ -430,32 +449,70 @@ absl::Status GpuPasses<N>::MakeAllRoom(const StepLayout& layout) {
 }
 
 template <Numerics N>
-absl::Status GpuPasses<N>::CaptureAhead(absl::Span<const StepLayout> layouts) {
-  if (!options_.graphs) return absl::OkStatus();
-  RETURN_IF_ERROR(UseGpu(options_.gpu));
-  const auto begin = std::chrono::steady_clock::now();
-  for (const StepLayout& layout : layouts) {
-    RETURN_IF_ERROR(MakeAllRoom(layout));
-  }
-  ForgetIfMoved();
-  ASSIGN_OR_RETURN(const GpuMemory before, MemoryOfGpu());
+std::vector<typename GpuPasses<N>::Padding> GpuPasses<N>::Foreseen(
+    const StepLayout& layout) const {
+  std::vector<Padding> all;
   const int num_ranks = options_.peers->num_ranks();
-  for (const StepLayout& layout : layouts) {
-    for (const int rows : RowBuckets(layout.attention, num_ranks, Limits())) {
-      for (const int positions :
-           PositionBuckets(options_.decoder->max_positions())) {
-        RETURN_IF_ERROR(Capture(KeyOf(layout, rows, positions),
-                                PutNothing(layout, {rows, positions})));
-      }
+  for (const int rows : RowBuckets(layout.attention, num_ranks, Limits())) {
+    for (const int positions :
+         PositionBuckets(options_.decoder->max_positions())) {
+      all.push_back({rows, positions});
+    }
+  }
+  return all;
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::CaptureForeseen() {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  int total = 0;
+  for (const StepLayout& layout : ahead_) {
+    total += static_cast<int>(Foreseen(layout).size());
+  }
+  graphs_.AllowUpTo(total + options_.max_graphs);
+  ASSIGN_OR_RETURN(const GpuMemory before, MemoryOfGpu());
+  std::vector<std::string> names;
+  auto told = begin;
+  for (const StepLayout& layout : ahead_) {
+    names.emplace_back(LayoutName(layout.experts.to));
+    for (const Padding& padding : Foreseen(layout)) {
+      RETURN_IF_ERROR(Capture(KeyOf(layout, padding.rows, padding.positions),
+                              PutNothing(layout, padding)));
+      if (Clock::now() - told < kProgressInterval) continue;
+      told = Clock::now();
+      LogInfo("captured ", num_graphs(), " of ", total, " passes");
     }
   }
   RETURN_IF_ERROR(options_.stream->Wait());
   ASSIGN_OR_RETURN(const GpuMemory after, MemoryOfGpu());
   const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
-      std::chrono::steady_clock::now() - begin);
-  LogInfo("captured ", num_graphs(), " passes in ", took.count(), " ms, ",
-          (before.free_bytes - after.free_bytes) >> 20, " MiB of the GPU");
+      Clock::now() - begin);
+  graph_bytes_ = before.free_bytes - after.free_bytes;
+  LogInfo("captured ", num_graphs(), " passes of ",
+          absl::StrJoin(names, " and "), " in ", took.count(), " ms, ",
+          graph_bytes_ >> 20, " MiB of the GPU");
   return absl::OkStatus();
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::CaptureAhead(absl::Span<const StepLayout> layouts) {
+  if (!options_.graphs || layouts.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(UseGpu(options_.gpu));
+  ahead_.assign(layouts.begin(), layouts.end());
+  for (const StepLayout& layout : layouts) {
+    RETURN_IF_ERROR(MakeAllRoom(layout));
+  }
+  ForgetIfMoved();
+  return CaptureForeseen();
+}
+
+template <Numerics N>
+absl::Status GpuPasses<N>::FollowPeers() {
+  RETURN_IF_ERROR(UseGpu(options_.gpu));
+  if (!options_.peers->FollowMemories()) return absl::OkStatus();
+  graphs_.Clear();
+  return ahead_.empty() ? absl::OkStatus() : CaptureForeseen();
 }
 
 template class GpuPasses<Numerics::kExact>;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,11 +33,13 @@ class BlockWriter;
 // decoder follows, and what was sampled goes to memory of the host.
 //
 // Captured passes: a pass that wants all logits in steady layouts is padded
-// (pass_buckets.h). If its sequences have one row each, it is captured when its
-// key comes the second time, and replayed from then on; what its kernels read
-// of the host lies in places of the block that follow from the key. When memory
-// that a graph has in it is replaced by a larger one, all graphs are forgotten.
-// Of the ranks each may run or replay, since padding is the same everywhere.
+// (pass_buckets.h). If its sequences have one row each, it is replayed; what
+// its kernels read of the host lies in places of the block that follow from the
+// key. CaptureAhead() captures what is foreseen, and what was not is captured
+// when its key comes the second time, in layouts that may be captured. When
+// memory that a graph has in it is replaced, by a larger one or by that of a
+// peer's successor, all graphs are forgotten. Of the ranks each may run or
+// replay, since padding is the same everywhere.
 //
 // Errors: of the GPU, which stay; kInvalidArgument for a pass that cannot be,
 // before anything of it is done; and of the meetings, after which the next pass
@@ -53,7 +56,11 @@ class GpuPasses final : public PassLauncher {
     int64_t page_ids = 0;
     // Whether passes are padded, and captured. The same on every rank.
     bool graphs = true;
+    // Those that are captured beside the ones ahead.
     int max_graphs = 256;
+    // Layouts, of attention and experts, whose passes may be captured; all, if
+    // there is nothing.
+    std::optional<std::vector<Layout>> captured;
     // As GpuSampling takes it.
     GpuSampledRow* results = nullptr;
     // All of them outlive this. The stream is the device's.
@@ -80,8 +87,13 @@ class GpuPasses final : public PassLauncher {
   // Makes all room that passes need in these steady layouts, and captures all
   // passes that there are. Before the first pass; without the other ranks.
   absl::Status CaptureAhead(absl::Span<const StepLayout> layouts);
+  // Memories of peers may have been replaced: captures ahead once more, if what
+  // was captured is void. Between passes; without the other ranks.
+  absl::Status FollowPeers();
 
   int num_graphs() const { return graphs_.size(); }
+  // Of those captured ahead, of the GPU.
+  int64_t graph_bytes() const { return graph_bytes_; }
 
  private:
   using D = Cuda<N>;
@@ -111,6 +123,7 @@ class GpuPasses final : public PassLauncher {
   // The first kernel of what was put last.
   void Begin(const MeetingStart& meetings);
   absl::Status LaunchOrReplay(const Pass<D>& pass);
+  bool MayCapture(const StepLayout& layout);
   absl::Status Capture(const PassKey& key, const Pass<D>& pass);
   Rooms RoomsNow() const;
   void ForgetIfMoved();
@@ -118,6 +131,8 @@ class GpuPasses final : public PassLauncher {
   Pass<D> PutNothing(const StepLayout& layout, const Padding& padding);
   absl::Status RunNothing(const Pass<D>& pass);
   absl::Status MakeAllRoom(const StepLayout& layout);
+  std::vector<Padding> Foreseen(const StepLayout& layout) const;
+  absl::Status CaptureForeseen();
 
   const D device_;
   const Options options_;
@@ -136,7 +151,10 @@ class GpuPasses final : public PassLauncher {
   std::vector<int> padded_of_rank_;
   Rooms rooms_{};  // at which the graphs were captured
   PassGraphs graphs_;
+  std::vector<StepLayout> ahead_;
+  int64_t graph_bytes_ = 0;
   bool can_capture_ = true;
+  bool told_of_uncaptured_ = false;
 };
 
 }  // namespace moebius

@@ -1,6 +1,7 @@
 // Passes that a GPU has been taught, to be replayed by one launch.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -29,6 +30,8 @@ class PassGraphs {
   PassGraphs(const PassGraphs&) = delete;
   PassGraphs& operator=(const PassGraphs&) = delete;
 
+  // From now on there may be at least so many.
+  void AllowUpTo(int most) { most_ = std::max(most_, most); }
   // Launches the key's graph; false if there is none.
   bool Replay(const PassKey& key);
   // Whether this was asked of the key before: then its pass has run, and
@@ -52,7 +55,7 @@ class PassGraphs {
   };
   void MakeRoom();
 
-  const int most_;
+  int most_;
   CUstream_st* const stream_;
   CudaFailure* const failure_;
   std::vector<Graph> graphs_;

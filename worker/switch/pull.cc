@@ -73,49 +73,57 @@ PagePuller::PagePuller(const WorkerMemory* memory, int64_t page_bytes)
       num_pages_(page_bytes > 0
                      ? memory->size_bytes(RegionKind::kKv) / page_bytes
                      : 0),
-      taken_(num_pages_, 0) {
+      uses_(num_pages_, 0) {
   CHECK(page_bytes > 0);
 }
 
-// Leaves taken_ clear whatever it finds.
-absl::Status PagePuller::Check(absl::Span<const PageMove> wave) {
-  RETURN_IF_ERROR(CheckMapped(*memory_));
+// What is wrong with a move, given those before it.
+absl::Status PagePuller::Note(const PageMove& move) {
   const Rank own = memory_->rank();
   const int num_ranks = memory_->num_ranks();
-  absl::Status status;
-  size_t seen = 0;
-  for (; seen < wave.size(); ++seen) {
-    const PageMove& move = wave[seen];
-    if (move.src_rank < 0 || move.src_rank >= num_ranks || move.dst_rank < 0 ||
-        move.dst_rank >= num_ranks) {
-      status = absl::InvalidArgumentError(
-          absl::StrCat("a page from rank ", move.src_rank, " to rank ",
-                       move.dst_rank, " of ", num_ranks));
-      break;
-    }
-    if (move.src_page >= num_pages_ || move.dst_page >= num_pages_) {
-      status = absl::InvalidArgumentError(
-          absl::StrCat("page ", move.src_page, " to page ", move.dst_page,
-                       " of ", num_pages_));
-      break;
-    }
-    if (move.dst_rank != own) continue;
-    if (taken_[move.dst_page] != 0) {
-      status = absl::InvalidArgumentError(
+  if (move.src_rank < 0 || move.src_rank >= num_ranks || move.dst_rank < 0 ||
+      move.dst_rank >= num_ranks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a page from rank ", move.src_rank, " to rank ",
+                     move.dst_rank, " of ", num_ranks));
+  }
+  if (move.src_page >= num_pages_ || move.dst_page >= num_pages_) {
+    return absl::InvalidArgumentError(absl::StrCat("page ", move.src_page,
+                                                   " to page ", move.dst_page,
+                                                   " of ", num_pages_));
+  }
+  const auto use = [this](PageId page, uint8_t how) {
+    noted_.push_back(page);
+    return uses_[page] |= how;
+  };
+  constexpr uint8_t kRead = 1, kWritten = 2;
+  if (move.dst_rank == own) {
+    if ((uses_[move.dst_page] & kWritten) != 0) {
+      return absl::InvalidArgumentError(
           absl::StrCat("page ", move.dst_page, " is written twice"));
-      break;
     }
-    taken_[move.dst_page] = 1;
-  }
-  for (size_t i = 0; i < seen && status.ok(); ++i) {
-    if (wave[i].src_rank == own && taken_[wave[i].src_page] != 0) {
-      status = absl::InvalidArgumentError(
-          absl::StrCat("page ", wave[i].src_page, " is read and written"));
+    if (use(move.dst_page, kWritten) == (kRead | kWritten)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("page ", move.dst_page, " is read and written"));
     }
   }
-  for (size_t i = 0; i < seen; ++i) {
-    if (wave[i].dst_rank == own) taken_[wave[i].dst_page] = 0;
+  if (move.src_rank == own && use(move.src_page, kRead) == (kRead | kWritten)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("page ", move.src_page, " is read and written"));
   }
+  return absl::OkStatus();
+}
+
+// Leaves uses_ clear whatever it finds.
+absl::Status PagePuller::Check(absl::Span<const PageMove> wave) {
+  RETURN_IF_ERROR(CheckMapped(*memory_));
+  absl::Status status;
+  for (const PageMove& move : wave) {
+    status = Note(move);
+    if (!status.ok()) break;
+  }
+  for (const PageId page : noted_) uses_[page] = 0;
+  noted_.clear();
   return status;
 }
 

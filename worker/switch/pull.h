@@ -63,10 +63,13 @@ class PagePuller {
   absl::Status Check(absl::Span<const PageMove> wave);
 
  private:
+  absl::Status Note(const PageMove& move);
+
   const WorkerMemory* const memory_;
   const int64_t page_bytes_;
   const int64_t num_pages_;
-  std::vector<uint8_t> taken_;  // [page] a destination of ours in this wave
+  std::vector<uint8_t> uses_;  // [page] of ours, in this wave
+  std::vector<PageId> noted_;  // those that have any
   std::vector<CopySegment> segments_;
 };
 

@@ -63,6 +63,7 @@ layout:
   prepare_timeout_ms: 16
   switch_timeout_ms: 17
   spare_slots: 8
+  resident: [tp]
 )");
   EXPECT_EQ(config.control.transport, ControlTransport::kTcp);
   EXPECT_EQ(config.control.host, "10.0.0.1");
@@ -79,6 +80,7 @@ layout:
   EXPECT_EQ(config.layout.prepare_timeout_ms, 16);
   EXPECT_EQ(config.layout.switch_timeout_ms, 17);
   EXPECT_EQ(config.layout.spare_slots, 8);
+  EXPECT_EQ(config.layout.resident, (ResidentLayouts{false, true}));
 }
 
 TEST(ConfigKeys, FieldsOfHttpAreReadFromTheirKeys) {
@@ -199,7 +201,7 @@ TEST(ConfigKeys, EachKeyHasAFieldOfItsOwn) {
 
 TEST(ConfigKeys, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 63u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 64u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {

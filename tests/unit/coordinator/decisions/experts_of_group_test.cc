@@ -44,7 +44,7 @@ std::vector<Row> Rows() {
       {"nobody has weights",
        {Without(0, high, 0), Without(0, low, 0)},
        {},
-       ExpertsState::At(kTp, low)},
+       ExpertsState::AtHome(kTp)},
       {"as they were loaded",
        {With(0, high, 0), With(0, high, 0)},
        {},

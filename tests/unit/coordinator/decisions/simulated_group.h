@@ -57,7 +57,7 @@ class SimulatedGroup {
   SimulatedGroup(const SchedulerOptions& options)
       : options_(options),
         layout_(options.layout),
-        experts_(ExpertsState::At(options.layout, Side::kLow)),
+        experts_(ExpertsState::AtHome(options.layout)),
         next_step_(options.first_step),
         slots_(options.max_running) {
     for (const uint32_t pages : options.pages_per_rank) {

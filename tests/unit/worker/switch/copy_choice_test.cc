@@ -34,5 +34,12 @@ TEST(ChooseCopies, FollowsWhatWasMeasured) {
   }
 }
 
+TEST(SpareSlots, AreTwoWhereBlocksAreSmall) {
+  EXPECT_EQ(SpareSlotsByDefault(8, 19 * kMb), 2);
+  EXPECT_EQ(SpareSlotsByDefault(4, 75 * kMb), 1);
+  EXPECT_EQ(SpareSlotsByDefault(2, 302 * kMb), 1);
+  EXPECT_EQ(SpareSlotsByDefault(1, 19 * kMb), 1);
+}
+
 }  // namespace
 }  // namespace moebius
