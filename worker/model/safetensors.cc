@@ -341,17 +341,18 @@ absl::Status Checkpoint::ReadBf16(const std::string& name, MatrixSlice slice,
   const bool leave_out = skipped_bytes >= kPageBytes;
   const int64_t rows_at_once =
       leave_out ? 1 : std::max<int64_t>(1, kBufferBytes / row_bytes);
+  std::vector<std::byte> buffer;
   Bf16* next = out.data();
   for (int64_t row = slice.row_begin; row < slice.row_end;
        row += rows_at_once) {
     const int64_t count = std::min(rows_at_once, slice.row_end - row);
     const int64_t begin = slice.col_begin * size;
     const int64_t bytes = (count - 1) * row_bytes + slice.num_cols() * size;
-    if (static_cast<int64_t>(buffer_.size()) < bytes) buffer_.resize(bytes);
+    if (static_cast<int64_t>(buffer.size()) < bytes) buffer.resize(bytes);
     RETURN_IF_ERROR(
-        ReadBytes(*entry, row * row_bytes + begin, bytes, buffer_.data()));
+        ReadBytes(*entry, row * row_bytes + begin, bytes, buffer.data()));
     for (int64_t i = 0; i < count; ++i, next += slice.num_cols()) {
-      Convert(type, buffer_.data() + i * row_bytes, slice.num_cols(), next);
+      Convert(type, buffer.data() + i * row_bytes, slice.num_cols(), next);
     }
   }
   return absl::OkStatus();
@@ -363,12 +364,11 @@ absl::Status Checkpoint::ReadFloat(const std::string& name,
                    Typed(name, {static_cast<int64_t>(out.size())}));
   const TensorType type = entry->info.type;
   const int64_t bytes = static_cast<int64_t>(out.size()) * SizeOf(type);
-  if (static_cast<int64_t>(buffer_.size()) < bytes) buffer_.resize(bytes);
-  RETURN_IF_ERROR(ReadBytes(*entry, 0, bytes, buffer_.data()));
+  std::vector<std::byte> buffer(static_cast<size_t>(bytes));
+  RETURN_IF_ERROR(ReadBytes(*entry, 0, bytes, buffer.data()));
   for (size_t i = 0; i < out.size(); ++i) {
     // All weights are kept in BF16, these widened again for use.
-    out[i] =
-        ToFloat(ToBf16(LoadFloat(type, buffer_.data() + i * SizeOf(type))));
+    out[i] = ToFloat(ToBf16(LoadFloat(type, buffer.data() + i * SizeOf(type))));
   }
   return absl::OkStatus();
 }

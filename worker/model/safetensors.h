@@ -10,6 +10,7 @@
 // Files are hostile: every number is checked before it is used.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -61,7 +62,7 @@ ParseSafetensorsIndex(std::string_view json, std::string_view file_name);
 //
 // Bytes outside a slice asked for are read only where leaving them out would
 // save less than a page at a time; bytes_read() counts them.
-// Threading: thread-compatible.
+// Threading: once it is open, all methods may be called at once.
 class Checkpoint : public TensorSource {
  public:
   // Errors: kNotFound when there is no checkpoint, kInvalidArgument when a file
@@ -99,8 +100,7 @@ class Checkpoint : public TensorSource {
 
   std::vector<std::unique_ptr<File>> files_;
   std::unordered_map<std::string, Entry> tensors_;
-  std::vector<std::byte> buffer_;
-  int64_t bytes_read_ = 0;
+  std::atomic<int64_t> bytes_read_ = 0;
 };
 
 }  // namespace moebius

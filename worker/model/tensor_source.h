@@ -38,7 +38,7 @@ struct MatrixSlice {
   int64_t num_elements() const { return num_rows() * num_cols(); }
 };
 
-// Threading: thread-compatible.
+// Threading: once Check() has been called, reads may run at once.
 class TensorSource {
  public:
   virtual ~TensorSource() = default;

@@ -6,6 +6,7 @@
 
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
+#include "kernels/thread_pool.h"
 #include "worker/model/weight_plan.h"
 #include "worker/model/weights.h"
 
@@ -46,16 +47,29 @@ absl::StatusOr<bool> MakeUp(const PlannedPart& planned, WeightSink& sink) {
   return sink.MakeUp(planned.part, slices);
 }
 
-absl::Status LoadPart(const PlannedPart& planned, TensorSource& source,
-                      WeightSink& sink) {
+// As many as the sink takes at once, each read by a thread.
+absl::Status LoadParts(absl::Span<const PlannedPart> parts,
+                       TensorSource& source, WeightSink& sink,
+                       ThreadPool& threads) {
   if (source.made_up()) {
-    ASSIGN_OR_RETURN(const bool made, MakeUp(planned, sink));
+    CHECK(parts.size() == 1);
+    ASSIGN_OR_RETURN(const bool made, MakeUp(parts[0], sink));
     if (made) return absl::OkStatus();
   }
-  ASSIGN_OR_RETURN(std::byte* const host,
-                   sink.Stage(planned.part.host_bytes()));
-  RETURN_IF_ERROR(ReadPart(planned, source, host));
-  return sink.Put(planned.part);
+  std::vector<std::byte*> hosts;
+  for (const PlannedPart& planned : parts) {
+    ASSIGN_OR_RETURN(hosts.emplace_back(),
+                     sink.Stage(planned.part.host_bytes()));
+  }
+  std::vector<absl::Status> read(parts.size());
+  threads.ParallelFor(static_cast<int>(parts.size()), [&](int i) {
+    read[i] = ReadPart(parts[i], source, hosts[i]);
+  });
+  for (size_t i = 0; i < parts.size(); ++i) {
+    RETURN_IF_ERROR(read[i]);
+    RETURN_IF_ERROR(sink.Put(parts[i].part));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -71,10 +85,18 @@ absl::StatusOr<LoadStats> LoadWeights(const LoadOrder& order,
       PlanDense(shape).size_bytes +
       shape.experts.slot_bytes() * shape.experts.num_moe_layers;
   LoadStats stats;
-  for (const PlannedPart& planned :
-       PlanWeights(shape, order.names, order.rank, order.state)) {
-    RETURN_IF_ERROR(LoadPart(planned, source, sink));
-    stats.bytes_written += planned.part.packed_bytes();
+  const std::vector<PlannedPart> plan =
+      PlanWeights(shape, order.names, order.rank, order.state);
+  const int at_once = source.made_up() ? 1 : sink.MostStaged();
+  ThreadPool threads(at_once - 1);
+  for (absl::Span<const PlannedPart> left = plan; !left.empty();) {
+    const auto parts =
+        left.first(std::min(left.size(), static_cast<size_t>(at_once)));
+    left.remove_prefix(parts.size());
+    RETURN_IF_ERROR(LoadParts(parts, source, sink, threads));
+    for (const PlannedPart& planned : parts) {
+      stats.bytes_written += planned.part.packed_bytes();
+    }
     if (progress) {
       progress(std::min(stats.bytes_written, total_bytes), total_bytes);
     }

@@ -71,6 +71,9 @@ struct MadeUpSlice {
 //   ...
 //   Finish();                                    // all is where it belongs
 //
+// A sink may take several parts that are staged together, so that they are read
+// at once: then each is put in its turn.
+//
 // Memory: what is staged and not yet packed is bounded by the sink; it takes
 // one part of any size.
 // Threading: thread-compatible. After an error nothing but the destructor may
@@ -79,14 +82,17 @@ class WeightSink {
  public:
   virtual ~WeightSink() = default;
 
+  // Parts that may be staged and not yet put, at least 1.
+  virtual int MostStaged() const { return 1; }
   // Host memory for one part, a multiple of 64. May wait for parts before it.
   virtual absl::StatusOr<std::byte*> Stage(int64_t size_bytes) = 0;
-  // Takes over what was staged last. May return before it is packed; an error
-  // may be that of a part before it.
-  // REQUIRES: Stage(part.host_bytes()) came before it.
+  // Takes over the first of what is staged. May return before it is packed; an
+  // error may be that of a part before it. REQUIRES: Stage(part.host_bytes())
+  // came before it.
   virtual absl::Status Put(const WeightPart& part) = 0;
   // Instead of Stage and Put, for a part of made-up weights: these slices, one
-  // behind the other. False: the sink cannot, or does not gain by it.
+  // behind the other. Nothing is staged. False: the sink cannot, or does not
+  // gain by it.
   virtual absl::StatusOr<bool> MakeUp(const WeightPart& /*part*/,
                                       absl::Span<const MadeUpSlice>) {
     return false;

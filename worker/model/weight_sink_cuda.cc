@@ -16,9 +16,10 @@
 namespace moebius {
 namespace {
 
-// Parts that may be on their way at once: one that is read, one that is copied
-// and one that is packed.
-constexpr int kRing = 3;
+// Parts that are read at once, and as many that are copied and packed
+// meanwhile. A thread copies some 5 GB/s out of the page cache.
+constexpr int kAtOnce = 8;
+constexpr int kRing = 2 * kAtOnce;
 // Smallest room of one: most parts are of experts, or pieces of tables of 8
 // MiB.
 constexpr int64_t kMinRoomBytes = int64_t{8} << 20;
@@ -55,36 +56,41 @@ class GpuWeightSink final : public WeightSink {
     }
   }
 
+  int MostStaged() const override { return kAtOnce; }
+
   absl::StatusOr<std::byte*> Stage(int64_t size_bytes) override {
-    CHECK(size_bytes >= 0);
+    CHECK(size_bytes >= 0 && staged_ - put_ < kAtOnce);
     RETURN_IF_ERROR(UseGpu(gpu_));
-    next_ = (next_ + 1) % kRing;
-    RETURN_IF_ERROR(MakeRoom(size_bytes));
-    return ring_[next_].host;
+    Room& room = ring_[staged_++ % kRing];
+    RETURN_IF_ERROR(MakeRoom(size_bytes, room));
+    return room.host;
   }
 
   absl::Status Put(const WeightPart& part) override {
-    const Room& room = ring_[next_];
+    CHECK(put_ < staged_);
+    const Room& room = ring_[put_++ % kRing];
     const int64_t bytes = part.host_bytes();
     CHECK(bytes <= room.size_bytes);
     failure_.Note(CudaStatus(
         cudaMemcpyAsync(room.gpu, room.host, static_cast<size_t>(bytes),
                         cudaMemcpyHostToDevice, stream_->get()),
         "a copy of weights to the GPU"));
-    return PackRoom(part);
+    return PackRoom(part, room);
   }
 
   absl::StatusOr<bool> MakeUp(const WeightPart& part,
                               absl::Span<const MadeUpSlice> slices) override {
     RETURN_IF_ERROR(UseGpu(gpu_));
-    next_ = (next_ + 1) % kRing;
-    RETURN_IF_ERROR(MakeRoom(part.host_bytes()));
+    CHECK(put_ == staged_);
+    Room& room = ring_[staged_++ % kRing];
+    ++put_;
+    RETURN_IF_ERROR(MakeRoom(part.host_bytes(), room));
     if (const auto* vector = std::get_if<VectorPacking>(&part.packing)) {
       MakeUpOnGpu(slices[0].seed, vector->size,
-                  reinterpret_cast<float*>(ring_[next_].gpu), stream_->get(),
+                  reinterpret_cast<float*>(room.gpu), stream_->get(),
                   &failure_);
     } else {
-      Bf16* next = reinterpret_cast<Bf16*>(ring_[next_].gpu);
+      Bf16* next = reinterpret_cast<Bf16*>(room.gpu);
       for (const auto& [seed, slice] : slices) {
         MakeUpOnGpu({seed, slice.cols, slice.row_begin, slice.col_begin,
                      slice.num_rows(), slice.num_cols()},
@@ -92,7 +98,7 @@ class GpuWeightSink final : public WeightSink {
         next += slice.num_elements();
       }
     }
-    RETURN_IF_ERROR(PackRoom(part));
+    RETURN_IF_ERROR(PackRoom(part, room));
     return true;
   }
 
@@ -106,9 +112,8 @@ class GpuWeightSink final : public WeightSink {
     room.size_bytes = 0;
   }
 
-  // The next room, once what was in it is packed.
-  absl::Status MakeRoom(int64_t size_bytes) {
-    Room& room = ring_[next_];
+  // Once what was in it is packed.
+  absl::Status MakeRoom(int64_t size_bytes, Room& room) {
     failure_.Note(CudaStatus(cudaEventSynchronize(room.free),
                              "packing of weights on the GPU"));
     RETURN_IF_ERROR(failure_.status());
@@ -126,29 +131,32 @@ class GpuWeightSink final : public WeightSink {
     return absl::OkStatus();
   }
 
-  absl::Status PackRoom(const WeightPart& part) {
+  absl::Status PackRoom(const WeightPart& part, const Room& room) {
     std::byte* const base =
         part.region == WeightRegion::kDense ? dense_ : experts_;
     CHECK(base != nullptr);
     std::byte* const out = base + part.offset;
     RETURN_IF_ERROR(std::visit(
-        [&](const auto& packing) { return Pack(packing, out); }, part.packing));
-    failure_.Note(CudaStatus(cudaEventRecord(ring_[next_].free, stream_->get()),
-                             "an event"));
+        [&](const auto& packing) { return Pack(packing, room, out); },
+        part.packing));
+    failure_.Note(
+        CudaStatus(cudaEventRecord(room.free, stream_->get()), "an event"));
     return failure_.status();
   }
 
-  absl::Status Pack(const VectorPacking& part, std::byte* out) {
+  absl::Status Pack(const VectorPacking& part, const Room& room,
+                    std::byte* out) {
     return CudaStatus(
-        cudaMemcpyAsync(out, ring_[next_].gpu,
+        cudaMemcpyAsync(out, room.gpu,
                         static_cast<size_t>(part.size) * sizeof(float),
                         cudaMemcpyDeviceToDevice, stream_->get()),
         "a copy of a norm on the GPU");
   }
 
-  absl::Status Pack(const MatrixPacking& part, std::byte* out) {
+  absl::Status Pack(const MatrixPacking& part, const Room& room,
+                    std::byte* out) {
     RETURN_IF_ERROR(CheckSteps(part.k));
-    PackOnGpu({.w = staged(),
+    PackOnGpu({.w = Matrix(room),
                .n = part.n,
                .k = part.k,
                .stride = part.k,
@@ -159,9 +167,10 @@ class GpuWeightSink final : public WeightSink {
     return failure_.status();
   }
 
-  absl::Status Pack(const RowParallelPacking& part, std::byte* out) {
+  absl::Status Pack(const RowParallelPacking& part, const Room& room,
+                    std::byte* out) {
     RETURN_IF_ERROR(CheckSteps(part.k));
-    PackOnGpu({.w = staged(),
+    PackOnGpu({.w = Matrix(room),
                .n = part.n,
                .k = part.k,
                .stride = part.k,
@@ -173,7 +182,8 @@ class GpuWeightSink final : public WeightSink {
     return failure_.status();
   }
 
-  absl::Status Pack(const ExpertPacking& part, std::byte* out) {
+  absl::Status Pack(const ExpertPacking& part, const Room& room,
+                    std::byte* out) {
     RETURN_IF_ERROR(CheckSteps(part.hidden));
     const ptrdiff_t matrix = ptrdiff_t{part.rows} * part.hidden;
     const int units = part.piece_rows / kTileRows;
@@ -184,16 +194,17 @@ class GpuWeightSink final : public WeightSink {
       Bf16* const block = reinterpret_cast<Bf16*>(out);
       const ptrdiff_t packed = ptrdiff_t{part.piece_rows} * part.hidden;
       for (int up = 0; up < 2; ++up) {
-        PackOnGpu({.w = staged() + up * matrix + ptrdiff_t{first} * part.hidden,
-                   .n = count,
-                   .k = part.hidden,
-                   .stride = part.hidden,
-                   .n_tiles = units,
-                   .k_tiles = hidden_tiles,
-                   .out = block + up * packed},
-                  stream_->get(), &failure_);
+        PackOnGpu(
+            {.w = Matrix(room) + up * matrix + ptrdiff_t{first} * part.hidden,
+             .n = count,
+             .k = part.hidden,
+             .stride = part.hidden,
+             .n_tiles = units,
+             .k_tiles = hidden_tiles,
+             .out = block + up * packed},
+            stream_->get(), &failure_);
       }
-      PackOnGpu({.w = staged() + 2 * matrix + first,
+      PackOnGpu({.w = Matrix(room) + 2 * matrix + first,
                  .n = part.hidden,
                  .k = count,
                  .stride = part.rows,
@@ -212,8 +223,8 @@ class GpuWeightSink final : public WeightSink {
         "a matrix with ", k, " inputs: a GPU takes multiples of ", kTileRows));
   }
 
-  const Bf16* staged() const {
-    return reinterpret_cast<const Bf16*>(ring_[next_].gpu);
+  static const Bf16* Matrix(const Room& room) {
+    return reinterpret_cast<const Bf16*>(room.gpu);
   }
 
   std::byte* const dense_;
@@ -222,7 +233,7 @@ class GpuWeightSink final : public WeightSink {
   CudaFailure failure_;
   const std::unique_ptr<GpuStream> stream_;
   std::array<Room, kRing> ring_;
-  int next_ = 0;
+  int64_t staged_ = 0, put_ = 0;  // parts so far
 };
 
 }  // namespace

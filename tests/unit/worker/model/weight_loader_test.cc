@@ -2,6 +2,7 @@
 #include "worker/model/weight_loader.h"
 
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -125,18 +126,21 @@ TEST(WeightLoader, APartThatCannotBeReadIsNotHandedOver) {
   }
 }
 
-// As a device may: keeps all that is handed over, in memory of its own, and
-// packs it only at the end, the last part first.
+// As a device may: is handed several parts at once, keeps them all in memory of
+// its own, and packs them only at the end, the last part first.
 class LateSink : public WeightSink {
  public:
   explicit LateSink(std::unique_ptr<WeightSink> to) : to_(std::move(to)) {}
 
+  int MostStaged() const override { return 4; }
   absl::StatusOr<std::byte*> Stage(int64_t size_bytes) override {
-    staged_ = std::make_unique<AlignedBytes>(size_bytes);
-    return staged_->data();
+    EXPECT_LT(staged_.size(), 4u);
+    staged_.push_back(std::make_unique<AlignedBytes>(size_bytes));
+    return staged_.back()->data();
   }
   absl::Status Put(const WeightPart& part) override {
-    parts_.emplace_back(part, std::move(staged_));
+    parts_.emplace_back(part, std::move(staged_.front()));
+    staged_.pop_front();
     return absl::OkStatus();
   }
   absl::Status Finish() override {
@@ -155,13 +159,13 @@ class LateSink : public WeightSink {
 
  private:
   std::unique_ptr<WeightSink> to_;
-  std::unique_ptr<AlignedBytes> staged_;
+  std::deque<std::unique_ptr<AlignedBytes>> staged_;
   std::vector<std::pair<WeightPart, std::unique_ptr<AlignedBytes>>> parts_;
 };
 
 TEST(WeightLoader, ASinkMayPackLateAndInAnyOrder) {
   const ModelShape shape = Shape();
-  const auto source = MakeDummyWeights();
+  TornSource source;  // not torn, and not made up
   const auto zeroed = [](int64_t size_bytes) {
     AlignedBytes bytes(size_bytes);
     std::memset(bytes.data(), 0, static_cast<size_t>(size_bytes));
@@ -176,9 +180,8 @@ TEST(WeightLoader, ASinkMayPackLateAndInAnyOrder) {
                        late_experts = zeroed(expert_bytes);
     const auto in_place = MakeCpuWeightSink(dense.data(), experts.data());
     LateSink late(MakeCpuWeightSink(late_dense.data(), late_experts.data()));
-    ASSERT_THAT(LoadWeights(OrderOf(shape, layout), *source, *in_place),
-                IsOk());
-    ASSERT_THAT(LoadWeights(OrderOf(shape, layout), *source, late), IsOk());
+    ASSERT_THAT(LoadWeights(OrderOf(shape, layout), source, *in_place), IsOk());
+    ASSERT_THAT(LoadWeights(OrderOf(shape, layout), source, late), IsOk());
     EXPECT_EQ(late_dense.span(), dense.span());
     EXPECT_EQ(late_experts.span(), experts.span());
   }
