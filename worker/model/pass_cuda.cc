@@ -510,7 +510,7 @@ absl::Status GpuPasses<N>::CaptureAhead(absl::Span<const StepLayout> layouts) {
 template <Numerics N>
 absl::Status GpuPasses<N>::FollowPeers() {
   RETURN_IF_ERROR(UseGpu(options_.gpu));
-  if (!options_.peers->FollowMemories()) return absl::OkStatus();
+  if (!options_.peers->Restart()) return absl::OkStatus();
   graphs_.Clear();
   return ahead_.empty() ? absl::OkStatus() : CaptureForeseen();
 }
