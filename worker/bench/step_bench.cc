@@ -201,13 +201,15 @@ absl::Status StepBench::Plan(absl::Span<const StepCase> cases) {
 
 absl::Status StepBench::Init(absl::Span<const StepCase> cases) {
   const int num_ranks = config_.workers.count;
-  if (config_.workers.device != DeviceChoice::kCpu && num_ranks > 1) {
+  if (config_.workers.device == DeviceChoice::kCuda && num_ranks > 1) {
     // Whatever waits for the whole context of a GPU, as memory that is given
     // back does, would wait for a kernel that waits for another rank.
     return absl::InvalidArgumentError(
         "on a GPU steps of one worker are measured (--workers 1): several need "
         "a process each, as `moebius bench throughput` has them");
   }
+  // What `auto` comes to then.
+  if (num_ranks > 1) config_.workers.device = DeviceChoice::kCpu;
   for (Rank rank = 0; rank < num_ranks; ++rank) {
     ASSIGN_OR_RETURN(auto platform, ChoosePlatform(config_, rank));
     platforms_.push_back(std::move(platform));
