@@ -32,6 +32,7 @@
 #include "common/faults/fault_table.h"
 #include "coordinator/api/admin_api.h"
 #include "coordinator/api/checkpoint_codec.h"
+#include "coordinator/api/control.h"
 #include "coordinator/api/openai_api.h"
 #include "coordinator/engine/checkpoint_fingerprint.h"
 #include "coordinator/engine/engine_host.h"
@@ -303,8 +304,9 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, codec->tokenizer(), vault));
   engine_options.journal = opened.journal.get();
-  engine_options.term = opened.journal->state().term();
   engine_options.unix_ms = UnixMs;
+  engine_options.term = opened.journal->state().term();
+  engine_options.answer_operation = EndOf;
   const int max_model_len = engine_options.max_model_len;
   const int vocab_size = engine_options.model.vocab_size;
   if (const std::string names = TokensBeyond(codec->tokenizer(), vocab_size);
@@ -314,8 +316,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
             " of config.json; a text that gives one is refused: ", names);
   }
 
-  // Outputs reach the calls through this pointer; it is set before any request
-  // can be submitted, since requests come from the API itself.
+  // For outputs. Set before there are any, since requests come from the API.
   CallTable* calls = nullptr;
   absl::Notification ready_or_over;
   std::atomic<bool> ready{false};

@@ -6,8 +6,8 @@
 
 #include "common/base/cat.h"
 #include "coordinator/api/access.h"
+#include "coordinator/api/control.h"
 #include "coordinator/api/fault_routes.h"
-#include "coordinator/api/openai_request.h"
 #include "coordinator/api/probe_routes.h"
 #include "coordinator/http/api_error.h"
 #include "coordinator/text/json_text.h"
@@ -16,46 +16,12 @@ namespace moebius {
 namespace {
 
 constexpr std::string_view kServed =
-    "POST /admin/layout, POST /admin/drain, POST /admin/undrain, GET /status, "
+    "POST /admin/layout, POST /admin/drain, POST /admin/undrain, GET "
+    "/admin/operations/ID, GET /status, "
     "GET /metrics, GET /progress, GET /health, GET /ready and GET /version; "
     "models are on the public listener";
 
-ApiError SwitchError(const absl::Status& status) {
-  ApiError error;
-  error.message = std::string(status.message());
-  switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
-      return EngineError(status);
-    case absl::StatusCode::kInternal:
-    case absl::StatusCode::kUnknown:
-    case absl::StatusCode::kDataLoss:
-      error.http_status = 500;
-      error.type = "server_error";
-      error.code = "switch_failed";
-      return error;
-    case absl::StatusCode::kInvalidArgument:
-      error.param = "layout";
-      return error;
-    default:
-      error.http_status = 409;
-      error.code = "switch_refused";
-      return error;
-  }
-}
-
-HttpResponse SwitchResponse(const absl::StatusOr<SwitchReport>& report) {
-  if (!report.ok()) return ErrorResponse(SwitchError(report.status()));
-  if (!report->done && !report->reason.empty()) {
-    ApiError error;
-    error.http_status = 409;
-    error.code = "switch_refused";
-    error.message = report->reason;
-    return ErrorResponse(error);
-  }
-  HttpResponse response;
-  response.body = SwitchReportJson(*report);
-  return response;
-}
+constexpr std::string_view kOperations = "/admin/operations/";
 
 bool IsGet(std::string_view path) {
   constexpr std::array<std::string_view, 6> kPaths = {
@@ -85,18 +51,20 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   }
   const bool post = path == "/admin/layout" || path == "/admin/drain" ||
                     path == "/admin/undrain";
-  if (!post && !IsGet(path)) {
+  const bool operation = path.starts_with(kOperations);
+  if (!post && !operation && !IsGet(path)) {
     return exchange->Respond(ErrorResponse(UnknownPath(request, kServed)));
   }
   const std::string_view allowed = post ? "POST" : "GET";
   if (!IsMethod(request, allowed)) {
     return exchange->Respond(WrongMethod(request, allowed));
   }
-  if (path == "/admin/layout") return HandleLayout(std::move(exchange));
-  if (path == "/admin/drain") return HandleDrain(std::move(exchange));
-  if (path == "/admin/undrain") return exchange->Respond(Undrain());
+  if (post) return HandleControl(std::move(exchange));
   HttpResponse response;
-  if (path == "/status") {
+  if (operation) {
+    response = OperationResponse(engine_.GetStatus().operations.get(),
+                                 path.substr(kOperations.size()));
+  } else if (path == "/status") {
     response = report_.Status(Audience::kOperators);
   } else if (path == "/metrics") {
     response = report_.Metrics(request);
@@ -135,45 +103,62 @@ HttpResponse AdminApi::Faults(const HttpRequest& request) {
   return response;
 }
 
-void AdminApi::HandleLayout(std::shared_ptr<HttpExchange> exchange) {
-  auto choice = ParseLayoutBody(exchange->request().body);
-  if (!choice.ok()) return exchange->Respond(ErrorResponse(choice.error()));
-  engine_.SetLayout(*choice, [exchange](absl::StatusOr<SwitchReport> report) {
+void AdminApi::HandleControl(std::shared_ptr<HttpExchange> exchange) {
+  const HttpRequest& request = exchange->request();
+  const auto call = ParseControl(request.path, request.query, request.body);
+  if (!call.ok()) return exchange->Respond(ErrorResponse(call.error()));
+  const std::string& ours = report_.info().instance_id;
+  if (!call->expected_instance_id.empty() &&
+      call->expected_instance_id != ours) {
+    return exchange->Respond(WrongInstance(call->expected_instance_id, ours));
+  }
+  if (!call->operation.id.empty()) {
+    engine_.Operate(call->operation, call->wait,
+                    [exchange](absl::StatusOr<OperationAnswer> answer) {
+                      exchange->Post([exchange, answer = std::move(answer)] {
+                        exchange->Respond(AnswerToOperation(answer));
+                      });
+                    });
+    return;
+  }
+  switch (call->operation.kind) {
+    case OperationKind::kLayout:
+      return HandleLayout(std::move(exchange), call->operation.choice,
+                          call->wait);
+    case OperationKind::kDrain:
+      return HandleDrain(std::move(exchange), call->wait);
+    case OperationKind::kUndrain:
+      return exchange->Respond(UndrainResponse(engine_.Undrain()));
+  }
+}
+
+void AdminApi::HandleLayout(std::shared_ptr<HttpExchange> exchange,
+                            LayoutChoice choice, bool wait) {
+  if (!wait) {
+    ApiError error = BadField("operation_id",
+                              "without waiting, an operation_id is needed "
+                              "to ask for the outcome by");
+    return exchange->Respond(ErrorResponse(error));
+  }
+  engine_.SetLayout(choice, [exchange](absl::StatusOr<SwitchReport> report) {
     exchange->Post([exchange, report = std::move(report)] {
       exchange->Respond(SwitchResponse(report));
     });
   });
 }
 
-void AdminApi::HandleDrain(std::shared_ptr<HttpExchange> exchange) {
-  HttpResponse response;
-  response.body = R"({"draining":true,"drained":false})";
-  if (exchange->request().query == "wait=false") {
+void AdminApi::HandleDrain(std::shared_ptr<HttpExchange> exchange, bool wait) {
+  if (!wait) {
     engine_.Drain([](bool) {});
+    HttpResponse response;
     response.status = 202;
+    response.body = R"({"draining":true,"drained":false})";
     return exchange->Respond(std::move(response));
   }
   engine_.Drain([exchange](bool drained) {
-    exchange->Post([exchange, drained] {
-      HttpResponse ended;
-      ended.body = drained ? R"({"draining":true,"drained":true})"
-                           : R"({"draining":false,"drained":false})";
-      exchange->Respond(std::move(ended));
-    });
+    exchange->Post(
+        [exchange, drained] { exchange->Respond(DrainResponse(drained)); });
   });
-}
-
-HttpResponse AdminApi::Undrain() {
-  if (absl::Status status = engine_.Undrain(); !status.ok()) {
-    ApiError error;
-    error.http_status = 409;
-    error.code = "stopping";
-    error.message = std::string(status.message());
-    return ErrorResponse(error);
-  }
-  HttpResponse response;
-  response.body = R"({"draining":false})";
-  return response;
 }
 
 HttpResponse AdminApi::Progress() {

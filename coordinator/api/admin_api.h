@@ -34,6 +34,11 @@ struct AdminApiOptions {
 //        ended, with ?wait=false at once (202)
 //   POST /admin/undrain  takes new requests again, and ends the waiting of
 //        those who drain; 409 once the group is being stopped
+//   These three take "operation_id", under which the call can be repeated, and
+//        "expected_instance_id" (control.h): the same one again is answered as
+//        the first was, also by a later coordinator, another one of its kind
+//        while it runs is a 409, and with "wait": false the answer is a 202
+//   GET  /admin/operations/ID   what became of it
 //   GET, POST, DELETE /admin/faults   faults armed, and points reached; arms
 //        {"arm":["worker.pull@1=crash", ...]}; disarms all. 404 unless faults
 //        are enabled.
@@ -48,10 +53,11 @@ class AdminApi final : public HttpHandler {
   void Handle(std::shared_ptr<HttpExchange> exchange) override;
 
  private:
-  void HandleLayout(std::shared_ptr<HttpExchange> exchange);
+  void HandleControl(std::shared_ptr<HttpExchange> exchange);
+  void HandleLayout(std::shared_ptr<HttpExchange> exchange, LayoutChoice choice,
+                    bool wait);
   HttpResponse Faults(const HttpRequest& request);
-  void HandleDrain(std::shared_ptr<HttpExchange> exchange);
-  HttpResponse Undrain();
+  void HandleDrain(std::shared_ptr<HttpExchange> exchange, bool wait);
   HttpResponse Progress();
 
   Engine& engine_;

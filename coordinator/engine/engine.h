@@ -14,8 +14,10 @@
 #include "common/config/config.h"
 #include "common/layout/layout.h"
 #include "common/step/step_result.h"
+#include "coordinator/decisions/operations.h"
 #include "coordinator/engine/engine_totals.h"
 #include "coordinator/generation.h"
+#include "coordinator/journal/operation.h"
 
 namespace moebius {
 
@@ -142,7 +144,25 @@ struct EngineStatus {
   // The last kMaxRecentSwitches, latest first; null: none.
   std::shared_ptr<const std::vector<SwitchReport>> recent_switches;
   PolicyStatus policy;
+  // By their beginning; null: none.
+  std::shared_ptr<const std::vector<KnownOperation>> operations;
   std::vector<WorkerStatus> workers;
+};
+
+// What becomes of an operation that is asked for (coordinator/decisions/
+// operations.h): `operation` is the one that was begun, is known, or is in the
+// way.
+struct OperationAnswer {
+  OperationVerdict verdict = OperationVerdict::kBegins;
+  KnownOperation operation;
+};
+using OperationCallback = std::function<void(absl::StatusOr<OperationAnswer>)>;
+
+// How an operation ended.
+struct OperationResult {
+  absl::Status status;   // of kLayout, and of kUndrain
+  SwitchReport report;   // of kLayout
+  bool drained = false;  // of kDrain
 };
 
 // Thread-safe. Calls return at once; answers come through the callbacks, on
@@ -177,6 +197,14 @@ class Engine {
 
   // Switches by hand, or hands the choice to the policy.
   virtual void SetLayout(LayoutChoice choice, SwitchCallback callback) = 0;
+
+  // Does what SetLayout, Drain or Undrain do, once for an id: asked again, also
+  // of a later coordinator, it tells what became of the first time. Calls back
+  // once, behind the journal: if `wait` and it begins or is known, when it has
+  // ended, else at once. kUnavailable, with nothing begun, before the group
+  // serves, when too many wait, and when the journal cannot be written.
+  virtual void Operate(Operation operation, bool wait,
+                       OperationCallback callback) = 0;
 
   virtual EngineStatus GetStatus() const = 0;
 

@@ -222,7 +222,9 @@ absl::Status EngineHost::RunOnce(int timeout_ms) {
     // A rank that a plan did not reach is lost.
     RETURN_IF_ERROR(TickMembership(now));
   }
+  EndDrainsIfDrained();
   RETURN_IF_ERROR(CommitAndDeliver());
+  AnswerOperations();
   if (scheduler_.has_value() && !drained_.empty() && answering_.empty()) {
     // Behind the last outputs.
     for (auto& drained : std::exchange(drained_, {})) {
@@ -399,6 +401,7 @@ void EngineHost::TakeInbox() {
   for (LayoutRequest& request : inbox.layouts) {
     TakeLayout(std::move(request));
   }
+  for (OperationCall& call : inbox.operations) TakeOperation(std::move(call));
   TakeDrains(inbox);
 }
 
@@ -425,27 +428,34 @@ void EngineHost::TakeLayout(LayoutRequest request) {
     request.callback(absl::UnavailableError("not ready"));
     return;
   }
+  const std::optional<Layout> target = Choose(request);
+  if (!target.has_value()) return;
+  const absl::Status status = switches_->Request(
+      *target, SwitchCause::kOperator, std::move(request.callback), Now());
+  if (!status.ok()) LogWarn("switch: ", status.ToString());
+}
+
+// The choice holds from now on; the layout to go to for it, unless it is the
+// policy's, of which the caller hears at once.
+std::optional<Layout> EngineHost::Choose(const LayoutRequest& request) {
   status_.choice = request.choice;
   policy_->SetChoice(request.choice);
   if (options_.journal != nullptr) {
     Note(journal::LayoutChosen{request.choice}).IgnoreError();
   }
-  if (request.choice == LayoutChoice::kAuto) {
+  const std::optional<Layout> target = TargetOf(request.choice);
+  if (!target.has_value()) {
     SwitchReport report;
     report.from = report.to = scheduler_->layout();
     request.callback(report);
-    return;
   }
-  const Layout target = request.choice == LayoutChoice::kEp
-                            ? ExpertParallel()
-                            : TensorParallel(options_.config.workers.count);
-  const absl::Status status = switches_->Request(
-      target, SwitchCause::kOperator, std::move(request.callback), Now());
-  if (!status.ok()) LogWarn("switch: ", status.ToString());
+  return target;
 }
 
 void EngineHost::TakeDrains(Inbox& inbox) {
+  NoteDrain();
   if (inbox.undrain) {
+    EndDrainOperations(/*drained=*/false);
     for (auto& drained : std::exchange(drained_, {})) drained(false);
     for (auto& drained : inbox.undrained) drained(false);
   }
@@ -494,6 +504,7 @@ void EngineHost::Refuse(RequestId request, const absl::Status& why) {
 }
 
 void EngineHost::EndAll(bool failed) {
+  failed_ = failed;
   // What was accepted while we were ending belongs to it too.
   {
     absl::MutexLock lock(&mutex_);
@@ -533,6 +544,8 @@ void EngineHost::EndAll(bool failed) {
   text_->Push(batch_);
   text_->Flush();
   for (auto& drained : std::exchange(drained_, {})) drained(false);
+  AnswerOperations();
+  ForsakeOperationWaiters();
 }
 
 }  // namespace moebius

@@ -59,6 +59,9 @@ struct EngineOptions {
   std::function<std::optional<WorkerNews>(Rank)> news_of;
   // The time; null: the steady clock's.
   std::function<std::chrono::steady_clock::time_point()> now;
+  // What is answered to who asked for an operation, and to who asks again.
+  std::function<OperationEnd(OperationKind, const OperationResult&)>
+      answer_operation;
   // Once, when every worker has joined.
   std::function<void()> on_ready;
   // Once, when the group cannot go on; every request has been ended with
@@ -101,6 +104,8 @@ class EngineHost final : public Engine {
               AttachCallback callback) override;
   void Abort(RequestId request) override;
   void SetLayout(LayoutChoice choice, SwitchCallback callback) override;
+  void Operate(Operation operation, bool wait,
+               OperationCallback callback) override;
   EngineStatus GetStatus() const override;
   void Drain(DrainCallback ended) override;
   absl::Status Undrain() override;
@@ -139,12 +144,18 @@ class EngineHost final : public Engine {
     LayoutChoice choice;
     SwitchCallback callback;
   };
+  struct OperationCall {
+    Operation operation;
+    bool wait = false;
+    OperationCallback callback;
+  };
   // What other threads have asked for since the loop last looked.
   struct Inbox {
     std::vector<Submission> submissions;
     std::vector<RequestId> aborts;
     std::vector<Attachment> attachments;
     std::vector<LayoutRequest> layouts;
+    std::vector<OperationCall> operations;
     std::vector<DrainCallback> drains;
     std::vector<DrainCallback> undrained;  // that came before an Undrain()
     bool undrain = false;
@@ -163,11 +174,29 @@ class EngineHost final : public Engine {
   void TakeInbox();
   void TakeAborts(const std::vector<RequestId>& aborts);
   void TakeLayout(LayoutRequest request);
+  std::optional<Layout> Choose(const LayoutRequest& request);
   void Queue(RequestId request, Generation generation);
   // It was not accepted after all.
   void Refuse(RequestId request, const absl::Status& why);
   void TakeDrains(Inbox& inbox);
   void EndAll(bool failed);
+
+  // engine_operations.cc
+  void TakeOperation(OperationCall call);
+  void Perform(const Operation& operation);
+  void Repeat(const Operation& operation);
+  void TakeUndrainOperation(const std::string& id);
+  SwitchCallback EndsOperation(const std::string& id);
+  void EndOperation(const std::string& id, OperationKind kind,
+                    const OperationResult& result);
+  void EndDrainOperations(bool drained);
+  void EndDrainsIfDrained();
+  void NoteDrain();
+  void ResumeOperations();
+  void AnswerOperations();
+  void ForsakeOperationWaiters();
+  const KnownOperation* FindOperation(const std::string& id) const;
+  std::optional<Layout> TargetOf(LayoutChoice choice) const;
 
   // engine_publish.cc
   void PublishKv();
@@ -272,6 +301,13 @@ class EngineHost final : public Engine {
   std::vector<std::vector<HeldSequence>> held_;  // [rank] as Halted told
   TextBatch batch_;  // for the text stage once it is in the journal
   std::vector<Attachment> attachments_;
+  // Who waits for the end of an operation, and answers for when the journal has
+  // what they say.
+  std::vector<std::pair<std::string, OperationCallback>> operation_waiters_;
+  std::vector<std::function<void()>> operation_answers_;
+  bool operations_changed_ = false;  // since they were published
+  bool drain_operation_runs_ = false;
+  bool failed_ = false;  // nothing more may be said to have ended
   bool journal_was_ok_ = true;
   Clock::time_point last_journal_tick_;
   RecentCount ended_;           // generations

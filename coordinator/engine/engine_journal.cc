@@ -181,6 +181,7 @@ absl::Status EngineHost::Recover(const RecoveryPlan& plan) {
     status_.choice = *journal->state().choice();
     policy_->SetChoice(status_.choice);
   }
+  ResumeOperations();
   RecoverRequests();
   // Of some the journal has the last token and not the end.
   std::vector<AdoptedSequence> adopting = plan.adopted;

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/layout/kv_room.h"
@@ -74,6 +76,10 @@ void EngineHost::Publish() {
     const Journal& journal = *options_.journal;
     status_.journal_trouble = journal.healthy() ? "" : journal.trouble();
     status_.journal_bytes = journal.size_bytes();
+  }
+  if (std::exchange(operations_changed_, false)) {
+    status_.operations = std::make_shared<const std::vector<KnownOperation>>(
+        options_.journal->state().operations());
   }
   absl::MutexLock lock(&mutex_);
   published_ = status_;

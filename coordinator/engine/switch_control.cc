@@ -85,17 +85,20 @@ absl::Status SwitchControl::Carry(const LayoutEffect& effect,
   return std::visit(Visitor{this, now}, effect);
 }
 
+void SwitchControl::Enqueue(Layout target, SwitchCause cause,
+                            SwitchCallback callback) {
+  if (waiting_.size() < kMaxWaiting) {
+    waiting_.push_back(Waiting{target, cause, std::move(callback)});
+  } else if (callback) {
+    callback(absl::ResourceExhaustedError(
+        Cat(kMaxWaiting, " switches are waiting already")));
+  }
+}
+
 absl::Status SwitchControl::Request(Layout target, SwitchCause cause,
                                     SwitchCallback callback,
                                     Clock::time_point now) {
-  if (waiting_.size() >= kMaxWaiting) {
-    if (callback) {
-      callback(absl::ResourceExhaustedError(
-          Cat(kMaxWaiting, " switches are waiting already")));
-    }
-    return absl::OkStatus();
-  }
-  waiting_.push_back(Waiting{target, cause, std::move(callback)});
+  Enqueue(target, cause, std::move(callback));
   return Tick(now);
 }
 

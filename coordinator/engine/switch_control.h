@@ -61,6 +61,8 @@ class SwitchControl {
   // `callback` (may be null) hears the outcome, maybe before this returns.
   absl::Status Request(Layout target, SwitchCause cause,
                        SwitchCallback callback, Clock::time_point now);
+  // The same, but begins no sooner than with the next Tick().
+  void Enqueue(Layout target, SwitchCause cause, SwitchCallback callback);
   absl::Status OnPrepared(Rank rank, const wire::Prepared& prepared,
                           Clock::time_point now);
   absl::Status OnSwitched(Rank rank, const wire::Switched& switched,
@@ -71,6 +73,11 @@ class SwitchControl {
   // A new coordinator: the highest epoch ever proposed, and a switch that its
   // predecessor had decided and that is not complete, or null.
   void Recover(Epoch proposed, const journal::SwitchDecided* unfinished);
+
+  // `callback` hears of the switch under way. REQUIRES: Recover() took one up.
+  void WaitForCurrent(SwitchCallback callback) {
+    current_->callback = std::move(callback);
+  }
 
   // Recovery. Every worker has halted: a switch that is only being prepared is
   // refused, a committed one is to be finished by all of them.

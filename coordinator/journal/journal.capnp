@@ -83,6 +83,22 @@ struct Summary {
   nextRequest @5 :UInt64;
   layoutTp @6 :UInt8;  # 0: none
   choice @7 :UInt8;    # 0: none; 1 EP, 2 TP, 3 automatic
+  draining @8 :Bool;
+}
+
+struct OperationBegun {
+  id @0 :Data;
+  kind @1 :UInt8;    # 0 layout, 1 drain, 2 undrain
+  choice @2 :UInt8;  # 1 EP, 2 TP, 3 automatic
+  unixMs @3 :Int64;
+  decided @4 :UInt64;
+}
+
+struct OperationEnded {
+  id @0 :Data;
+  httpStatus @1 :UInt16;
+  answer @2 :Data;
+  unixMs @3 :Int64;
 }
 
 struct Record {
@@ -99,5 +115,8 @@ struct Record {
     switchDone @9 :UInt64;
     layoutChosen @10 :UInt8;  # 1 EP, 2 TP, 3 automatic
     summary @11 :Summary;
+    drainSet @12 :Bool;
+    operationBegun @13 :OperationBegun;
+    operationEnded @14 :OperationEnded;
   }
 }

@@ -181,6 +181,7 @@ uint8_t NumberOf(FinishReason finish) {
 
 void Build(schema::Summary::Builder out, const Summary& in) {
   out.setTerm(in.term.value);
+  out.setDraining(in.draining);
   FillColumn(out.initIncarnations(in.incarnations.size()), in.incarnations,
              [](auto& i) { return i.value; });
   out.setProposed(in.proposed.value);
@@ -224,6 +225,22 @@ struct RecordBuilder {
     root.setLayoutChosen(NumberOf(in.choice));
   }
   void operator()(const Summary& in) { Build(root.initSummary(), in); }
+  void operator()(const DrainSet& in) { root.setDrainSet(in.draining); }
+  void operator()(const OperationBegun& in) {
+    auto out = root.initOperationBegun();
+    out.setId(AsData(in.operation.id));
+    out.setKind(static_cast<uint8_t>(in.operation.kind));
+    out.setChoice(NumberOf(in.operation.choice));
+    out.setUnixMs(in.unix_ms);
+    out.setDecided(in.decided.value);
+  }
+  void operator()(const OperationEnded& in) {
+    auto out = root.initOperationEnded();
+    out.setId(AsData(in.id));
+    out.setHttpStatus(static_cast<uint16_t>(in.end.http_status));
+    out.setAnswer(AsData(in.end.answer));
+    out.setUnixMs(in.end.unix_ms);
+  }
 };
 
 unsigned FirstWords(const Record& record) {
@@ -413,6 +430,20 @@ absl::StatusOr<Record> Read(schema::Summary::Reader in) {
   if (in.getChoice() != 0) {
     ASSIGN_OR_RETURN(out.choice, ReadChoice(in.getChoice()));
   }
+  out.draining = in.getDraining();
+  return out;
+}
+
+absl::StatusOr<Record> Read(schema::OperationBegun::Reader in) {
+  constexpr OperationKind kKinds[] = {
+      OperationKind::kLayout, OperationKind::kDrain, OperationKind::kUndrain};
+  if (in.getKind() >= std::size(kKinds)) return Malformed("operation");
+  OperationBegun out;
+  out.operation.id = AsString(in.getId());
+  out.operation.kind = kKinds[in.getKind()];
+  ASSIGN_OR_RETURN(out.operation.choice, ReadChoice(in.getChoice()));
+  out.unix_ms = in.getUnixMs();
+  out.decided = Epoch{in.getDecided()};
   return out;
 }
 
@@ -447,6 +478,19 @@ absl::StatusOr<Record> Read(schema::Record::Reader in) {
     }
     case schema::Record::SUMMARY:
       return Read(in.getSummary());
+    case schema::Record::DRAIN_SET:
+      return DrainSet{in.getDrainSet()};
+    case schema::Record::OPERATION_BEGUN:
+      return Read(in.getOperationBegun());
+    case schema::Record::OPERATION_ENDED: {
+      const auto ended = in.getOperationEnded();
+      if (ended.getAnswer().size() > kMaxOperationAnswerBytes) {
+        return Malformed("answer");
+      }
+      return OperationEnded{AsString(ended.getId()),
+                            {ended.getHttpStatus(), AsString(ended.getAnswer()),
+                             ended.getUnixMs()}};
+    }
   }
   return Malformed("unknown record");
 }

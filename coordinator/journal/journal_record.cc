@@ -180,6 +180,29 @@ absl::Status Check(const LayoutChosen& record) {
   return IsChoice(record.choice) ? absl::OkStatus() : Invalid("no choice");
 }
 
+absl::Status Check(const DrainSet&) { return absl::OkStatus(); }
+
+absl::Status Check(const OperationBegun& record) {
+  const Operation& operation = record.operation;
+  const bool known_kind = operation.kind == OperationKind::kLayout ||
+                          operation.kind == OperationKind::kDrain ||
+                          operation.kind == OperationKind::kUndrain;
+  if (operation.id.empty() || operation.id.size() > kMaxOperationIdBytes ||
+      !known_kind || !IsChoice(operation.choice)) {
+    return Invalid("an operation that cannot be");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Check(const OperationEnded& record) {
+  constexpr int kLowestStatus = 200, kHighestStatus = 599;
+  const OperationEnd& end = record.end;
+  const bool ok = end.http_status >= kLowestStatus &&
+                  end.http_status <= kHighestStatus &&
+                  end.answer.size() <= kMaxOperationAnswerBytes;
+  return ok ? absl::OkStatus() : Invalid("the end of an operation");
+}
+
 absl::Status Check(const Summary& record) {
   const bool ok = (!record.layout.has_value() || IsLayout(*record.layout)) &&
                   (!record.choice.has_value() || IsChoice(*record.choice)) &&

@@ -21,6 +21,7 @@
 #include "common/layout/layout.h"
 #include "common/step/step_result.h"
 #include "coordinator/generation.h"
+#include "coordinator/journal/operation.h"
 
 namespace moebius::journal {
 
@@ -139,6 +140,29 @@ struct LayoutChosen {
   friend bool operator==(const LayoutChosen&, const LayoutChosen&) = default;
 };
 
+// ---- what operators ask for ------------------------------------------------
+
+// New requests are taken no more, or again.
+struct DrainSet {
+  bool draining = false;
+  friend bool operator==(const DrainSet&, const DrainSet&) = default;
+};
+
+struct OperationBegun {
+  Operation operation;
+  int64_t unix_ms = 0;
+  Epoch decided;  // the last switch decided before
+  friend bool operator==(const OperationBegun&,
+                         const OperationBegun&) = default;
+};
+
+struct OperationEnded {
+  std::string id;
+  OperationEnd end;
+  friend bool operator==(const OperationEnded&,
+                         const OperationEnded&) = default;
+};
+
 // ---- snapshots -------------------------------------------------------------
 
 // The numbers of a state that its requests do not tell. Only in a snapshot,
@@ -151,12 +175,14 @@ struct Summary {
   RequestId next_request;  // ids below it are used
   std::optional<Layout> layout;
   std::optional<LayoutChoice> choice;
+  bool draining = false;
   friend bool operator==(const Summary&, const Summary&) = default;
 };
 
 using Record = std::variant<TermBegun, GroupBegun, WorkerJoined, Accepted,
                             StepTokens, Ended, Forgotten, EpochProposed,
-                            SwitchDecided, SwitchDone, LayoutChosen, Summary>;
+                            SwitchDecided, SwitchDone, LayoutChosen, Summary,
+                            DrainSet, OperationBegun, OperationEnded>;
 
 // Whether the record could be true in any state: ids that exist, numbers within
 // their ranges, lists within their bounds. What passes survives the codec.

@@ -203,6 +203,8 @@ absl::Status JournalState::Take(journal::TermBegun record) {
 
 absl::Status JournalState::Take(journal::GroupBegun record) {
   numbers_.incarnations = {};
+  numbers_.draining = false;
+  operations_.clear();
   numbers_.layout = record.layout;
   undone_.reset();
   return absl::OkStatus();
@@ -387,6 +389,42 @@ absl::Status JournalState::Take(journal::LayoutChosen record) {
   return absl::OkStatus();
 }
 
+// ---- what operators ask for ------------------------------------------------
+
+absl::Status JournalState::Take(journal::DrainSet record) {
+  numbers_.draining = record.draining;
+  return absl::OkStatus();
+}
+
+absl::Status JournalState::Take(journal::OperationBegun record) {
+  const auto ended = std::find_if(
+      operations_.begin(), operations_.end(),
+      [](const KnownOperation& one) { return one.end.has_value(); });
+  if (std::any_of(operations_.begin(), operations_.end(),
+                  [&](const KnownOperation& one) {
+                    return one.operation.id == record.operation.id;
+                  })) {
+    return Impossible("an operation begins again");
+  }
+  if (operations_.size() >= kMaxOperations) {
+    if (ended == operations_.end()) return Impossible("too many operations");
+    operations_.erase(ended);
+  }
+  operations_.push_back({std::move(record.operation), record.unix_ms,
+                         record.decided, std::nullopt});
+  return absl::OkStatus();
+}
+
+absl::Status JournalState::Take(journal::OperationEnded record) {
+  for (KnownOperation& one : operations_) {
+    if (one.operation.id != record.id) continue;
+    if (one.end.has_value()) return Impossible("an operation ends again");
+    one.end = std::move(record.end);
+    return absl::OkStatus();
+  }
+  return Unknown("the end of an operation");
+}
+
 // ---- snapshots -------------------------------------------------------------
 
 absl::Status JournalState::Take(journal::Summary record) {
@@ -454,6 +492,16 @@ absl::Status JournalState::SnapshotEnds(SnapshotSink take) const {
   return absl::OkStatus();
 }
 
+absl::Status JournalState::SnapshotOperations(SnapshotSink take) const {
+  for (const KnownOperation& one : operations_) {
+    RETURN_IF_ERROR(take(journal::OperationBegun{
+        one.operation, one.began_unix_ms, one.decided}));
+    if (!one.end.has_value()) continue;
+    RETURN_IF_ERROR(take(journal::OperationEnded{one.operation.id, *one.end}));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status JournalState::WriteSnapshot(SnapshotSink take) const {
   RETURN_IF_ERROR(SnapshotAccepted(take));
   RETURN_IF_ERROR(SnapshotTokens(take));
@@ -462,6 +510,7 @@ absl::Status JournalState::WriteSnapshot(SnapshotSink take) const {
   // The decision, which follows, tells them.
   if (undone_.has_value()) summary.decided = summary.proposed = Epoch{0};
   RETURN_IF_ERROR(take(summary));
+  RETURN_IF_ERROR(SnapshotOperations(take));
   return undone_.has_value() ? take(*undone_) : absl::OkStatus();
 }
 

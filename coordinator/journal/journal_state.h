@@ -109,6 +109,10 @@ class JournalState {
   // The lowest id that was never used.
   RequestId next_request() const { return numbers_.next_request; }
   const Requests& requests() const { return requests_; }
+  // Whether operators have drained the group.
+  bool draining() const { return numbers_.draining; }
+  // By their beginning: all that have not ended, and the last of the others.
+  const std::vector<KnownOperation>& operations() const { return operations_; }
   // The choice with this id, or null.
   const JournalChoice* Find(RequestId id) const;
 
@@ -132,6 +136,9 @@ class JournalState {
   absl::Status Take(journal::SwitchDone record);
   absl::Status Take(journal::LayoutChosen record);
   absl::Status Take(journal::Summary record);
+  absl::Status Take(journal::DrainSet record);
+  absl::Status Take(journal::OperationBegun record);
+  absl::Status Take(journal::OperationEnded record);
 
   Place PlaceOf(RequestId id);
   // [token] the choice it belongs to; null: unknown.
@@ -140,10 +147,12 @@ class JournalState {
   absl::Status SnapshotAccepted(SnapshotSink take) const;
   absl::Status SnapshotTokens(SnapshotSink take) const;
   absl::Status SnapshotEnds(SnapshotSink take) const;
+  absl::Status SnapshotOperations(SnapshotSink take) const;
 
   journal::Summary numbers_{.next_request = RequestId{1}};
   std::optional<journal::SwitchDecided> undone_;
   Requests requests_;
+  std::vector<KnownOperation> operations_;
 };
 
 }  // namespace moebius

@@ -208,6 +208,15 @@ struct RecordWords {
   std::string operator()(const journal::LayoutChosen& chosen) {
     return Cat("LAYOUT CHOSEN ", NameOf(chosen.choice));
   }
+  std::string operator()(const journal::DrainSet& set) {
+    return set.draining ? "DRAIN SET" : "DRAIN ENDED";
+  }
+  std::string operator()(const journal::OperationBegun& begun) {
+    return Cat("OPERATION BEGUN ", begun.operation.id);
+  }
+  std::string operator()(const journal::OperationEnded& ended) {
+    return Cat("OPERATION ENDED ", ended.id);
+  }
   std::string operator()(const journal::Summary&) { return "SUMMARY"; }
 };
 

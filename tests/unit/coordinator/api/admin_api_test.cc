@@ -383,5 +383,68 @@ TEST_F(AdminApiTest, StepsThatAdvanceAreProgress) {
   EXPECT_EQ(Parse(response.body)["progressing"], true);
 }
 
+std::string PostJson(int port, const std::string& path, const std::string& body,
+                     int expected_status) {
+  const TestResponse answer =
+      TestClient(port).Exchange(HttpText("POST", path, body));
+  EXPECT_EQ(answer.status, expected_status) << answer.body;
+  return answer.body;
+}
+
+TEST_F(AdminApiTest, AnOperationIsAnsweredWithWhatTheEngineSays) {
+  KnownOperation running;
+  running.operation = {"op-1", OperationKind::kLayout, LayoutChoice::kTp};
+  running.began_unix_ms = 5;
+  KnownOperation ended = running;
+  ended.end = OperationEnd{409, R"({"error":1})", 9};
+  struct Row {
+    OperationVerdict verdict;
+    KnownOperation known;
+    int status;
+    std::string body;  // a part of it
+  };
+  for (const Row& row : {
+           Row{OperationVerdict::kBegins, running, 202,
+               R"({"operation_id":"op-1","kind":"layout","layout":"tp",)"
+               R"("state":"running","began_unix_ms":5,"ended_unix_ms":null,)"
+               R"("http_status":null,"answer":null})"},
+           {OperationVerdict::kKnown, ended, 409, R"({"error":1})"},
+           {OperationVerdict::kBusy, running, 409, R"("operation_running")"},
+           {OperationVerdict::kOtherId, ended, 409,
+            R"("operation":{"operation_id":"op-1","kind":"layout","layout":)"
+            R"("tp","state":"ended","began_unix_ms":5,"ended_unix_ms":9,)"
+            R"("http_status":409,"answer":{"error":1}}})"},
+       }) {
+    TestClient client(server_->port());
+    client.Send(HttpText("POST", "/admin/layout",
+                         R"({"layout":"tp","operation_id":"op-1"})"));
+    auto asked = engine_.TakeOperation();
+    EXPECT_EQ(asked.operation, running.operation);
+    EXPECT_TRUE(asked.wait);
+    asked.callback(OperationAnswer{row.verdict, row.known});
+    const TestResponse answer = client.ReadResponse();
+    EXPECT_EQ(answer.status, row.status);
+    EXPECT_THAT(answer.body, HasSubstr(row.body));
+  }
+}
+
+TEST_F(AdminApiTest, ControlCallsThatCannotBeAreRefusedBeforeTheEngineHears) {
+  const int port = server_->port();
+  for (const char* body :
+       {R"({"layout":"tp","operation_id":"a b"})",
+        R"({"layout":"tp","operation_id":7})",
+        R"({"layout":"tp","wait":false})", R"({"operation_id":"a"})"}) {
+    PostJson(port, "/admin/layout", body, 400);
+  }
+  PostJson(port, "/admin/drain", "[]", 400);
+  PostJson(port, "/admin/undrain", R"({"operation_id":"\n"})", 400);
+  EXPECT_THAT(
+      PostJson(port, "/admin/undrain",
+               R"({"expected_instance_id":"x","operation_id":"a"})", 409),
+      HasSubstr("instance_changed"));
+  EXPECT_EQ(engine_.num_undrained(), 0);
+  EXPECT_EQ(Get("/admin/operations/a").status, 404);
+}
+
 }  // namespace
 }  // namespace moebius

@@ -78,6 +78,15 @@ class FakeEngine final : public Engine {
     changed_.notify_all();
   }
 
+  void Operate(Operation operation, bool wait,
+               OperationCallback callback) override {
+    {
+      std::lock_guard lock(mutex_);
+      operations_.push_back({std::move(operation), wait, std::move(callback)});
+    }
+    changed_.notify_all();
+  }
+
   EngineStatus GetStatus() const override {
     std::lock_guard lock(mutex_);
     return status_;
@@ -166,6 +175,18 @@ class FakeEngine final : public Engine {
     layouts_.erase(layouts_.begin());
     return out;
   }
+  struct Operated {
+    Operation operation;
+    bool wait = false;
+    OperationCallback callback;
+  };
+  Operated TakeOperation() {
+    std::unique_lock lock(mutex_);
+    if (!WaitLocked(lock, [&] { return !operations_.empty(); })) return {};
+    Operated out = std::move(operations_.front());
+    operations_.erase(operations_.begin());
+    return out;
+  }
   DrainCallback TakeDrain() {
     std::unique_lock lock(mutex_);
     if (!WaitLocked(lock, [&] { return !drains_.empty(); })) return {};
@@ -206,6 +227,7 @@ class FakeEngine final : public Engine {
   std::set<uint64_t> aborted_;
   std::vector<std::pair<LayoutChoice, SwitchCallback>> layouts_;
   std::vector<DrainCallback> drains_;
+  std::vector<Operated> operations_;
   absl::Status undrain_error_;
   int num_undrained_ = 0;
 };

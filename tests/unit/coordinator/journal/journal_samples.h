@@ -91,6 +91,12 @@ inline std::vector<journal::Record> SampleHistory() {
       SampleDecision(),
       Ended{RequestId{2}, FinishReason::kLength, "", 1700000000300},
       SwitchDone{Epoch{3}},
+      OperationBegun{{"op-1", OperationKind::kLayout, LayoutChoice::kTp},
+                     1700000000400,
+                     Epoch{3}},
+      OperationEnded{"op-1", {409, "{\"error\":{}}", 1700000000500}},
+      OperationBegun{{"op-2", OperationKind::kDrain}, 1700000000600, Epoch{3}},
+      DrainSet{true},
       Forgotten{RequestId{1}},
   };
 }
@@ -105,6 +111,7 @@ inline journal::Summary SampleSummary() {
   summary.next_request = RequestId{4};
   summary.layout = TensorParallel(2);
   summary.choice = LayoutChoice::kTp;
+  summary.draining = true;
   return summary;
 }
 
@@ -226,9 +233,14 @@ class RandomHistory {
   }
 
   journal::Record Process(const JournalState& state) {
-    switch (Below(4)) {
+    switch (Below(7)) {
       case 0:
         return journal::TermBegun{state.term().next()};
+      case 3:
+        return journal::DrainSet{Chance(2)};
+      case 4:
+      case 5:
+        return Operate(state);
       case 1:
         return journal::GroupBegun{Layout{1 + Below(2)}};
       case 2: {
@@ -238,6 +250,22 @@ class RandomHistory {
       default:
         return journal::LayoutChosen{static_cast<LayoutChoice>(Below(3))};
     }
+  }
+
+  // At most one runs.
+  journal::Record Operate(const JournalState& state) {
+    const auto& known = state.operations();
+    if (!known.empty() && !known.back().end.has_value()) {
+      return journal::OperationEnded{known.back().operation.id,
+                                     {200 + Below(300), "{}", ++now_}};
+    }
+    journal::OperationBegun begun;
+    begun.unix_ms = ++now_;
+    begun.operation = {std::to_string(now_),
+                       static_cast<OperationKind>(Below(3)),
+                       static_cast<LayoutChoice>(Below(3))};
+    begun.decided = state.decided();
+    return begun;
   }
 
   std::mt19937 random_;

@@ -307,6 +307,40 @@ std::vector<Refusal> RefusedSwitches() {
   };
 }
 
+std::vector<Refusal> RefusedOperations() {
+  const JournalState ended = Before<journal::DrainSet>();  // op-1; op-2 runs
+  const journal::OperationBegun begun{{"op-3"}, 1, Epoch{0}};
+  JournalState full;
+  for (size_t i = 0; i < kMaxOperations; ++i) {
+    EXPECT_THAT(full.Apply(journal::OperationBegun{{std::to_string(i)}}),
+                IsOk());
+  }
+  return {
+      {"an id of nothing", ended, journal::OperationBegun{}, kInvalid,
+       "operation"},
+      {"a long id", ended,
+       With<journal::OperationBegun>(
+           begun, [](auto& r) { r.operation.id.assign(129, 'a'); }),
+       kInvalid, "operation"},
+      {"a kind of nothing", ended,
+       With<journal::OperationBegun>(
+           begun,
+           [](auto& r) { r.operation.kind = static_cast<OperationKind>(9); }),
+       kInvalid, "operation"},
+      {"begun twice", ended,
+       With<journal::OperationBegun>(begun,
+                                     [](auto& r) { r.operation.id = "op-1"; }),
+       kImpossible, "begins again"},
+      {"too many that run", full, begun, kImpossible, "too many operations"},
+      {"an end of nothing", ended, journal::OperationEnded{"op-3"},
+       StatusCode::kNotFound, "operation"},
+      {"ended twice", ended, journal::OperationEnded{"op-1"}, kImpossible,
+       "ends again"},
+      {"a status of nothing", ended, journal::OperationEnded{"op-2", {99}},
+       kInvalid, "operation"},
+  };
+}
+
 std::vector<Refusal> RefusedSummaries() {
   return {
       {"a summary in a term", Before<Accepted>(), SampleSummary(), kImpossible,
@@ -349,6 +383,32 @@ TEST(JournalState, BadTokensAreRefused) { ExpectRefused(RefusedTokens()); }
 TEST(JournalState, BadSwitchesAreRefused) { ExpectRefused(RefusedSwitches()); }
 TEST(JournalState, BadSummariesAreRefused) {
   ExpectRefused(RefusedSummaries());
+}
+
+TEST(JournalState, RefusesOperationsThatCannotBe) {
+  ExpectRefused(RefusedOperations());
+}
+
+TEST(JournalState, TheOldestEndedOperationIsForgottenForANewOne) {
+  JournalState state;
+  for (size_t i = 0; i < kMaxOperations + 2; ++i) {
+    const std::string id = std::to_string(i);
+    EXPECT_THAT(state.Apply(journal::OperationBegun{{id}}), IsOk());
+    if (i == 0) continue;  // runs on
+    EXPECT_THAT(state.Apply(journal::OperationEnded{id}), IsOk());
+  }
+  EXPECT_EQ(state.operations().size(), kMaxOperations);
+  EXPECT_EQ(state.operations()[0].operation.id, "0");
+  EXPECT_EQ(state.operations()[1].operation.id, "3");
+}
+
+TEST(JournalState, ANewGroupKnowsNoOperationsAndIsNotDrained) {
+  JournalState state = After(SampleHistory());
+  EXPECT_TRUE(state.draining());
+  EXPECT_EQ(state.operations().size(), 2u);
+  EXPECT_THAT(state.Apply(GroupBegun{ExpertParallel()}), IsOk());
+  EXPECT_FALSE(state.draining());
+  EXPECT_TRUE(state.operations().empty());
 }
 
 TEST(JournalState, HoldsWhatTheHistorySays) {
