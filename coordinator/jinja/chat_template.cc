@@ -2,12 +2,11 @@
 
 #include <optional>
 
+#include "common/base/cat.h"
 #include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "coordinator/jinja/template_characters.h"
 #include "coordinator/jinja/template_json.h"
-#include "coordinator/jinja/template_parser.h"
-#include "coordinator/jinja/template_strings.h"
 
 namespace moebius {
 namespace {
@@ -22,7 +21,7 @@ constexpr std::string_view kSpecialTokens[] = {
     "pad_token", "cls_token", "mask_token"};
 
 absl::Status Prefixed(std::string_view prefix, const absl::Status& status) {
-  return absl::Status(status.code(), jinja::StrCat(prefix, status.message()));
+  return absl::Status(status.code(), Cat(prefix, StdView(status.message())));
 }
 
 absl::StatusOr<ChatTemplate::SpecialTokens> SpecialTokensOf(
@@ -38,7 +37,7 @@ absl::StatusOr<ChatTemplate::SpecialTokens> SpecialTokensOf(
     }
     if (!token->is_string()) {
       return absl::InvalidArgumentError(
-          jinja::StrCat("'", name, "' must be a string or an added token"));
+          Cat("'", name, "' must be a string or an added token"));
     }
     tokens.emplace_back(name, *token->get_ptr<const std::string*>());
   }
@@ -90,8 +89,7 @@ absl::StatusOr<Json> ReadConfig(const std::filesystem::path& path) {
   RETURN_IF_ERROR(text.status());
   Json config = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (config.is_discarded()) {
-    return absl::InvalidArgumentError(
-        jinja::StrCat(path.string(), ": malformed JSON"));
+    return absl::InvalidArgumentError(Cat(path.string(), ": malformed JSON"));
   }
   return config;
 }
@@ -205,13 +203,12 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(
       FromConfig(config, jinja_file.has_value() ? &*jinja_file : nullptr);
   if (!loaded.ok()) {
     const auto& path = jinja_file.has_value() ? jinja_path : config_path;
-    return Prefixed(jinja::StrCat(path.string(), ": "), loaded.status());
+    return Prefixed(Cat(path.string(), ": "), loaded.status());
   }
   if (tool_use_file.has_value()) {
     auto tool_use = ParseVariant(*tool_use_file);
     if (!tool_use.ok()) {
-      return Prefixed(jinja::StrCat(tool_use_path.string(), ": "),
-                      tool_use.status());
+      return Prefixed(Cat(tool_use_path.string(), ": "), tool_use.status());
     }
     loaded->tool_use_ = *std::move(tool_use);
   }
@@ -224,7 +221,7 @@ absl::StatusOr<ChatTemplate::SpecialTokens> ChatTemplate::LoadSpecialTokens(
   ASSIGN_OR_RETURN(const Json config, ReadConfig(path));
   auto tokens = SpecialTokensOf(config);
   if (tokens.ok()) return tokens;
-  return Prefixed(jinja::StrCat(path.string(), ": "), tokens.status());
+  return Prefixed(Cat(path.string(), ": "), tokens.status());
 }
 
 const ChatTemplate::Variant& ChatTemplate::VariantFor(const Json& tools) const {
@@ -279,7 +276,7 @@ absl::StatusOr<std::string> ChatTemplate::RenderMessages(
   }
   for (auto it = input.extra.begin(); it != input.extra.end(); ++it) {
     if (IsReserved(it.key())) {
-      return absl::InvalidArgumentError(jinja::StrCat(
+      return absl::InvalidArgumentError(Cat(
           "'", it.key(), "' cannot be given as a variable of the template"));
     }
     RETURN_IF_ERROR(add(it.key(), it.value()));

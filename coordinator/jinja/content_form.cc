@@ -9,7 +9,8 @@
 namespace moebius {
 namespace {
 
-using jinja::Expression;
+using jinja::ExpressionPtr;
+using jinja::Op;
 using jinja::Statement;
 using Json = nlohmann::ordered_json;
 
@@ -34,7 +35,7 @@ bool Contains(const std::string_view (&names)[n], std::string_view name) {
 }
 
 // The string that an expression spells out, or null.
-const std::string* Spelled(const jinja::ExpressionPtr& expression) {
+const std::string* Spelled(const ExpressionPtr& expression) {
   if (expression == nullptr) return nullptr;
   const auto* literal = std::get_if<jinja::Literal>(&expression->node);
   if (literal == nullptr || literal->value.text() == nullptr) return nullptr;
@@ -68,52 +69,60 @@ class Detector {
   }
 
   void Learn(const jinja::Target& target, Kinds kinds) {
-    const auto* symbol = std::get_if<jinja::Symbol>(&target.node);
-    if (symbol != nullptr) Learn(*symbol, kinds);
+    if (target.unpacks || !target.attribute.empty()) return;
+    Learn(target.names[0], kinds);
   }
 
   // ---- expressions: what they may give ----
 
-  Kinds KindsOf(const jinja::ExpressionPtr& expression) const {
+  Kinds KindsOf(const ExpressionPtr& expression) const {
     if (expression == nullptr) return 0;
     return std::visit([this](const auto& node) { return Of(node); },
                       expression->node);
   }
 
+  Kinds Of(const jinja::Literal&) const { return 0; }
+  Kinds Of(const jinja::MacroLiteral&) const { return 0; }
   Kinds Of(const jinja::Name& name) const { return kinds_[name.symbol]; }
-  Kinds Of(const jinja::Slice& slice) const { return KindsOf(slice.object); }
-  Kinds Of(const jinja::Conditional& choice) const {
-    return KindsOf(choice.then) | KindsOf(choice.otherwise);
-  }
-  Kinds Of(const jinja::Logical& logical) const {
-    Kinds kinds = 0;
-    for (const auto& operand : logical.operands) kinds |= KindsOf(operand);
-    return kinds;
-  }
-  Kinds Of(const jinja::Filter& filter) const {
-    const Kinds kinds = KindsOf(filter.input);
-    if (filter.name == "first" || filter.name == "last") return ItemOf(kinds);
-    return Contains(kListFilters, filter.name) ? kinds : 0;
-  }
   Kinds Of(const jinja::Attribute& attribute) const {
     return Member(KindsOf(attribute.object), attribute.name);
   }
-  Kinds Of(const jinja::Subscript& subscript) const {
-    const Kinds kinds = KindsOf(subscript.object);
-    const std::string* key = Spelled(subscript.key);
-    return key != nullptr ? Member(kinds, *key) : ItemOf(kinds);
+  Kinds Of(const jinja::Operation& operation) const {
+    const auto& operands = operation.operands;
+    switch (operation.op) {
+      case Op::kAnd:
+      case Op::kOr: {
+        Kinds kinds = 0;
+        for (const auto& operand : operands) kinds |= KindsOf(operand);
+        return kinds;
+      }
+      case Op::kConditional:
+        return KindsOf(operands[1]) | KindsOf(operands[2]);
+      case Op::kSlice:
+        return KindsOf(operands[0]);
+      case Op::kSubscript: {
+        const std::string* key = Spelled(operands[1]);
+        const Kinds kinds = KindsOf(operands[0]);
+        return key != nullptr ? Member(kinds, *key) : ItemOf(kinds);
+      }
+      default:
+        return 0;
+    }
   }
-  // message.get('content')
   Kinds Of(const jinja::Call& call) const {
-    const auto* method = std::get_if<jinja::Attribute>(&call.callee->node);
-    if (method == nullptr || method->name != "get") return 0;
-    if (call.arguments.positional.empty()) return 0;
-    const std::string* key = Spelled(call.arguments.positional[0]);
+    const Kinds kinds = KindsOf(call.object);
+    if (call.kind == jinja::Call::Kind::kFilter) {
+      if (call.name == "first" || call.name == "last") return ItemOf(kinds);
+      return Contains(kListFilters, call.name) ? kinds : 0;
+    }
+    // message.get('content')
+    const auto* method = std::get_if<jinja::Attribute>(&call.object->node);
+    if (call.kind == jinja::Call::Kind::kTest || method == nullptr ||
+        method->name != "get" || call.arguments.empty()) {
+      return 0;
+    }
+    const std::string* key = Spelled(call.arguments[0].value);
     return key == nullptr ? 0 : Member(KindsOf(method->object), *key);
-  }
-  template <typename Other>
-  Kinds Of(const Other&) const {
-    return 0;
   }
 
   static Kinds Member(Kinds kinds, std::string_view name) {
@@ -126,88 +135,48 @@ class Detector {
 
   // ---- expressions: what they do ----
 
-  void Visit(const jinja::ExpressionPtr& expression) {
-    if (expression == nullptr) return;
-    std::visit([this](const auto& node) { Look(node); }, expression->node);
+  void Visit(const ExpressionPtr& expression) {
+    if (expression != nullptr) Visit(*expression);
   }
-  void Visit(const std::vector<jinja::ExpressionPtr>& expressions) {
-    for (const auto& expression : expressions) Visit(expression);
-  }
-  void Visit(const jinja::Arguments& arguments) {
-    Visit(arguments.positional);
-    for (const auto& [name, value] : arguments.keyword) Visit(value);
-    Visit(arguments.more_positional);
-    Visit(arguments.more_keyword);
+  void Visit(const jinja::Expression& expression) {
+    std::visit([this](const auto& node) { Look(node); }, expression.node);
+    ForEachOperand(expression, [this](const auto& e) { Visit(e); });
   }
 
   void Look(const jinja::Literal&) {}
+  void Look(const jinja::MacroLiteral& macro) { Visit(macro.definition->body); }
   void Look(const jinja::Name&) {}
-  void Look(const jinja::ListLiteral& list) { Visit(list.items); }
-  void Look(const jinja::DictLiteral& dict) {
-    for (const auto& [key, value] : dict.entries) {
-      Visit(key);
-      Visit(value);
-    }
-  }
-  void Look(const jinja::Unary& unary) { Visit(unary.operand); }
-  void Look(const jinja::Binary& binary) {
-    Visit(binary.left);
-    Visit(binary.right);
-  }
-  void Look(const jinja::Logical& logical) { Visit(logical.operands); }
-  void Look(const jinja::Comparison& comparison) {
-    Visit(comparison.first);
-    for (const auto& [op, operand] : comparison.rest) Visit(operand);
-  }
-  void Look(const jinja::Concatenation& joined) { Visit(joined.operands); }
-  void Look(const jinja::Conditional& choice) {
-    Visit(choice.condition);
-    Visit(choice.then);
-    Visit(choice.otherwise);
-  }
   void Look(const jinja::Attribute& attribute) {
     looks_at_parts_ |= (KindsOf(attribute.object) & kPart) != 0;
-    Visit(attribute.object);
   }
-  void Look(const jinja::Subscript& subscript) {
-    if (Spelled(subscript.key) != nullptr) {
-      looks_at_parts_ |= (KindsOf(subscript.object) & kPart) != 0;
-    }
-    Visit(subscript.object);
-    Visit(subscript.key);
-  }
-  void Look(const jinja::Slice& slice) {
-    Visit(slice.object);
-    Visit(slice.start);
-    Visit(slice.stop);
-    Visit(slice.step);
+  void Look(const jinja::Operation& operation) {
+    looks_at_parts_ |= operation.op == Op::kSubscript &&
+                       Spelled(operation.operands[1]) != nullptr &&
+                       (KindsOf(operation.operands[0]) & kPart) != 0;
   }
   void Look(const jinja::Call& call) {
-    Visit(call.callee);
-    Visit(call.arguments);
-    const auto* name = std::get_if<jinja::Name>(&call.callee->node);
-    if (name == nullptr || macros_[name->symbol] == nullptr) return;
-    const auto& parameters = macros_[name->symbol]->parameters;
-    const auto& given = call.arguments.positional;
-    for (size_t i = 0; i < std::min(parameters.size(), given.size()); ++i) {
-      Learn(parameters[i].symbol, KindsOf(given[i]));
+    if (call.kind == jinja::Call::Kind::kFilter) {
+      looks_at_parts_ |= Contains(kItemFilters, call.name) &&
+                         (KindsOf(call.object) & kContent) != 0;
+    } else if (call.kind == jinja::Call::Kind::kTest) {
+      knows_strings_ |= call.name == "string";
+    } else if (const auto* name =
+                   std::get_if<jinja::Name>(&call.object->node)) {
+      const auto* macro = macros_[name->symbol];
+      if (macro != nullptr) LearnParameters(*macro, call.arguments);
     }
-    for (const auto& [key, value] : call.arguments.keyword) {
-      for (const jinja::Parameter& parameter : parameters) {
-        if (parameter.name == key) Learn(parameter.symbol, KindsOf(value));
+  }
+  void LearnParameters(const jinja::MacroDefinition& macro,
+                       const std::vector<jinja::Argument>& arguments) {
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      const jinja::Argument& argument = arguments[i];
+      for (size_t j = 0; j < macro.parameters.size(); ++j) {
+        const jinja::Parameter& parameter = macro.parameters[j];
+        if (argument.name.empty() ? i == j : argument.name == parameter.name) {
+          Learn(parameter.symbol, KindsOf(argument.value));
+        }
       }
     }
-  }
-  void Look(const jinja::Filter& filter) {
-    looks_at_parts_ |= Contains(kItemFilters, filter.name) &&
-                       (KindsOf(filter.input) & kContent) != 0;
-    Visit(filter.input);
-    Visit(filter.arguments);
-  }
-  void Look(const jinja::Test& test) {
-    knows_strings_ |= test.name == "string";
-    Visit(test.input);
-    Visit(test.arguments);
   }
 
   // ---- statements ----
@@ -218,9 +187,7 @@ class Detector {
     }
   }
 
-  void Look(const jinja::Output&) {}
-  void Look(const jinja::Break&) {}
-  void Look(const jinja::Continue&) {}
+  void Look(const jinja::LoopControl&) {}
   void Look(const jinja::Print& print) { Visit(print.expression); }
   void Look(const jinja::If& choice) {
     for (const auto& [condition, body] : choice.branches) {
@@ -240,33 +207,17 @@ class Detector {
   }
   void Look(const jinja::Set& set) {
     Learn(set.target, KindsOf(set.value));
+    if (auto macro = std::get_if<jinja::MacroLiteral>(&set.value->node)) {
+      auto& known = macros_[set.target.names[0]];
+      changed_ |= known != macro->definition.get();
+      known = macro->definition.get();
+    }
     Visit(set.value);
   }
-  void Look(const jinja::SetBlock& block) {
-    Visit(block.filter);
+  void Look(const jinja::Block& block) {
+    Visit(block.filters);
     Visit(block.body);
   }
-  void Look(const jinja::With& with) {
-    for (const auto& [target, value] : with.assignments) {
-      Learn(target, KindsOf(value));
-      Visit(value);
-    }
-    Visit(with.body);
-  }
-  void Look(const jinja::DefineMacro& define) {
-    changed_ |= macros_[define.symbol] != define.macro.get();
-    macros_[define.symbol] = define.macro.get();
-    Visit(define.macro->body);
-  }
-  void Look(const jinja::CallBlock& block) {
-    Visit(block.call);
-    Visit(block.caller->body);
-  }
-  void Look(const jinja::FilterBlock& block) {
-    Visit(block.filter);
-    Visit(block.body);
-  }
-  void Look(const jinja::Scoped& scoped) { Visit(scoped.body); }
 
   const jinja::Template& parsed_;
   std::vector<Kinds> kinds_;  // by Symbol, whatever the scope

@@ -1,13 +1,14 @@
-// The tree of a parsed template. Built by the parser, never changed after.
+// Parses a template into a tree, which never changes after.
 #pragma once
 
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <variant>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "coordinator/jinja/template_value.h"
 
 namespace moebius::jinja {
@@ -18,127 +19,121 @@ using ExpressionPtr = std::unique_ptr<Expression>;
 // A variable's name as an index into Template::names.
 using Symbol = int;
 
-struct Arguments {
-  std::vector<ExpressionPtr> positional;
-  std::vector<std::pair<std::string, ExpressionPtr>> keyword;
-  ExpressionPtr more_positional;  // *expr, or null
-  ExpressionPtr more_keyword;     // **expr, or null
-};
-
 struct Literal {
   Value value;
 };
 struct Name {
   Symbol symbol;
 };
-struct ListLiteral {
-  std::vector<ExpressionPtr> items;
-  bool is_tuple;
-};
-struct DictLiteral {
-  std::vector<std::pair<ExpressionPtr, ExpressionPtr>> entries;
-};
-struct Unary {
-  enum class Op { kNot, kMinus, kPlus };
-  Op op;
-  ExpressionPtr operand;
-};
-struct Binary {
-  enum class Op {
-    kAdd,
-    kSubtract,
-    kMultiply,
-    kDivide,
-    kFloorDivide,
-    kModulo,
-    kPower
-  };
-  Op op;
-  ExpressionPtr left, right;
-};
-// All operands of one chain of "and" (of "or").
-struct Logical {
-  bool is_and;
-  std::vector<ExpressionPtr> operands;
-};
-// a < b <= c: every comparison must hold.
-struct Comparison {
-  enum class Op {
-    kEqual,
-    kNotEqual,
-    kLess,
-    kLessEqual,
-    kGreater,
-    kGreaterEqual,
-    kIn,
-    kNotIn
-  };
-  ExpressionPtr first;
-  std::vector<std::pair<Op, ExpressionPtr>> rest;
-};
-struct Concatenation {  // a ~ b
-  std::vector<ExpressionPtr> operands;
-};
-struct Conditional {  // then if condition else otherwise
-  ExpressionPtr condition, then;
-  ExpressionPtr otherwise;  // or null
-};
 struct Attribute {  // object.name
   ExpressionPtr object;
   std::string name;
 };
-struct Subscript {  // object[key]
-  ExpressionPtr object, key;
+
+// What is done with operands.
+enum class Op {
+  // Two operands.
+  kAdd,
+  kSubtract,
+  kMultiply,
+  kDivide,
+  kFloorDivide,
+  kModulo,
+  kEqual,
+  kNotEqual,
+  kLess,
+  kLessEqual,
+  kGreater,
+  kGreaterEqual,
+  kIn,
+  kNotIn,
+  kSubscript,  // object, key
+  // One operand.
+  kNot,
+  kNegate,
+  // Any number of them.
+  kAnd,
+  kOr,
+  kConcatenate,
+  kList,
+  kTuple,
+  kDict,  // key, value, key, value ...
+  // A fixed number, of which some may be null.
+  kConditional,  // condition, then, otherwise or null
+  kSlice,        // object, then start, stop, step or null
 };
-struct Slice {  // object[start:stop:step]
-  ExpressionPtr object;
-  ExpressionPtr start, stop, step;  // or null
-};
-struct Call {
-  ExpressionPtr callee;
-  Arguments arguments;
-};
-struct Filter {
-  ExpressionPtr input;  // null in blocks: the block's output
-  std::string name;
-  Arguments arguments;
-};
-struct Test {
-  ExpressionPtr input;
-  std::string name;
-  Arguments arguments;
+struct Operation {
+  Op op;
+  std::vector<ExpressionPtr> operands;
 };
 
+struct Argument {
+  std::string name;  // empty: by position
+  ExpressionPtr value;
+  bool is_spread = false;  // *value
+};
+// A call, and what else takes arguments.
+struct Call {
+  enum class Kind {
+    kValue,   // object(arguments)
+    kFilter,  // object|name(arguments)
+    kTest,    // object is name(arguments)
+  };
+  Kind kind;
+  ExpressionPtr object;  // null for a filter of a block: the block's output
+  std::string name;      // of a filter or a test
+  std::vector<Argument> arguments;
+};
+
+struct MacroDefinition;
+struct MacroLiteral {  // of {% macro %}, of the body of {% call %}
+  std::shared_ptr<const MacroDefinition> definition;
+};
+
+using ExpressionNode =
+    std::variant<Literal, Name, Attribute, Operation, Call, MacroLiteral>;
 struct Expression {
   int line;
   int height;  // 1 + the highest operand's
-  std::variant<Literal, Name, ListLiteral, DictLiteral, Unary, Binary, Logical,
-               Comparison, Concatenation, Conditional, Attribute, Subscript,
-               Slice, Call, Filter, Test>
-      node;
+  ExpressionNode node;
 };
+
+// Calls visit(operand) for each that is there, in order.
+template <typename Visit>
+void ForEachOperand(const Expression& expression, Visit visit) {
+  const auto look = [&](const ExpressionPtr& operand) {
+    if (operand != nullptr) visit(*operand);
+  };
+  if (auto attribute = std::get_if<Attribute>(&expression.node)) {
+    look(attribute->object);
+  } else if (auto operation = std::get_if<Operation>(&expression.node)) {
+    for (const ExpressionPtr& operand : operation->operands) look(operand);
+  } else if (auto call = std::get_if<Call>(&expression.node)) {
+    look(call->object);
+    for (const Argument& argument : call->arguments) look(argument.value);
+  }
+}
 
 struct Statement;
 using Body = std::vector<Statement>;
 
-// What is assigned to: a name, names in a tuple, or an attribute of a
-// namespace.
+// What is assigned to: a name, several that take the items of one value, or
+// an attribute of a namespace.
 struct Target {
-  struct NamespaceAttribute {
-    Symbol symbol;
-    std::string attribute;
-  };
-  std::variant<Symbol, std::vector<Target>, NamespaceAttribute> node;
+  std::vector<Symbol> names;
+  bool unpacks = false;
+  std::string attribute;  // of names[0], if it is not empty
 };
 
-struct Output {  // text between tags
-  std::string text;
-};
-struct Print {  // {{ expression }}
+struct Print {  // {{ expression }}, text between tags, {% call %}
   ExpressionPtr expression;
 };
 struct If {
-  std::vector<std::pair<ExpressionPtr, Body>> branches;
+  struct Branch {
+    ExpressionPtr condition;
+    Body body;
+  };
+  std::vector<Branch> branches;
   Body otherwise;
 };
 struct For {
@@ -148,55 +143,37 @@ struct For {
   Body body, otherwise;
   bool uses_loop;  // the body mentions `loop`
 };
-struct Set {
+struct Set {  // also {% macro %}
   Target target;
   ExpressionPtr value;
 };
-struct SetBlock {
-  Target target;
-  ExpressionPtr filter;  // a chain of Filter whose first input is null; or null
+// {% set x %}, {% filter %}, {% generation %}: what the body prints goes
+// through the filters and is assigned or printed.
+struct Block {
+  std::optional<Target> target;
+  ExpressionPtr filters;  // a chain whose first has no object; or null
   Body body;
 };
-struct With {
-  std::vector<std::pair<Target, ExpressionPtr>> assignments;
-  Body body;
+struct LoopControl {
+  bool is_break;  // else continue
 };
+
+using StatementNode = std::variant<Print, If, For, Set, Block, LoopControl>;
+struct Statement {
+  int line;
+  StatementNode node;
+};
+
 struct Parameter {
   Symbol symbol;
   std::string name;
   ExpressionPtr default_value;  // or null
 };
-// The definition of a macro; also the body of a call block.
 struct MacroDefinition {
   std::string name;
   std::vector<Parameter> parameters;
-  // Whether the body uses these names; a macro that does takes any arguments.
-  bool uses_varargs = false, uses_kwargs = false, uses_caller = false;
+  bool uses_caller = false;  // a macro that does may be given one
   Body body;
-};
-struct DefineMacro {
-  Symbol symbol;
-  std::unique_ptr<MacroDefinition> macro;
-};
-struct CallBlock {  // {% call(x) macro() %}: the body is `caller`
-  ExpressionPtr call;
-  std::unique_ptr<MacroDefinition> caller;
-};
-struct FilterBlock {
-  ExpressionPtr filter;
-  Body body;
-};
-struct Scoped {  // {% generation %}: marks the model's own words, prints them
-  Body body;
-};
-struct Break {};
-struct Continue {};
-
-struct Statement {
-  int line;
-  std::variant<Output, Print, If, For, Set, SetBlock, With, DefineMacro,
-               CallBlock, FilterBlock, Scoped, Break, Continue>
-      node;
 };
 
 struct Template {
@@ -211,5 +188,12 @@ struct Template {
     return std::nullopt;
   }
 };
+
+// Understands Jinja's expressions and its statements for, if, set, macro,
+// call, filter, raw, break, continue, and Hugging Face's generation, as far as
+// published templates use them. All else is refused by name.
+//
+// Errors: kInvalidArgument "line N: reason".
+absl::StatusOr<Template> ParseTemplate(std::string_view source);
 
 }  // namespace moebius::jinja

@@ -6,131 +6,83 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "absl/strings/ascii.h"
+#include "common/base/cat.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius::jinja {
 namespace {
 
-// Calls visit(code point, byte offset) in order until it answers false.
-template <typename Visit>
-bool ForEach(std::string_view text, Visit visit) {
-  for (size_t at = 0; at < text.size();) {
-    const CodePoint c = ReadCodePoint(text.data() + at);
-    if (!visit(c.value, at)) return false;
-    at += c.size_bytes;
-  }
-  return true;
-}
-
 utf8proc_category_t Category(char32_t c) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(c));
 }
 
-bool IsUpper(char32_t c) { return Category(c) == UTF8PROC_CATEGORY_LU; }
-bool IsTitle(char32_t c) { return Category(c) == UTF8PROC_CATEGORY_LT; }
-bool IsLower(char32_t c) {
+bool IsCased(char32_t c) {
+  const auto category = Category(c);
   // Feminine and masculine ordinals are letters without case that have the
   // property Lowercase.
-  return Category(c) == UTF8PROC_CATEGORY_LL || c == 0xAA || c == 0xBA;
+  return (category >= UTF8PROC_CATEGORY_LU &&
+          category <= UTF8PROC_CATEGORY_LT) ||
+         c == 0xAA || c == 0xBA;
 }
-bool IsCased(char32_t c) { return IsUpper(c) || IsLower(c) || IsTitle(c); }
 
-bool IsLetter(char32_t c) {
+// str.isprintable() of one character: letters, marks, numbers, punctuation and
+// symbols are, and the space.
+bool IsPrintable(char32_t c) {
   const auto category = Category(c);
-  return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
+  return c == ' ' ||
+         (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_SO);
 }
 
-bool IsDecimal(char32_t c) { return Category(c) == UTF8PROC_CATEGORY_ND; }
-
-bool IsSuperscriptDigit(char32_t c) {
-  return c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 ||
-         (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089);
-}
-
-bool IsNumericCharacter(char32_t c) {
-  const auto category = Category(c);
-  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
-         category == UTF8PROC_CATEGORY_NO;
-}
-
-template <typename Predicate>
-bool IsAll(std::string_view text, Predicate predicate) {
-  return !text.empty() &&
-         ForEach(text, [&](char32_t c, size_t) { return predicate(c); });
-}
-
-// The characters whose upper case is several characters (of
-// SpecialCasing.txt, those of Latin text).
-std::string_view LongUpper(char32_t c) {
-  switch (c) {
-    case 0xDF:
-      return "SS";
-    case 0xFB00:
-      return "FF";
-    case 0xFB01:
-      return "FI";
-    case 0xFB02:
-      return "FL";
-    case 0xFB03:
-      return "FFI";
-    case 0xFB04:
-      return "FFL";
-    case 0xFB05:
-    case 0xFB06:
-      return "ST";
-    default:
-      return "";
+// Appends what `map` makes of each character.
+template <typename Map>
+std::string Mapped(std::string_view text, Map map) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    const CodePoint c = ReadCodePoint(text.data() + at);
+    map(c.value, &out);
+    at += c.size_bytes;
   }
+  return out;
+}
+
+// The letters of Latin text whose upper case is several letters (of
+// SpecialCasing.txt), "" for all others.
+std::string_view LongUpper(char32_t c) {
+  static constexpr std::string_view kLigatures[] = {"FF",  "FI", "FL", "FFI",
+                                                    "FFL", "ST", "ST"};
+  if (c == 0xDF) return "SS";
+  return c >= 0xFB00 && c <= 0xFB06 ? kLigatures[c - 0xFB00] : "";
 }
 
 void AppendUpper(char32_t c, std::string* out) {
-  const std::string_view special = LongUpper(c);
-  if (!special.empty()) {
-    out->append(special);
+  if (const std::string_view upper = LongUpper(c); !upper.empty()) {
+    out->append(upper);
   } else {
     AppendUtf8(utf8proc_toupper(static_cast<utf8proc_int32_t>(c)), out);
   }
 }
 
 void AppendLower(char32_t c, std::string* out) {
-  if (c == 0x130) {
-    out->append("i\xCC\x87");
-  } else {
-    AppendUtf8(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)), out);
-  }
+  AppendUtf8(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)), out);
 }
 
-void AppendTitle(char32_t c, std::string* out) {
-  const std::string_view special = LongUpper(c);
-  if (!special.empty()) {
-    out->push_back(special[0]);
-    for (char rest : special.substr(1)) {
-      out->push_back(static_cast<char>(rest - 'A' + 'a'));
+// The first letter in upper case, and each that follows what `separates`.
+std::string Title(std::string_view text, bool (*separates)(char32_t)) {
+  bool in_word = false;
+  return Mapped(text, [&](char32_t c, std::string* out) {
+    const std::string_view upper = LongUpper(c);
+    if (in_word) {
+      AppendLower(c, out);
+    } else if (!upper.empty()) {
+      out->append(upper, 0, 1)
+          .append(absl::AsciiStrToLower(AbslView(upper)), 1);
+    } else {
+      AppendUtf8(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)), out);
     }
-  } else {
-    AppendUtf8(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)), out);
-  }
-}
-
-// Bytes of the line end at text[at], 0 if none is there.
-size_t LineEndBytes(std::string_view text, size_t at) {
-  const CodePoint c = ReadCodePoint(text.data() + at);
-  switch (c.value) {
-    case '\r':
-      return at + 1 < text.size() && text[at + 1] == '\n' ? 2 : 1;
-    case '\n':
-    case '\v':
-    case '\f':
-    case 0x1C:
-    case 0x1D:
-    case 0x1E:
-    case 0x85:
-    case 0x2028:
-    case 0x2029:
-      return c.size_bytes;
-    default:
-      return 0;
-  }
+    in_word = !separates(c);
+  });
 }
 
 }  // namespace
@@ -156,260 +108,64 @@ bool IsSpace(char32_t c) {
          c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
-bool IsPrintable(char32_t c) {
-  if (c == ' ') return true;
-  switch (Category(c)) {
-    case UTF8PROC_CATEGORY_CC:
-    case UTF8PROC_CATEGORY_CF:
-    case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO:
-    case UTF8PROC_CATEGORY_CN:
-    case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP:
-    case UTF8PROC_CATEGORY_ZS:
-      return false;
-    default:
-      return true;
-  }
+bool IsAllSpace(std::string_view text) {
+  return Strip(text, std::nullopt, Side::kLeft).empty();
 }
 
-bool IsIdentifierStart(char32_t c) {
-  return c == '_' || IsLetter(c) || Category(c) == UTF8PROC_CATEGORY_NL;
-}
-
-bool IsIdentifierPart(char32_t c) {
-  if (IsIdentifierStart(c) || IsDecimal(c)) return true;
-  const auto category = Category(c);
-  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
-         category == UTF8PROC_CATEGORY_PC;
-}
-
-bool IsAllAlpha(std::string_view text) { return IsAll(text, IsLetter); }
-bool IsAllDigits(std::string_view text) {
-  return IsAll(
-      text, [](char32_t c) { return IsDecimal(c) || IsSuperscriptDigit(c); });
-}
-bool IsAllNumeric(std::string_view text) {
-  return IsAll(text, IsNumericCharacter);
-}
-bool IsAllAlphanumeric(std::string_view text) {
-  return IsAll(text,
-               [](char32_t c) { return IsLetter(c) || IsNumericCharacter(c); });
-}
-bool IsAllSpace(std::string_view text) { return IsAll(text, IsSpace); }
-
-bool IsAllUpper(std::string_view text) {
-  bool cased = false;
-  return ForEach(text,
-                 [&](char32_t c, size_t) {
-                   cased = cased || IsUpper(c);
-                   return !IsLower(c) && !IsTitle(c);
-                 }) &&
-         cased;
-}
-
-bool IsAllLower(std::string_view text) {
-  bool cased = false;
-  return ForEach(text,
-                 [&](char32_t c, size_t) {
-                   cased = cased || IsLower(c);
-                   return !IsUpper(c) && !IsTitle(c);
-                 }) &&
-         cased;
-}
-
-std::string ToUpper(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  ForEach(text, [&](char32_t c, size_t) {
-    AppendUpper(c, &out);
-    return true;
-  });
-  return out;
-}
-
-std::string ToLower(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  ForEach(text, [&](char32_t c, size_t) {
-    AppendLower(c, &out);
-    return true;
-  });
-  return out;
-}
+std::string ToUpper(std::string_view text) { return Mapped(text, AppendUpper); }
+std::string ToLower(std::string_view text) { return Mapped(text, AppendLower); }
 
 std::string Capitalize(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  ForEach(text, [&](char32_t c, size_t at) {
-    at == 0 ? AppendTitle(c, &out) : AppendLower(c, &out);
-    return true;
-  });
-  return out;
-}
-
-std::string SwapCase(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  ForEach(text, [&](char32_t c, size_t) {
-    IsUpper(c) ? AppendLower(c, &out) : AppendUpper(c, &out);
-    return true;
-  });
-  return out;
+  return Title(text, [](char32_t) { return false; });
 }
 
 std::string TitleWords(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  bool in_word = false;
-  ForEach(text, [&](char32_t c, size_t) {
-    in_word ? AppendLower(c, &out) : AppendTitle(c, &out);
-    in_word = IsCased(c);
-    return true;
-  });
-  return out;
+  return Title(text, [](char32_t c) { return !IsCased(c); });
 }
 
 std::string TitleFilter(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  bool in_word = false;
-  ForEach(text, [&](char32_t c, size_t) {
-    const bool separates =
-        IsSpace(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<';
-    in_word && !separates ? AppendLower(c, &out) : AppendUpper(c, &out);
-    in_word = !separates;
-    return true;
+  return Title(text, [](char32_t c) {
+    return IsSpace(c) || c == '-' || c == '(' || c == '{' || c == '[' ||
+           c == '<';
   });
-  return out;
 }
 
 std::string_view Strip(std::string_view text,
                        std::optional<std::string_view> chars, Side side) {
-  const auto drop = [&](size_t at) {
-    const CodePoint c = ReadCodePoint(text.data() + at);
-    if (!chars.has_value()) return IsSpace(c.value);
-    return FindFirst(*chars, text.substr(at, c.size_bytes)) !=
-           std::string_view::npos;
+  const auto goes = [&chars](std::string_view character) {
+    if (!chars.has_value()) {
+      return IsSpace(ReadCodePoint(character.data()).value);
+    }
+    return FindFirst(*chars, character) != std::string_view::npos;
   };
-  if (side != Side::kRight) {
-    size_t at = 0;
-    while (at < text.size() && drop(at)) {
-      at += ReadCodePoint(text.data() + at).size_bytes;
-    }
-    text.remove_prefix(at);
+  while (side != Side::kRight && !text.empty()) {
+    const int size = ReadCodePoint(text.data()).size_bytes;
+    if (!goes(text.substr(0, size))) break;
+    text.remove_prefix(size);
   }
-  if (side != Side::kLeft) {
-    while (!text.empty()) {
-      const size_t at = PreviousCharacter(text, text.size());
-      if (!drop(at)) break;
-      text = text.substr(0, at);
-    }
+  while (side != Side::kLeft && !text.empty()) {
+    const size_t last = PreviousCharacter(text, text.size());
+    if (!goes(text.substr(last))) break;
+    text = text.substr(0, last);
   }
   return text;
 }
 
-std::vector<std::string_view> SplitLines(std::string_view text,
-                                         bool keep_ends) {
-  std::vector<std::string_view> lines;
-  size_t begin = 0;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end_bytes = LineEndBytes(text, at);
-    if (end_bytes == 0) {
-      at += ReadCodePoint(text.data() + at).size_bytes;
-      continue;
-    }
-    lines.push_back(
-        text.substr(begin, at - begin + (keep_ends ? end_bytes : 0)));
-    at += end_bytes;
-    begin = at;
+size_t LineBytes(std::string_view text) {
+  size_t size = 0;
+  while (size < text.size() && LineEndBytes(text, size) == 0) {
+    size += ReadCodePoint(text.data() + size).size_bytes;
   }
-  if (begin < text.size()) lines.push_back(text.substr(begin));
-  return lines;
+  return size;
 }
 
-std::vector<std::string_view> SplitSpace(std::string_view text, long max_splits,
-                                         bool from_right) {
-  std::vector<std::string_view> parts;
-  std::string_view rest =
-      Strip(text, std::nullopt, from_right ? Side::kRight : Side::kLeft);
-  while (!rest.empty()) {
-    if (max_splits >= 0 && parts.size() == static_cast<size_t>(max_splits)) {
-      // What is left keeps its inner and far white space.
-      parts.push_back(rest);
-      break;
-    }
-    size_t cut = from_right ? rest.size() : 0;
-    if (from_right) {
-      while (cut > 0) {
-        const size_t at = PreviousCharacter(rest, cut);
-        if (IsSpace(ReadCodePoint(rest.data() + at).value)) break;
-        cut = at;
-      }
-      parts.push_back(rest.substr(cut));
-      rest = Strip(rest.substr(0, cut), std::nullopt, Side::kRight);
-    } else {
-      while (cut < rest.size()) {
-        const CodePoint c = ReadCodePoint(rest.data() + cut);
-        if (IsSpace(c.value)) break;
-        cut += c.size_bytes;
-      }
-      parts.push_back(rest.substr(0, cut));
-      rest = Strip(rest.substr(cut), std::nullopt, Side::kLeft);
-    }
-  }
-  if (from_right) std::reverse(parts.begin(), parts.end());
-  return parts;
-}
-
-std::vector<std::string_view> SplitAt(std::string_view text,
-                                      std::string_view separator,
-                                      long max_splits, bool from_right) {
-  std::vector<std::string_view> parts;
-  if (!from_right) {
-    size_t begin = 0;
-    while (max_splits < 0 || parts.size() < static_cast<size_t>(max_splits)) {
-      const size_t at = FindFirst(text, separator, begin);
-      if (at == std::string_view::npos) break;
-      parts.push_back(text.substr(begin, at - begin));
-      begin = at + separator.size();
-    }
-    parts.push_back(text.substr(begin));
-    return parts;
-  }
-  // Occurrences from the right are those from the left in the mirrored text.
-  std::string mirrored(text.rbegin(), text.rend());
-  std::string needle(separator.rbegin(), separator.rend());
-  size_t begin = 0;
-  while (max_splits < 0 || parts.size() < static_cast<size_t>(max_splits)) {
-    const size_t at = FindFirst(mirrored, needle, begin);
-    if (at == std::string_view::npos) break;
-    parts.push_back(text.substr(text.size() - at, at - begin));
-    begin = at + needle.size();
-  }
-  parts.push_back(text.substr(0, text.size() - begin));
-  std::reverse(parts.begin(), parts.end());
-  return parts;
-}
-
-size_t CountLines(std::string_view text) {
-  size_t count = 1;
-  ForEach(text, [&](char32_t, size_t at) {
-    count += LineEndBytes(text, at) != 0;
-    return true;
-  });
-  return count;
-}
-
-size_t CountWords(std::string_view text) {
-  size_t count = 1;
-  bool in_word = false;
-  ForEach(text, [&](char32_t c, size_t) {
-    count += !in_word && !IsSpace(c);
-    in_word = !IsSpace(c);
-    return true;
-  });
-  return count;
+size_t LineEndBytes(std::string_view text, size_t at) {
+  static constexpr std::u32string_view kLineEnds =
+      U"\n\v\f\r\u001C\u001D\u001E\u0085\u2028\u2029";
+  if (at == text.size()) return 0;
+  if (text.substr(at).starts_with("\r\n")) return 2;
+  const CodePoint c = ReadCodePoint(text.data() + at);
+  return kLineEnds.find(c.value) == kLineEnds.npos ? 0 : c.size_bytes;
 }
 
 size_t FindFirst(std::string_view text, std::string_view needle,
@@ -429,7 +185,6 @@ size_t FindLast(std::string_view text, std::string_view needle) {
 }
 
 size_t CountOccurrences(std::string_view text, std::string_view needle) {
-  if (needle.empty()) return CountCharacters(text) + 1;
   size_t count = 0;
   for (size_t at = FindFirst(text, needle); at != std::string_view::npos;
        at = FindFirst(text, needle, at + needle.size())) {
@@ -439,39 +194,16 @@ size_t CountOccurrences(std::string_view text, std::string_view needle) {
 }
 
 std::string Replace(std::string_view text, std::string_view from,
-                    std::string_view to, long count) {
+                    std::string_view to, int64_t count) {
   std::string out;
   size_t begin = 0;
-  if (from.empty()) {
-    // Between all characters, and at both ends.
-    while (count != 0) {
-      out.append(to);
-      --count;
-      if (begin >= text.size()) return out;
-      const int size = ReadCodePoint(text.data() + begin).size_bytes;
-      out.append(text.substr(begin, size));
-      begin += size;
-    }
-  } else {
-    for (; count != 0; --count) {
-      const size_t at = FindFirst(text, from, begin);
-      if (at == std::string_view::npos) break;
-      out.append(text.substr(begin, at - begin)).append(to);
-      begin = at + from.size();
-    }
+  for (; count != 0; --count) {
+    const size_t at = FindFirst(text, from, begin);
+    if (at == std::string_view::npos) break;
+    out.append(text.substr(begin, at - begin)).append(to);
+    begin = at + from.size();
   }
   return out.append(text.substr(begin));
-}
-
-std::string Reverse(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  while (!text.empty()) {
-    const size_t at = PreviousCharacter(text, text.size());
-    out.append(text.substr(at));
-    text = text.substr(0, at);
-  }
-  return out;
 }
 
 void AppendQuoted(std::string_view text, std::string* out) {
@@ -479,16 +211,16 @@ void AppendQuoted(std::string_view text, std::string* out) {
                           text.find('"') == std::string_view::npos;
   const char quote = use_double ? '"' : '\'';
   out->push_back(quote);
-  ForEach(text, [&](char32_t c, size_t at) {
-    char escape[16];
+  out->append(Mapped(text, [quote](char32_t c, std::string* out) {
     if (c == static_cast<char32_t>(quote) || c == '\\') {
       out->push_back('\\');
       out->push_back(static_cast<char>(c));
     } else if (c == '\n' || c == '\r' || c == '\t') {
       out->append(c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t");
     } else if (IsPrintable(c)) {
-      out->append(text.substr(at, ReadCodePoint(text.data() + at).size_bytes));
+      AppendUtf8(c, out);
     } else {
+      char escape[16];
       const char* format = c < 0x100     ? "\\x%02x"
                            : c < 0x10000 ? "\\u%04x"
                                          : "\\U%08x";
@@ -496,8 +228,7 @@ void AppendQuoted(std::string_view text, std::string* out) {
                                      static_cast<unsigned>(c));
       out->append(escape, size);
     }
-    return true;
-  });
+  }));
   out->push_back(quote);
 }
 

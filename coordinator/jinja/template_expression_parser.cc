@@ -1,250 +1,161 @@
 // Expressions, from the loosest binding to the tightest.
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <utility>
 
+#include "common/base/cat.h"
 #include "common/base/status_macros.h"
 #include "coordinator/jinja/template_parser_internal.h"
-#include "coordinator/jinja/template_strings.h"
 
 namespace moebius::jinja {
 namespace {
 
-int Height(const ExpressionPtr& expression) {
-  return expression ? expression->height : 0;
-}
+struct BinaryOperator {
+  int level;  // of binding strength
+  Token::Kind kind;
+  std::string_view text;
+  Op op;
+};
 
-int Height(const std::vector<ExpressionPtr>& expressions) {
-  int height = 0;
-  for (const auto& e : expressions) height = std::max(height, Height(e));
-  return height;
-}
+constexpr int kNotLevel = 2, kComparisonLevel = 3, kNumLevels = 7;
 
-int Height(const Arguments& arguments) {
-  int height =
-      std::max({Height(arguments.positional), Height(arguments.more_positional),
-                Height(arguments.more_keyword)});
-  for (const auto& [name, value] : arguments.keyword) {
-    height = std::max(height, Height(value));
-  }
-  return height;
-}
+constexpr BinaryOperator kOperators[] = {
+    {0, Token::Kind::kName, "or", Op::kOr},
+    {1, Token::Kind::kName, "and", Op::kAnd},
+    {3, Token::Kind::kOperator, "==", Op::kEqual},
+    {3, Token::Kind::kOperator, "!=", Op::kNotEqual},
+    {3, Token::Kind::kOperator, "<", Op::kLess},
+    {3, Token::Kind::kOperator, "<=", Op::kLessEqual},
+    {3, Token::Kind::kOperator, ">", Op::kGreater},
+    {3, Token::Kind::kOperator, ">=", Op::kGreaterEqual},
+    {3, Token::Kind::kName, "in", Op::kIn},
+    {4, Token::Kind::kOperator, "+", Op::kAdd},
+    {4, Token::Kind::kOperator, "-", Op::kSubtract},
+    {5, Token::Kind::kOperator, "~", Op::kConcatenate},
+    {6, Token::Kind::kOperator, "*", Op::kMultiply},
+    {6, Token::Kind::kOperator, "/", Op::kDivide},
+    {6, Token::Kind::kOperator, "//", Op::kFloorDivide},
+    {6, Token::Kind::kOperator, "%", Op::kModulo},
+};
 
 }  // namespace
 
-template <typename Node>
-absl::StatusOr<ExpressionPtr> Parser::Make(int line, Node node, int height) {
-  if (height >= kMaxExpressionHeight) {
-    return ErrorAtLine(line, StrCat("the expression's tree is higher "
-                                    "than ",
-                                    kMaxExpressionHeight));
-  }
-  return std::make_unique<Expression>(
-      Expression{line, height + 1, std::move(node)});
+std::optional<Value> Parser::ConstantNamed(std::string_view name) {
+  if (name == "true" || name == "True") return Value::Bool(true);
+  if (name == "false" || name == "False") return Value::Bool(false);
+  if (name == "none" || name == "None") return Value();
+  return std::nullopt;
 }
 
-absl::StatusOr<ExpressionPtr> Parser::OneExpression(bool with_conditional) {
+ExpressionOr Parser::Make(int line, ExpressionNode node) const {
+  auto made =
+      std::make_unique<Expression>(Expression{line, 1, std::move(node)});
+  ForEachOperand(*made, [&made](const Expression& operand) {
+    made->height = std::max(made->height, operand.height + 1);
+  });
+  if (made->height <= kMaxExpressionHeight) return made;
+  return ErrorAtLine(
+      line, Cat("the expression's tree is higher than ", kMaxExpressionHeight));
+}
+
+template <typename... Operands>
+ExpressionOr Parser::MakeOperation(int line, Op op,
+                                   Operands... operands) const {
+  Operation node{op, {}};
+  (node.operands.push_back(std::move(operands)), ...);
+  return Make(line, std::move(node));
+}
+
+ExpressionOr Parser::OneExpression(bool with_conditional) {
   Nested nested(&nesting_);
   RETURN_IF_ERROR(CheckNesting());
-  if (!with_conditional) return Or();
   const int line = Current().line;
-  ASSIGN_OR_RETURN(ExpressionPtr expression, Or());
-  while (SkipName("if")) {
-    ASSIGN_OR_RETURN(ExpressionPtr condition, Or());
+  ASSIGN_OR_RETURN(ExpressionPtr expression, Operators(0));
+  while (with_conditional && SkipName("if")) {
+    ASSIGN_OR_RETURN(ExpressionPtr condition, Operators(0));
     ExpressionPtr otherwise;
     if (SkipName("else")) {
       ASSIGN_OR_RETURN(otherwise, OneExpression());
     }
-    const int height =
-        std::max({Height(condition), Height(expression), Height(otherwise)});
-    ASSIGN_OR_RETURN(expression, Make(line,
-                                      Conditional{std::move(condition),
-                                                  std::move(expression),
-                                                  std::move(otherwise)},
-                                      height));
+    ASSIGN_OR_RETURN(
+        expression, MakeOperation(line, Op::kConditional, std::move(condition),
+                                  std::move(expression), std::move(otherwise)));
   }
   return expression;
 }
 
-// Expressions with commas between them are a tuple, also without parentheses.
-absl::StatusOr<ExpressionPtr> Parser::TupleOrExpression(bool with_conditional,
-                                                        bool in_parentheses) {
+ExpressionOr Parser::TupleOrExpression(bool with_conditional,
+                                       bool in_parentheses) {
   const int line = Current().line;
-  const auto at_end = [&] {
-    const auto kind = Current().kind;
-    return kind == Token::Kind::kVariableEnd ||
-           kind == Token::Kind::kBlockEnd || IsOperator(")");
-  };
-  std::vector<ExpressionPtr> items;
-  bool is_tuple = false;
-  while (!at_end()) {
+  Operation tuple{Op::kTuple, {}};
+  bool has_comma = false;
+  while (Current().kind != Token::Kind::kTag && !IsOperator(")")) {
     ASSIGN_OR_RETURN(ExpressionPtr item, OneExpression(with_conditional));
-    items.push_back(std::move(item));
+    tuple.operands.push_back(std::move(item));
     if (!SkipOperator(",")) break;
-    is_tuple = true;
+    has_comma = true;
   }
-  if (!is_tuple && items.size() == 1) return std::move(items[0]);
-  if (!is_tuple && !in_parentheses) return Unexpected("an expression");
-  const int height = Height(items);
-  return Make(line, ListLiteral{std::move(items), /*is_tuple=*/true}, height);
+  if (!has_comma && tuple.operands.size() == 1) {
+    return std::move(tuple.operands[0]);
+  }
+  if (!has_comma && !in_parentheses) return Unexpected("an expression");
+  return Make(line, std::move(tuple));
 }
 
-absl::StatusOr<ExpressionPtr> Parser::Or() {
-  const int line = Current().line;
-  ASSIGN_OR_RETURN(ExpressionPtr first, And());
-  if (!IsName("or")) return first;
-  std::vector<ExpressionPtr> operands;
-  operands.push_back(std::move(first));
-  while (SkipName("or")) {
-    ASSIGN_OR_RETURN(ExpressionPtr next, And());
-    operands.push_back(std::move(next));
-  }
-  const int height = Height(operands);
-  return Make(line, Logical{/*is_and=*/false, std::move(operands)}, height);
-}
-
-absl::StatusOr<ExpressionPtr> Parser::And() {
-  const int line = Current().line;
-  ASSIGN_OR_RETURN(ExpressionPtr first, Not());
-  if (!IsName("and")) return first;
-  std::vector<ExpressionPtr> operands;
-  operands.push_back(std::move(first));
-  while (SkipName("and")) {
-    ASSIGN_OR_RETURN(ExpressionPtr next, Not());
-    operands.push_back(std::move(next));
-  }
-  const int height = Height(operands);
-  return Make(line, Logical{/*is_and=*/true, std::move(operands)}, height);
-}
-
-absl::StatusOr<ExpressionPtr> Parser::Not() {
-  const int line = Current().line;
-  if (!SkipName("not")) return Compare();
-  Nested nested(&nesting_);
-  RETURN_IF_ERROR(CheckNesting());
-  ASSIGN_OR_RETURN(ExpressionPtr operand, Not());
-  const int height = Height(operand);
-  return Make(line, Unary{Unary::Op::kNot, std::move(operand)}, height);
-}
-
-std::optional<Comparison::Op> Parser::TakeComparison() {
-  using Op = Comparison::Op;
-  static constexpr std::array<std::pair<std::string_view, Op>, 6> kOps = {{
-      {"==", Op::kEqual},
-      {"!=", Op::kNotEqual},
-      {"<", Op::kLess},
-      {"<=", Op::kLessEqual},
-      {">", Op::kGreater},
-      {">=", Op::kGreaterEqual},
-  }};
-  for (const auto& [text, op] : kOps) {
-    if (SkipOperator(text)) return op;
-  }
-  if (SkipName("in")) return Op::kIn;
-  if (IsName("not") && Next().kind == Token::Kind::kName &&
-      Next().text == "in") {
+std::optional<Op> Parser::TakeOperator(int level) {
+  if (level == kComparisonLevel && IsName("not") &&
+      Is(Next(), Token::Kind::kName, "in")) {
     Advance();
     Advance();
     return Op::kNotIn;
   }
+  for (const BinaryOperator& candidate : kOperators) {
+    if (candidate.level == level && Skip(candidate.kind, candidate.text)) {
+      return candidate.op;
+    }
+  }
   return std::nullopt;
 }
 
-absl::StatusOr<ExpressionPtr> Parser::Compare() {
+ExpressionOr Parser::Operators(int level) {
+  if (level == kNumLevels) return Prefix(/*with_filter=*/true);
   const int line = Current().line;
-  ASSIGN_OR_RETURN(ExpressionPtr first, Sum());
-  std::vector<std::pair<Comparison::Op, ExpressionPtr>> rest;
-  int height = Height(first);
-  while (auto op = TakeComparison()) {
-    ASSIGN_OR_RETURN(ExpressionPtr next, Sum());
-    height = std::max(height, Height(next));
-    rest.emplace_back(*op, std::move(next));
+  if (level == kNotLevel && SkipName("not")) {
+    Nested nested(&nesting_);
+    RETURN_IF_ERROR(CheckNesting());
+    ASSIGN_OR_RETURN(ExpressionPtr operand, Operators(kNotLevel));
+    return MakeOperation(line, Op::kNot, std::move(operand));
   }
-  if (rest.empty()) return first;
-  return Make(line, Comparison{std::move(first), std::move(rest)}, height);
-}
-
-absl::StatusOr<ExpressionPtr> Parser::Sum() {
-  const int line = Current().line;
-  ASSIGN_OR_RETURN(ExpressionPtr left, Concat());
-  while (IsOperator("+") || IsOperator("-")) {
-    const auto op = IsOperator("+") ? Binary::Op::kAdd : Binary::Op::kSubtract;
-    Advance();
-    ASSIGN_OR_RETURN(ExpressionPtr right, Concat());
-    const int height = std::max(Height(left), Height(right));
-    ASSIGN_OR_RETURN(
-        left,
-        Make(line, Binary{op, std::move(left), std::move(right)}, height));
-  }
-  return left;
-}
-
-absl::StatusOr<ExpressionPtr> Parser::Concat() {
-  const int line = Current().line;
-  ASSIGN_OR_RETURN(ExpressionPtr first, Product());
-  if (!IsOperator("~")) return first;
-  std::vector<ExpressionPtr> operands;
-  operands.push_back(std::move(first));
-  while (SkipOperator("~")) {
-    ASSIGN_OR_RETURN(ExpressionPtr next, Product());
-    operands.push_back(std::move(next));
-  }
-  const int height = Height(operands);
-  return Make(line, Concatenation{std::move(operands)}, height);
-}
-
-absl::StatusOr<ExpressionPtr> Parser::Product() {
-  using Op = Binary::Op;
-  static constexpr std::array<std::pair<std::string_view, Op>, 4> kOps = {{
-      {"*", Op::kMultiply},
-      {"/", Op::kDivide},
-      {"//", Op::kFloorDivide},
-      {"%", Op::kModulo},
-  }};
-  const int line = Current().line;
-  ASSIGN_OR_RETURN(ExpressionPtr left, Power());
-  while (true) {
-    const auto op = std::find_if(kOps.begin(), kOps.end(), [&](const auto& o) {
-      return IsOperator(o.first);
-    });
-    if (op == kOps.end()) return left;
-    Advance();
-    ASSIGN_OR_RETURN(ExpressionPtr right, Power());
-    const int height = std::max(Height(left), Height(right));
-    ASSIGN_OR_RETURN(
-        left, Make(line, Binary{op->second, std::move(left), std::move(right)},
-                   height));
-  }
-}
-
-// Jinja's power binds to the left, unlike Python's.
-absl::StatusOr<ExpressionPtr> Parser::Power() {
-  const int line = Current().line;
-  ASSIGN_OR_RETURN(ExpressionPtr left, Prefix(/*with_filter=*/true));
-  while (SkipOperator("**")) {
-    ASSIGN_OR_RETURN(ExpressionPtr right, Prefix(/*with_filter=*/true));
-    const int height = std::max(Height(left), Height(right));
-    ASSIGN_OR_RETURN(left, Make(line,
-                                Binary{Binary::Op::kPower, std::move(left),
-                                       std::move(right)},
-                                height));
+  ASSIGN_OR_RETURN(ExpressionPtr left, Operators(level + 1));
+  for (int count = 0; const auto op = TakeOperator(level); ++count) {
+    if (level == kComparisonLevel && count > 0) {
+      return Fail("chains of comparisons are not supported");
+    }
+    ASSIGN_OR_RETURN(ExpressionPtr right, Operators(level + 1));
+    auto* chain = std::get_if<Operation>(&left->node);
+    const bool extends =
+        chain != nullptr && chain->op == *op &&
+        (*op == Op::kAnd || *op == Op::kOr || *op == Op::kConcatenate);
+    if (extends) {
+      chain->operands.push_back(std::move(right));
+      ASSIGN_OR_RETURN(left, Make(line, std::move(*chain)));
+    } else {
+      ASSIGN_OR_RETURN(
+          left, MakeOperation(line, *op, std::move(left), std::move(right)));
+    }
   }
   return left;
 }
 
-absl::StatusOr<ExpressionPtr> Parser::Prefix(bool with_filter) {
+ExpressionOr Parser::Prefix(bool with_filter) {
   Nested nested(&nesting_);
   RETURN_IF_ERROR(CheckNesting());
   const int line = Current().line;
   ExpressionPtr expression;
-  if (IsOperator("-") || IsOperator("+")) {
-    const auto op = IsOperator("-") ? Unary::Op::kMinus : Unary::Op::kPlus;
-    Advance();
-    ASSIGN_OR_RETURN(ExpressionPtr operand, Prefix(/*with_filter=*/false));
-    const int height = Height(operand);
+  if (SkipOperator("-")) {
+    ASSIGN_OR_RETURN(expression, Prefix(/*with_filter=*/false));
     ASSIGN_OR_RETURN(expression,
-                     Make(line, Unary{op, std::move(operand)}, height));
+                     MakeOperation(line, Op::kNegate, std::move(expression)));
   } else {
     ASSIGN_OR_RETURN(expression, Primary());
   }
@@ -253,255 +164,182 @@ absl::StatusOr<ExpressionPtr> Parser::Prefix(bool with_filter) {
   return FiltersAndTests(std::move(expression));
 }
 
-absl::StatusOr<ExpressionPtr> Parser::Primary() {
-  const Token& token = Current();
-  const int line = token.line;
-  if (token.kind == Token::Kind::kName) {
-    const std::string& name = token.text;
-    Advance();
-    if (name == "true" || name == "True") {
-      return Make(line, Literal{Value::Bool(true)}, 0);
-    }
-    if (name == "false" || name == "False") {
-      return Make(line, Literal{Value::Bool(false)}, 0);
-    }
-    if (name == "none" || name == "None") {
-      return Make(line, Literal{Value()}, 0);
-    }
-    // A macro inside a macro may use the outer one's; Jinja counts that too.
-    for (MacroUses& uses : macros_) {
-      uses.varargs = uses.varargs || name == "varargs";
-      uses.kwargs = uses.kwargs || name == "kwargs";
-      uses.caller = uses.caller || name == "caller";
-    }
-    if (name == "loop") ++loop_mentions_;
-    return Make(line, Name{Intern(name)}, 0);
-  }
-  if (token.kind == Token::Kind::kString) {
+ExpressionOr Parser::Primary() {
+  const int line = Current().line;
+  if (Current().kind == Token::Kind::kName) return NameOrConstant();
+  if (Current().kind == Token::Kind::kString) {
     std::string text;
-    while (Current().kind == Token::Kind::kString) {
+    for (; Current().kind == Token::Kind::kString; Advance()) {
       text += Current().text;
-      Advance();
     }
-    return Make(line, Literal{Value::String(std::move(text))}, 0);
+    return Make(line, Literal{Value::String(std::move(text))});
   }
-  if (token.kind == Token::Kind::kNumber) {
-    Value number = token.number;
+  if (Current().kind == Token::Kind::kNumber) {
+    Value number = Current().number;
     Advance();
-    return Make(line, Literal{std::move(number)}, 0);
+    return Make(line, Literal{std::move(number)});
   }
   if (SkipOperator("(")) {
-    ASSIGN_OR_RETURN(ExpressionPtr inner, TupleOrExpression(true, true));
+    ASSIGN_OR_RETURN(ExpressionPtr inner,
+                     TupleOrExpression(/*with_conditional=*/true,
+                                       /*in_parentheses=*/true));
     RETURN_IF_ERROR(ExpectOperator(")"));
     return inner;
   }
-  if (IsOperator("[")) return ListOf();
-  if (IsOperator("{")) return DictOf();
+  if (SkipOperator("[")) return Items(line, Op::kList, "]");
+  if (SkipOperator("{")) return Items(line, Op::kDict, "}");
   return Unexpected("an expression");
 }
 
-absl::StatusOr<ExpressionPtr> Parser::ListOf() {
+ExpressionOr Parser::NameOrConstant() {
   const int line = Current().line;
-  Advance();
-  std::vector<ExpressionPtr> items;
-  while (!IsOperator("]")) {
+  ASSIGN_OR_RETURN(const std::string name, TakeName());
+  if (auto constant = ConstantNamed(name)) {
+    return Make(line, Literal{*std::move(constant)});
+  }
+  if (macros_ > 0 && (name == "varargs" || name == "kwargs")) {
+    return ErrorAtLine(line, Cat("'", name, "' of a macro is not supported"));
+  }
+  loop_mentions_ += name == "loop";
+  caller_mentions_ += name == "caller";
+  return Make(line, Name{Intern(name)});
+}
+
+ExpressionOr Parser::Items(int line, Op op, std::string_view close) {
+  Operation node{op, {}};
+  while (!SkipOperator(close)) {
+    if (!node.operands.empty()) {
+      RETURN_IF_ERROR(ExpectOperator(","));
+      if (SkipOperator(close)) break;
+    }
     ASSIGN_OR_RETURN(ExpressionPtr item, OneExpression());
-    items.push_back(std::move(item));
-    if (!IsOperator("]")) RETURN_IF_ERROR(ExpectOperator(","));
-  }
-  Advance();
-  const int height = Height(items);
-  return Make(line, ListLiteral{std::move(items), /*is_tuple=*/false}, height);
-}
-
-absl::StatusOr<ExpressionPtr> Parser::DictOf() {
-  const int line = Current().line;
-  Advance();
-  DictLiteral node;
-  int height = 0;
-  while (!IsOperator("}")) {
-    ASSIGN_OR_RETURN(ExpressionPtr key, OneExpression());
+    node.operands.push_back(std::move(item));
+    if (op != Op::kDict) continue;
     RETURN_IF_ERROR(ExpectOperator(":"));
-    ASSIGN_OR_RETURN(ExpressionPtr value, OneExpression());
-    height = std::max({height, Height(key), Height(value)});
-    node.entries.emplace_back(std::move(key), std::move(value));
-    if (!IsOperator("}")) RETURN_IF_ERROR(ExpectOperator(","));
+    ASSIGN_OR_RETURN(item, OneExpression());
+    node.operands.push_back(std::move(item));
   }
-  Advance();
-  return Make(line, std::move(node), height);
+  return Make(line, std::move(node));
 }
 
-absl::StatusOr<ExpressionPtr> Parser::Postfix(ExpressionPtr expression) {
+ExpressionOr Parser::Postfix(ExpressionPtr expression) {
   while (true) {
     const int line = Current().line;
-    if (IsOperator(".") || IsOperator("[")) {
+    if (SkipOperator(".")) {
+      ASSIGN_OR_RETURN(expression, AttributeOf(std::move(expression)));
+    } else if (SkipOperator("[")) {
       ASSIGN_OR_RETURN(expression, SubscriptOf(std::move(expression)));
     } else if (IsOperator("(")) {
-      ASSIGN_OR_RETURN(Arguments arguments, CallArguments());
-      const int height = std::max(Height(expression), Height(arguments));
-      ASSIGN_OR_RETURN(
-          expression,
-          Make(line, Call{std::move(expression), std::move(arguments)},
-               height));
+      Call call{Call::Kind::kValue, std::move(expression), "", {}};
+      ASSIGN_OR_RETURN(call.arguments, CallArguments());
+      ASSIGN_OR_RETURN(expression, Make(line, std::move(call)));
     } else {
       return expression;
     }
   }
 }
 
-absl::StatusOr<ExpressionPtr> Parser::FiltersAndTests(
-    ExpressionPtr expression) {
-  while (true) {
-    if (IsOperator("|")) {
-      ASSIGN_OR_RETURN(expression, FilterChain(std::move(expression)));
-    } else if (IsName("is")) {
-      ASSIGN_OR_RETURN(expression, OneTest(std::move(expression)));
-    } else if (IsOperator("(")) {
-      const int line = Current().line;
-      ASSIGN_OR_RETURN(Arguments arguments, CallArguments());
-      const int height = std::max(Height(expression), Height(arguments));
-      ASSIGN_OR_RETURN(
-          expression,
-          Make(line, Call{std::move(expression), std::move(arguments)},
-               height));
-    } else {
-      return expression;
-    }
-  }
-}
-
-absl::StatusOr<ExpressionPtr> Parser::SubscriptOf(ExpressionPtr object) {
+ExpressionOr Parser::AttributeOf(ExpressionPtr object) {
   const int line = Current().line;
-  int height = Height(object);
-  if (SkipOperator(".")) {
-    if (Current().kind == Token::Kind::kNumber) {
-      Value index = Current().number;
-      if (index.If<double>()) return Unexpected("a name or an index");
-      Advance();
-      ASSIGN_OR_RETURN(ExpressionPtr key, Make(line, Literal{index}, 0));
-      return Make(line, Subscript{std::move(object), std::move(key)}, height);
-    }
-    ASSIGN_OR_RETURN(std::string name, TakeName());
-    return Make(line, Attribute{std::move(object), std::move(name)}, height);
+  if (Current().kind == Token::Kind::kNumber) {  // x.0
+    ASSIGN_OR_RETURN(ExpressionPtr key, Primary());
+    return MakeOperation(line, Op::kSubscript, std::move(object),
+                         std::move(key));
   }
-  Advance();  // "["
+  ASSIGN_OR_RETURN(std::string name, TakeName());
+  return Make(line, Attribute{std::move(object), std::move(name)});
+}
+
+ExpressionOr Parser::SubscriptOf(ExpressionPtr object) {
+  const int line = Current().line;
   ExpressionPtr parts[3];
   int num_colons = 0;
-  while (!IsOperator("]")) {
-    if (SkipOperator(":")) {
-      if (++num_colons > 2) return Unexpected("']'");
-      continue;
-    }
-    if (parts[num_colons]) return Unexpected("']'");
-    ASSIGN_OR_RETURN(parts[num_colons], OneExpression());
-    height = std::max(height, Height(parts[num_colons]));
-  }
-  if (num_colons == 0 && !parts[0]) return Unexpected("an expression");
-  Advance();
-  if (num_colons == 0) {
-    return Make(line, Subscript{std::move(object), std::move(parts[0])},
-                height);
-  }
-  return Make(line,
-              Slice{std::move(object), std::move(parts[0]), std::move(parts[1]),
-                    std::move(parts[2])},
-              height);
-}
-
-absl::StatusOr<std::string> Parser::DottedName() {
-  ASSIGN_OR_RETURN(std::string name, TakeName());
-  while (SkipOperator(".")) {
-    ASSIGN_OR_RETURN(std::string part, TakeName());
-    StrAppend(&name, ".", part);
-  }
-  return name;
-}
-
-// The filters that follow, on `input`; `input` itself if there are none.
-absl::StatusOr<ExpressionPtr> Parser::FilterChain(ExpressionPtr input) {
-  while (SkipOperator("|")) {
-    ASSIGN_OR_RETURN(input, OneFilter(std::move(input)));
-  }
-  return input;
-}
-
-absl::StatusOr<ExpressionPtr> Parser::OneFilter(ExpressionPtr input) {
-  const int line = Current().line;
-  Filter node;
-  ASSIGN_OR_RETURN(node.name, DottedName());
-  if (IsOperator("(")) {
-    ASSIGN_OR_RETURN(node.arguments, CallArguments());
-  }
-  const int height = std::max(Height(input), Height(node.arguments));
-  node.input = std::move(input);
-  return Make(line, std::move(node), height);
-}
-
-absl::StatusOr<ExpressionPtr> Parser::OneTest(ExpressionPtr input) {
-  const int line = Current().line;
-  Advance();  // "is"
-  const bool negated = SkipName("not");
-  Test node;
-  ASSIGN_OR_RETURN(node.name, DottedName());
-  const Token& next = Current();
-  if (IsOperator("(")) {
-    ASSIGN_OR_RETURN(node.arguments, CallArguments());
-  } else if ((next.kind == Token::Kind::kName && !IsName("else") &&
-              !IsName("or") && !IsName("and")) ||
-             next.kind == Token::Kind::kString ||
-             next.kind == Token::Kind::kNumber || IsOperator("[") ||
-             IsOperator("{")) {
-    // One argument may stand without parentheses: x is divisibleby 3.
-    if (IsName("is")) {
-      return ErrorAtLine(next.line, "tests cannot be chained with 'is'");
-    }
-    ASSIGN_OR_RETURN(ExpressionPtr argument, Primary());
-    ASSIGN_OR_RETURN(argument, Postfix(std::move(argument)));
-    node.arguments.positional.push_back(std::move(argument));
-  }
-  int height = std::max(Height(input), Height(node.arguments));
-  node.input = std::move(input);
-  ASSIGN_OR_RETURN(ExpressionPtr test, Make(line, std::move(node), height));
-  if (!negated) return test;
-  height = Height(test);
-  return Make(line, Unary{Unary::Op::kNot, std::move(test)}, height);
-}
-
-absl::StatusOr<Arguments> Parser::CallArguments() {
-  const int line = Current().line;
-  const auto malformed = [line] {
-    return ErrorAtLine(line, "malformed arguments of a call");
-  };
-  Arguments arguments;
-  Advance();  // "("
-  while (!IsOperator(")")) {
-    if (SkipOperator("*")) {
-      if (arguments.more_positional || arguments.more_keyword) {
-        return malformed();
-      }
-      ASSIGN_OR_RETURN(arguments.more_positional, OneExpression());
-    } else if (SkipOperator("**")) {
-      if (arguments.more_keyword) return malformed();
-      ASSIGN_OR_RETURN(arguments.more_keyword, OneExpression());
-    } else if (Current().kind == Token::Kind::kName &&
-               Next().kind == Token::Kind::kOperator && Next().text == "=") {
-      if (arguments.more_keyword) return malformed();
-      std::string name = Current().text;
-      Advance();
-      Advance();
-      ASSIGN_OR_RETURN(ExpressionPtr value, OneExpression());
-      arguments.keyword.emplace_back(std::move(name), std::move(value));
+  while (!SkipOperator("]")) {
+    if (num_colons < 2 && SkipOperator(":")) {
+      ++num_colons;
+    } else if (parts[num_colons] == nullptr) {
+      ASSIGN_OR_RETURN(parts[num_colons], OneExpression());
     } else {
-      if (arguments.more_positional || arguments.more_keyword ||
-          !arguments.keyword.empty()) {
-        return malformed();
-      }
-      ASSIGN_OR_RETURN(ExpressionPtr value, OneExpression());
-      arguments.positional.push_back(std::move(value));
+      return Unexpected("']'");
     }
-    if (!IsOperator(")")) RETURN_IF_ERROR(ExpectOperator(","));
   }
-  Advance();
+  if (num_colons > 0) {
+    return MakeOperation(line, Op::kSlice, std::move(object),
+                         std::move(parts[0]), std::move(parts[1]),
+                         std::move(parts[2]));
+  }
+  if (parts[0] == nullptr) return ErrorAtLine(line, "a subscript is empty");
+  return MakeOperation(line, Op::kSubscript, std::move(object),
+                       std::move(parts[0]));
+}
+
+ExpressionOr Parser::FiltersAndTests(ExpressionPtr expression) {
+  while (true) {
+    if (SkipOperator("|")) {
+      ASSIGN_OR_RETURN(expression, OneFilter(std::move(expression)));
+    } else if (SkipName("is")) {
+      ASSIGN_OR_RETURN(expression, OneTest(std::move(expression)));
+    } else {
+      return expression;
+    }
+  }
+}
+
+ExpressionOr Parser::OneFilter(ExpressionPtr input) {
+  const int line = Current().line;
+  Call node{Call::Kind::kFilter, std::move(input), "", {}};
+  ASSIGN_OR_RETURN(node.name, TakeName());
+  if (IsOperator("(")) {
+    ASSIGN_OR_RETURN(node.arguments, CallArguments());
+  }
+  return Make(line, std::move(node));
+}
+
+ExpressionOr Parser::OneTest(ExpressionPtr input) {
+  const int line = Current().line;
+  const bool negated = SkipName("not");
+  Call node{Call::Kind::kTest, std::move(input), "", {}};
+  ASSIGN_OR_RETURN(node.name, TakeName());
+  const Token::Kind next = Current().kind;
+  if (IsName("is")) return Fail("tests cannot be chained with 'is'");
+  if (IsOperator("(")) {
+    ASSIGN_OR_RETURN(node.arguments, CallArguments());
+  } else if ((next == Token::Kind::kName && !IsName("else") && !IsName("or") &&
+              !IsName("and")) ||
+             next == Token::Kind::kString || next == Token::Kind::kNumber ||
+             IsOperator("[") || IsOperator("{")) {
+    // One argument may stand without parentheses: x is eq 3.
+    Argument& argument = node.arguments.emplace_back();
+    ASSIGN_OR_RETURN(argument.value, Primary());
+    ASSIGN_OR_RETURN(argument.value, Postfix(std::move(argument.value)));
+  }
+  ASSIGN_OR_RETURN(ExpressionPtr test, Make(line, std::move(node)));
+  if (!negated) return test;
+  return MakeOperation(line, Op::kNot, std::move(test));
+}
+
+// Positional ones, then *more of them, then keywords.
+absl::StatusOr<std::vector<Argument>> Parser::CallArguments() {
+  std::vector<Argument> arguments;
+  Advance();  // "("
+  while (!SkipOperator(")")) {
+    if (!arguments.empty()) {
+      RETURN_IF_ERROR(ExpectOperator(","));
+      if (SkipOperator(")")) break;
+    }
+    Argument argument;
+    argument.is_spread = SkipOperator("*");
+    if (!argument.is_spread && Is(Next(), Token::Kind::kOperator, "=")) {
+      ASSIGN_OR_RETURN(argument.name, TakeName());
+      Advance();
+    }
+    if (!arguments.empty() && argument.name.empty() &&
+        (!arguments.back().name.empty() || arguments.back().is_spread)) {
+      return Fail("malformed arguments of a call");
+    }
+    ASSIGN_OR_RETURN(argument.value, OneExpression());
+    arguments.push_back(std::move(argument));
+  }
   return arguments;
 }
 

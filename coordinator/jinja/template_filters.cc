@@ -1,449 +1,515 @@
-// Filters of text, numbers and single values; the dispatcher of all filters.
+// Filters: what may stand after "|". Those that are methods of strings as well
+// are in template_string_methods.cc.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
+#include <compare>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "common/base/cat.h"
 #include "common/base/status_macros.h"
 #include "coordinator/jinja/template_builtins.h"
 #include "coordinator/jinja/template_characters.h"
-#include "coordinator/jinja/template_filter_table.h"
 #include "coordinator/jinja/template_json.h"
-#include "coordinator/jinja/template_strings.h"
+#include "coordinator/text/utf8.h"
 
 namespace moebius::jinja {
 namespace {
 
-absl::StatusOr<Value> String(Runtime& runtime, const Value& input,
-                             const ArgumentValues& arguments) {
-  RETURN_IF_ERROR(BindArguments("string", arguments, {}, 0).status());
-  if (input.text()) return input;
-  ASSIGN_OR_RETURN(std::string text, ToText(runtime.budget, input));
-  return NewString(runtime.budget, std::move(text));
+using Flavor = Sequence::Flavor;
+
+// ---- of text, numbers and single values ----
+
+ValueOr String(const BuiltinCall& call) {
+  if (call.self().text()) return call.self();
+  ASSIGN_OR_RETURN(std::string text, call.ToText(call.self()));
+  return call.New(std::move(text));
 }
 
-// A filter that is one function of the input as a string.
-template <std::string (*kConvert)(std::string_view)>
-absl::StatusOr<Value> Mapped(Runtime& runtime, const Value& input,
-                             const ArgumentValues& arguments) {
-  RETURN_IF_ERROR(BindArguments("the filter", arguments, {}, 0).status());
-  ASSIGN_OR_RETURN(std::string text, ToText(runtime.budget, input));
-  return NewString(runtime.budget, kConvert(text));
+ValueOr Title(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(std::string text, call.ToText(call.self()));
+  return call.New(TitleFilter(text));
 }
 
-std::string EscapeHtml(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&#34;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
-
-absl::StatusOr<Value> Trim(Runtime& runtime, const Value& input,
-                           const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound, BindArguments("trim", arguments, {"chars"}, 0));
-  ASSIGN_OR_RETURN(std::string text, ToText(runtime.budget, input));
-  std::optional<std::string_view> chars;
-  if (bound[0].has_value() && !bound[0]->is_none()) {
-    ASSIGN_OR_RETURN(chars, StringArgument("chars", *bound[0]));
-    RETURN_IF_ERROR(
-        runtime.budget.ChargeBytes(text.size() * (chars->size() / 32 + 1)));
-  }
-  return NewString(runtime.budget,
-                   std::string(Strip(text, chars, Side::kBoth)));
-}
-
-absl::StatusOr<Value> ReplaceText(Runtime& runtime, const Value& input,
-                                  const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound, BindArguments("replace", arguments,
-                                             {"old", "new", "count"}, 2));
-  ASSIGN_OR_RETURN(std::string text, ToText(runtime.budget, input));
-  ASSIGN_OR_RETURN(std::string from, ToText(runtime.budget, *bound[0]));
-  ASSIGN_OR_RETURN(std::string to, ToText(runtime.budget, *bound[1]));
-  long count = -1;
-  if (bound[2].has_value() && !bound[2]->is_none()) {
-    ASSIGN_OR_RETURN(count, CountArgument("count", *bound[2]));
-  }
-  RETURN_IF_ERROR(runtime.budget.ChargeBytes(text.size()));
-  RETURN_IF_ERROR(
-      runtime.budget.ChargeBytes(CountOccurrences(text, from) * to.size()));
-  return NewString(runtime.budget, Replace(text, from, to, count));
-}
-
-// The width of indentation, padding: spaces, or the string given.
-absl::StatusOr<std::string> Padding(Runtime& runtime, const Value& width) {
-  if (auto text = width.text()) return text->bytes;
-  ASSIGN_OR_RETURN(long count, CountArgument("width", width));
-  const auto size = static_cast<size_t>(std::max(0L, count));
-  RETURN_IF_ERROR(runtime.budget.ChargeBytes(size));
+// Argument i as indentation: a number of spaces, 4 if it is not given, or the
+// string itself.
+absl::StatusOr<std::string> Padding(const BuiltinCall& call, size_t i) {
+  if (auto text = call[i].text()) return text->bytes;
+  ASSIGN_OR_RETURN(Int count, call.Integer(i, 4));
+  const auto size = static_cast<size_t>(std::max(Int{0}, count));
+  RETURN_IF_ERROR(call.ChargeBytes(size));
   return std::string(size, ' ');
 }
 
-absl::StatusOr<Value> Indent(Runtime& runtime, const Value& input,
-                             const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound, BindArguments("indent", arguments,
-                                             {"width", "first", "blank"}, 0));
-  ASSIGN_OR_RETURN(std::string_view text, StringArgument("s", input));
-  ASSIGN_OR_RETURN(std::string padding,
-                   Padding(runtime, bound[0].value_or(Value::Integer(4))));
-  const bool first = bound[1].has_value() && IsTrue(*bound[1]);
-  const bool blank = bound[2].has_value() && IsTrue(*bound[2]);
-  const std::string ended = StrCat(text, "\n");
-  RETURN_IF_ERROR(runtime.budget.Charge(CountLines(ended)));
-  const auto lines = SplitLines(ended, /*keep_ends=*/false);
-  RETURN_IF_ERROR(
-      runtime.budget.ChargeBytes(text.size() + lines.size() * padding.size()));
+ValueOr Indent(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(std::string_view text, StringArgument("s", call.self()));
+  ASSIGN_OR_RETURN(std::string padding, Padding(call, 0));
+  const bool first = call.is_true(1), blank = call.is_true(2);
   std::string out;
-  for (size_t i = 0; i < lines.size(); ++i) {
-    if (i > 0) out += '\n';
-    if (i == 0 ? first : blank || !lines[i].empty()) out += padding;
-    out += lines[i];
+  bool is_first = true, is_last = false;
+  while (!is_last) {
+    const size_t size = LineBytes(text);
+    RETURN_IF_ERROR(call.ChargeBytes(size + padding.size()));
+    if (!is_first) out += '\n';
+    if (is_first ? first : blank || size > 0) out += padding;
+    out += text.substr(0, size);
+    is_first = false;
+    is_last = size == text.size();
+    text.remove_prefix(size + LineEndBytes(text, size));
   }
-  return NewString(runtime.budget, std::move(out));
+  return call.New(std::move(out));
 }
 
-absl::StatusOr<Value> Center(Runtime& runtime, const Value& input,
-                             const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound,
-                   BindArguments("center", arguments, {"width"}, 0));
-  ASSIGN_OR_RETURN(Value text, String(runtime, input, {}));
-  return CallStringMethod(runtime, *text.text(), "center",
-                          {{bound[0].value_or(Value::Integer(80))}, {}});
+ValueOr Default(const BuiltinCall& call) {
+  const bool is_kept =
+      call.is_true(1) ? IsTrue(call.self()) : !call.self().is_undefined();
+  if (is_kept) return call.self();
+  return call.is_given(0) ? call[0] : Value::String("");
 }
 
-absl::StatusOr<Value> Default(Runtime&, const Value& input,
-                              const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound, BindArguments("default", arguments,
-                                             {"default_value", "boolean"}, 0));
-  const bool also_false = bound[1].has_value() && IsTrue(*bound[1]);
-  if (!input.is_undefined() && !(also_false && !IsTrue(input))) return input;
-  return bound[0].value_or(Value::String(""));
+// Conversions are "%s", "%d" and "%%", with a width.
+ValueOr Format(const BuiltinCall& call) {
+  constexpr int kMaxWidth = 1000;
+  const std::vector<Value>& values = call.passed().positional;
+  ASSIGN_OR_RETURN(const std::string format, call.ToText(call.self()));
+  std::string out;
+  size_t next = 0;
+  for (size_t at = 0; at < format.size(); ++at) {
+    if (format[at] != '%' || format.compare(at, 2, "%%") == 0) {
+      out.push_back(format[at]);
+      at += format[at] == '%';
+      continue;
+    }
+    const size_t begin = at + 1;
+    at = std::min(format.find_first_not_of("0123456789", begin), format.size());
+    const std::string digits = format.substr(begin, at - begin);
+    const std::string type = format.substr(at, 1);
+    int width = 0;
+    if (!digits.empty() &&
+        (!absl::SimpleAtoi(digits, &width) || width > kMaxWidth)) {
+      return TypeError("the width is too large");
+    }
+    if ((type != "s" && type != "d") || digits.starts_with('0')) {
+      return TypeError("only %s, %d and %% are supported in a format");
+    }
+    if (next == values.size()) {
+      return TypeError("not enough arguments for format string");
+    }
+    const Value& value = values[next++];
+    const auto integer = AsInteger(value);
+    if (type == "d" && !integer) {
+      return TypeErrorOf(value, "%d format: an integer is required");
+    }
+    ASSIGN_OR_RETURN(
+        const std::string text,
+        call.ToText(type == "d" ? Value::Integer(*integer) : value));
+    const auto size = static_cast<int>(CountCharacters(text));
+    out.append(std::max(0, width - size), ' ').append(text);
+  }
+  if (next < values.size() || !call.passed().keyword.empty()) {
+    return TypeError("not all arguments converted during formatting");
+  }
+  return call.New(std::move(out));
 }
 
-absl::StatusOr<Value> Attr(Runtime& runtime, const Value& input,
-                           const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound, BindArguments("attr", arguments, {"name"}, 1));
-  ASSIGN_OR_RETURN(std::string_view name, StringArgument("name", *bound[0]));
-  if (input.dict() && FindMethod(input, name) == MethodKind::kNone) {
-    return Value::Missing(
-        StrCat("'dict object' has no attribute '", name, "'"));
-  }
-  return GetAttribute(runtime, input, name);
-}
-
-absl::StatusOr<Value> Format(Runtime& runtime, const Value& input,
-                             const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(std::string format, ToText(runtime.budget, input));
-  if (!arguments.keyword.empty() && !arguments.positional.empty()) {
-    return TypeError("format takes positional or keyword arguments, not both");
-  }
-  std::vector<std::pair<Value, Value>> entries;
-  for (const auto& [name, value] : arguments.keyword) {
-    entries.emplace_back(Value::String(name), value);
-  }
-  Value mapping;
-  if (!entries.empty()) {
-    ASSIGN_OR_RETURN(mapping, NewDict(runtime.budget, std::move(entries)));
-  }
-  ASSIGN_OR_RETURN(
-      std::string out,
-      FormatPercent(runtime, format, arguments.positional, mapping));
-  return NewString(runtime.budget, std::move(out));
-}
-
-absl::StatusOr<Value> ToJsonText(Runtime& runtime, const Value& input,
-                                 const ArgumentValues& arguments) {
-  // The parameters of Hugging Face's filter, which replaces Jinja's.
-  ASSIGN_OR_RETURN(
-      auto bound,
-      BindArguments("tojson", arguments,
-                    {"ensure_ascii", "indent", "separators", "sort_keys"}, 0));
+// With the parameters of Hugging Face's filter, which replaces Jinja's.
+ValueOr ToJsonText(const BuiltinCall& call) {
   JsonStyle style;
-  style.ensure_ascii = bound[0].has_value() && IsTrue(*bound[0]);
-  if (bound[1].has_value() && !bound[1]->is_none()) {
-    ASSIGN_OR_RETURN(style.indent, Padding(runtime, *bound[1]));
+  style.ensure_ascii = call.is_true(0);
+  if (call.has(1)) {
+    ASSIGN_OR_RETURN(style.indent, Padding(call, 1));
     style.item_separator.assign(1, ',');
   }
-  if (bound[2].has_value() && !bound[2]->is_none()) {
-    ASSIGN_OR_RETURN(Items pair, Iterate(runtime, *bound[2]));
+  if (call.has(2)) {
+    ASSIGN_OR_RETURN(Items pair, Iterate(call.runtime(), call[2]));
     if (pair->size() != 2) return TypeError("separators must be a pair");
-    ASSIGN_OR_RETURN(std::string_view item,
+    ASSIGN_OR_RETURN(const std::string_view item,
                      StringArgument("separators", (*pair)[0]));
-    ASSIGN_OR_RETURN(std::string_view key,
+    ASSIGN_OR_RETURN(const std::string_view key,
                      StringArgument("separators", (*pair)[1]));
-    style.item_separator = std::string(item);
-    style.key_separator = std::string(key);
+    style.item_separator = item;
+    style.key_separator = key;
   }
-  style.sort_keys = bound[3].has_value() && IsTrue(*bound[3]);
-  ASSIGN_OR_RETURN(std::string text, ToJson(runtime.budget, input, style));
-  return NewString(runtime.budget, std::move(text));
+  if (call.is_true(3)) {
+    return TypeError("'sort_keys' of 'tojson' is not supported");
+  }
+  ASSIGN_OR_RETURN(std::string text,
+                   ToJson(call.runtime().budget, call.self(), style));
+  return call.New(std::move(text));
 }
 
-// int(text, base); null where Python raises ValueError.
-absl::StatusOr<std::optional<Int>> ParseInteger(std::string_view text,
-                                                int base) {
-  std::string_view rest = Strip(text, std::nullopt, Side::kBoth);
-  bool negative = false;
-  if (!rest.empty() && (rest[0] == '-' || rest[0] == '+')) {
-    negative = rest[0] == '-';
-    rest.remove_prefix(1);
-  }
-  const char mark =
-      rest.size() > 2 && rest[0] == '0' ? absl::ascii_tolower(rest[1]) : '\0';
-  const int marked = mark == 'x' ? 16 : mark == 'o' ? 8 : mark == 'b' ? 2 : 0;
-  if (marked != 0 && (base == marked || base == 0)) {
-    base = marked;
-    rest.remove_prefix(rest[2] == '_' ? 3 : 2);
-  } else if (base == 0) {
-    base = 10;
-  }
-  Int value = 0;
-  bool after_digit = false;
-  for (char raw : rest) {
-    if (raw == '_' && after_digit) {
-      after_digit = false;
-      continue;
+// int(value), of text also int(float(text)); `default` where Python raises.
+ValueOr ToInteger(const BuiltinCall& call) {
+  const Value& input = call.self();
+  if (auto integer = AsInteger(input)) return Value::Integer(*integer);
+  std::optional<double> number = AsNumber(input);
+  if (input.text()) {
+    const auto digits = AbslView(Strip(call.text(), std::nullopt, Side::kBoth));
+    Int integer;
+    double parsed;
+    if (absl::SimpleAtoi(digits, &integer)) return Value::Integer(integer);
+    if (absl::SimpleAtod(digits, &parsed)) number = parsed;
+    if (absl::StrContains(digits, '_')) {
+      return TypeError("'_' between the digits of a number is not supported");
     }
-    const char c = absl::ascii_tolower(raw);
-    const int digit = absl::ascii_isdigit(c)   ? c - '0'
-                      : absl::ascii_isalpha(c) ? c - 'a' + 10
-                                               : 99;
-    if (digit >= base) return std::nullopt;
-    if (__builtin_mul_overflow(value, Int{base}, &value) ||
-        __builtin_add_overflow(value, Int{digit}, &value)) {
-      return TypeError("the integer is too large");
-    }
-    after_digit = true;
+  } else if (input.is_undefined() || input.long_int()) {
+    return TypeErrorOf(input, "the integer is too large");
   }
-  if (!after_digit) return std::nullopt;
-  return negative ? -value : value;
+  if (number && !std::isnan(*number)) {
+    if (!(std::abs(*number) < 0x1p63)) {
+      return TypeError("cannot convert float to integer");
+    }
+    return Value::Integer(static_cast<Int>(*number));
+  }
+  return call.is_given(0) ? call[0] : Value::Integer(0);
 }
 
-// float(text); null where Python raises ValueError.
-std::optional<double> ParseFloat(std::string_view text) {
-  std::string plain(Strip(text, std::nullopt, Side::kBoth));
-  for (size_t i = 0; i < plain.size();) {
-    if (plain[i] != '_') {
-      ++i;
-      continue;
-    }
-    if (i == 0 || i + 1 == plain.size() || !absl::ascii_isdigit(plain[i - 1]) ||
-        !absl::ascii_isdigit(plain[i + 1])) {
-      return std::nullopt;
-    }
-    plain.erase(i, 1);
+// ---- of what can be iterated over ----
+
+// A path like "user.name" or 0, looked up part by part. An empty path is the
+// item itself.
+using Path = std::vector<Value>;
+
+absl::StatusOr<Path> ReadPath(const Value& attribute) {
+  constexpr size_t kMaxPathBytes = 1024;
+  if (attribute.is_none()) return Path();
+  if (attribute.If<Int>()) return Path{attribute};
+  ASSIGN_OR_RETURN(std::string_view path,
+                   StringArgument("attribute", attribute));
+  if (path.size() > kMaxPathBytes || path.find(',') != path.npos) {
+    return TypeError(Cat("an attribute's path is longer than ", kMaxPathBytes,
+                         " bytes or of several attributes"));
   }
-  double number;
-  if (!absl::SimpleAtod(plain, &number)) return std::nullopt;
-  return number;
+  Path parts;
+  for (absl::string_view part : absl::StrSplit(AbslView(path), '.')) {
+    Int index;
+    parts.push_back(absl::SimpleAtoi(part, &index)
+                        ? Value::Integer(index)
+                        : Value::String(std::string(part)));
+  }
+  return parts;
 }
 
-absl::StatusOr<std::optional<Int>> TruncateFloat(double number) {
-  if (std::isnan(number)) return std::nullopt;
-  if (!(std::abs(number) < 0x1p126)) {
-    return TypeError("cannot convert float to integer");
+// `absent`, if not none, stands for what is not there.
+ValueOr Follow(const BuiltinCall& call, const Path& path, Value item,
+               const Value& absent = Value()) {
+  for (const Value& part : path) {
+    ASSIGN_OR_RETURN(item, GetItem(call.runtime(), item, part));
+    if (item.is_undefined() && !absent.is_none()) item = absent;
   }
-  return static_cast<Int>(number);
+  return item;
 }
 
-absl::StatusOr<Value> ToInteger(Runtime& runtime, const Value& input,
-                                const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound,
-                   BindArguments("int", arguments, {"default", "base"}, 0));
-  ASSIGN_OR_RETURN(
-      Int base, IntegerArgument("base", bound[1].value_or(Value::Integer(10))));
-  Int integer;
-  if (AsInteger(input, &integer)) return Value::Integer(integer);
-  std::optional<Int> parsed;
-  if (auto text = input.text()) {
-    RETURN_IF_ERROR(runtime.budget.ChargeBytes(text->bytes.size()));
-    if (base == 0 || (base >= 2 && base <= 36)) {
-      ASSIGN_OR_RETURN(parsed,
-                       ParseInteger(text->bytes, static_cast<int>(base)));
+// What items are compared by: strings in lower case, unless case matters.
+absl::StatusOr<std::vector<Value>> KeysOf(const BuiltinCall& call,
+                                          const std::vector<Value>& items,
+                                          const Path& path,
+                                          bool case_sensitive) {
+  std::vector<Value> keys;
+  for (const Value& item : items) {
+    ASSIGN_OR_RETURN(Value key, Follow(call, path, item));
+    if (key.text() && !case_sensitive) {
+      ASSIGN_OR_RETURN(key, call.New(ToLower(key.text()->bytes)));
     }
-    if (!parsed.has_value()) {
-      const auto number = ParseFloat(text->bytes);
-      if (number.has_value()) {
-        ASSIGN_OR_RETURN(parsed, TruncateFloat(*number));
+    keys.push_back(std::move(key));
+  }
+  return keys;
+}
+
+// Stable merge sort of `items` by `keys`, ascending or descending. Unlike
+// std::stable_sort it can stop at keys that do not compare, and needs no
+// consistent order (NaN has none).
+ValueOr SortedBy(const BuiltinCall& call, const std::vector<Value>& items,
+                 const std::vector<Value>& keys, bool reverse) {
+  std::vector<size_t> order(items.size()), merged(items.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  for (size_t width = 1; width < order.size(); width *= 2) {
+    for (size_t begin = 0; begin < order.size(); begin += 2 * width) {
+      const size_t middle = std::min(begin + width, order.size());
+      const size_t end = std::min(begin + 2 * width, order.size());
+      size_t left = begin, right = middle;
+      for (size_t to = begin; to < end; ++to) {
+        bool take_right = left == middle;
+        if (left < middle && right < end) {
+          ASSIGN_OR_RETURN(auto compared,
+                           Order(call.runtime().budget, keys[order[right]],
+                                 keys[order[left]]));
+          take_right = reverse ? compared > 0 : compared < 0;
+        }
+        merged[to] = take_right ? order[right++] : order[left++];
       }
     }
-  } else if (auto number = input.If<double>()) {
-    ASSIGN_OR_RETURN(parsed, TruncateFloat(*number));
-  } else if (auto undefined = input.If<Undefined>()) {
-    return UndefinedError(*undefined);
+    order.swap(merged);
   }
-  if (parsed.has_value()) return Value::Integer(*parsed);
-  return bound[0].value_or(Value::Integer(0));
+  std::vector<Value> sorted;
+  sorted.reserve(items.size());
+  for (size_t i : order) sorted.push_back(items[i]);
+  return call.New(Flavor::kList, std::move(sorted));
 }
 
-absl::StatusOr<Value> ToFloat(Runtime& runtime, const Value& input,
-                              const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound,
-                   BindArguments("float", arguments, {"default"}, 0));
-  double number;
-  if (AsNumber(input, &number)) return Value::Float(number);
-  if (auto text = input.text()) {
-    RETURN_IF_ERROR(runtime.budget.ChargeBytes(text->bytes.size()));
-    const auto parsed = ParseFloat(text->bytes);
-    if (parsed.has_value()) return Value::Float(*parsed);
-  } else if (auto undefined = input.If<Undefined>()) {
-    return UndefinedError(*undefined);
+ValueOr LengthOf(const BuiltinCall& call) {
+  const Value& input = call.self();
+  const auto integer = [](size_t size) {
+    return Value::Integer(static_cast<Int>(size));
+  };
+  if (auto text = input.text()) return integer(text->num_characters);
+  if (auto dict = input.dict()) return integer(dict->entries.size());
+  if (auto loop = input.If<Loop*>()) return integer((*loop)->items->size());
+  if (input.is_undefined()) return integer(0);
+  auto sequence = input.sequence();
+  if (sequence && sequence->flavor != Flavor::kGenerator) {
+    return integer(sequence->items.size());
   }
-  return bound[0].value_or(Value::Float(0.0));
+  return TypeError(Cat("object of type '", TypeName(input), "' has no len()"));
 }
 
-absl::StatusOr<Value> Abs(Runtime&, const Value& input,
-                          const ArgumentValues& arguments) {
-  RETURN_IF_ERROR(BindArguments("abs", arguments, {}, 0).status());
-  Int integer;
-  if (AsInteger(input, &integer)) {
-    return integer < 0 ? Negate(input) : Value::Integer(integer);
+template <bool kLast>
+ValueOr EndOf(const BuiltinCall& call) {
+  if (call.self().text()) {
+    return GetItem(call.runtime(), call.self(), Value::Integer(kLast ? -1 : 0));
   }
-  if (auto number = input.If<double>()) return Value::Float(std::abs(*number));
-  if (auto undefined = input.If<Undefined>()) return UndefinedError(*undefined);
-  return TypeError(
-      StrCat("bad operand type for abs(): '", TypeName(input), "'"));
+  if (kLast && call.self().sequence() &&
+      call.self().sequence()->flavor == Flavor::kGenerator) {
+    return TypeError("'generator' object is not reversible");
+  }
+  ASSIGN_OR_RETURN(Items items, Iterate(call.runtime(), call.self()));
+  if (!items->empty()) return kLast ? items->back() : items->front();
+  return Value::Missing(
+      Cat("No ", kLast ? "last" : "first", " item, sequence was empty."));
 }
 
-// round(): to the nearest, ties to even, of the exact binary value.
-absl::StatusOr<Value> RoundCommon(const Value& input, long precision) {
-  Int integer;
-  if (AsInteger(input, &integer)) {
-    if (precision >= 0) return Value::Integer(integer);
-    if (precision < -38) return Value::Integer(0);
-    Int unit = 1;
-    for (long i = 0; i > precision; --i) {
-      if (__builtin_mul_overflow(unit, Int{10}, &unit)) {
-        return Value::Integer(0);
-      }
+ValueOr ListOf(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(Items items, Iterate(call.runtime(), call.self()));
+  return call.New(Flavor::kList, *items);
+}
+
+ValueOr Join(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(const Path path, ReadPath(call[1]));
+  ASSIGN_OR_RETURN(const std::string separator,
+                   call.ToText(call.is_given(0) ? call[0] : Value::String("")));
+  ASSIGN_OR_RETURN(Items items, Iterate(call.runtime(), call.self()));
+  std::string out;
+  for (size_t i = 0; i < items->size(); ++i) {
+    ASSIGN_OR_RETURN(Value item, Follow(call, path, (*items)[i]));
+    ASSIGN_OR_RETURN(std::string text, call.ToText(item));
+    RETURN_IF_ERROR(call.ChargeBytes(separator.size()));
+    if (i > 0) out += separator;
+    out += text;
+  }
+  return call.New(std::move(out));
+}
+
+ValueOr ReverseOf(const BuiltinCall& call) {
+  if (call.self().text()) {
+    return GetSlice(call.runtime(), call.self(), Value(), Value(),
+                    Value::Integer(-1));
+  }
+  const auto sequence = call.self().sequence();
+  const bool is_generator = sequence && sequence->flavor == Flavor::kGenerator;
+  ASSIGN_OR_RETURN(Items items, Iterate(call.runtime(), call.self()));
+  return NewSequence(call.runtime().budget,
+                     is_generator ? Flavor::kList : Flavor::kGenerator,
+                     {items->rbegin(), items->rend()});
+}
+
+ValueOr Sort(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(const Path path, ReadPath(call[2]));
+  ASSIGN_OR_RETURN(Items items, Iterate(call.runtime(), call.self()));
+  ASSIGN_OR_RETURN(const auto keys,
+                   KeysOf(call, *items, path, call.is_true(1)));
+  return SortedBy(call, *items, keys, call.is_true(0));
+}
+
+ValueOr DictSort(const BuiltinCall& call) {
+  const Dict* dict = call.self().dict();
+  if (dict == nullptr) {
+    return TypeErrorOf(call.self(), "dictsort takes a mapping");
+  }
+  ASSIGN_OR_RETURN(const auto pairs, Pairs(call.runtime(), *dict));
+  ASSIGN_OR_RETURN(const auto keys, KeysOf(call, pairs, {Value::Integer(0)},
+                                           /*case_sensitive=*/false));
+  return SortedBy(call, pairs, keys, /*reverse=*/false);
+}
+
+ValueOr ItemsOf(const BuiltinCall& call) {
+  std::vector<Value> pairs;
+  if (auto dict = call.self().dict()) {
+    ASSIGN_OR_RETURN(pairs, Pairs(call.runtime(), *dict));
+  } else if (!call.self().is_undefined()) {
+    return TypeError("Can only get item pairs from a mapping.");
+  }
+  return call.New(Flavor::kGenerator, std::move(pairs));
+}
+
+ValueOr Unique(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(const Path path, ReadPath(call[1]));
+  ASSIGN_OR_RETURN(Items items, Iterate(call.runtime(), call.self()));
+  ASSIGN_OR_RETURN(const auto keys,
+                   KeysOf(call, *items, path, call.is_true(0)));
+  absl::flat_hash_set<Value, KeyHash, KeyEqual> seen;
+  std::vector<Value> kept;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    RETURN_IF_ERROR(CheckHashable(keys[i]));
+    RETURN_IF_ERROR(call.Charge(KeySteps(keys[i]) + 4));
+    if (seen.insert(keys[i]).second) kept.push_back((*items)[i]);
+  }
+  return call.New(Flavor::kGenerator, std::move(kept));
+}
+
+// The arguments from `begin` on.
+absl::StatusOr<ArgumentValues> Rest(const BuiltinCall& call, size_t begin) {
+  const auto& [positional, keyword] = call.passed();
+  RETURN_IF_ERROR(call.Charge(positional.size()));
+  return ArgumentValues{{positional.begin() + begin, positional.end()},
+                        keyword};
+}
+
+// What is false has nothing to map or to choose from, none included.
+absl::StatusOr<Items> ItemsIfAny(const BuiltinCall& call) {
+  return Iterate(call.runtime(),
+                 IsTrue(call.self()) ? call.self() : Value::String(""));
+}
+
+// map('filter', ...) or map(attribute=..., default=...).
+ValueOr Map(const BuiltinCall& call) {
+  static constexpr Builtin kByAttribute = {
+      "map", {"attribute", "default"}, 1, nullptr};
+  const ArgumentValues& passed = call.passed();
+  const bool by_filter = !passed.positional.empty();
+  Path path;
+  Value absent;
+  std::string_view filter;
+  ArgumentValues rest;
+  if (by_filter) {
+    ASSIGN_OR_RETURN(filter, StringArgument("filter", passed.positional[0]));
+    ASSIGN_OR_RETURN(rest, Rest(call, 1));
+  } else {
+    ASSIGN_OR_RETURN(
+        const auto bound,
+        BuiltinCall::Bind(call.runtime(), kByAttribute, call.self(), passed));
+    ASSIGN_OR_RETURN(path, ReadPath(bound[0]));
+    absent = bound[1];
+  }
+  ASSIGN_OR_RETURN(Items items, ItemsIfAny(call));
+  std::vector<Value> mapped;
+  for (const Value& item : *items) {
+    ASSIGN_OR_RETURN(Value value,
+                     by_filter ? CallFilter(call.runtime(), filter, item, rest)
+                               : Follow(call, path, item, absent));
+    mapped.push_back(std::move(value));
+  }
+  return call.New(Flavor::kGenerator, std::move(mapped));
+}
+
+// select, reject (by the item itself), selectattr, rejectattr.
+template <bool kSelect, bool kByAttribute>
+ValueOr Choose(const BuiltinCall& call) {
+  constexpr size_t kTest = kByAttribute ? 1 : 0;
+  const ArgumentValues& passed = call.passed();
+  Path path;
+  if (kByAttribute) {
+    if (passed.positional.empty()) {
+      return TypeError("the attribute to choose by is missing");
     }
-    Int rest = integer % unit;
-    if (rest < 0) rest += unit;
-    Int down = integer - rest;
-    const bool up =
-        rest > unit - rest || (rest == unit - rest && (down / unit) % 2 != 0);
-    return Value::Integer(up ? down + unit : down);
+    ASSIGN_OR_RETURN(path, ReadPath(passed.positional[0]));
   }
-  const double number = *input.If<double>();
-  if (!std::isfinite(number)) return Value::Float(number);
-  if (precision < 0) {
-    if (precision < -308) return Value::Float(std::copysign(0.0, number));
-    const double unit = std::pow(10.0, static_cast<double>(-precision));
-    return Value::Float(std::nearbyint(number / unit) * unit);
+  std::string_view test;
+  ArgumentValues rest;
+  if (passed.positional.size() > kTest) {
+    ASSIGN_OR_RETURN(test, StringArgument("test", passed.positional[kTest]));
+    ASSIGN_OR_RETURN(rest, Rest(call, kTest + 1));
   }
-  // A double has no digits beyond these places.
-  if (precision > 330) return Value::Float(number);
-  char buffer[700];
-  const int size = std::snprintf(buffer, sizeof(buffer), "%.*f",
-                                 static_cast<int>(precision), number);
-  double rounded = number;
-  if (!absl::SimpleAtod(absl::string_view(buffer, size), &rounded)) {
-    return TypeError("the number cannot be rounded");
+  ASSIGN_OR_RETURN(Items items, ItemsIfAny(call));
+  std::vector<Value> chosen;
+  for (const Value& item : *items) {
+    ASSIGN_OR_RETURN(Value value, Follow(call, path, item));
+    bool holds = IsTrue(value);
+    if (!test.empty()) {
+      ASSIGN_OR_RETURN(holds, CallTest(call.runtime(), test, value, rest));
+    }
+    if (holds == kSelect) chosen.push_back(item);
   }
-  return Value::Float(rounded);
+  return call.New(Flavor::kGenerator, std::move(chosen));
 }
 
-absl::StatusOr<Value> Round(Runtime&, const Value& input,
-                            const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound, BindArguments("round", arguments,
-                                             {"precision", "method"}, 0));
-  ASSIGN_OR_RETURN(
-      long precision,
-      CountArgument("precision", bound[0].value_or(Value::Integer(0))));
-  const Value method_value = bound[1].value_or(Value::String("common"));
-  ASSIGN_OR_RETURN(std::string_view method,
-                   StringArgument("method", method_value));
-  if (method != "common" && method != "ceil" && method != "floor") {
-    return TypeError("method must be common, ceil or floor");
+ValueOr Batch(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(Int size, call.Integer(0));
+  if (size < 1) return TypeError("linecount must be positive");
+  ASSIGN_OR_RETURN(Items items, Iterate(call.runtime(), call.self()));
+  std::vector<Value> batches;
+  for (size_t begin = 0; begin < items->size();) {
+    const size_t end = begin + std::min<size_t>(size, items->size() - begin);
+    ASSIGN_OR_RETURN(Value batch,
+                     call.New(Flavor::kList,
+                              {items->begin() + begin, items->begin() + end}));
+    batches.push_back(std::move(batch));
+    begin = end;
   }
-  if (auto undefined = input.If<Undefined>()) return UndefinedError(*undefined);
-  double number;
-  if (!AsNumber(input, &number)) {
-    return TypeError(
-        StrCat("type ", TypeName(input), " doesn't define a rounding method"));
-  }
-  if (method == "common") return RoundCommon(input, precision);
-  if (precision > 308 || precision < -308 || !std::isfinite(number)) {
-    return TypeError("the number cannot be rounded");
-  }
-  const double scale = std::pow(10.0, static_cast<double>(precision));
-  const double scaled = number * scale;
-  return Value::Float(
-      (method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / scale);
+  return call.New(Flavor::kGenerator, std::move(batches));
 }
 
-constexpr NamedFilter kScalarFilters[] = {
-    {"abs", Abs},
-    {"attr", Attr},
-    {"capitalize", Mapped<Capitalize>},
-    {"center", Center},
-    {"d", Default},
-    {"default", Default},
-    {"e", Mapped<EscapeHtml>},
-    {"escape", Mapped<EscapeHtml>},
-    {"float", ToFloat},
-    {"forceescape", Mapped<EscapeHtml>},
-    {"format", Format},
-    {"indent", Indent},
-    {"int", ToInteger},
-    {"lower", Mapped<ToLower>},
-    {"replace", ReplaceText},
-    {"round", Round},
-    {"safe", String},
-    {"string", String},
-    {"title", Mapped<TitleFilter>},
-    {"tojson", ToJsonText},
-    {"trim", Trim},
-    {"upper", Mapped<ToUpper>},
+constexpr Builtin kFilters[] = {
+    {"batch", {"linecount"}, 1, Batch},
+    {"count", {}, 0, LengthOf},
+    {"d", {"default_value", "boolean"}, 0, Default},
+    {"default", {"default_value", "boolean"}, 0, Default},
+    {"dictsort", {}, 0, DictSort},
+    {"first", {}, 0, EndOf<false>},
+    {"format", {"..."}, 0, Format},
+    {"indent", {"width", "first", "blank"}, 0, Indent},
+    {"int", {"default"}, 0, ToInteger},
+    {"items", {}, 0, ItemsOf},
+    {"join", {"d", "attribute"}, 0, Join},
+    {"last", {}, 0, EndOf<true>},
+    {"length", {}, 0, LengthOf},
+    {"list", {}, 0, ListOf},
+    {"map", {"..."}, 0, Map},
+    {"reject", {"..."}, 0, Choose<false, false>},
+    {"rejectattr", {"..."}, 0, Choose<false, true>},
+    {"reverse", {}, 0, ReverseOf},
+    {"safe", {}, 0, String},
+    {"select", {"..."}, 0, Choose<true, false>},
+    {"selectattr", {"..."}, 0, Choose<true, true>},
+    {"sort", {"reverse", "case_sensitive", "attribute"}, 0, Sort},
+    {"string", {}, 0, String},
+    {"title", {}, 0, Title},
+    {"tojson",
+     {"ensure_ascii", "indent", "separators", "sort_keys"},
+     0,
+     ToJsonText},
+    {"unique", {"case_sensitive", "attribute"}, 0, Unique},
 };
-
-const NamedFilter* FindFilter(std::string_view name) {
-  for (const auto table :
-       {absl::MakeConstSpan(kScalarFilters), SequenceFilters()}) {
-    const auto at = std::find_if(
-        table.begin(), table.end(),
-        [name](const NamedFilter& filter) { return filter.name == name; });
-    if (at != table.end()) return &*at;
-  }
-  return nullptr;
-}
 
 }  // namespace
 
-bool IsFilter(std::string_view name) { return FindFilter(name) != nullptr; }
-
-absl::StatusOr<Value> CallFilter(Runtime& runtime, std::string_view name,
-                                 const Value& input,
-                                 const ArgumentValues& arguments) {
-  RETURN_IF_ERROR(runtime.budget.Charge(1));
-  const EvaluationLevel level(runtime);  // map('map', 'map', ...)
-  RETURN_IF_ERROR(level.Check());
-  const NamedFilter* filter = FindFilter(name);
-  if (filter == nullptr) {
-    return TypeError(StrCat("no filter named '", name, "'"));
+ValueOr CallFilter(Runtime& runtime, std::string_view name, const Value& input,
+                   const ArgumentValues& arguments) {
+  // Filters that are methods of the input's text.
+  static constexpr std::pair<std::string_view, std::string_view>
+      kTextFilters[] = {{"capitalize", "capitalize"},
+                        {"lower", "lower"},
+                        {"replace", "replace"},
+                        {"trim", "strip"},
+                        {"upper", "upper"}};
+  const Nested nested(&runtime.depth);  // map('map', 'map', ...)
+  RETURN_IF_ERROR(runtime.CheckDepth());
+  if (const auto* filter = FindNamed<Builtin>(kFilters, name)) {
+    return CallBuiltin(runtime, *filter, input, arguments);
   }
-  return filter->call(runtime, input, arguments);
+  for (const auto& [filter, method] : kTextFilters) {
+    if (filter != name) continue;
+    ASSIGN_OR_RETURN(std::string text, ToText(runtime.budget, input));
+    const Value self = Value::String(std::move(text));
+    return CallBuiltin(runtime, *FindMethod(self, method), self, arguments);
+  }
+  return TypeError(Cat("the filter '", name, "' is not supported"));
 }
 
 }  // namespace moebius::jinja

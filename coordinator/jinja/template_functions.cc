@@ -1,14 +1,15 @@
-// Methods of lists, dicts and loops, and the functions all templates see.
-#include <algorithm>
+// Methods, the functions that all templates see, and tests.
 #include <ctime>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "common/base/cat.h"
 #include "common/base/status_macros.h"
 #include "coordinator/jinja/template_builtins.h"
-#include "coordinator/jinja/template_strings.h"
+#include "coordinator/jinja/template_characters.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius::jinja {
@@ -16,285 +17,329 @@ namespace {
 
 using Flavor = Sequence::Flavor;
 
-constexpr std::string_view kDictMethods[] = {"copy",  "fromkeys", "get",
-                                             "items", "keys",     "values"};
-constexpr std::string_view kDictMutators[] = {"clear", "pop", "popitem",
-                                              "setdefault", "update"};
-constexpr std::string_view kListMethods[] = {"count", "index"};
-constexpr std::string_view kListMutators[] = {
-    "append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"};
+// ---- methods of strings, with Python's signatures ----
+//
+// Places within the string, as find() and others take, are not supported, and
+// neither is split() at white space.
 
-template <size_t kSize>
-bool IsAmong(const std::string_view (&names)[kSize], std::string_view name) {
-  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+constexpr size_t kNowhere = std::string_view::npos;
+
+template <std::string (*kConvert)(std::string_view)>
+ValueOr Mapped(const BuiltinCall& call) {
+  return call.New(kConvert(call.text()));
 }
 
-absl::StatusOr<Value> DictView(Runtime& runtime, const Dict& dict,
-                               std::string_view name) {
+template <Side kSide>
+ValueOr StripSide(const BuiltinCall& call) {
+  std::optional<std::string_view> chars;
+  if (call.has(0)) {
+    ASSIGN_OR_RETURN(chars, call.Text(0));
+    RETURN_IF_ERROR(
+        call.ChargeBytes(call.text().size() * (chars->size() / 32)));
+  }
+  return call.New(std::string(Strip(call.text(), chars, kSide)));
+}
+
+absl::Status AddText(const BuiltinCall& call, std::string_view text,
+                     std::vector<Value>* list) {
+  ASSIGN_OR_RETURN(Value value, call.New(std::string(text)));
+  list->push_back(std::move(value));
+  return absl::OkStatus();
+}
+
+ValueOr Split(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(std::string_view separator, call.Text(0));
+  ASSIGN_OR_RETURN(const Int max_splits, call.Integer(1, -1));
+  if (separator.empty()) return TypeError("empty separator");
+  std::vector<Value> parts;
+  size_t begin = 0;
+  while (max_splits < 0 || parts.size() < static_cast<size_t>(max_splits)) {
+    const size_t at = FindFirst(call.text(), separator, begin);
+    if (at == kNowhere) break;
+    RETURN_IF_ERROR(
+        AddText(call, call.text().substr(begin, at - begin), &parts));
+    begin = at + separator.size();
+  }
+  RETURN_IF_ERROR(AddText(call, call.text().substr(begin), &parts));
+  return call.New(Flavor::kList, std::move(parts));
+}
+
+ValueOr Lines(const BuiltinCall& call) {
+  std::vector<Value> lines;
+  for (std::string_view rest = call.text(); !rest.empty();) {
+    const size_t size = LineBytes(rest);
+    RETURN_IF_ERROR(AddText(call, rest.substr(0, size), &lines));
+    rest.remove_prefix(size + LineEndBytes(rest, size));
+  }
+  return call.New(Flavor::kList, std::move(lines));
+}
+
+template <bool kLast>
+ValueOr Find(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(std::string_view wanted, call.Text(0));
+  const size_t at =
+      kLast ? FindLast(call.text(), wanted) : FindFirst(call.text(), wanted);
+  if (at == kNowhere) return Value::Integer(-1);
+  return Value::Integer(
+      static_cast<Int>(CountCharacters(call.text().substr(0, at))));
+}
+
+// startswith, endswith: with a string, or with any in a tuple.
+template <bool kStart>
+ValueOr HasAffix(const BuiltinCall& call) {
+  std::vector<Value> wanted = {call[0]};
+  const Sequence* tuple = wanted[0].sequence();
+  if (tuple && tuple->flavor == Flavor::kTuple) {
+    RETURN_IF_ERROR(call.Charge(tuple->items.size()));
+    wanted = std::vector<Value>(tuple->items);
+  }
+  for (const Value& value : wanted) {
+    ASSIGN_OR_RETURN(std::string_view affix, StringArgument("prefix", value));
+    if (kStart ? call.text().starts_with(affix)
+               : call.text().ends_with(affix)) {
+      return Value::Bool(true);
+    }
+  }
+  return Value::Bool(false);
+}
+
+ValueOr ReplaceIn(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(std::string_view from, call.Text(0));
+  ASSIGN_OR_RETURN(std::string_view to, call.Text(1));
+  ASSIGN_OR_RETURN(const Int count, call.Integer(2, -1));
+  if (from.empty()) return TypeError("replacing '' is not supported");
+  const size_t num_places = CountOccurrences(call.text(), from);
+  RETURN_IF_ERROR(call.ChargeBytes(num_places * to.size()));
+  return call.New(Replace(call.text(), from, to, count));
+}
+
+ValueOr JoinWith(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(Items items, Iterate(call.runtime(), call[0]));
+  std::string out;
+  for (size_t i = 0; i < items->size(); ++i) {
+    ASSIGN_OR_RETURN(std::string_view item,
+                     StringArgument("item", (*items)[i]));
+    RETURN_IF_ERROR(call.ChargeBytes(item.size() + call.text().size()));
+    if (i > 0) out += call.text();
+    out += item;
+  }
+  return call.New(std::move(out));
+}
+
+constexpr Builtin kStringMethods[] = {
+    {"capitalize", {}, 0, Mapped<Capitalize>},
+    {"endswith", {"suffix"}, 1, HasAffix<false>},
+    {"find", {"sub"}, 1, Find<false>},
+    {"join", {"iterable"}, 1, JoinWith},
+    {"lower", {}, 0, Mapped<ToLower>},
+    {"lstrip", {"chars"}, 0, StripSide<Side::kLeft>},
+    {"replace", {"old", "new", "count"}, 2, ReplaceIn},
+    {"rfind", {"sub"}, 1, Find<true>},
+    {"rstrip", {"chars"}, 0, StripSide<Side::kRight>},
+    {"split", {"sep", "maxsplit"}, 1, Split},
+    {"splitlines", {}, 0, Lines},
+    {"startswith", {"prefix"}, 1, HasAffix<true>},
+    {"strip", {"chars"}, 0, StripSide<Side::kBoth>},
+    {"title", {}, 0, Mapped<TitleWords>},
+    {"upper", {}, 0, Mapped<ToUpper>},
+};
+
+// ---- methods of dicts ----
+
+ValueOr Get(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(bool found, Contains(call.runtime(), call.self(), call[0]));
+  return found ? *call.self().dict()->Find(call[0]) : call[1];
+}
+
+ValueOr ItemsOf(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(std::vector<Value> pairs,
+                   Pairs(call.runtime(), *call.self().dict()));
+  return call.New(Flavor::kView, std::move(pairs));
+}
+
+template <bool kKeys>
+ValueOr ViewOf(const BuiltinCall& call) {
   std::vector<Value> items;
-  items.reserve(dict.entries.size());
-  for (const auto& [key, value] : dict.entries) {
-    if (name == "keys") {
-      items.push_back(key);
-    } else if (name == "values") {
-      items.push_back(value);
-    } else {
-      ASSIGN_OR_RETURN(Value pair, NewSequence(runtime.budget, Flavor::kTuple,
-                                               {key, value}));
-      items.push_back(std::move(pair));
-    }
+  for (const auto& [key, value] : call.self().dict()->entries) {
+    items.push_back(kKeys ? key : value);
   }
-  return NewSequence(runtime.budget, Flavor::kView, std::move(items),
-                     StrCat("dict_", name));
+  return call.New(Flavor::kView, std::move(items));
 }
 
-absl::StatusOr<Value> CallDictMethod(Runtime& runtime, const Value& self,
-                                     std::string_view name,
-                                     const ArgumentValues& arguments) {
-  const Dict& dict = *self.dict();
-  if (name == "get") {
-    ASSIGN_OR_RETURN(auto bound,
-                     BindArguments(name, arguments, {"key", "default"}, 1));
-    if (!arguments.keyword.empty()) {
-      return TypeError("dict.get() takes no keyword arguments");
-    }
-    ASSIGN_OR_RETURN(bool found, Contains(runtime, self, *bound[0]));
-    if (found) return *dict.Find(*bound[0]);
-    return bound[1].value_or(Value());
-  }
-  RETURN_IF_ERROR(BindArguments(name, arguments, {}, 0).status());
-  if (name == "copy") return self;
-  if (name == "fromkeys") return TypeError("dict.fromkeys is not supported");
-  return DictView(runtime, dict, name);
-}
+// ---- functions ----
 
-absl::StatusOr<Value> CallListMethod(Runtime& runtime, const Sequence& list,
-                                     std::string_view name,
-                                     const ArgumentValues& arguments) {
-  if (name == "copy") {
-    RETURN_IF_ERROR(BindArguments(name, arguments, {}, 0).status());
-    return NewSequence(runtime.budget, Flavor::kList, list.items);
-  }
-  ASSIGN_OR_RETURN(auto bound, BindArguments(name, arguments, {"value"}, 1));
-  Int count = 0;
-  for (size_t i = 0; i < list.items.size(); ++i) {
-    ASSIGN_OR_RETURN(bool equal,
-                     Equal(runtime.budget, list.items[i], *bound[0]));
-    if (equal && name == "index") return Value::Integer(static_cast<Int>(i));
-    count += equal;
-  }
-  if (name == "index") return TypeError("the value is not in the list");
-  return Value::Integer(count);
-}
-
-absl::StatusOr<Value> CallLoopMethod(Runtime& runtime, Loop& loop,
-                                     std::string_view name,
-                                     const ArgumentValues& arguments) {
-  const std::vector<Value>& values = arguments.positional;
-  if (!arguments.keyword.empty()) {
-    return TypeError(StrCat("loop.", name, " takes no keyword argument"));
-  }
-  if (name == "cycle") {
-    if (values.empty()) return TypeError("no items for cycling given");
-    return values[loop.index0 % values.size()];
-  }
-  bool changed = !loop.last_changed.has_value() ||
-                 loop.last_changed->size() != values.size();
-  for (size_t i = 0; !changed && i < values.size(); ++i) {
-    ASSIGN_OR_RETURN(bool equal,
-                     Equal(runtime.budget, values[i], (*loop.last_changed)[i]));
-    changed = !equal;
-  }
-  loop.last_changed = values;
-  return Value::Bool(changed);
-}
-
-absl::StatusOr<Value> Range(Runtime& runtime, const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound, BindArguments("range", arguments,
-                                             {"start", "stop", "step"}, 1));
-  if (!arguments.keyword.empty()) {
-    return TypeError("range() takes no keyword arguments");
-  }
-  Int start = 0, step = 1;
-  ASSIGN_OR_RETURN(Int stop, IntegerArgument("range", *bound[0]));
-  if (bound[1].has_value()) {
-    start = stop;
-    ASSIGN_OR_RETURN(stop, IntegerArgument("stop", *bound[1]));
-  }
-  if (bound[2].has_value()) {
-    ASSIGN_OR_RETURN(step, IntegerArgument("step", *bound[2]));
-  }
+ValueOr Range(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(const Int first, call.Integer(0));
+  ASSIGN_OR_RETURN(const Int stop, call.Integer(1, first));
+  ASSIGN_OR_RETURN(const Int step, call.Integer(2, 1));
   if (step == 0) return TypeError("range() arg 3 must not be zero");
   std::vector<Value> items;
-  for (Int i = start; step > 0 ? i < stop : i > stop;) {
+  for (Int i = call.has(1) ? first : 0; step > 0 ? i < stop : i > stop;) {
     if (items.size() == kMaxRangeItems) {
-      return TypeError(
-          StrCat("range() has more than ", kMaxRangeItems, " items"));
+      return TypeError(Cat("range() has more than ", kMaxRangeItems, " items"));
     }
     items.push_back(Value::Integer(i));
     if (__builtin_add_overflow(i, step, &i)) break;
   }
-  std::string label = StrCat("range(", IntToText(start), ", ", IntToText(stop));
-  if (step != 1) StrAppend(&label, ", ", IntToText(step));
-  return NewSequence(runtime.budget, Flavor::kRange, std::move(items),
-                     StrCat(label, ")"));
+  return call.New(Flavor::kRange, std::move(items));
 }
 
-// The entries of dict(...) and namespace(...): of a mapping or of pairs, then
-// the keyword arguments.
-absl::StatusOr<std::vector<std::pair<Value, Value>>> EntriesOf(
-    Runtime& runtime, std::string_view name, const ArgumentValues& arguments) {
+ValueOr MakeDict(const BuiltinCall& call) {
+  if (!call.passed().positional.empty()) {
+    return TypeError("dict() of other than named values is not supported");
+  }
   std::vector<std::pair<Value, Value>> entries;
-  if (arguments.positional.size() > 1) {
-    return TypeError(StrCat(name, " expected at most 1 argument"));
-  }
-  if (!arguments.positional.empty()) {
-    const Value& from = arguments.positional[0];
-    if (auto dict = from.dict()) {
-      RETURN_IF_ERROR(runtime.budget.Charge(2 * dict->entries.size()));
-      entries = dict->entries;
-    } else {
-      ASSIGN_OR_RETURN(Items items, Iterate(runtime, from));
-      for (const Value& item : *items) {
-        ASSIGN_OR_RETURN(Items pair, Iterate(runtime, item));
-        if (pair->size() != 2) {
-          return TypeError("a dict is made of pairs");
-        }
-        entries.emplace_back((*pair)[0], (*pair)[1]);
-      }
-    }
-  }
-  for (const auto& [key, value] : arguments.keyword) {
+  for (const auto& [key, value] : call.passed().keyword) {
     entries.emplace_back(Value::String(key), value);
   }
-  return entries;
+  return NewDict(call.runtime().budget, std::move(entries));
 }
 
-absl::StatusOr<Value> MakeNamespace(Runtime& runtime,
-                                    const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto entries, EntriesOf(runtime, "namespace", arguments));
-  RETURN_IF_ERROR(runtime.budget.Charge(entries.size() + 4));
-  // Through a dict: keys that come twice.
-  ASSIGN_OR_RETURN(Value dict, NewDict(runtime.budget, std::move(entries)));
-  for (const auto& [key, value] : dict.dict()->entries) {
-    if (!key.text()) return TypeError("names in a namespace are strings");
+ValueOr MakeNamespace(const BuiltinCall& call) {
+  if (!call.passed().positional.empty()) {
+    return TypeError("namespace() of other than named values is not supported");
   }
-  runtime.namespaces.push_back(Namespace{dict.dict()->entries});
-  return Value(&runtime.namespaces.back());
+  RETURN_IF_ERROR(call.Charge(4 * call.passed().keyword.size() + 4));
+  Namespace& made = call.runtime().namespaces.emplace_back();
+  for (const auto& [name, value] : call.passed().keyword) {
+    made.attributes[name] = value;
+  }
+  return Value(&made);
 }
 
-absl::StatusOr<Value> RaiseException(Runtime& runtime,
-                                     const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound,
-                   BindArguments("raise_exception", arguments, {"message"}, 1));
-  ASSIGN_OR_RETURN(std::string message, ToText(runtime.budget, *bound[0]));
-  runtime.raised = true;
+ValueOr RaiseException(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(std::string message, call.ToText(call[0]));
+  call.runtime().raised = true;
   return absl::InvalidArgumentError(message);
 }
 
-// Python formats a time without zone: %z and %Z print nothing, %f prints
-// microseconds; all else is the C library's.
-absl::StatusOr<Value> StrftimeNow(Runtime& runtime,
-                                  const ArgumentValues& arguments) {
-  ASSIGN_OR_RETURN(auto bound,
-                   BindArguments("strftime_now", arguments, {"format"}, 1));
-  ASSIGN_OR_RETURN(std::string_view format,
-                   StringArgument("format", *bound[0]));
+ValueOr StrftimeNow(const BuiltinCall& call) {
+  ASSIGN_OR_RETURN(std::string_view format, call.Text(0));
   constexpr size_t kMaxFormatBytes = 256;
   if (format.size() > kMaxFormatBytes ||
       format.find('\0') != std::string_view::npos) {
     return TypeError("the time format is too long or has a zero byte");
   }
-  const std::tm time = absl::ToTM(runtime.now, runtime.zone);
-  const auto microseconds = absl::ToUnixMicros(runtime.now) % 1'000'000;
-  std::string prepared;
-  for (size_t i = 0; i < format.size(); ++i) {
-    const char next =
-        format[i] == '%' && i + 1 < format.size() ? format[i + 1] : '\0';
-    if (next == 'f') {
-      StrAppend(&prepared, absl::Dec(microseconds, absl::kZeroPad6));
-    } else if (next != 'z' && next != 'Z') {
-      prepared += format[i];
-      if (next != '\0') prepared += next;
-    }
-    if (next != '\0') ++i;
+  // Python's own; all else is the C library's.
+  for (const std::string_view directive : {"%f", "%z", "%Z"}) {
+    if (format.find(directive) == std::string_view::npos) continue;
+    return TypeError(Cat("'", directive, "' in a time is not supported"));
   }
-  prepared += '.';  // so that an empty result is not an error
+  const std::tm time = absl::ToTM(call.runtime().now, call.runtime().zone);
+  const std::string ended = Cat(format, ".");  // so that it is not empty
   char buffer[4096];
   const size_t size =
-      std::strftime(buffer, sizeof(buffer), prepared.c_str(), &time);
+      std::strftime(buffer, sizeof(buffer), ended.c_str(), &time);
   if (size == 0) return TypeError("the formatted time is too long");
   std::string text(buffer, size - 1);
   if (!IsValidUtf8(text)) return TypeError("the formatted time is not UTF-8");
-  return NewString(runtime.budget, std::move(text));
+  return call.New(std::move(text));
 }
+
+constexpr Builtin kDictMethods[] = {
+    {"get", {"key", "default"}, 1, Get},
+    {"items", {}, 0, ItemsOf},
+    {"keys", {}, 0, ViewOf<true>},
+    {"values", {}, 0, ViewOf<false>},
+};
+
+constexpr Builtin kFunctions[] = {
+    {"dict", {"..."}, 0, MakeDict},
+    {"namespace", {"..."}, 0, MakeNamespace},
+    {"raise_exception", {"message"}, 1, RaiseException},
+    {"range", {"start", "stop", "step"}, 1, Range},
+    {"strftime_now", {"format"}, 1, StrftimeNow},
+};
+
+// ---- what may stand after "is" ----
+
+// A test of the value's kind alone.
+struct KindTest {
+  std::string_view name;
+  bool (*holds)(const Value& value);
+};
+
+constexpr KindTest kKindTests[] = {
+    {"boolean", [](const Value& v) { return v.If<bool>() != nullptr; }},
+    {"callable",
+     [](const Value& v) { return v.is_callable() || v.is_undefined(); }},
+    {"defined", [](const Value& v) { return !v.is_undefined(); }},
+    {"false", [](const Value& v) { return v.If<bool>() && !*v.If<bool>(); }},
+    {"float", [](const Value& v) { return v.If<double>() != nullptr; }},
+    {"integer", [](const Value& v) { return v.If<Int>() || v.long_int(); }},
+    {"iterable",
+     [](const Value& v) {
+       return v.text() || v.sequence() || v.dict() || v.is_undefined() ||
+              v.If<Loop*>();
+     }},
+    {"mapping", [](const Value& v) { return v.dict() != nullptr; }},
+    {"none", [](const Value& v) { return v.is_none(); }},
+    {"number",
+     [](const Value& v) {
+       return v.If<bool>() || v.If<Int>() || v.long_int() || v.If<double>();
+     }},
+    {"sequence",
+     [](const Value& v) {
+       if (auto sequence = v.sequence()) return sequence->has_items();
+       return v.text() || v.dict() || v.is_undefined();
+     }},
+    {"string", [](const Value& v) { return v.text() != nullptr; }},
+    {"true", [](const Value& v) { return v.If<bool>() && *v.If<bool>(); }},
+    {"undefined", [](const Value& v) { return v.is_undefined(); }},
+};
+
+// A test against one other value.
+struct PairTest {
+  std::string_view name;
+  Op op;
+};
+
+constexpr PairTest kPairTests[] = {
+    {"!=", Op::kNotEqual},     {"<", Op::kLess},
+    {"<=", Op::kLessEqual},    {"==", Op::kEqual},
+    {">", Op::kGreater},       {">=", Op::kGreaterEqual},
+    {"eq", Op::kEqual},        {"equalto", Op::kEqual},
+    {"ge", Op::kGreaterEqual}, {"greaterthan", Op::kGreater},
+    {"gt", Op::kGreater},      {"in", Op::kIn},
+    {"le", Op::kLessEqual},    {"lessthan", Op::kLess},
+    {"lt", Op::kLess},         {"ne", Op::kNotEqual},
+};
 
 }  // namespace
 
-MethodKind FindMethod(const Value& object, std::string_view name) {
-  const auto kind = [](bool callable, bool unsafe) {
-    return callable ? MethodKind::kCallable
-           : unsafe ? MethodKind::kUnsafe
-                    : MethodKind::kNone;
-  };
-  if (object.dict()) {
-    return kind(IsAmong(kDictMethods, name), IsAmong(kDictMutators, name));
-  }
-  if (object.text()) return kind(IsStringMethod(name), false);
-  if (auto sequence = object.sequence()) {
-    switch (sequence->flavor) {
-      case Flavor::kList:
-        return kind(IsAmong(kListMethods, name) || name == "copy",
-                    IsAmong(kListMutators, name));
-      case Flavor::kTuple:
-      case Flavor::kRange:
-        return kind(IsAmong(kListMethods, name), false);
-      case Flavor::kView:
-      case Flavor::kGenerator:
-        break;
-    }
-  }
-  return MethodKind::kNone;
+const Builtin* FindMethod(const Value& object, std::string_view name) {
+  if (object.text()) return FindNamed<Builtin>(kStringMethods, name);
+  if (object.dict()) return FindNamed<Builtin>(kDictMethods, name);
+  return nullptr;
 }
 
-absl::StatusOr<Value> CallMethod(Runtime& runtime, const BoundMethod& method,
-                                 const ArgumentValues& arguments) {
-  RETURN_IF_ERROR(runtime.budget.Charge(1));
-  const Value& self = method.receiver;
-  if (auto text = self.text()) {
-    return CallStringMethod(runtime, *text, method.name, arguments);
-  }
-  if (self.dict()) {
-    return CallDictMethod(runtime, self, method.name, arguments);
-  }
-  if (auto sequence = self.sequence()) {
-    return CallListMethod(runtime, *sequence, method.name, arguments);
-  }
-  if (auto loop = self.If<Loop*>()) {
-    return CallLoopMethod(runtime, **loop, method.name, arguments);
-  }
-  return TypeError(
-      StrCat("'", TypeName(self), "' has no method '", method.name, "'"));
-}
+absl::Span<const Builtin> Functions() { return kFunctions; }
 
-absl::StatusOr<Value> CallFunction(Runtime& runtime, GlobalFunction function,
-                                   const ArgumentValues& arguments) {
+absl::StatusOr<bool> CallTest(Runtime& runtime, std::string_view name,
+                              const Value& input,
+                              const ArgumentValues& arguments) {
   RETURN_IF_ERROR(runtime.budget.Charge(1));
-  switch (function) {
-    case GlobalFunction::kRange:
-      return Range(runtime, arguments);
-    case GlobalFunction::kDict: {
-      ASSIGN_OR_RETURN(auto entries, EntriesOf(runtime, "dict", arguments));
-      return NewDict(runtime.budget, std::move(entries));
-    }
-    case GlobalFunction::kNamespace:
-      return MakeNamespace(runtime, arguments);
-    case GlobalFunction::kRaiseException:
-      return RaiseException(runtime, arguments);
-    case GlobalFunction::kStrftimeNow:
-      return StrftimeNow(runtime, arguments);
+  const KindTest* kind_test = FindNamed<KindTest>(kKindTests, name);
+  const PairTest* pair_test = FindNamed<PairTest>(kPairTests, name);
+  const bool is_parity = name == "even" || name == "odd";
+  if (!kind_test && !pair_test && !is_parity) {
+    return TypeError(Cat("the test '", name, "' is not supported"));
   }
-  return TypeError("no such function");
+  const size_t num_arguments = pair_test != nullptr ? 1 : 0;
+  if (arguments.positional.size() != num_arguments ||
+      !arguments.keyword.empty()) {
+    return TypeError(
+        Cat("the test '", name, "' takes ", num_arguments, " arguments"));
+  }
+  if (kind_test != nullptr) return kind_test->holds(input);
+  if (is_parity) {
+    ASSIGN_OR_RETURN(Value rest,
+                     Operate(runtime, Op::kModulo, input, Value::Integer(2)));
+    return IsTrue(rest) == (name == "odd");
+  }
+  ASSIGN_OR_RETURN(Value holds, Operate(runtime, pair_test->op, input,
+                                        arguments.positional[0]));
+  return IsTrue(holds);
 }
 
 }  // namespace moebius::jinja

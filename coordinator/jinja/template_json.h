@@ -1,4 +1,4 @@
-// Values from JSON and to it.
+// Values from JSON and to it; their text is made by the same writer.
 #pragma once
 
 #include <optional>
@@ -13,13 +13,12 @@ namespace moebius::jinja {
 using Json = nlohmann::ordered_json;
 
 // Errors: kInvalidArgument for text that is not UTF-8, values nested deeper
-// than kMaxValueDepth, and a short budget.
-absl::StatusOr<Value> FromJson(Budget& budget, const Json& json);
+// than kMaxValueDepth, and a short budget. `depth` is that of what is around.
+ValueOr FromJson(Budget& budget, const Json& json, int depth = 0);
 
 // Python's json.dumps.
 struct JsonStyle {
   bool ensure_ascii = false;
-  bool sort_keys = false;
   // Text of one level of indentation; without it all is on one line.
   std::optional<std::string> indent;
   std::string item_separator = ", ";

@@ -3,7 +3,8 @@
 // White space follows Jinja with trim_blocks and lstrip_blocks on, which is
 // how Hugging Face renders chat templates: the newline after a block tag or
 // comment goes, and so does white space before one that begins a line; "-"
-// at a delimiter removes all white space on its side, "+" keeps it.
+// at a delimiter removes all white space on its side. ("+", which keeps it, is
+// not supported.)
 #pragma once
 
 #include <string>
@@ -19,10 +20,7 @@ namespace moebius::jinja {
 struct Token {
   enum class Kind {
     kData,  // text outside of tags
-    kBlockBegin,
-    kBlockEnd,
-    kVariableBegin,
-    kVariableEnd,
+    kTag,   // "{{", "}}", "{%" or "%}"
     kName,
     kString,  // unescaped
     kNumber,
@@ -32,12 +30,11 @@ struct Token {
 
   Kind kind;
   int line;
-  std::string text;  // kData, kName, kString, kOperator
-  Value number;      // kNumber
+  std::string text;   // but for kNumber, kEnd
+  Value number = {};  // kNumber
 };
 
-// The tokens of `source`, the last of kind kEnd. Brackets in tags are
-// balanced.
+// The tokens of `source`, the last of kind kEnd.
 //
 // Errors: kInvalidArgument "line N: ..." for malformed source and for source
 // above kMaxTemplateBytes.

@@ -39,6 +39,17 @@ inline constexpr size_t kMaxOutputBytes = 16 << 20;
 inline constexpr size_t kMaxSteps = 8'000'000;
 inline constexpr size_t kBytesPerStep = 32;
 
+// Counts one level of nesting for as long as it lives.
+class Nested {
+ public:
+  explicit Nested(int* depth) : depth_(depth) { ++*depth_; }
+  ~Nested() { --*depth_; }
+  Nested(const Nested&) = delete;
+
+ private:
+  int* depth_;
+};
+
 // Budget
 //
 // The steps that a rendering has left. Threading: thread-compatible.

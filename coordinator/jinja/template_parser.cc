@@ -1,82 +1,32 @@
-#include "coordinator/jinja/template_parser.h"
-
 #include <algorithm>
 #include <memory>
 
+#include "absl/strings/str_join.h"
+#include "common/base/cat.h"
 #include "common/base/status_macros.h"
 #include "coordinator/jinja/template_parser_internal.h"
-#include "coordinator/jinja/template_strings.h"
 
 namespace moebius::jinja {
 namespace {
 
 std::string Describe(const Token& token) {
-  switch (token.kind) {
-    case Token::Kind::kData:
-      return "text";
-    case Token::Kind::kBlockBegin:
-      return "'{%'";
-    case Token::Kind::kBlockEnd:
-      return "'%}'";
-    case Token::Kind::kVariableBegin:
-      return "'{{'";
-    case Token::Kind::kVariableEnd:
-      return "'}}'";
-    case Token::Kind::kString:
-      return "a string";
-    case Token::Kind::kNumber:
-      return "a number";
-    case Token::Kind::kName:
-    case Token::Kind::kOperator:
-      return StrCat("'", token.text, "'");
-    case Token::Kind::kEnd:
-      return "the end of the template";
-  }
-  return "";
-}
-
-// a' or 'b
-std::string Alternatives(std::initializer_list<std::string_view> names) {
-  std::string out;
-  for (std::string_view name : names) {
-    StrAppend(&out, out.empty() ? "" : "' or '", name);
-  }
-  return out;
-}
-
-bool IsConstantName(std::string_view name) {
-  return name == "true" || name == "false" || name == "none" ||
-         name == "True" || name == "False" || name == "None";
+  if (token.kind == Token::Kind::kData) return "text";
+  if (token.kind == Token::Kind::kNumber) return "a number";
+  if (token.kind == Token::Kind::kEnd) return "the end of the template";
+  return Cat("'", token.text, "'");
 }
 
 }  // namespace
 
-bool Parser::SkipOperator(std::string_view op) {
-  if (!IsOperator(op)) return false;
+bool Parser::Skip(Token::Kind kind, std::string_view text) {
+  if (!Is(Current(), kind, text)) return false;
   Advance();
   return true;
 }
 
-bool Parser::SkipName(std::string_view name) {
-  if (!IsName(name)) return false;
-  Advance();
-  return true;
-}
-
-absl::Status Parser::ExpectOperator(std::string_view op) {
-  if (SkipOperator(op)) return absl::OkStatus();
-  return Unexpected(StrCat("'", op, "'"));
-}
-
-absl::Status Parser::ExpectName(std::string_view name) {
-  if (SkipName(name)) return absl::OkStatus();
-  return Unexpected(StrCat("'", name, "'"));
-}
-
-absl::Status Parser::ExpectBlockEnd() {
-  if (Current().kind != Token::Kind::kBlockEnd) return Unexpected("'%}'");
-  Advance();
-  return absl::OkStatus();
+absl::Status Parser::Expect(Token::Kind kind, std::string_view text) {
+  if (Skip(kind, text)) return absl::OkStatus();
+  return Unexpected(Cat("'", text, "'"));
 }
 
 absl::StatusOr<std::string> Parser::TakeName() {
@@ -87,14 +37,12 @@ absl::StatusOr<std::string> Parser::TakeName() {
 }
 
 absl::Status Parser::Unexpected(std::string_view wanted) const {
-  return ErrorAtLine(Current().line, StrCat("expected ", wanted, ", got ",
-                                            Describe(Current())));
+  return Fail(Cat("expected ", wanted, ", got ", Describe(Current())));
 }
 
 absl::Status Parser::CheckNesting() const {
   if (nesting_ <= kMaxNesting) return absl::OkStatus();
-  return ErrorAtLine(Current().line,
-                     StrCat("nested deeper than ", kMaxNesting));
+  return Fail(Cat("nested deeper than ", kMaxNesting));
 }
 
 Symbol Parser::Intern(const std::string& name) {
@@ -116,111 +64,92 @@ absl::StatusOr<Body> Parser::Statements(
   Nested nested(&nesting_);
   RETURN_IF_ERROR(CheckNesting());
   Body body;
-  while (true) {
-    const Token& token = Current();
-    if (token.kind == Token::Kind::kEnd) {
-      if (ends.size() == 0) return body;
-      return ErrorAtLine(token.line, StrCat("the template ends where '",
-                                            Alternatives(ends), "' is due"));
-    } else if (token.kind == Token::Kind::kData) {
-      body.push_back(Statement{token.line, Output{token.text}});
+  while (Current().kind != Token::Kind::kEnd) {
+    const int line = Current().line;
+    if (Current().kind == Token::Kind::kData) {
+      ASSIGN_OR_RETURN(ExpressionPtr text,
+                       Make(line, Literal{Value::String(Current().text)}));
+      body.push_back(Statement{line, Print{std::move(text)}});
       Advance();
-    } else if (token.kind == Token::Kind::kVariableBegin) {
-      Advance();
-      const int line = Current().line;
-      ASSIGN_OR_RETURN(ExpressionPtr expression,
-                       TupleOrExpression(/*with_conditional=*/true,
-                                         /*in_parentheses=*/false));
-      if (Current().kind != Token::Kind::kVariableEnd) {
-        return Unexpected("'}}'");
-      }
-      Advance();
+    } else if (Skip(Token::Kind::kTag, "{{")) {
+      ASSIGN_OR_RETURN(ExpressionPtr expression, TupleOrExpression());
+      RETURN_IF_ERROR(Expect(Token::Kind::kTag, "}}"));
       body.push_back(Statement{line, Print{std::move(expression)}});
-    } else if (token.kind == Token::Kind::kBlockBegin) {
-      Advance();
-      if (Current().kind == Token::Kind::kName &&
-          std::find(ends.begin(), ends.end(), Current().text) != ends.end()) {
+    } else {
+      RETURN_IF_ERROR(Expect(Token::Kind::kTag, "{%"));
+      if (std::any_of(ends.begin(), ends.end(),
+                      [this](std::string_view end) { return IsName(end); })) {
         return body;
       }
-      RETURN_IF_ERROR(OneStatement(&body));
-      RETURN_IF_ERROR(ExpectBlockEnd());
-    } else {
-      return Unexpected("text or a tag");
+      ASSIGN_OR_RETURN(StatementNode node, OneStatement());
+      body.push_back(Statement{line, std::move(node)});
+      RETURN_IF_ERROR(Expect(Token::Kind::kTag, "%}"));
     }
   }
+  if (ends.size() == 0) return body;
+  return Fail(Cat("the template ends where '",
+                  absl::StrJoin(ends, "' or '",
+                                [](std::string* out, std::string_view end) {
+                                  out->append(end);
+                                }),
+                  "' is due"));
 }
 
 // The rest of a tag, then its body.
 absl::StatusOr<Body> Parser::BlockBody(
     std::initializer_list<std::string_view> ends) {
   SkipOperator(":");
-  RETURN_IF_ERROR(ExpectBlockEnd());
+  RETURN_IF_ERROR(Expect(Token::Kind::kTag, "%}"));
   return Statements(ends);
 }
 
-absl::Status Parser::OneStatement(Body* body) {
+NodeOr Parser::OneStatement() {
+  using Production = NodeOr (Parser::*)();
+  static constexpr std::pair<std::string_view, Production> kTags[] = {
+      {"if", &Parser::IfStatement},
+      {"for", &Parser::ForStatement},
+      {"set", &Parser::SetStatement},
+      {"macro", &Parser::MacroStatement},
+      {"call", &Parser::CallStatement},
+      {"filter", &Parser::FilterStatement},
+      {"generation", &Parser::GenerationStatement},
+      {"break", &Parser::LoopStatement},
+      {"continue", &Parser::LoopStatement},
+  };
   if (Current().kind != Token::Kind::kName) return Unexpected("a tag's name");
-  const std::string& tag = Current().text;
-  if (tag == "print") return PrintStatement(body);
-  absl::StatusOr<Statement> statement = absl::UnknownError("");
-  if (tag == "if") {
-    statement = IfStatement();
-  } else if (tag == "for") {
-    statement = ForStatement();
-  } else if (tag == "set") {
-    statement = SetStatement();
-  } else if (tag == "with") {
-    statement = WithStatement();
-  } else if (tag == "macro") {
-    statement = MacroStatement();
-  } else if (tag == "call") {
-    statement = CallStatement();
-  } else if (tag == "filter") {
-    statement = FilterStatement();
-  } else if (tag == "generation") {
-    statement = GenerationStatement();
-  } else if (tag == "break" || tag == "continue") {
-    statement = LoopControl();
-  } else {
-    return ErrorAtLine(Current().line,
-                       StrCat("unknown or misplaced tag '", tag, "'"));
+  for (const auto& [tag, production] : kTags) {
+    if (SkipName(tag)) return (this->*production)();
   }
-  if (!statement.ok()) return std::move(statement).status();
-  body->push_back(*std::move(statement));
-  return absl::OkStatus();
+  return Fail(
+      Cat("the tag '", Current().text, "' is misplaced or not supported"));
 }
 
-absl::StatusOr<Statement> Parser::IfStatement() {
-  const int line = Current().line;
+NodeOr Parser::IfStatement() {
   If node;
   do {
-    Advance();  // "if" or "elif"
-    ASSIGN_OR_RETURN(ExpressionPtr condition,
-                     TupleOrExpression(/*with_conditional=*/false, false));
-    ASSIGN_OR_RETURN(Body body, BlockBody({"elif", "else", "endif"}));
-    node.branches.emplace_back(std::move(condition), std::move(body));
-  } while (IsName("elif"));
+    If::Branch branch;
+    ASSIGN_OR_RETURN(branch.condition,
+                     TupleOrExpression(/*with_conditional=*/false));
+    ASSIGN_OR_RETURN(branch.body, BlockBody({"elif", "else", "endif"}));
+    node.branches.push_back(std::move(branch));
+  } while (SkipName("elif"));
   if (SkipName("else")) {
     ASSIGN_OR_RETURN(node.otherwise, BlockBody({"endif"}));
   }
-  RETURN_IF_ERROR(ExpectName("endif"));
-  return Statement{line, std::move(node)};
+  RETURN_IF_ERROR(Expect(Token::Kind::kName, "endif"));
+  return node;
 }
 
-absl::StatusOr<Statement> Parser::ForStatement() {
-  const int line = Current().line;
+NodeOr Parser::ForStatement() {
   For node;
-  Advance();
   ASSIGN_OR_RETURN(node.target, AssignTarget());
-  RETURN_IF_ERROR(ExpectName("in"));
+  RETURN_IF_ERROR(Expect(Token::Kind::kName, "in"));
   ASSIGN_OR_RETURN(node.iterable,
-                   TupleOrExpression(/*with_conditional=*/false, false));
+                   TupleOrExpression(/*with_conditional=*/false));
   if (SkipName("if")) {
     ASSIGN_OR_RETURN(node.condition, OneExpression());
   }
-  if (IsName("recursive")) {
-    return ErrorAtLine(line, "recursive loops are not supported");
-  }
+  if (IsName("recursive")) return Fail("recursive loops are not supported");
   const int mentions = loop_mentions_;
   ++loops_;
   auto body = BlockBody({"else", "endfor"});
@@ -231,40 +160,31 @@ absl::StatusOr<Statement> Parser::ForStatement() {
   if (SkipName("else")) {
     ASSIGN_OR_RETURN(node.otherwise, BlockBody({"endfor"}));
   }
-  RETURN_IF_ERROR(ExpectName("endfor"));
-  return Statement{line, std::move(node)};
+  RETURN_IF_ERROR(Expect(Token::Kind::kName, "endfor"));
+  return node;
 }
 
-absl::StatusOr<Statement> Parser::SetStatement() {
-  const int line = Current().line;
-  Advance();
-  ASSIGN_OR_RETURN(Target target, SetTarget());
+NodeOr Parser::SetStatement() {
+  Target target;
+  if (Is(Next(), Token::Kind::kOperator, ".")) {
+    ASSIGN_OR_RETURN(const std::string name, TakeName());
+    target.names.push_back(Intern(name));
+    Advance();
+    ASSIGN_OR_RETURN(target.attribute, TakeName());
+  } else {
+    ASSIGN_OR_RETURN(target, AssignTarget());
+  }
   if (SkipOperator("=")) {
-    ASSIGN_OR_RETURN(ExpressionPtr value,
-                     TupleOrExpression(/*with_conditional=*/true, false));
-    return Statement{line, Set{std::move(target), std::move(value)}};
+    ASSIGN_OR_RETURN(ExpressionPtr value, TupleOrExpression());
+    return Set{std::move(target), std::move(value)};
   }
-  ASSIGN_OR_RETURN(ExpressionPtr filter, FilterChain(nullptr));
-  ASSIGN_OR_RETURN(Body body, BlockBody({"endset"}));
-  Advance();
-  return Statement{
-      line, SetBlock{std::move(target), std::move(filter), std::move(body)}};
-}
-
-absl::StatusOr<Statement> Parser::WithStatement() {
-  const int line = Current().line;
-  With node;
-  Advance();
-  while (Current().kind != Token::Kind::kBlockEnd) {
-    if (!node.assignments.empty()) RETURN_IF_ERROR(ExpectOperator(","));
-    ASSIGN_OR_RETURN(Target target, TargetPart());
-    RETURN_IF_ERROR(ExpectOperator("="));
-    ASSIGN_OR_RETURN(ExpressionPtr value, OneExpression());
-    node.assignments.emplace_back(std::move(target), std::move(value));
+  Block node{std::move(target), nullptr, {}};
+  while (SkipOperator("|")) {
+    ASSIGN_OR_RETURN(node.filters, OneFilter(std::move(node.filters)));
   }
-  ASSIGN_OR_RETURN(node.body, BlockBody({"endwith"}));
+  ASSIGN_OR_RETURN(node.body, BlockBody({"endset"}));
   Advance();
-  return Statement{line, std::move(node)};
+  return node;
 }
 
 absl::Status Parser::Parameters(MacroDefinition* macro) {
@@ -278,144 +198,96 @@ absl::Status Parser::Parameters(MacroDefinition* macro) {
       ASSIGN_OR_RETURN(parameter.default_value, OneExpression());
     } else if (!macro->parameters.empty() &&
                macro->parameters.back().default_value) {
-      return ErrorAtLine(Current().line,
-                         "a parameter without default follows one with");
+      return Fail("a parameter without default follows one with");
     }
     macro->parameters.push_back(std::move(parameter));
   }
   return ExpectOperator(")");
 }
 
-absl::Status Parser::MacroBody(std::string_view end, MacroDefinition* macro) {
-  // A break in the body cannot mean a loop outside of it.
+absl::StatusOr<Body> Parser::ClosedBody(std::string_view end) {
   const int outer_loops = std::exchange(loops_, 0);
-  macros_.emplace_back();
   auto body = BlockBody({end});
-  const MacroUses uses = macros_.back();
-  macros_.pop_back();
   loops_ = outer_loops;
+  if (body.ok()) Advance();
+  return body;
+}
+
+ExpressionOr Parser::MacroBody(std::shared_ptr<MacroDefinition> macro,
+                               std::string_view end) {
+  const int line = Current().line, mentions = caller_mentions_;
+  ++macros_;
+  auto body = ClosedBody(end);
+  --macros_;
   if (!body.ok()) return std::move(body).status();
-  Advance();
-  macro->uses_varargs = uses.varargs;
-  macro->uses_kwargs = uses.kwargs;
-  macro->uses_caller = uses.caller;
+  macro->uses_caller = caller_mentions_ != mentions;
   macro->body = *std::move(body);
-  return absl::OkStatus();
+  return Make(line, MacroLiteral{std::move(macro)});
 }
 
-absl::StatusOr<Statement> Parser::MacroStatement() {
-  const int line = Current().line;
-  Advance();
-  auto macro = std::make_unique<MacroDefinition>();
+NodeOr Parser::MacroStatement() {
+  auto macro = std::make_shared<MacroDefinition>();
   ASSIGN_OR_RETURN(macro->name, TakeName());
+  Target target{.names = {Intern(macro->name)}};
   RETURN_IF_ERROR(Parameters(macro.get()));
-  RETURN_IF_ERROR(MacroBody("endmacro", macro.get()));
-  const Symbol symbol = Intern(macro->name);
-  return Statement{line, DefineMacro{symbol, std::move(macro)}};
+  ASSIGN_OR_RETURN(ExpressionPtr value,
+                   MacroBody(std::move(macro), "endmacro"));
+  return Set{std::move(target), std::move(value)};
 }
 
-absl::StatusOr<Statement> Parser::CallStatement() {
-  const int line = Current().line;
-  Advance();
-  auto caller = std::make_unique<MacroDefinition>();
-  caller->name = "caller";
-  if (IsOperator("(")) RETURN_IF_ERROR(Parameters(caller.get()));
-  ASSIGN_OR_RETURN(ExpressionPtr call, OneExpression());
-  if (!std::holds_alternative<Call>(call->node)) {
-    return ErrorAtLine(line, "a call block must call a macro");
+// A call that is given the body as `caller`.
+NodeOr Parser::CallStatement() {
+  auto macro = std::make_shared<MacroDefinition>();
+  macro->name = "caller";
+  if (IsOperator("(")) RETURN_IF_ERROR(Parameters(macro.get()));
+  ASSIGN_OR_RETURN(ExpressionPtr expression, OneExpression());
+  auto* call = std::get_if<Call>(&expression->node);
+  if (call == nullptr || call->kind != Call::Kind::kValue) {
+    return Fail("a call block must call a macro");
   }
-  RETURN_IF_ERROR(MacroBody("endcall", caller.get()));
-  return Statement{line, CallBlock{std::move(call), std::move(caller)}};
+  ASSIGN_OR_RETURN(ExpressionPtr body, MacroBody(std::move(macro), "endcall"));
+  call->arguments.push_back(Argument{"caller", std::move(body)});
+  return Print{std::move(expression)};
 }
 
-absl::StatusOr<Statement> Parser::FilterStatement() {
-  const int line = Current().line;
-  Advance();
-  ASSIGN_OR_RETURN(ExpressionPtr filter, OneFilter(nullptr));
-  ASSIGN_OR_RETURN(filter, FilterChain(std::move(filter)));
-  ASSIGN_OR_RETURN(Body body, BlockBody({"endfilter"}));
-  Advance();
-  return Statement{line, FilterBlock{std::move(filter), std::move(body)}};
-}
-
-absl::StatusOr<Statement> Parser::GenerationStatement() {
-  const int line = Current().line;
-  Advance();
-  const int outer_loops = std::exchange(loops_, 0);
-  auto body = BlockBody({"endgeneration"});
-  loops_ = outer_loops;
-  if (!body.ok()) return std::move(body).status();
-  Advance();
-  return Statement{line, Scoped{*std::move(body)}};
-}
-
-absl::StatusOr<Statement> Parser::LoopControl() {
-  const int line = Current().line;
-  const bool is_break = IsName("break");
-  if (loops_ == 0) {
-    return ErrorAtLine(line,
-                       StrCat("'", Current().text, "' outside of a loop"));
-  }
-  Advance();
-  if (is_break) return Statement{line, Break{}};
-  return Statement{line, Continue{}};
-}
-
-absl::Status Parser::PrintStatement(Body* body) {
-  const int line = Current().line;
-  Advance();
-  for (bool first = true; Current().kind != Token::Kind::kBlockEnd;
-       first = false) {
-    if (!first) RETURN_IF_ERROR(ExpectOperator(","));
-    ASSIGN_OR_RETURN(ExpressionPtr expression, OneExpression());
-    body->push_back(Statement{line, Print{std::move(expression)}});
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Target> Parser::SetTarget() {
-  if (Current().kind == Token::Kind::kName &&
-      Next().kind == Token::Kind::kOperator && Next().text == ".") {
-    Target::NamespaceAttribute place;
-    place.symbol = Intern(Current().text);
-    Advance();
-    Advance();
-    ASSIGN_OR_RETURN(place.attribute, TakeName());
-    return Target{std::move(place)};
-  }
-  return AssignTarget();
-}
-
-// name | name, name ... | (name, name ...), and tuples in tuples.
-absl::StatusOr<Target> Parser::AssignTarget() {
-  std::vector<Target> parts;
-  bool is_tuple = false;
+NodeOr Parser::FilterStatement() {
+  Block node;
   do {
-    if (Current().kind != Token::Kind::kName && !IsOperator("(")) break;
-    if (IsName("in")) break;
-    ASSIGN_OR_RETURN(Target part, TargetPart());
-    parts.push_back(std::move(part));
-    is_tuple = is_tuple || IsOperator(",");
-  } while (SkipOperator(","));
-  if (parts.empty()) return Unexpected("a name to assign to");
-  if (!is_tuple) return std::move(parts[0]);
-  return Target{std::move(parts)};
+    ASSIGN_OR_RETURN(node.filters, OneFilter(std::move(node.filters)));
+  } while (SkipOperator("|"));
+  ASSIGN_OR_RETURN(node.body, BlockBody({"endfilter"}));
+  Advance();
+  return node;
 }
 
-absl::StatusOr<Target> Parser::TargetPart() {
-  Nested nested(&nesting_);
-  RETURN_IF_ERROR(CheckNesting());
-  if (SkipOperator("(")) {
-    ASSIGN_OR_RETURN(Target target, AssignTarget());
-    RETURN_IF_ERROR(ExpectOperator(")"));
-    return target;
-  }
-  if (Current().kind == Token::Kind::kName && IsConstantName(Current().text)) {
-    return ErrorAtLine(Current().line,
-                       StrCat("cannot assign to '", Current().text, "'"));
-  }
-  ASSIGN_OR_RETURN(std::string name, TakeName());
-  return Target{Intern(name)};
+NodeOr Parser::GenerationStatement() {
+  Block node;
+  ASSIGN_OR_RETURN(node.body, ClosedBody("endgeneration"));
+  return node;
+}
+
+NodeOr Parser::LoopStatement() {
+  const std::string& tag = tokens_[at_ - 1].text;
+  if (loops_ > 0) return LoopControl{/*is_break=*/tag == "break"};
+  return Fail(Cat("'", tag, "' outside of a loop"));
+}
+
+// name | name, name ... | (name, name ...)
+absl::StatusOr<Target> Parser::AssignTarget() {
+  Target target;
+  const bool in_parentheses = SkipOperator("(");
+  do {
+    if (!target.names.empty() &&
+        (Current().kind != Token::Kind::kName || IsName("in"))) {
+      break;
+    }
+    ASSIGN_OR_RETURN(const std::string name, TakeName());
+    if (ConstantNamed(name)) return Fail(Cat("cannot assign to '", name, "'"));
+    target.names.push_back(Intern(name));
+    target.unpacks = target.unpacks || IsOperator(",");
+  } while (SkipOperator(","));
+  if (in_parentheses) RETURN_IF_ERROR(ExpectOperator(")"));
+  return target;
 }
 
 absl::StatusOr<Template> ParseTemplate(std::string_view source) {

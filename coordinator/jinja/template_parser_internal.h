@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +17,9 @@
 
 namespace moebius::jinja {
 
+using ExpressionOr = absl::StatusOr<ExpressionPtr>;
+using NodeOr = absl::StatusOr<StatementNode>;
+
 // Recursive descent over the tokens; the grammar is that of Jinja 3.1
 // (jinja.palletsprojects.com, Template Designer Documentation), checked
 // against it by tests. Each production leaves the first token that it does
@@ -27,22 +31,6 @@ class Parser {
   absl::StatusOr<Template> Run();
 
  private:
-  // Names in a macro's body that decide what arguments it takes.
-  struct MacroUses {
-    bool varargs = false, kwargs = false, caller = false;
-  };
-
-  // Counts one level of nesting for as long as it lives.
-  class Nested {
-   public:
-    explicit Nested(int* depth) : depth_(depth) { ++*depth_; }
-    ~Nested() { --*depth_; }
-    Nested(const Nested&) = delete;
-
-   private:
-    int* depth_;
-  };
-
   const Token& Current() const { return tokens_[at_]; }
   const Token& Next() const {
     return tokens_[std::min(at_ + 1, tokens_.size() - 1)];
@@ -50,78 +38,89 @@ class Parser {
   void Advance() {
     if (at_ + 1 < tokens_.size()) ++at_;
   }
+  static bool Is(const Token& token, Token::Kind kind, std::string_view text) {
+    return token.kind == kind && token.text == text;
+  }
   bool IsOperator(std::string_view op) const {
-    return Current().kind == Token::Kind::kOperator && Current().text == op;
+    return Is(Current(), Token::Kind::kOperator, op);
   }
   bool IsName(std::string_view name) const {
-    return Current().kind == Token::Kind::kName && Current().text == name;
+    return Is(Current(), Token::Kind::kName, name);
   }
-  bool SkipOperator(std::string_view op);
-  bool SkipName(std::string_view name);
-  absl::Status ExpectOperator(std::string_view op);
-  absl::Status ExpectName(std::string_view name);
-  absl::Status ExpectBlockEnd();
+  bool Skip(Token::Kind kind, std::string_view text);
+  bool SkipOperator(std::string_view op) {
+    return Skip(Token::Kind::kOperator, op);
+  }
+  bool SkipName(std::string_view name) {
+    return Skip(Token::Kind::kName, name);
+  }
+  absl::Status Expect(Token::Kind kind, std::string_view text);
+  absl::Status ExpectOperator(std::string_view op) {
+    return Expect(Token::Kind::kOperator, op);
+  }
   absl::StatusOr<std::string> TakeName();
+  absl::Status Fail(std::string_view reason) const {
+    return ErrorAtLine(Current().line, reason);
+  }
   absl::Status Unexpected(std::string_view wanted) const;
   absl::Status CheckNesting() const;
   Symbol Intern(const std::string& name);
 
-  // Statements (template_parser.cc).
+  // Statements (template_parser.cc). Each production begins behind its tag's
+  // name.
   absl::StatusOr<Body> Statements(std::initializer_list<std::string_view> ends);
   absl::StatusOr<Body> BlockBody(std::initializer_list<std::string_view> ends);
-  absl::Status OneStatement(Body* body);
-  absl::StatusOr<Statement> IfStatement();
-  absl::StatusOr<Statement> ForStatement();
-  absl::StatusOr<Statement> SetStatement();
-  absl::StatusOr<Statement> WithStatement();
-  absl::StatusOr<Statement> MacroStatement();
-  absl::StatusOr<Statement> CallStatement();
-  absl::StatusOr<Statement> FilterStatement();
-  absl::StatusOr<Statement> GenerationStatement();
-  absl::StatusOr<Statement> LoopControl();
-  absl::Status PrintStatement(Body* body);
+  NodeOr OneStatement();
+  NodeOr IfStatement();
+  NodeOr ForStatement();
+  NodeOr SetStatement();
+  NodeOr MacroStatement();
+  NodeOr CallStatement();
+  NodeOr FilterStatement();
+  NodeOr GenerationStatement();
+  NodeOr LoopStatement();
   absl::Status Parameters(MacroDefinition* macro);
-  absl::Status MacroBody(std::string_view end, MacroDefinition* macro);
+  // A body that a break or continue cannot leave.
+  absl::StatusOr<Body> ClosedBody(std::string_view end);
+  ExpressionOr MacroBody(std::shared_ptr<MacroDefinition> macro,
+                         std::string_view end);
   absl::StatusOr<Target> AssignTarget();
-  absl::StatusOr<Target> SetTarget();
-  absl::StatusOr<Target> TargetPart();
 
   // Expressions (template_expression_parser.cc).
-  absl::StatusOr<ExpressionPtr> OneExpression(bool with_conditional = true);
-  absl::StatusOr<ExpressionPtr> TupleOrExpression(bool with_conditional,
-                                                  bool in_parentheses);
-  absl::StatusOr<ExpressionPtr> Or();
-  absl::StatusOr<ExpressionPtr> And();
-  absl::StatusOr<ExpressionPtr> Not();
-  absl::StatusOr<ExpressionPtr> Compare();
-  std::optional<Comparison::Op> TakeComparison();
-  absl::StatusOr<ExpressionPtr> Sum();
-  absl::StatusOr<ExpressionPtr> Concat();
-  absl::StatusOr<ExpressionPtr> Product();
-  absl::StatusOr<ExpressionPtr> Power();
-  absl::StatusOr<ExpressionPtr> Prefix(bool with_filter);
-  absl::StatusOr<ExpressionPtr> Primary();
-  absl::StatusOr<ExpressionPtr> ListOf();
-  absl::StatusOr<ExpressionPtr> DictOf();
-  absl::StatusOr<ExpressionPtr> Postfix(ExpressionPtr expression);
-  absl::StatusOr<ExpressionPtr> FiltersAndTests(ExpressionPtr expression);
-  absl::StatusOr<ExpressionPtr> SubscriptOf(ExpressionPtr object);
-  absl::StatusOr<ExpressionPtr> FilterChain(ExpressionPtr input);
-  absl::StatusOr<ExpressionPtr> OneFilter(ExpressionPtr input);
-  absl::StatusOr<ExpressionPtr> OneTest(ExpressionPtr input);
-  absl::StatusOr<Arguments> CallArguments();
-  absl::StatusOr<std::string> DottedName();
+  ExpressionOr OneExpression(bool with_conditional = true);
+  // Expressions with commas between them are a tuple, also without
+  // parentheses.
+  ExpressionOr TupleOrExpression(bool with_conditional = true,
+                                 bool in_parentheses = false);
+  // Operators that bind with strength `level` or tighter, 0 the loosest.
+  ExpressionOr Operators(int level);
+  std::optional<Op> TakeOperator(int level);
+  ExpressionOr Prefix(bool with_filter);
+  ExpressionOr Primary();
+  static std::optional<Value> ConstantNamed(std::string_view name);
+  ExpressionOr NameOrConstant();
+  // Of a list or a dict, up to `close`.
+  ExpressionOr Items(int line, Op op, std::string_view close);
+  ExpressionOr Postfix(ExpressionPtr expression);
+  ExpressionOr FiltersAndTests(ExpressionPtr expression);
+  ExpressionOr AttributeOf(ExpressionPtr object);
+  ExpressionOr SubscriptOf(ExpressionPtr object);
+  ExpressionOr OneFilter(ExpressionPtr input);
+  ExpressionOr OneTest(ExpressionPtr input);
+  absl::StatusOr<std::vector<Argument>> CallArguments();
 
   // Makes a node; errors if the tree gets too high.
-  template <typename Node>
-  absl::StatusOr<ExpressionPtr> Make(int line, Node node, int height);
+  ExpressionOr Make(int line, ExpressionNode node) const;
+  template <typename... Operands>
+  ExpressionOr MakeOperation(int line, Op op, Operands... operands) const;
 
   std::vector<Token> tokens_;
   size_t at_ = 0;
   int nesting_ = 0;
-  int loops_ = 0;          // loops that a break here may mean
-  int loop_mentions_ = 0;  // uses of the name `loop` so far
-  std::vector<MacroUses> macros_;
+  int loops_ = 0;            // loops that a break here may mean
+  int loop_mentions_ = 0;    // uses of the name `loop` so far
+  int caller_mentions_ = 0;  // of the name `caller`
+  int macros_ = 0;           // macros that we are inside of
   std::vector<std::string> names_;
   absl::flat_hash_map<std::string, Symbol> symbols_;
 };

@@ -1,30 +1,40 @@
 #include "coordinator/jinja/template_runtime.h"
 
 #include <algorithm>
+#include <compare>
+#include <optional>
 #include <string>
 
+#include "common/base/cat.h"
 #include "common/base/status_macros.h"
 #include "coordinator/jinja/template_builtins.h"
 #include "coordinator/jinja/template_characters.h"
-#include "coordinator/jinja/template_strings.h"
 #include "coordinator/text/utf8.h"
 
 namespace moebius::jinja {
 namespace {
 
-// What errors call the object of an attribute.
-std::string Describe(const Value& object) {
-  if (object.is_none()) return "None";
-  return StrCat(TypeName(object), " object");
-}
+// Python's methods of strings, lists and dicts that we have not, those aside
+// that few know. Most of them would change their object, which the sandbox of
+// Hugging Face refuses too.
+constexpr std::string_view kOtherMethods =
+    " append center clear copy count extend format index insert isalnum isalpha"
+    " isdecimal isdigit islower isnumeric isspace istitle isupper ljust pop"
+    " partition popitem remove removeprefix removesuffix reverse rindex rjust"
+    " rpartition rsplit setdefault sort swapcase translate update zfill ";
 
 Value NoAttribute(const Value& object, std::string_view name) {
+  const bool has_methods = object.text() || object.sequence() || object.dict();
+  if (has_methods &&
+      kOtherMethods.find(Cat(" ", name, " ")) != std::string_view::npos) {
+    return Value::Missing(Cat("the method '", name, "' of '", TypeName(object),
+                              "' is not supported"));
+  }
   return Value::Missing(
-      StrCat("'", Describe(object), "' has no attribute '", name, "'"));
+      Cat("'", TypeName(object), " object' has no attribute '", name, "'"));
 }
 
-absl::StatusOr<Value> LoopAttribute(Runtime& runtime, const Value& object,
-                                    const Loop& loop, std::string_view name) {
+ValueOr LoopAttribute(const Loop& loop, std::string_view name) {
   const auto size = static_cast<Int>(loop.items->size());
   const auto index0 = static_cast<Int>(loop.index0);
   if (name == "index") return Value::Integer(index0 + 1);
@@ -34,9 +44,6 @@ absl::StatusOr<Value> LoopAttribute(Runtime& runtime, const Value& object,
   if (name == "first") return Value::Bool(index0 == 0);
   if (name == "last") return Value::Bool(index0 + 1 >= size);
   if (name == "length") return Value::Integer(size);
-  // Only recursive loops, which we do not have, are deeper.
-  if (name == "depth") return Value::Integer(1);
-  if (name == "depth0") return Value::Integer(0);
   if (name == "previtem") {
     if (index0 == 0) return Value::Missing("there is no previous item");
     return (*loop.items)[loop.index0 - 1];
@@ -45,10 +52,7 @@ absl::StatusOr<Value> LoopAttribute(Runtime& runtime, const Value& object,
     if (index0 + 1 >= size) return Value::Missing("there is no next item");
     return (*loop.items)[loop.index0 + 1];
   }
-  if (name == "cycle" || name == "changed") {
-    return NewMethod(runtime.budget, object, std::string(name));
-  }
-  return NoAttribute(object, name);
+  return TypeError(Cat("'loop.", name, "' is not supported"));
 }
 
 // A character of a string, an item of a sequence; null if there is none.
@@ -56,18 +60,13 @@ absl::StatusOr<std::optional<Value>> ItemAt(Runtime& runtime,
                                             const Value& object, Int index) {
   const auto text = object.text();
   const auto sequence = object.sequence();
-  if (sequence && (sequence->flavor == Sequence::Flavor::kView ||
-                   sequence->flavor == Sequence::Flavor::kGenerator)) {
-    return std::nullopt;
-  }
-  if (!text && !sequence) return std::nullopt;
+  if (!text && !(sequence && sequence->has_items())) return std::nullopt;
   const auto size =
       static_cast<Int>(text ? text->num_characters : sequence->items.size());
   if (index < 0) index += size;
   if (index < 0 || index >= size) return std::nullopt;
   if (sequence) return sequence->items[static_cast<size_t>(index)];
   const auto at = static_cast<size_t>(index);
-  if (text->is_ascii()) return Value::String(text->bytes.substr(at, 1));
   RETURN_IF_ERROR(runtime.budget.ChargeBytes(text->bytes.size()));
   const size_t begin = ByteOffset(text->bytes, at);
   const int bytes = ReadCodePoint(text->bytes.data() + begin).size_bytes;
@@ -81,9 +80,8 @@ struct SliceRange {
 absl::StatusOr<SliceRange> SliceIndices(Int size, const Value& start,
                                         const Value& stop, const Value& step) {
   const auto read = [](const Value& value, Int absent) -> absl::StatusOr<Int> {
-    Int integer;
     if (value.is_none()) return absent;
-    if (AsInteger(value, &integer)) return integer;
+    if (auto integer = AsInteger(value)) return *integer;
     return TypeError("slice indices must be integers or None");
   };
   SliceRange range;
@@ -105,82 +103,92 @@ absl::StatusOr<SliceRange> SliceIndices(Int size, const Value& start,
   return range;
 }
 
+// ---- arithmetic ----
+
+absl::Status Unsupported(Op op, const Value& a, const Value& b) {
+  constexpr std::string_view kSpelled[] = {"+", "-", "*", "/", "//", "%"};
+  return TypeErrorOf(
+      a.is_undefined() ? a : b,
+      Cat("unsupported operand types for ", kSpelled[static_cast<int>(op)],
+          ": '", TypeName(a), "' and '", TypeName(b), "'"));
+}
+
+ValueOr OfIntegers(Op op, Int a, Int b) {
+  const __int128 x = a, y = b;
+  __int128 result = 0;
+  if (op == Op::kAdd) {
+    result = x + y;
+  } else if (op == Op::kSubtract) {
+    result = x - y;
+  } else if (op == Op::kMultiply) {
+    result = x * y;
+  } else if (y == 0) {
+    return TypeError("division by zero");
+  } else {
+    // Python rounds down; the rest has the sign of the divisor.
+    const bool rounds_up = x % y != 0 && (x < 0) != (y < 0);
+    result = op == Op::kModulo ? x % y + (rounds_up ? y : 0)
+                               : x / y - (rounds_up ? 1 : 0);
+  }
+  if (result == static_cast<Int>(result)) {
+    return Value::Integer(static_cast<Int>(result));
+  }
+  return TypeError("the integer is too large");
+}
+
+ValueOr OfNumbers(Op op, const Value& a, const Value& b) {
+  const auto i = AsInteger(a), j = AsInteger(b);
+  if (op != Op::kDivide && i && j) return OfIntegers(op, *i, *j);
+  const auto x = AsNumber(a), y = AsNumber(b);
+  if (!x || !y || op == Op::kFloorDivide || op == Op::kModulo) {
+    return Unsupported(op, a, b);
+  }
+  if (op == Op::kAdd) return Value::Float(*x + *y);
+  if (op == Op::kSubtract) return Value::Float(*x - *y);
+  if (op == Op::kMultiply) return Value::Float(*x * *y);
+  if (*y == 0) return TypeError("division by zero");
+  return Value::Float(*x / *y);
+}
+
+ValueOr Add(Runtime& runtime, const Value& a, const Value& b) {
+  if (a.text() && b.text()) {
+    const std::string &x = a.text()->bytes, &y = b.text()->bytes;
+    RETURN_IF_ERROR(runtime.budget.ChargeBytes(x.size() + y.size()));
+    return Value::String(x + y);
+  }
+  const Sequence *x = a.sequence(), *y = b.sequence();
+  if (x && y && x->is_list_or_tuple() && x->flavor == y->flavor) {
+    RETURN_IF_ERROR(runtime.budget.Charge(x->items.size() + y->items.size()));
+    std::vector<Value> items = x->items;
+    items.insert(items.end(), y->items.begin(), y->items.end());
+    return NewSequence(runtime.budget, x->flavor, std::move(items));
+  }
+  return OfNumbers(Op::kAdd, a, b);
+}
+
+ValueOr Multiply(Runtime& runtime, const Value& a, const Value& b) {
+  const Text* text = a.text() ? a.text() : b.text();
+  const auto count = AsInteger(a.text() ? b : a);
+  if (text == nullptr || !count) return OfNumbers(Op::kMultiply, a, b);
+  const std::string& bytes = text->bytes;
+  if (*count <= 0 || bytes.empty()) return Value::String("");
+  const auto times = static_cast<size_t>(*count);
+  if (times > kMaxSteps * kBytesPerStep / bytes.size()) {
+    return TypeError("the repeated string is too long");
+  }
+  RETURN_IF_ERROR(runtime.budget.ChargeBytes(bytes.size() * times));
+  std::string out;
+  out.reserve(bytes.size() * times);
+  for (size_t i = 0; i < times; ++i) out += bytes;
+  return Value::String(std::move(out));
+}
+
 }  // namespace
 
-absl::Status EvaluationLevel::Check() const {
-  if (depth_ <= kMaxEvaluationDepth) return absl::OkStatus();
+absl::Status Runtime::CheckDepth() const {
+  if (depth <= kMaxEvaluationDepth) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      StrCat("evaluation is nested deeper than ", kMaxEvaluationDepth));
-}
-
-const Value* Namespace::Find(std::string_view name) const {
-  for (const auto& [key, value] : attributes) {
-    if (key.text()->bytes == name) return &value;
-  }
-  return nullptr;
-}
-
-void Namespace::Set(std::string_view name, Value value) {
-  for (auto& [key, old] : attributes) {
-    if (key.text()->bytes == name) {
-      old = std::move(value);
-      return;
-    }
-  }
-  attributes.emplace_back(Value::String(std::string(name)), std::move(value));
-}
-
-absl::StatusOr<std::vector<std::optional<Value>>> BindArguments(
-    std::string_view callee, const ArgumentValues& arguments,
-    std::initializer_list<std::string_view> names, size_t num_required) {
-  std::vector<std::optional<Value>> bound(names.size());
-  if (arguments.positional.size() > names.size()) {
-    return TypeError(StrCat(callee, " takes at most ", names.size(),
-                            " arguments, got ", arguments.positional.size()));
-  }
-  for (size_t i = 0; i < arguments.positional.size(); ++i) {
-    bound[i] = arguments.positional[i];
-  }
-  for (const auto& [name, value] : arguments.keyword) {
-    const auto at = std::find(names.begin(), names.end(), name);
-    if (at == names.end()) {
-      return TypeError(
-          StrCat(callee, " got an unexpected argument '", name, "'"));
-    }
-    auto& place = bound[at - names.begin()];
-    if (place.has_value()) {
-      return TypeError(StrCat(callee, " got multiple values for '", name, "'"));
-    }
-    place = value;
-  }
-  for (size_t i = 0; i < num_required; ++i) {
-    if (bound[i].has_value()) continue;
-    return TypeError(
-        StrCat(callee, " misses its argument '", names.begin()[i], "'"));
-  }
-  return bound;
-}
-
-absl::StatusOr<Int> IntegerArgument(std::string_view name, const Value& value) {
-  Int integer;
-  if (AsInteger(value, &integer)) return integer;
-  if (auto undefined = value.If<Undefined>()) return UndefinedError(*undefined);
-  return TypeError(
-      StrCat("'", name, "' must be an integer, not ", TypeName(value)));
-}
-
-absl::StatusOr<long> CountArgument(std::string_view name, const Value& value) {
-  ASSIGN_OR_RETURN(Int integer, IntegerArgument(name, value));
-  constexpr Int kFar = Int{1} << 62;
-  return static_cast<long>(std::clamp(integer, -kFar, kFar));
-}
-
-absl::StatusOr<std::string_view> StringArgument(std::string_view name,
-                                                const Value& value) {
-  if (auto text = value.text()) return std::string_view(text->bytes);
-  if (auto undefined = value.If<Undefined>()) return UndefinedError(*undefined);
-  return TypeError(
-      StrCat("'", name, "' must be a string, not ", TypeName(value)));
+      Cat("evaluation is nested deeper than ", kMaxEvaluationDepth));
 }
 
 absl::StatusOr<Items> Iterate(Runtime& runtime, const Value& value) {
@@ -205,45 +213,25 @@ absl::StatusOr<Items> Iterate(Runtime& runtime, const Value& value) {
       at += bytes;
     }
   } else if (!value.is_undefined()) {
-    return TypeError(StrCat("'", TypeName(value), "' object is not iterable"));
+    return TypeError(Cat("'", TypeName(value), "' object is not iterable"));
   }
   return items;
 }
 
-absl::StatusOr<size_t> Length(const Value& value) {
-  if (auto text = value.text()) return text->num_characters;
-  if (auto dict = value.dict()) return dict->entries.size();
-  if (auto loop = value.If<Loop*>()) return (*loop)->items->size();
-  if (value.is_undefined()) return size_t{0};
-  if (auto sequence = value.sequence();
-      sequence && sequence->flavor != Sequence::Flavor::kGenerator) {
-    return sequence->items.size();
-  }
-  return TypeError(
-      StrCat("object of type '", TypeName(value), "' has no len()"));
-}
-
-absl::StatusOr<Value> GetAttribute(Runtime& runtime, const Value& object,
-                                   std::string_view name) {
-  if (auto undefined = object.If<Undefined>()) {
-    return UndefinedError(*undefined);
-  }
+ValueOr GetAttribute(Runtime& runtime, const Value& object,
+                     std::string_view name) {
+  if (object.is_undefined()) return TypeErrorOf(object, "");
   if (auto loop = object.If<Loop*>()) {
-    return LoopAttribute(runtime, object, **loop, name);
+    return LoopAttribute(**loop, name);
   }
   if (auto space = object.If<Namespace*>()) {
-    RETURN_IF_ERROR(runtime.budget.Charge((*space)->attributes.size()));
-    const Value* value = (*space)->Find(name);
-    return value ? *value : NoAttribute(object, name);
+    const auto at = (*space)->attributes.find(AbslView(name));
+    return at == (*space)->attributes.end() ? NoAttribute(object, name)
+                                            : at->second;
   }
-  switch (FindMethod(object, name)) {
-    case MethodKind::kCallable:
-      return NewMethod(runtime.budget, object, std::string(name));
-    case MethodKind::kUnsafe:
-      return Value::Missing(StrCat("access to attribute '", name, "' of '",
-                                   TypeName(object), "' object is unsafe."));
-    case MethodKind::kNone:
-      break;
+  if (const Builtin* method = FindMethod(object, name)) {
+    RETURN_IF_ERROR(runtime.budget.Charge(2));
+    return Value(std::make_shared<const BoundMethod>(*method, object));
   }
   if (auto dict = object.dict()) {
     RETURN_IF_ERROR(runtime.budget.ChargeBytes(name.size()));
@@ -253,42 +241,34 @@ absl::StatusOr<Value> GetAttribute(Runtime& runtime, const Value& object,
   return NoAttribute(object, name);
 }
 
-absl::StatusOr<Value> GetItem(Runtime& runtime, const Value& object,
-                              const Value& key) {
-  if (auto undefined = object.If<Undefined>()) {
-    return UndefinedError(*undefined);
-  }
-  if (auto dict = object.dict(); dict && IsHashable(key)) {
+ValueOr GetItem(Runtime& runtime, const Value& object, const Value& key) {
+  if (object.is_undefined()) return TypeErrorOf(object, "");
+  if (auto dict = object.dict(); dict && CheckHashable(key).ok()) {
     RETURN_IF_ERROR(runtime.budget.Charge(KeySteps(key)));
     const Value* value = dict->Find(key);
     if (value != nullptr) return *value;
   }
-  Int index;
-  if (AsInteger(key, &index)) {
-    ASSIGN_OR_RETURN(std::optional<Value> item, ItemAt(runtime, object, index));
+  if (auto index = AsInteger(key)) {
+    ASSIGN_OR_RETURN(auto item, ItemAt(runtime, object, *index));
     if (item.has_value()) return *std::move(item);
     return Value::Missing(
-        StrCat("'", Describe(object), "' has no item ", IntToText(index)));
+        Cat("'", TypeName(object), " object' has no item ", *index));
   }
   if (auto text = key.text()) {
     return GetAttribute(runtime, object, text->bytes);
   }
-  return Value::Missing(StrCat("'", Describe(object), "' has no item of type '",
-                               TypeName(key), "'"));
+  return Value::Missing(Cat("'", TypeName(object),
+                            " object' has no item of type '", TypeName(key),
+                            "'"));
 }
 
-absl::StatusOr<Value> GetSlice(Runtime& runtime, const Value& object,
-                               const Value& start, const Value& stop,
-                               const Value& step) {
-  if (auto undefined = object.If<Undefined>()) {
-    return UndefinedError(*undefined);
-  }
+ValueOr GetSlice(Runtime& runtime, const Value& object, const Value& start,
+                 const Value& stop, const Value& step) {
+  if (object.is_undefined()) return TypeErrorOf(object, "");
   const auto text = object.text();
   const auto sequence = object.sequence();
-  if (!text && (!sequence || sequence->flavor == Sequence::Flavor::kView ||
-                sequence->flavor == Sequence::Flavor::kGenerator)) {
-    return TypeError(
-        StrCat("'", TypeName(object), "' object cannot be sliced"));
+  if (!text && !(sequence && sequence->has_items())) {
+    return TypeError(Cat("'", TypeName(object), "' object cannot be sliced"));
   }
   const size_t size = text ? text->num_characters : sequence->items.size();
   ASSIGN_OR_RETURN(SliceRange range,
@@ -296,33 +276,28 @@ absl::StatusOr<Value> GetSlice(Runtime& runtime, const Value& object,
   if (text && range.step == 1) {
     if (range.stop <= range.start) return Value::String("");
     RETURN_IF_ERROR(runtime.budget.ChargeBytes(text->bytes.size()));
-    const auto offset = [&](Int index) {
-      const auto at = static_cast<size_t>(index);
-      return text->is_ascii() ? at : ByteOffset(text->bytes, at);
-    };
-    const size_t begin = offset(range.start);
-    return NewString(runtime.budget,
-                     text->bytes.substr(begin, offset(range.stop) - begin));
+    const size_t begin = ByteOffset(text->bytes, range.start);
+    const size_t end = ByteOffset(text->bytes, range.stop);
+    return NewString(runtime.budget, text->bytes.substr(begin, end - begin));
   }
-  Items items;
-  if (text) {
-    ASSIGN_OR_RETURN(items, Iterate(runtime, object));
-  }
-  const std::vector<Value>& from = text ? *items : sequence->items;
+  ASSIGN_OR_RETURN(Items items, Iterate(runtime, object));
   std::vector<Value> taken;
+  std::string characters;
   for (Int i = range.start; range.step > 0 ? i < range.stop : i > range.stop;
        i += range.step) {
-    taken.push_back(from[static_cast<size_t>(i)]);
+    const Value& item = (*items)[static_cast<size_t>(i)];
+    if (text) {
+      characters.append(item.text()->bytes);
+    } else {
+      taken.push_back(item);
+    }
   }
-  if (sequence) {
-    const auto flavor = sequence->flavor == Sequence::Flavor::kTuple
-                            ? Sequence::Flavor::kTuple
-                            : Sequence::Flavor::kList;
-    return NewSequence(runtime.budget, flavor, std::move(taken));
-  }
-  std::string out;
-  for (const Value& character : taken) out += character.text()->bytes;
-  return NewString(runtime.budget, std::move(out));
+  if (text) return NewString(runtime.budget, std::move(characters));
+  const bool is_tuple = sequence->flavor == Sequence::Flavor::kTuple;
+  return NewSequence(
+      runtime.budget,
+      is_tuple ? Sequence::Flavor::kTuple : Sequence::Flavor::kList,
+      std::move(taken));
 }
 
 absl::StatusOr<bool> Contains(Runtime& runtime, const Value& haystack,
@@ -330,8 +305,8 @@ absl::StatusOr<bool> Contains(Runtime& runtime, const Value& haystack,
   if (auto text = haystack.text()) {
     if (!needle.text()) {
       return TypeError(
-          StrCat("'in <string>' requires a string as left operand, not ",
-                 TypeName(needle)));
+          Cat("'in <string>' requires a string as left operand, not ",
+              TypeName(needle)));
     }
     const std::string& wanted = needle.text()->bytes;
     RETURN_IF_ERROR(
@@ -339,9 +314,7 @@ absl::StatusOr<bool> Contains(Runtime& runtime, const Value& haystack,
     return FindFirst(text->bytes, wanted) != std::string_view::npos;
   }
   if (auto dict = haystack.dict()) {
-    if (!IsHashable(needle)) {
-      return TypeError(StrCat("unhashable type: '", TypeName(needle), "'"));
-    }
+    RETURN_IF_ERROR(CheckHashable(needle));
     RETURN_IF_ERROR(runtime.budget.Charge(KeySteps(needle)));
     return dict->Find(needle) != nullptr;
   }
@@ -351,6 +324,37 @@ absl::StatusOr<bool> Contains(Runtime& runtime, const Value& haystack,
     if (equal) return true;
   }
   return false;
+}
+
+ValueOr Operate(Runtime& runtime, Op op, const Value& a, const Value& b) {
+  switch (op) {
+    case Op::kAdd:
+      return Add(runtime, a, b);
+    case Op::kMultiply:
+      return Multiply(runtime, a, b);
+    case Op::kModulo:
+    case Op::kSubtract:
+    case Op::kDivide:
+    case Op::kFloorDivide:
+      return OfNumbers(op, a, b);
+    case Op::kEqual:
+    case Op::kNotEqual: {
+      ASSIGN_OR_RETURN(bool equal, Equal(runtime.budget, a, b));
+      return Value::Bool(equal == (op == Op::kEqual));
+    }
+    case Op::kIn:
+    case Op::kNotIn: {
+      ASSIGN_OR_RETURN(bool contains, Contains(runtime, b, a));
+      return Value::Bool(contains == (op == Op::kIn));
+    }
+    default:
+      break;
+  }
+  ASSIGN_OR_RETURN(std::partial_ordering order, Order(runtime.budget, a, b));
+  return Value::Bool(op == Op::kLess        ? order < 0
+                     : op == Op::kLessEqual ? order <= 0
+                     : op == Op::kGreater   ? order > 0
+                                            : order >= 0);
 }
 
 }  // namespace moebius::jinja

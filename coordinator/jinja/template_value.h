@@ -6,8 +6,11 @@
 // Hugging Face renders templates in (list.append and the like are refused).
 #pragma once
 
+#include <compare>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,12 +24,9 @@
 
 namespace moebius::jinja {
 
-// Python's integers have no bounds; ours refuse to leave 127 bits. (JSON
-// carries unsigned 64-bit numbers, which must survive.)
-using Int = __int128;
-
-// What an Int holds whatever the digits are.
-inline constexpr size_t kMaxIntDigits = 37;
+// Python's integers have no bounds; ours refuse to leave 64 bits. Longer ones
+// of the input are kept as LongInt.
+using Int = int64_t;
 
 class Value;
 struct Text;
@@ -37,22 +37,18 @@ struct LongInt;
 struct Namespace;  // template_runtime.h
 struct Loop;       // template_runtime.h
 struct Macro;      // template_evaluator.h
+struct Builtin;    // template_builtins.h
 
 // A name, attribute or item that is not there. It prints as nothing, is false
 // and iterates over nothing; all else done with it is the error `reason`.
 struct Undefined {
   std::shared_ptr<const std::string> reason;
+
+  bool operator==(const Undefined&) const { return true; }
 };
 
-struct None {};
-
-// Functions that every template sees.
-enum class GlobalFunction {
-  kRange,
-  kDict,
-  kNamespace,
-  kRaiseException,
-  kStrftimeNow,
+struct None {
+  bool operator==(const None&) const = default;
 };
 
 // Value
@@ -67,7 +63,7 @@ class Value {
       Undefined, None, bool, Int, double, std::shared_ptr<const Text>,
       std::shared_ptr<const Sequence>, std::shared_ptr<const Dict>,
       std::shared_ptr<const BoundMethod>, std::shared_ptr<const LongInt>,
-      Namespace*, Loop*, const Macro*, GlobalFunction>;
+      Namespace*, Loop*, const Macro*, const Builtin*>;
 
   Value() : rep_(None{}) {}
   explicit Value(Rep rep) : rep_(std::move(rep)) {}
@@ -108,26 +104,28 @@ class Value {
 struct Text {
   std::string bytes;      // valid UTF-8
   size_t num_characters;  // code points
-
-  bool is_ascii() const { return bytes.size() == num_characters; }
 };
 
 struct Sequence {
   enum class Flavor {
     kList,
     kTuple,
-    kRange,      // prints as its arguments
-    kView,       // of a dict: has a length, cannot be indexed
+    kRange,      // a list that cannot be printed
+    kView,       // of a dict: has a length, cannot be indexed or printed
     kGenerator,  // what map() and select() give: always true, no length, once
   };
 
   Flavor flavor;
   std::vector<Value> items;
   int depth = 1;              // 1 + the deepest item's
-  bool hashable = false;      // a tuple of what can be a key
-  size_t key_steps = 1;       // see KeySteps()
-  std::string label;          // kRange, kView: how it prints
   mutable bool used = false;  // kGenerator: iterated over already
+
+  bool is_list_or_tuple() const {
+    return flavor == Flavor::kList || flavor == Flavor::kTuple;
+  }
+  bool has_items() const {  // at places that can be named
+    return flavor != Flavor::kView && flavor != Flavor::kGenerator;
+  }
 };
 
 // Python's hash and equality of keys: 1, 1.0 and True are one key.
@@ -149,9 +147,11 @@ struct Dict {
 
 // A method with what it was taken from: `message.content.strip`.
 struct BoundMethod {
+  BoundMethod(const Builtin& builtin, Value receiver)
+      : builtin(builtin), receiver(std::move(receiver)) {}
+
+  const Builtin& builtin;
   Value receiver;
-  std::string name;
-  int depth;
 };
 
 // An integer of the input that no Int holds: it prints as it is spelled and is
@@ -160,57 +160,53 @@ struct LongInt {
   std::string digits;
 };
 
+using ValueOr = absl::StatusOr<Value>;
+
 // Makers. Each takes what it costs from the budget. Errors:
 // kInvalidArgument if the budget is short or the value would be deeper than
 // kMaxValueDepth.
-absl::StatusOr<Value> NewString(Budget& budget, std::string bytes);
-absl::StatusOr<Value> NewSequence(Budget& budget, Sequence::Flavor flavor,
-                                  std::vector<Value> items,
-                                  std::string label = "");
+ValueOr NewString(Budget& budget, std::string bytes);
+ValueOr NewSequence(Budget& budget, Sequence::Flavor flavor,
+                    std::vector<Value> items);
 // A key given again keeps its place and takes the later value. Errors also
 // for keys that Python cannot hash.
-absl::StatusOr<Value> NewDict(Budget& budget,
-                              std::vector<std::pair<Value, Value>> entries);
-absl::StatusOr<Value> NewMethod(Budget& budget, Value receiver,
-                                std::string name);
+ValueOr NewDict(Budget& budget, std::vector<std::pair<Value, Value>> entries);
 
 // "str", "int", "NoneType" ... as Python names the types.
 std::string_view TypeName(const Value& value);
 
-// Whether Python could use it as a dict key.
-bool IsHashable(const Value& value);
+// Errors: it may not be a key. Python's tuples may, ours are refused.
+absl::Status CheckHashable(const Value& value);
 
-// What hashing or comparing a key costs. Tuples may share their parts, so
-// that a look into a few of them can take long: charge this before every
-// look-up.
+// What hashing or comparing a key costs: to be paid before every look-up.
 size_t KeySteps(const Value& value);
 
 // bool(value).
 bool IsTrue(const Value& value);
 
-// The number that a bool or an int is; false for all else.
-bool AsInteger(const Value& value, Int* out);
+// The number that a bool or an int is; none for all else.
+std::optional<Int> AsInteger(const Value& value);
 // Also for floats.
-bool AsNumber(const Value& value, double* out);
+std::optional<double> AsNumber(const Value& value);
 
 // a == b.
 absl::StatusOr<bool> Equal(Budget& budget, const Value& a, const Value& b);
 
-// a < b. Errors: types that Python does not order.
-absl::StatusOr<bool> Less(Budget& budget, const Value& a, const Value& b);
-// a <= b; for numbers not the same as !(b < a), since NaN is neither.
-absl::StatusOr<bool> LessOrEqual(Budget& budget, const Value& a,
-                                 const Value& b);
+// How numbers and strings stand to each other; NaN to nothing. Errors: types
+// that Python does not order, and lists.
+absl::StatusOr<std::partial_ordering> Order(Budget& budget, const Value& a,
+                                            const Value& b);
 
-// str(value) and repr(value). Errors: budget.
+// str(value): what {{ value }} prints (template_json.cc). Errors: budget;
+// ranges, views of dicts, generators and functions, whose text no prompt wants.
 absl::StatusOr<std::string> ToText(Budget& budget, const Value& value);
-absl::StatusOr<std::string> ToRepr(Budget& budget, const Value& value);
 
-std::string IntToText(Int value);
 // repr() of a float: the shortest digits that read back as `value`.
 std::string FloatToText(double value);
 
-absl::Status UndefinedError(const Undefined& undefined);
 absl::Status TypeError(std::string_view message);
+// What else is done with an undefined value: its reason. TypeError(message)
+// for any other.
+absl::Status TypeErrorOf(const Value& value, std::string_view message);
 
 }  // namespace moebius::jinja

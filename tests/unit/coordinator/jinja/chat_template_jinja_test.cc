@@ -17,7 +17,6 @@
 #include "absl/time/time.h"
 #include "coordinator/jinja/chat_template.h"
 #include "coordinator/jinja/template_json.h"
-#include "coordinator/jinja/template_parser.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -81,6 +80,16 @@ class AgainstJinja : public testing::Test {
   void SetUp() override {
     ASSERT_TRUE(expected_->is_object())
         << "nothing to compare with: run scripts/setup";
+  }
+
+  // Those of a file of cases that are not empty or a comment.
+  static std::vector<std::string> ReadLines(const std::string& name) {
+    std::ifstream file(CasesDir() / name);
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(file, line);) {
+      if (!line.empty() && line[0] != '#') lines.push_back(line);
+    }
+    return lines;
   }
 
   static void ExpectSame(const absl::StatusOr<std::string>& ours,
@@ -167,16 +176,30 @@ TEST_F(AgainstJinja, IdiomsOfOtherFamiliesRenderEveryConversation) {
 }
 
 TEST_F(AgainstJinja, EveryExpressionIsEqual) {
-  std::ifstream file(CasesDir() / "expressions.txt");
   const Json& expected = (*expected_)["expressions"];
-  size_t count = 0;
-  for (std::string line; std::getline(file, line);) {
-    if (line.empty() || line[0] == '#') continue;
-    ASSERT_LT(count, expected.size());
-    ExpectSame(RenderSnippet(line), expected[count++], line);
+  const std::vector<std::string> lines = ReadLines("expressions.txt");
+  ASSERT_EQ(lines.size(), expected.size());
+  for (size_t i = 0; i < lines.size(); ++i) {
+    ExpectSame(RenderSnippet(lines[i]), expected[i], lines[i]);
   }
-  EXPECT_EQ(count, expected.size());
-  EXPECT_GE(count, 150u);
+  EXPECT_GE(lines.size(), 150u);
+}
+
+// What Jinja can do and we cannot is an error that says what it is.
+TEST_F(AgainstJinja, EveryFeatureThatIsMissingIsNamed) {
+  const Json& expected = (*expected_)["refused"];
+  const std::vector<std::string> lines = ReadLines("refused.txt");
+  ASSERT_EQ(lines.size(), expected.size());
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const size_t mark = lines[i].find(" ## ");
+    ASSERT_NE(mark, std::string::npos) << lines[i];
+    EXPECT_TRUE(expected[i].contains("text")) << lines[i] << expected[i];
+    EXPECT_THAT(RenderSnippet(lines[i].substr(0, mark)),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         testing::HasSubstr(lines[i].substr(mark + 4))))
+        << lines[i];
+  }
+  EXPECT_GE(lines.size(), 100u);
 }
 
 TEST_F(AgainstJinja, EverySnippetIsEqual) {

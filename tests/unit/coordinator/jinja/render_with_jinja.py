@@ -8,6 +8,7 @@ Prints one JSON object:
                  families/*.jinja
   expressions    [result], one a line of expressions.txt that is not empty or
                  a comment
+  refused        [result], one such a line of refused.txt, up to " ## "
   snippets       [result], one a part of snippets.txt between lines of "====="
 
 A result is {"text": ...}, {"raised": message of raise_exception} or
@@ -111,6 +112,11 @@ def render_all(env, source, tokens, conversations):
     }
 
 
+def read_lines(path):
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [line for line in lines if line and line[0] != "#"]
+
+
 def read_parts(path):
     parts = [[]]
     for line in path.read_text(encoding="utf-8").split("\n"):
@@ -140,14 +146,15 @@ def main():
             env, path.read_text(encoding="utf-8"), family_tokens,
             conversations)
 
-    lines = (cases / "expressions.txt").read_text(encoding="utf-8").split("\n")
-    expressions = [line for line in lines if line and line[0] != "#"]
+    render = lambda source: outcome(lambda: env.from_string(source), variables)
     print(json.dumps({
         "conversations": rendered,
-        "expressions": [outcome(lambda: env.from_string(e), variables)
-                        for e in expressions],
-        "snippets": [outcome(lambda: env.from_string(s), variables)
-                     for s in read_parts(cases / "snippets.txt")],
+        "expressions": [render(line)
+                        for line in read_lines(cases / "expressions.txt")],
+        "refused": [render(line.partition(" ## ")[0])
+                    for line in read_lines(cases / "refused.txt")],
+        "snippets": [render(part)
+                     for part in read_parts(cases / "snippets.txt")],
     }))
 
 
