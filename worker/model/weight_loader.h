@@ -25,13 +25,13 @@ struct LoadStats {
   int64_t bytes_read = 0;     // from files
   int64_t bytes_written = 0;  // to the regions
 };
-// Called when a part is handed over, from the loading thread.
+// Called when parts are handed over, from the loading thread.
 using LoadProgress =
     std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
 // Fills the dense region and the slots that layers lie in, reading only what
-// goes there; padding becomes zeros, free slots are not touched. Holds one part
-// of the plan (weight_plan.h) at a time, besides what the sink does.
+// goes there; padding becomes zeros, free slots are not touched. Reads as many
+// parts of the plan (weight_plan.h) at once as the sink takes.
 //
 // Every tensor of the model is checked before the sink is given anything. When
 // it returns without an error the sink has finished.
