@@ -287,7 +287,7 @@ absl::StatusOr<double> StepBench::MeasureProducts() {
 absl::Status StepBench::LoadFor(Layout layout) {
   if (layout == loaded_) return absl::OkStatus();
   const Clock::time_point begin = Clock::now();
-  const ExpertsState experts = ExpertsState::At(layout, Side::kLow);
+  const ExpertsState experts = ExpertsState::AtHome(layout);
   std::vector<int64_t> bytes(ranks_.size());
   RETURN_IF_ERROR(ForAll([&](RankState& rank) -> absl::Status {
     ASSIGN_OR_RETURN(

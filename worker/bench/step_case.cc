@@ -105,7 +105,7 @@ absl::StatusOr<std::vector<RestoredSequence>> PlaceSequences(
 StepPlan PlanStep(const StepCase& one, int num_ranks, StepId step, int index) {
   StepPlan plan;
   plan.step = step;
-  plan.layout = {one.layout, ExpertsState::At(one.layout, Side::kLow)};
+  plan.layout = {one.layout, ExpertsState::AtHome(one.layout)};
   for (int i = 0; i < one.sequences; ++i) {
     WorkItem item;
     item.slot = static_cast<uint32_t>(i);
