@@ -80,12 +80,13 @@ int64_t WriteCheckpoint(const ModelShape& shape, const std::string& path) {
     int64_t elements = 1;
     for (const int64_t size : tensor.sizes) elements *= size;
     end += elements * int64_t{sizeof(Bf16)};
-    entries.push_back(absl::StrCat(
-        "\"", tensor.name, "\":{\"dtype\":\"BF16\",\"shape\":[",
-        absl::StrJoin(tensor.sizes, ","), "],\"data_offsets\":[", begin, ",",
-        end, "]}"));
+    entries.push_back(
+        absl::StrCat("\"", tensor.name, "\":{\"dtype\":\"BF16\",\"shape\":[",
+                     absl::StrJoin(tensor.sizes, ","), "],\"data_offsets\":[",
+                     begin, ",", end, "]}"));
   }
-  const std::string header = absl::StrCat("{", absl::StrJoin(entries, ","), "}");
+  const std::string header =
+      absl::StrCat("{", absl::StrJoin(entries, ","), "}");
   const uint64_t header_bytes = header.size();
   const UniqueFd fd(::open(path.c_str(), O_CREAT | O_WRONLY, 0600));
   if (fd.get() < 0) Ok(absl::InternalError(absl::StrCat("opening ", path)));
