@@ -229,6 +229,7 @@ void GpuRanks<N>::Build(Rank r, const GroupOptions& options,
   passes.decoder = rank.decoder.get();
   passes.peers = rank.peers.get();
   passes.max_graphs = how_.max_graphs;
+  passes.captured = how_.captured;
   rank.graphs = Must(GpuPasses<N>::Create(rank.device, passes));
   passes.graphs = false;
   rank.launches = Must(GpuPasses<N>::Create(rank.device, passes));

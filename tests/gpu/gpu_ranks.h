@@ -36,7 +36,8 @@ struct GpuRanksOptions {
   // default of the group's own, if it is steady.
   bool graphs = true;
   int max_graphs = 256;
-  bool rehearse = true;  // one rank can do without
+  std::optional<std::vector<Layout>> captured;  // as GpuPasses takes it
+  bool rehearse = true;                         // one rank can do without
   std::optional<std::vector<StepLayout>> ahead;
   // States whose weights are there as well.
   std::vector<ExpertsState> more_experts;

@@ -276,6 +276,20 @@ TEST(PassGraphs, APassIsCapturedWhenItComesAgain) {
   }
 }
 
+TEST(PassGraphs, LayoutsThatAreNotNamedAreNotCaptured) {
+  const StepLayout named = {ExpertParallel(), Group::ep()};
+  GpuRanksOptions how;
+  how.ahead = {named};
+  how.captured = {ExpertParallel()};
+  Group group(2, how);
+  const int graphs = group.ranks().num_graphs(0);
+  EXPECT_GT(graphs, 0);
+  for (const StepLayout& layout : group.Layouts()) {
+    ExpectSameBits(group.Decode(layout, FirstSequences(4)), Expected());
+    EXPECT_EQ(group.ranks().num_graphs(0), graphs);
+  }
+}
+
 // A larger pass than all before brings larger memory.
 TEST(PassGraphs, GraphsOfReplacedMemoryAreForgotten) {
   Group group(1, {.rehearse = false, .ahead = std::vector<StepLayout>{}});
