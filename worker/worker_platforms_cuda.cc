@@ -28,7 +28,8 @@ int64_t WorkspaceBytes(const Config& config, const ModelShape& shape) {
   const int64_t heads = shape.q_size() + 2 * shape.kv_size();
   const int64_t assignments =
       rows * std::max(1, shape.top_k) *
-      (shape.experts.rows_per_block() * int64_t{shape.num_ranks} + 8);
+      (shape.experts.rows_per_block() * int64_t{shape.num_ranks} + hidden / 2 +
+       8);
   const int64_t logits = int64_t{256} * shape.spec.vocab_size;
   return 4 * (rows * (12 * hidden + 2 * heads) + assignments + 2 * logits);
 }

@@ -14,25 +14,27 @@ namespace moebius::wide {
 namespace {
 
 // Groups of four warps have 64 queries each, and share keys and values.
-constexpr int kGroups = 3;
+constexpr int kGroups = 2;
 constexpr int kThreads = 128 * kGroups;
 constexpr int kGroupQueries = 64;
 constexpr int kQueries = kGroups * kGroupQueries;
 constexpr int kDim = 128;
 constexpr int kPieces = kDim / 8;  // of 16 bytes, of a token
+constexpr int kTokens = 128;       // of a block of positions
+constexpr int kPages = kTokens / kPageTokens;
 // A matrix is of two halves of 64 dimensions, each of rows of 128 bytes
 // (warpgroups.cuh).
 constexpr int kHalfPieces = 8;
 constexpr int kRowBytes = 128;
-constexpr int kHalfBytes = kBlockTokens * kRowBytes;
+constexpr int kHalfBytes = kTokens * kRowBytes;
 constexpr int kMatrixBytes = 2 * kHalfBytes;
 constexpr int kQueryHalfBytes = kQueries * kRowBytes;
-constexpr int kStages = 6;
+constexpr int kStages = 5;
 // A stage is free when all warps have begun the second one after it.
 constexpr int kAhead = kStages - 2;
 constexpr int kSharedBytes = 2 * kQueryHalfBytes + kStages * kMatrixBytes;
-constexpr int kSums = kDim / 2;            // of a thread
-constexpr int kScores = kBlockTokens / 2;  // of a thread
+constexpr int kSums = kDim / 2;       // of a thread
+constexpr int kScores = kTokens / 2;  // of a thread
 
 // Where a piece of a row is.
 __device__ int PieceAt(int row, int piece, int half_bytes) {
@@ -42,7 +44,7 @@ __device__ int PieceAt(int row, int piece, int half_bytes) {
 
 // Brings keys and values into shared memory, in the order in which they are
 // multiplied: keys of block 0, then of each block the next one's keys, and its
-// values.
+// values. A thread brings one piece of a token of every page.
 class Loader {
  public:
   __device__ Loader(const AttendArguments& args, const QueryTile& tile,
@@ -50,67 +52,55 @@ class Loader {
       : args_(args),
         tile_(tile),
         num_tokens_(tile.first_position + tile.num_rows),
-        num_blocks_((num_tokens_ + kBlockTokens - 1) / kBlockTokens),
-        stages_(stages) {
-    FindPages(next_ids_, 0);
+        num_blocks_((num_tokens_ + kTokens - 1) / kTokens),
+        stages_(stages + PieceAt(Token(), Piece(), kHalfBytes)) {
+    FindPages();
   }
 
   __device__ int num_blocks() const { return num_blocks_; }
 
   // Begins to load the next matrix, if there is one.
   __device__ void LoadNext() {
-    if (key_block_ < num_blocks_ && key_block_ <= value_block_ + 1) {
-      LoadMatrix(key_block_++, next_ids_, false);
-#pragma unroll
-      for (int i = 0; i < kRounds; ++i) {
-        before_ids_[i] = last_ids_[i];
-        last_ids_[i] = next_ids_[i];
-      }
-      FindPages(next_ids_, key_block_);
-    } else if (value_block_ < num_blocks_) {
-      const bool two_behind = key_block_ - value_block_ == 2;
-      uint32_t ids[kRounds];
-#pragma unroll
-      for (int i = 0; i < kRounds; ++i) {
-        ids[i] = two_behind ? before_ids_[i] : last_ids_[i];
-      }
-      LoadMatrix(value_block_, ids, true);
-      ++value_block_;
+    if (value_block_ < num_blocks_) {
+      const bool keys = KeysAreNext();
+      LoadMatrix(keys ? key_block_ : value_block_, keys);
+      key_block_ += keys ? 1 : 0;
+      value_block_ += keys ? 0 : 1;
+      FindPages();
     }
     EndCopies();
   }
 
  private:
-  static constexpr int kRounds =
-      (kBlockTokens * kPieces + kThreads - 1) / kThreads;
+  static __device__ int Token() { return threadIdx.x / kPieces; }
+  static __device__ int Piece() { return threadIdx.x % kPieces; }
+  static_assert(kThreads == kPieces * kPageTokens);
 
-  static __device__ int TokenOf(int round) {
-    return (static_cast<int>(threadIdx.x) + round * kThreads) / kPieces;
+  __device__ bool KeysAreNext() const {
+    return key_block_ < num_blocks_ && key_block_ <= value_block_ + 1;
   }
-  // They come while other work is done.
-  __device__ void FindPages(uint32_t (&ids)[kRounds], int block) const {
+  // Of the next matrix. They come while other work is done.
+  __device__ void FindPages() {
+    const int block = KeysAreNext() ? key_block_ : value_block_;
     const int last = (num_tokens_ - 1) / kPageTokens;
+    const uint32_t* const ids = tile_.page_ids + tile_.kv_head;
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int at = block * kBlockPages + TokenOf(i) / kPageTokens;
-      ids[i] =
-          at <= last ? tile_.page_ids[at * args_.num_kv + tile_.kv_head] : 0;
+    for (int i = 0; i < kPages; ++i) {
+      // A place to read from even where nothing is read.
+      ids_[i] = ids[min(block * kPages + i, last) * args_.num_kv];
     }
   }
-  __device__ void LoadMatrix(int block, const uint32_t (&ids)[kRounds],
-                             bool values) {
+  __device__ void LoadMatrix(int block, bool keys) {
     std::byte* const to = stages_ + stage_ * kMatrixBytes;
-    const int piece = static_cast<int>(threadIdx.x) % kPieces;
+    const int left = num_tokens_ - block * kTokens - Token();
+    const std::byte* const from = args_.pages.base + args_.pages.k_offset +
+                                  (keys ? 0 : args_.pages.matrix_bytes) +
+                                  Token() * kDim * 2 + Piece() * 16;
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int token = TokenOf(i);
-      if (token >= kBlockTokens) continue;
-      const __nv_bfloat16* const from =
-          args_.pages.Token<const __nv_bfloat16>(ids[i], token % kPageTokens,
-                                                 kDim, values) +
-          piece * 8;
-      CopyAhead(to + PieceAt(token, piece, kHalfBytes), from,
-                block * kBlockTokens + token < num_tokens_);
+    for (int i = 0; i < kPages; ++i) {
+      CopyAhead(to + i * kPageTokens * kRowBytes,
+                from + ids_[i] * args_.pages.page_bytes,
+                i * kPageTokens < left);
     }
     stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
   }
@@ -119,11 +109,8 @@ class Loader {
   const QueryTile& tile_;
   const int num_tokens_;
   const int num_blocks_;
-  std::byte* const stages_;
-  // Pages of the keys to be loaded next, of those loaded last, and before them.
-  uint32_t next_ids_[kRounds];
-  uint32_t last_ids_[kRounds];
-  uint32_t before_ids_[kRounds];
+  std::byte* const stages_;  // from this thread's first piece on
+  uint32_t ids_[kPages];
   int key_block_ = 0;
   int value_block_ = 0;
   int stage_ = 0;
@@ -161,7 +148,7 @@ class Worker {
     Soften(0, scores, factors);
 #pragma unroll
     for (float& sum : sums_) sum = 0.0f;
-    uint32_t p[kBlockTokens / 16][4];
+    uint32_t p[kTokens / 16][4];
     // Of a block the values are multiplied while the next one's scores become
     // probabilities.
     for (int block = 1; block < num_blocks; ++block) {
@@ -237,23 +224,23 @@ class Worker {
       const uint64_t keys = SwizzledRows(matrix_ + half * kHalfBytes);
 #pragma unroll
       for (int s = 0; s < 4; ++s) {
-        MultiplyShared64(scores, queries + s * kNextSixteen,
-                         keys + s * kNextSixteen, half + s);
+        MultiplyShared128(scores, queries + s * kNextSixteen,
+                          keys + s * kNextSixteen, half + s);
       }
     }
     EndProducts();
   }
   static __device__ void Round(const float (&scores)[kScores],
-                               uint32_t (&p)[kBlockTokens / 16][4]) {
+                               uint32_t (&p)[kTokens / 16][4]) {
 #pragma unroll
     for (int i = 0; i < kScores; i += 2) {
       p[i / 8][i % 8 / 2] = PackBf16(scores[i], scores[i + 1]);
     }
   }
-  __device__ void AddValues(const uint32_t (&p)[kBlockTokens / 16][4]) {
+  __device__ void AddValues(const uint32_t (&p)[kTokens / 16][4]) {
     BeginProducts();
 #pragma unroll
-    for (int i = 0; i < kBlockTokens / 16; ++i) {
+    for (int i = 0; i < kTokens / 16; ++i) {
       AddByCols128(sums_, p[i],
                    SwizzledCols(matrix_ + i * 16 * kRowBytes, kHalfBytes));
     }
@@ -275,8 +262,8 @@ class Worker {
   // those of what was summed before.
   __device__ void Soften(int block, float (&scores)[kScores],
                          float (&factors)[2]) {
-    const int first_token = block * kBlockTokens;
-    if (first_token + kBlockTokens - 1 > first_position_) {
+    const int first_token = block * kTokens;
+    if (first_token + kTokens - 1 > first_position_) {
       HideTokens(first_token, scores);
     }
     float seen[2] = {maximum_[0], maximum_[1]};

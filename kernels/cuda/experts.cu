@@ -27,20 +27,27 @@ struct RowBlock {
 };
 
 // Block number `wanted` of those that groups are cut into, each on its own, in
-// order. All threads of a warp call it.
+// order. All threads of a warp call it. A lane has some groups at a time, whose
+// begins it asks for at once: nothing else can be done until they are there.
 __device__ RowBlock FindBlock(const int32_t* begins, int num_groups,
                               int block_rows, int wanted) {
   constexpr unsigned kAll = 0xffffffffu;
+  constexpr int kLaneGroups = 4;
   const int lane = threadIdx.x % kWarpThreads;
   int before = 0;
-  for (int first = 0; first < num_groups; first += kWarpThreads) {
-    const int group = first + lane;
-    int begin = 0, rows = 0;
-    if (group < num_groups) {
-      begin = begins[group];
-      rows = begins[group + 1] - begin;
+  for (int first = 0; first < num_groups; first += kWarpThreads * kLaneGroups) {
+    const int mine = first + lane * kLaneGroups;
+    int begin[kLaneGroups + 1], ends[kLaneGroups];
+#pragma unroll
+    for (int j = 0; j <= kLaneGroups; ++j) {
+      begin[j] = begins[min(mine + j, num_groups)];
     }
-    const int blocks = (rows + block_rows - 1) / block_rows;
+    int blocks = 0;
+#pragma unroll
+    for (int j = 0; j < kLaneGroups; ++j) {
+      blocks += (begin[j + 1] - begin[j] + block_rows - 1) / block_rows;
+      ends[j] = blocks;
+    }
     int end = blocks;  // becomes the end of the lane's blocks
     for (int distance = 1; distance < kWarpThreads; distance *= 2) {
       const int other = __shfl_up_sync(kAll, end, distance);
@@ -49,11 +56,19 @@ __device__ RowBlock FindBlock(const int32_t* begins, int num_groups,
     end += before;
     const unsigned behind = __ballot_sync(kAll, end > wanted);
     if (behind != 0) {
+      const int in_lane = wanted - (end - blocks);  // of the lane found
+      RowBlock block;
+#pragma unroll
+      for (int j = kLaneGroups - 1; j >= 0; --j) {
+        if (ends[j] <= in_lane) continue;
+        const int skip = (in_lane - (j == 0 ? 0 : ends[j - 1])) * block_rows;
+        block = {mine + j, begin[j] + skip,
+                 min(begin[j + 1] - begin[j] - skip, block_rows)};
+      }
       const int found = __ffs(static_cast<int>(behind)) - 1;
-      const int skip =
-          (wanted - __shfl_sync(kAll, end - blocks, found)) * block_rows;
-      return {first + found, __shfl_sync(kAll, begin, found) + skip,
-              min(__shfl_sync(kAll, rows, found) - skip, block_rows)};
+      return {__shfl_sync(kAll, block.group, found),
+              __shfl_sync(kAll, block.first, found),
+              __shfl_sync(kAll, block.count, found)};
     }
     before = __shfl_sync(kAll, end, kWarpThreads - 1);
   }
@@ -250,7 +265,7 @@ void WithKindOfDown(const GroupSizes& sizes, const Run& run) {
 }
 
 // From how many rows of a group on, on average, wide tiles are quicker.
-constexpr int kWideRows = 49;
+constexpr int kWideRows = 24;
 
 bool GoesWide(const CudaFast& device, int entries, int experts) {
   return DivideUp(entries, experts) >= kWideRows &&

@@ -1,8 +1,11 @@
 // Which rows go to which expert: pure counting.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
+#include "kernels/cuda/workspace.h"
 
 namespace moebius {
 namespace {
@@ -21,6 +24,9 @@ struct GroupArguments {
   int32_t* begins = nullptr;
   int32_t* rows = nullptr;
   float* sorted = nullptr;  // weights by group
+  // Of several blocks, how many assignments each has of a group:
+  // [blocks][groups]. Null: there is one.
+  int32_t* of_blocks = nullptr;
 };
 
 // The group of an assignment; kMaxGroups when it is in none. Ids may be
@@ -50,36 +56,85 @@ __device__ int SumBefore(int value) {
   return before;
 }
 
-// One block. Every warp has a run of the assignments, counts its groups, and,
-// when it is known where its part of each group begins, puts them there in
-// their order.
-__global__ void __launch_bounds__(kThreads)
-    GroupAssignments(const __grid_constant__ GroupArguments args) {
-  extern __shared__ int places[];  // [kWarps][groups]
+// The run of the assignments that a warp has.
+struct Run {
+  int begin = 0;
+  int end = 0;
+  __device__ explicit Run(int count) {
+    const int warps = static_cast<int>(gridDim.x) * kWarps;
+    const int warp = static_cast<int>(blockIdx.x) * kWarps +
+                     static_cast<int>(threadIdx.x) / 32;
+    const int run = (count + 32 * warps - 1) / (32 * warps) * 32;
+    begin = min(count, warp * run);
+    end = min(count, begin + run);
+  }
+};
+
+// places[warp][group] = how many of the group the warp's run has.
+__device__ void CountRuns(const GroupArguments& args, const Run& run,
+                          int* places) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int groups = args.range.count;
-  const int run = (args.count + kThreads - 1) / kThreads * 32;  // of a warp
-  const int begin = min(args.count, warp * run);
-  const int end = min(args.count, begin + run);
-  int* const mine = places + warp * groups;
-  for (int g = lane; g < groups; g += 32) mine[g] = 0;
+  int* const mine = places + warp * args.range.count;
+  for (int g = lane; g < args.range.count; g += 32) mine[g] = 0;
   __syncwarp();
-  WaitForEarlier();
-  for (int i = begin; i < end; i += 32) {
-    const uint32_t group = GroupOf(args, i + lane, end);
+  for (int i = run.begin; i < run.end; i += 32) {
+    const uint32_t group = GroupOf(args, i + lane, run.end);
     if (group < kMaxGroups) atomicAdd(&mine[group], 1);
   }
   __syncthreads();
-  const int g = static_cast<int>(threadIdx.x);
-  int total = 0;
-  if (g < groups) {
+}
+
+extern __shared__ int shared_places[];  // [kWarps][groups]
+
+__global__ void __launch_bounds__(kThreads)
+    CountAssignments(const __grid_constant__ GroupArguments args) {
+  WaitForEarlier();
+  CountRuns(args, Run(args.count), shared_places);
+  const int groups = args.range.count, g = static_cast<int>(threadIdx.x);
+  if (g >= groups) return;
+  int count = 0;
+  for (int w = 0; w < kWarps; ++w) count += shared_places[w * groups + g];
+  args.of_blocks[blockIdx.x * groups + g] = count;
+}
+
+// Where the block's part of group g begins, for the thread of that number. All
+// threads call it.
+__device__ int PlaceOfGroup(const GroupArguments& args, const int* places) {
+  const int groups = args.range.count, g = static_cast<int>(threadIdx.x);
+  int total = 0, before = 0;
+  if (g < groups && args.of_blocks == nullptr) {
     for (int w = 0; w < kWarps; ++w) total += places[w * groups + g];
+  } else if (g < groups) {
+    for (unsigned b = 0; b < gridDim.x; ++b) {
+      const int count = args.of_blocks[b * groups + g];
+      total += count;
+      if (b < blockIdx.x) before += count;
+    }
   }
-  int at = SumBefore(total);
-  if (g < groups) {
+  const int at = SumBefore(total);
+  if (g < groups && blockIdx.x == 0) {
     args.begins[g] = at;
     if (g == groups - 1) args.begins[groups] = at + total;
+  }
+  return at + before;
+}
+
+// Every warp counts the groups of its run, and, when it is known where its part
+// of each group begins, puts them there in their order.
+__global__ void __launch_bounds__(kThreads)
+    GroupAssignments(const __grid_constant__ GroupArguments args) {
+  int* const places = shared_places;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int groups = args.range.count;
+  int* const mine = places + warp * groups;
+  WaitForEarlier();
+  const Run run(args.count);
+  CountRuns(args, run, places);
+  int at = PlaceOfGroup(args, places);
+  const int g = static_cast<int>(threadIdx.x);
+  if (g < groups) {
     for (int w = 0; w < kWarps; ++w) {
       const int count = places[w * groups + g];
       places[w * groups + g] = at;
@@ -87,8 +142,8 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   __syncthreads();
-  for (int i = begin; i < end; i += 32) {
-    const uint32_t group = GroupOf(args, i + lane, end);
+  for (int i = run.begin; i < run.end; i += 32) {
+    const uint32_t group = GroupOf(args, i + lane, run.end);
     // Of this warp's 32, those of the same group, and how many are before.
     const uint32_t same = __match_any_sync(kAllLanes, group);
     const int before = __popc(same & ((1u << lane) - 1));
@@ -136,6 +191,21 @@ bool MakeRoom(const Cuda<N>& device, int groups, int entries,
   return groups < routing.group_room && entries <= routing.entry_room;
 }
 
+template <Numerics N>
+void LaunchGrouping(const Cuda<N>& device, void (*kernel)(GroupArguments),
+                    int blocks, const GroupArguments& args) {
+  constexpr int kMostBytes = kWarps * kMaxGroups * int{sizeof(int)};
+  // The most that any launch wants: other threads launch it as well.
+  device.failure->Note(CudaStatus(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           kMostBytes),
+      "the shared memory of groups"));
+  LaunchEarly(device.stream, device.failure, "groups of rows",
+              {dim3(static_cast<unsigned>(blocks)), kThreads,
+               kWarps * args.range.count * int{sizeof(int)}},
+              kernel, args);
+}
+
 }  // namespace
 
 template <Numerics N>
@@ -153,23 +223,26 @@ void Group(const Cuda<N>& device,
   if (range.count == 0 || !MakeRoom(device, range.count, count, routing)) {
     return;
   }
-  const GroupArguments args{assignments.experts,
-                            assignments.weights,
-                            count,
-                            assignments.top_k,
-                            range,
-                            routing.begins.data(),
-                            routing.rows.data(),
-                            routing.weights.data()};
-  const int shared_bytes = kWarps * range.count * int{sizeof(int)};
-  // The most that any launch wants: other threads launch it as well.
-  device.failure->Note(CudaStatus(
-      cudaFuncSetAttribute(GroupAssignments,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           kWarps * kMaxGroups * int{sizeof(int)}),
-      "the shared memory of groups"));
-  LaunchEarly(device.stream, device.failure, "groups of rows",
-              {dim3(1), kThreads, shared_bytes}, GroupAssignments, args);
+  GroupArguments args{assignments.experts,
+                      assignments.weights,
+                      count,
+                      assignments.top_k,
+                      range,
+                      routing.begins.data(),
+                      routing.rows.data(),
+                      routing.weights.data()};
+  // Of fewer a single block makes short work.
+  constexpr int kBlockAssignments = 4096, kMostBlocks = 64;
+  const int blocks = std::min(count / kBlockAssignments, kMostBlocks);
+  if (blocks > 1 && device.workspace != nullptr) {
+    args.of_blocks = static_cast<int32_t*>(device.workspace->Reserve(
+        int64_t{blocks} * range.count * int64_t{sizeof(int32_t)},
+        device.failure));
+    if (args.of_blocks == nullptr) return;
+    LaunchGrouping(device, CountAssignments, blocks, args);
+  }
+  LaunchGrouping(device, GroupAssignments,
+                 args.of_blocks == nullptr ? 1 : blocks, args);
 }
 
 template <Numerics N>

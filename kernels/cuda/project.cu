@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<N, true, T>)
 }
 
 // From how many rows on wide tiles are quicker.
-constexpr int kWideRows = 256;
+constexpr int kWideRows = 17;
 
 template <Numerics N>
 bool GoesWide(const Cuda<N>& device, int rows) {

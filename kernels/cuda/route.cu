@@ -1,6 +1,9 @@
 // The router: logits, the experts of a row, and the rows of an expert.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <type_traits>
+
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/reduce.cuh"
@@ -39,24 +42,30 @@ __device__ void SplitInThree(float2 x, uint32_t (&parts)[3]) {
   }
 }
 
-// Some tiles of a warp's share of the reduced dimension, as two operands. All
-// of them are read before the first is used.
-template <int kTiles>
+// Some tiles of a warp's share of the reduced dimension, as two operands: of
+// kPanels panels of 16 experts, and kTiles times 8 rows. All of them are read
+// before the first is used.
+template <int kTiles, int kPanels>
 struct LogitBatch {
-  static constexpr int kBatch = 16 / kTiles;
-  uint4 weights[kBatch];
+  static constexpr int kBatch = std::max(1, 16 / (kTiles * kPanels));
+  uint4 weights[kBatch][kPanels];
   float2 low[kBatch][kTiles], high[kBatch][kTiles];
 
+  // Of panels behind the last one: that again.
   __device__ void LoadWeights(const LogitArguments& args, int begin, int end) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const Bf16* const panel =
-        args.router + size_t{blockIdx.x} * kTileRows * args.k + 8 * lane;
+    const int last = (args.n + kTileRows - 1) / kTileRows - 1;
 #pragma unroll
     for (int t = 0; t < kBatch; ++t) {
-      weights[t] = {};
-      if (begin + t >= end) continue;
-      weights[t] = *reinterpret_cast<const uint4*>(
-          panel + size_t{kTileElements} * (begin + t));
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p) {
+        const int panel = min(static_cast<int>(blockIdx.x) * kPanels + p, last);
+        weights[t][p] = {};
+        if (begin + t >= end) continue;
+        weights[t][p] = *reinterpret_cast<const uint4*>(
+            args.router + size_t{kTileRows} * panel * args.k + 8 * lane +
+            size_t{kTileElements} * (begin + t));
+      }
     }
   }
   __device__ void LoadRows(const LogitArguments& args, int first_row, int begin,
@@ -76,12 +85,10 @@ struct LogitBatch {
       }
     }
   }
-  __device__ void Multiply(int count, float (&sums)[kTiles][4]) const {
+  __device__ void Multiply(int count, float (&sums)[kPanels][kTiles][4]) const {
 #pragma unroll
     for (int t = 0; t < kBatch; ++t) {
       if (t >= count) continue;
-      const uint32_t w[4] = {weights[t].x, weights[t].y, weights[t].z,
-                             weights[t].w};
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
         uint32_t b0[3], b1[3];
@@ -89,41 +96,25 @@ struct LogitBatch {
         SplitInThree(high[t][i], b1);
 #pragma unroll
         for (int part = 0; part < 3; ++part) {
-          MultiplyTile(sums[i], w, b0[part], b1[part]);
+#pragma unroll
+          for (int p = 0; p < kPanels; ++p) {
+            const uint4& tile = weights[t][p];
+            const uint32_t w[4] = {tile.x, tile.y, tile.z, tile.w};
+            MultiplyTile(sums[p][i], w, b0[part], b1[part]);
+          }
         }
       }
     }
   }
 };
 
-// [panels of 16 experts][rows / (8 kTiles)] blocks. Where a warp's share of the
-// reduced dimension begins follows from its length, and shares are added in
-// their order: nothing depends on the rows.
+// A warp adds the shares of a panel and 8 rows.
 template <int kTiles>
-__global__ void __launch_bounds__(32 * kLogitWarps)
-    RouterLogits(const __grid_constant__ LogitArguments args) {
-  __shared__ float4 shares[kLogitWarps][kTiles][32];
+__device__ void StoreLogits(const LogitArguments& args,
+                            const float4 (&shares)[kLogitWarps][kTiles][32],
+                            int panel, int first_row) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int first_row = static_cast<int>(blockIdx.y) * 8 * kTiles;
-  const int tiles = args.k / kTileRows;
-  const int begin = tiles * warp / kLogitWarps;
-  const int end = tiles * (warp + 1) / kLogitWarps;
-  using Batch = LogitBatch<kTiles>;
-  Batch batch;
-  batch.LoadWeights(args, begin, end);
-  WaitForEarlier();
-  float sums[kTiles][4] = {};
-  for (int at = begin; at < end; at += Batch::kBatch) {
-    if (at > begin) batch.LoadWeights(args, at, end);
-    batch.LoadRows(args, first_row, at, end);
-    batch.Multiply(end - at, sums);
-  }
-  for (int i = 0; i < kTiles; ++i) {
-    shares[warp][i][lane] = {sums[i][0], sums[i][1], sums[i][2], sums[i][3]};
-  }
-  __syncthreads();
-  if (warp >= kTiles) return;
   float4 sum = shares[0][warp][lane];
 #pragma unroll
   for (int w = 1; w < kLogitWarps; ++w) {
@@ -135,8 +126,8 @@ __global__ void __launch_bounds__(32 * kLogitWarps)
   }
   // Experts lane / 4 and 8 on, rows 2 (lane % 4) and the next.
   const auto store = [&](int expert, int row, float logit) {
-    expert += static_cast<int>(blockIdx.x) * kTileRows;
-    row += first_row + 8 * warp;
+    expert += panel * kTileRows;
+    row += first_row;
     if (expert < args.n && row < args.num_rows) {
       args.logits[int64_t{row} * args.n + expert] = logit;
     }
@@ -146,6 +137,45 @@ __global__ void __launch_bounds__(32 * kLogitWarps)
   store(expert, row + 1, sum.y);
   store(expert + 8, row, sum.z);
   store(expert + 8, row + 1, sum.w);
+}
+
+// [panels of 16 experts / kPanels][rows / (8 kTiles)] blocks. Where a warp's
+// share of the reduced dimension begins follows from its length, and shares are
+// added in their order: nothing depends on the rows.
+template <int kTiles, int kPanels>
+__global__ void __launch_bounds__(32 * kLogitWarps)
+    RouterLogits(const __grid_constant__ LogitArguments args) {
+  __shared__ float4 shares[kLogitWarps][kTiles][32];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int first_row = static_cast<int>(blockIdx.y) * 8 * kTiles;
+  const int tiles = args.k / kTileRows;
+  const int begin = tiles * warp / kLogitWarps;
+  const int end = tiles * (warp + 1) / kLogitWarps;
+  using Batch = LogitBatch<kTiles, kPanels>;
+  Batch batch;
+  batch.LoadWeights(args, begin, end);
+  WaitForEarlier();
+  float sums[kPanels][kTiles][4] = {};
+  for (int at = begin; at < end; at += Batch::kBatch) {
+    if (at > begin) batch.LoadWeights(args, at, end);
+    batch.LoadRows(args, first_row, at, end);
+    batch.Multiply(end - at, sums);
+  }
+#pragma unroll
+  for (int p = 0; p < kPanels; ++p) {
+    for (int i = 0; i < kTiles; ++i) {
+      shares[warp][i][lane] = {sums[p][i][0], sums[p][i][1], sums[p][i][2],
+                               sums[p][i][3]};
+    }
+    __syncthreads();
+    if (warp < kTiles) {
+      StoreLogits<kTiles>(args, shares,
+                          static_cast<int>(blockIdx.x) * kPanels + p,
+                          first_row + 8 * warp);
+    }
+    __syncthreads();
+  }
 }
 
 // ---- experts of a row ------------------------------------------------------
@@ -288,12 +318,22 @@ unsigned Blocks(int rows, int block_rows) {
 // Many rows read a weight together; few are spread out.
 template <Numerics N>
 void LaunchLogits(const Cuda<N>& device, const LogitArguments& args) {
-  const bool few = args.num_rows <= 128;
-  const LaunchShape shape{
-      dim3(Blocks(args.n, kTileRows), Blocks(args.num_rows, few ? 8 : 16)),
-      32 * kLogitWarps};
-  LaunchEarly(device.stream, device.failure, "logits of the router", shape,
-              few ? RouterLogits<1> : RouterLogits<2>, args);
+  const auto launch = [&]<int kTiles, int kPanels>(
+                          std::integral_constant<int, kTiles>,
+                          std::integral_constant<int, kPanels>) {
+    const LaunchShape shape{dim3(Blocks(args.n, kTileRows * kPanels),
+                                 Blocks(args.num_rows, 8 * kTiles)),
+                            32 * kLogitWarps};
+    LaunchEarly(device.stream, device.failure, "logits of the router", shape,
+                RouterLogits<kTiles, kPanels>, args);
+  };
+  using One = std::integral_constant<int, 1>;
+  if (args.num_rows <= 128) return launch(One(), One());
+  if (args.num_rows <= 1024) {
+    return launch(std::integral_constant<int, 2>(), One());
+  }
+  // Enough rows for all multiprocessors, so that each is split once.
+  launch(std::integral_constant<int, 4>(), std::integral_constant<int, 8>());
 }
 
 }  // namespace

@@ -1,10 +1,9 @@
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <limits>
 
-#include "common/base/check.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/wide_rows.h"
 #include "kernels/cuda/wide_tiles.cuh"
@@ -13,43 +12,10 @@
 namespace moebius::wide {
 namespace {
 
-constexpr int kTileRows = 16, kTileWords = 32;  // tiles.h
-
-__host__ __device__ constexpr int DivideUp(int a, int b) {
-  return (a + b - 1) / b;
-}
-
-// Of the warp: in its group of four, and which of the groups.
-__device__ int WarpInGroup() { return threadIdx.x / 32 % 4; }
-__device__ int WarpGroup() { return threadIdx.x / 128; }
-
-// Calls put(output, row, m, i) for the place of the sums sums[m][i] in the
-// thread's two products of 64 outputs; `output` is of those 16 of the warp.
-template <int kRows, class Put>
-__device__ void ForSums(const Put& put) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < kRows / 2; ++i) {
-    put(lane / 4 + i / 2 % 2 * 8, i / 4 * 8 + lane % 4 * 2 + i % 2, i);
-  }
-}
-template <int kRows>
-__device__ void PutFloats(const float (&sums)[2][kRows / 2],
-                          std::byte* results) {
-  float* const to = reinterpret_cast<float*>(results) +
-                    (WarpGroup() * 8 + WarpInGroup()) * kTileRows;
-  ForSums<kRows>([&](int output, int row, int i) {
-    float* const at = to + row * kFloatPitch + output;
-    at[0] = sums[0][i];
-    at[4 * kTileRows] = sums[1][i];
-  });
-}
-
-// Rows to BF16, and zeros.
+// Rows to BF16.
 struct RoundArgs {
   View<const float, CudaFast> x;
   __nv_bfloat16* out = nullptr;
-  PartialRows<CudaFast> zeros;
 };
 
 constexpr int kRoundThreads = 256;
@@ -68,24 +34,6 @@ __global__ void __launch_bounds__(kRoundThreads)
                                          PackBf16(b.x, b.y),
                                          PackBf16(b.z, b.w)};
   }
-  if (row >= args.zeros.rows) return;
-  float* const zeros = args.zeros.data + row * args.zeros.stride;
-  for (int j = threadIdx.x * 4; j < args.zeros.cols; j += kRoundThreads * 4) {
-    *reinterpret_cast<float4*>(zeros + j) = float4{};
-  }
-}
-
-// Null without room.
-__nv_bfloat16* RoundRows(const CudaFast& device,
-                         const View<const float, CudaFast>& x,
-                         const PartialRows<CudaFast>& zeros) {
-  auto* const out = static_cast<__nv_bfloat16*>(device.workspace->Reserve(
-      int64_t{x.rows} * x.cols * int64_t{sizeof(Bf16)}, device.failure));
-  if (out == nullptr) return nullptr;
-  LaunchEarly(device.stream, device.failure, "rounding of rows",
-              {dim3(static_cast<unsigned>(x.rows)), kRoundThreads}, RoundKernel,
-              RoundArgs{x, out, zeros});
-  return out;
 }
 
 // Rows by all panels. Tiles that run at the same time share rows and panels: of
@@ -99,6 +47,15 @@ struct DenseArgs {
   int num_rows = 0;
   float* out = nullptr;
   ptrdiff_t out_stride = 0;
+
+  __device__ int num_panels() const { return panel_ends[num_parts - 1]; }
+  // Beyond the last one: the last one.
+  __device__ const uint4* Panel(int panel) const {
+    panel = min(panel, num_panels() - 1);
+    int i = 0;
+    while (panel >= panel_ends[i]) ++i;
+    return parts[i] + (panel - (i == 0 ? 0 : panel_ends[i - 1])) * places.panel;
+  }
 };
 constexpr int kSharedRowBlocks = 16;
 
@@ -107,7 +64,7 @@ class DenseTask {
  public:
   __device__ DenseTask(const DenseArgs& args, int*)
       : args_(args),
-        num_panels_(args.panel_ends[args.num_parts - 1]),
+        num_panels_(args.num_panels()),
         panel_blocks_(DivideUp(num_panels_, kTilePanels)),
         row_blocks_(DivideUp(args.num_rows, kRows)) {}
 
@@ -125,13 +82,8 @@ class DenseTask {
   __device__ const TilePlaces& places() const { return args_.places; }
   __device__ void Panels(const Tile& tile, const uint4* (&panels)[2]) const {
     for (int m = 0; m < 2; ++m) {
-      const int panel = min(tile.panel_block * kTilePanels + WarpGroup() * 8 +
-                                m * 4 + WarpInGroup(),
-                            num_panels_ - 1);
-      int i = 0;
-      while (panel >= args_.panel_ends[i]) ++i;
-      const int in_part = panel - (i == 0 ? 0 : args_.panel_ends[i - 1]);
-      panels[m] = args_.parts[i] + in_part * args_.places.panel;
+      panels[m] = args_.Panel(tile.panel_block * kTilePanels + WarpGroup() * 8 +
+                              m * 4 + WarpInGroup());
     }
   }
   __device__ void Finish(const Tile&, const float (&sums)[2][kRows / 2],
@@ -154,241 +106,200 @@ class DenseTask {
   const int row_blocks_;
 };
 
-struct ExpertArgs {
-  ExpertSlot<CudaFast> slot;
-  const int32_t* begins = nullptr;
-  const int32_t* members = nullptr;
-  const float* weights = nullptr;
-  int num_groups = 0;
-  TilePlaces places;
-  Rows x;
-  __nv_bfloat16* hidden = nullptr;
-  PartialRows<CudaFast> sums;
+// A cluster's blocks have 64 outputs of at most kRows rows, and each some of
+// the steps; then each adds up some of the rows.
+inline constexpr int kClusterThreads = 128;
+inline constexpr int kClusterPanels = 4;
+inline constexpr int kClusterOutputs = 64;
+inline constexpr int kClusterPitch = kClusterOutputs + 4;
+inline constexpr int kMostBlocks = 8;  // of a cluster, anywhere
 
-  __device__ int intermediate() const { return slot.rows * slot.num_pieces; }
-  // ExpertSlot::expert(e).data
-  __device__ const uint4* Expert(int e) const {
-    const ptrdiff_t owner = e / slot.experts_per_block;
-    return reinterpret_cast<const uint4*>(
-        slot.data + owner * slot.num_pieces * slot.piece_stride +
-        e % slot.experts_per_block * (ptrdiff_t{3} * slot.rows * slot.hidden));
-  }
-  // Of gate, up or down in a piece.
-  __device__ ptrdiff_t matrix_words() const {
-    return ptrdiff_t{slot.rows} * slot.hidden / 8;
-  }
-};
-
-// Groups of rows by panel_blocks blocks of panels each. A group's rows are cut
-// into as few blocks as can be, of about the same size.
 template <int kRows>
-class GroupedTiles {
- public:
-  // begins [num_groups + 1] is of the groups. All threads call it; `shared` has
-  // room for two tables of kMaxGroups + 1.
-  __device__ GroupedTiles(const int32_t* begins, int num_groups,
-                          int panel_blocks, int* shared)
-      : begins_(shared),
-        ends_(shared + kMaxGroups + 1),
-        num_groups_(num_groups),
-        panel_blocks_(panel_blocks) {
-    for (int i = threadIdx.x; i <= num_groups; i += kThreads) {
-      begins_[i] = begins[i];
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) AddBlocks();
-    __syncthreads();
-  }
-
-  __device__ Tile Find(int index) const {
-    const int block = index / panel_blocks_;  // if panels were innermost
-    if (num_groups_ == 0 || block >= ends_[num_groups_ - 1]) return {};
-    int low = 0, high = num_groups_ - 1;  // the first group that ends behind it
-    while (low < high) {
-      const int middle = (low + high) / 2;
-      if (ends_[middle] > block) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    const int before = low == 0 ? 0 : ends_[low - 1];
-    const int blocks = ends_[low] - before;
-    const int in_group = index - before * panel_blocks_;
-    const int begin = begins_[low], rows = begins_[low + 1] - begin;
-    const int block_rows = DivideUp(DivideUp(rows, blocks), 8) * 8;
-    const int first = in_group % blocks * block_rows;
-    return {low, in_group / blocks, begin + first,
-            max(min(rows - first, block_rows), 0)};
-  }
-
- private:
-  // Where each group's blocks end, by one warp.
-  __device__ void AddBlocks() {
-    int before = 0;
-    for (int first = 0; first < num_groups_; first += 32) {
-      const int group = first + static_cast<int>(threadIdx.x);
-      int end = group < num_groups_
-                    ? DivideUp(begins_[group + 1] - begins_[group], kRows)
-                    : 0;
-      for (int distance = 1; distance < 32; distance *= 2) {
-        const int other = __shfl_up_sync(0xffffffffu, end, distance);
-        if (static_cast<int>(threadIdx.x) >= distance) end += other;
-      }
-      end += before;
-      if (group < num_groups_) ends_[group] = end;
-      before = __shfl_sync(0xffffffffu, end, 31);
-    }
-  }
-
-  int* const begins_;
-  int* const ends_;
-  const int num_groups_;
-  const int panel_blocks_;
-};
-
-// hidden = silu(x gate^T) * (x up^T) * weight. A tile is 8 units' gates and
-// ups; a warp has both of a unit.
+inline constexpr int kClusterStageBytes = kRows* kStageSteps * 2;
+// Sums lie where stages were.
 template <int kRows>
-class GateUpTask {
+inline constexpr int kClusterSharedBytes =
+    std::max(kStages* kClusterStageBytes<kRows>, kRows* kClusterPitch * 4);
+
+template <int kRows>
+class ClusterRunner {
  public:
-  __device__ GateUpTask(const ExpertArgs& args, int* shared)
+  __device__ ClusterRunner(const DenseArgs& args, std::byte* shared)
       : args_(args),
-        num_units_(args.intermediate() / kTileRows),
-        tiles_(args.begins, args.num_groups, DivideUp(num_units_, kTileUnits),
-               shared) {}
-
-  __device__ Tile Find(int index) const { return tiles_.Find(index); }
-  __device__ Rows rows() const { return args_.x; }
-  __device__ const TilePlaces& places() const { return args_.places; }
-  __device__ void Panels(const Tile& tile, const uint4* (&panels)[2]) const {
-    const int unit =
-        min(tile.panel_block * kTileUnits + WarpGroup() * 4 + WarpInGroup(),
-            num_units_ - 1);
-    const int piece_units = args_.slot.rows / kTileRows;
-    panels[0] = args_.Expert(tile.group) +
-                unit / piece_units * (args_.slot.piece_stride / 8) +
-                unit % piece_units * args_.places.panel;
-    panels[1] = panels[0] + args_.matrix_words();
+        cluster_(cooperative_groups::this_cluster()),
+        shared_(shared) {
+    const int row_blocks = DivideUp(args.num_rows, kRows);
+    const int tile = blockIdx.x / cluster_.num_blocks();
+    tile_.panel_block = tile / row_blocks;
+    tile_.first = tile % row_blocks * kRows;
+    tile_.count = min(args.num_rows - tile_.first, kRows);
   }
-  __device__ void Finish(const Tile& tile, const float (&sums)[2][kRows / 2],
-                         std::byte* results) const {
-    __nv_bfloat16* const to = reinterpret_cast<__nv_bfloat16*>(results) +
-                              (WarpGroup() * 4 + WarpInGroup()) * kTileRows;
-    const float* const weights = args_.weights + tile.first;
+
+  __device__ void Run() {
+    float sums[kRows / 2];
+    Multiply(sums);
+    __syncthreads();
+    float* const mine = reinterpret_cast<float*>(shared_);
     ForSums<kRows>([&](int output, int row, int i) {
-      const float weight = row < tile.count ? weights[row] : 0.0f;
-      const float gate = sums[0][i];
-      const float silu = __fdividef(gate, 1.0f + __expf(-gate));
-      to[row * kHiddenPitch + output] =
-          __float2bfloat16_rn(silu * sums[1][i] * weight);
+      mine[row * kClusterPitch + WarpInGroup() * kTileRows + output] = sums[i];
     });
-  }
-  __device__ void Store(const Tile& tile, int row, std::byte* results) const {
-    const int first = tile.panel_block * kTileUnits;
-    const int units = min(num_units_ - first, kTileUnits);
-    StoreBulk(
-        args_.hidden + ptrdiff_t{tile.first + row} * args_.intermediate() +
-            first * kTileRows,
-        reinterpret_cast<const __nv_bfloat16*>(results) + row * kHiddenPitch,
-        units * kTileRows * int{sizeof(__nv_bfloat16)});
+    cluster_.sync();
+    AddUp(mine);
+    cluster_.sync();  // until then others read from here
   }
 
  private:
-  static constexpr int kTileUnits = kTilePanels / 2;
-  const ExpertArgs& args_;
-  const int num_units_;
-  const GroupedTiles<kRows> tiles_;
-};
+  // Of the reduced dimension, in stages, those of this block.
+  __device__ void Multiply(float (&sums)[kRows / 2]) {
+    const int num_tiles = args_.places.num_tiles;
+    const int all = DivideUp(num_tiles, kStageTiles);
+    const int rank = cluster_.block_rank(), blocks = cluster_.num_blocks();
+    const int first = all * rank / blocks;
+    num_stages_ = all * (rank + 1) / blocks - first;
+    const int first_tile = first * kStageTiles;
+    const int tiles = min(num_stages_ * kStageTiles, num_tiles - first_tile);
+    const uint4* const panels[1] = {
+        args_.Panel(tile_.panel_block * kClusterPanels + WarpInGroup()) +
+        first_tile * args_.places.tile};
+    weights_.Begin(panels, tiles, args_.places.piece_tiles);
+    weights_.Load(args_.places, tiles_[0]);
+    weights_.Load(args_.places, tiles_[1]);
+    // Weights are nobody's work.
+    WaitForEarlier();
+    rows_.Begin(args_.x, tile_, {first_tile * kTileRows, tiles * kTileRows});
+    for (int i = 0; i < kAhead; ++i) {
+      rows_.Load(args_.x, shared_ + i * kClusterStageBytes<kRows>);
+    }
+    for (int t = 0;; t += 3) {
+      RunStage<0>(t, sums);
+      if (t + 1 >= num_stages_) break;
+      RunStage<1>(t + 1, sums);
+      if (t + 2 >= num_stages_) break;
+      RunStage<2>(t + 2, sums);
+      if (t + 3 >= num_stages_) break;
+    }
+    AwaitProducts<0>();
+  }
+  // Stage number t, whose weights are tiles_[kTurn].
+  template <int kTurn>
+  __device__ void RunStage(int t, float (&sums)[kRows / 2]) {
+    WaitForCopies<kAhead - 1>();
+    ShowToProducts();
+    __syncthreads();
+    rows_.Load(args_.x, shared_ + load_at_);
+    const uint64_t rows = SwizzledRows(shared_ + read_at_);
+    BeginProducts();
+#pragma unroll
+    for (int s = 0; s < kStageTiles; ++s) {
+      MultiplyRowsBy<kRows>(sums, tiles_[kTurn][s][0], rows + s * kNextSixteen,
+                            t + s);
+    }
+    EndProducts();
+    AwaitProducts<1>();  // those of the stage before
+    weights_.Load(args_.places, tiles_[(kTurn + 2) % 3]);
+    Pass(load_at_);
+    Pass(read_at_);
+  }
+  static __device__ void Pass(int& at) {
+    at += kClusterStageBytes<kRows>;
+    if (at == kStages * kClusterStageBytes<kRows>) at = 0;
+  }
 
-// sums += hidden down^T
-template <int kRows>
-class DownTask {
- public:
-  __device__ DownTask(const ExpertArgs& args, int* shared)
-      : args_(args),
-        num_panels_(args.slot.hidden / kTileRows),
-        tiles_(args.begins, args.num_groups, DivideUp(num_panels_, kTilePanels),
-               shared) {}
-
-  __device__ Tile Find(int index) const { return tiles_.Find(index); }
-  __device__ Rows rows() const { return args_.x; }
-  __device__ const TilePlaces& places() const { return args_.places; }
-  __device__ void Panels(const Tile& tile, const uint4* (&panels)[2]) const {
-    const uint4* const down =
-        args_.Expert(tile.group) + 2 * args_.matrix_words();
-    for (int m = 0; m < 2; ++m) {
-      const int panel = tile.panel_block * kTilePanels + WarpGroup() * 8 +
-                        m * 4 + WarpInGroup();
-      panels[m] = down + min(panel, num_panels_ - 1) * args_.places.panel;
+  // Of every num_blocks()th row the sums of all blocks.
+  __device__ void AddUp(float* mine) {
+    constexpr int kRowThreads = kClusterOutputs / 4;
+    constexpr int kRound = kClusterThreads / kRowThreads;
+    const int blocks = cluster_.num_blocks();
+    const int col = threadIdx.x % kRowThreads * 4;
+    const int first_col = tile_.panel_block * kClusterOutputs;
+    if (first_col + col >= args_.num_panels() * kTileRows) return;
+    for (int row = threadIdx.x / kRowThreads * blocks + cluster_.block_rank();
+         row < tile_.count; row += kRound * blocks) {
+      float4 sum{};
+      for (int block = 0; block < blocks; ++block) {
+        const float4 part = *reinterpret_cast<const float4*>(
+            cluster_.map_shared_rank(mine, block) + row * kClusterPitch + col);
+        sum.x += part.x;
+        sum.y += part.y;
+        sum.z += part.z;
+        sum.w += part.w;
+      }
+      *reinterpret_cast<float4*>(args_.out +
+                                 (tile_.first + row) * args_.out_stride +
+                                 first_col + col) = sum;
     }
   }
-  __device__ void Finish(const Tile&, const float (&sums)[2][kRows / 2],
-                         std::byte* results) const {
-    PutFloats<kRows>(sums, results);
-  }
-  __device__ void Store(const Tile& tile, int row, std::byte* results) const {
-    const int first = tile.panel_block * kTilePanels;
-    const int panels = min(num_panels_ - first, kTilePanels);
-    const ptrdiff_t to = args_.members[tile.first + row];
-    AddBulk(args_.sums.data + to * args_.sums.stride + first * kTileRows,
-            reinterpret_cast<const float*>(results) + row * kFloatPitch,
-            panels * kTileRows * int{sizeof(float)});
-  }
 
- private:
-  const ExpertArgs& args_;
-  const int num_panels_;
-  const GroupedTiles<kRows> tiles_;
+  const DenseArgs& args_;
+  const cooperative_groups::cluster_group cluster_;
+  std::byte* const shared_;
+  Tile tile_;
+  RowLoader<kRows, kClusterThreads> rows_;
+  WeightLoader<1, kStageTiles> weights_;
+  uint4 tiles_[3][kStageTiles][1];
+  int num_stages_ = 0;
+  int load_at_ = kAhead * kClusterStageBytes<kRows>;
+  int read_at_ = 0;
 };
 
-template <template <int> class Task, int kRows, class Args>
-__global__ void __launch_bounds__(kThreads, 1)
-    WideKernel(const __grid_constant__ Args args) {
+template <int kRows>
+__global__ void __launch_bounds__(kClusterThreads)
+    ClusterKernel(const __grid_constant__ DenseArgs args) {
   extern __shared__ __align__(1024) std::byte shared[];
-  WaitForEarlier();
-  const Task<kRows> task(
-      args,
-      reinterpret_cast<int*>(shared + kStages * kStageBytes + kResultBytes));
-  TileRunner<Task<kRows>, kRows>(task, shared).Run();
+  ClusterRunner<kRows>(args, shared).Run();
 }
 
-template <template <int> class Task, int kRows, class Args>
-void Launch(const CudaFast& device, const char* what, int64_t most_tiles,
-            const Args& args) {
-  const auto kernel = WideKernel<Task, kRows, Args>;
+template <int kRows>
+void LaunchClustersOf(const CudaFast& device, const char* what,
+                      const DenseArgs& args) {
+  constexpr int kSharedBytes = kClusterSharedBytes<kRows>;
+  const auto kernel = ClusterKernel<kRows>;
   device.failure->Note(CudaStatus(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            kSharedBytes),
       what));
-  const int blocks = static_cast<int>(
-      std::min<int64_t>(most_tiles, device.num_multiprocessors));
-  LaunchEarly(device.stream, device.failure, what,
-              {dim3(static_cast<unsigned>(blocks)), kThreads, kSharedBytes},
-              kernel, args);
+  const int tiles =
+      DivideUp(args.panel_ends[args.num_parts - 1], kClusterPanels) *
+      DivideUp(args.num_rows, kRows);
+  const int stages = DivideUp(args.places.num_tiles, kStageTiles);
+  // Two blocks a multiprocessor, and of a few stages at least.
+  int blocks = 1;
+  while (blocks < kMostBlocks && 8 * blocks <= stages &&
+         2 * blocks * tiles <= 2 * device.num_multiprocessors) {
+    blocks *= 2;
+  }
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(tiles * blocks));
+  config.blockDim = dim3(kClusterThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = device.stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  device.failure->Note(
+      CudaStatus(cudaLaunchKernelEx(&config, kernel, args), what));
 }
 
-// Gate and up, then down, in tiles of at most kRows rows. args.x is BF16 rows
-// of all.
-template <int kRows>
-void LaunchExperts(const CudaFast& device, ExpertArgs args,
-                   const Routing<CudaFast>& routing) {
-  const ExpertSlot<CudaFast>& slot = args.slot;
-  const int intermediate = slot.rows * slot.num_pieces;
-  const int hidden_tiles = slot.hidden / kTileRows;
-  const int64_t most_blocks = routing.max_entries / kRows + routing.num_groups;
-  args.places = {ptrdiff_t{hidden_tiles} * kTileWords, kTileWords, 0,
-                 std::numeric_limits<int>::max(), hidden_tiles};
-  Launch<GateUpTask, kRows>(
-      device, "gate and up of experts",
-      most_blocks * DivideUp(intermediate, kTileOutputs / 2), args);
-  args.x = {args.hidden, intermediate, nullptr};
-  args.places = {kTileWords, ptrdiff_t{hidden_tiles} * kTileWords,
-                 slot.piece_stride / 8, slot.rows / kTileRows,
-                 intermediate / kTileRows};
-  Launch<DownTask, kRows>(device, "down of experts",
-                          most_blocks * DivideUp(slot.hidden, kTileOutputs),
-                          args);
+// Few tiles of many steps: clusters of blocks share a tile's steps.
+bool LaunchClusters(const CudaFast& device, const char* what,
+                    const DenseArgs& args) {
+  const int panel_blocks =
+      DivideUp(args.panel_ends[args.num_parts - 1], kTilePanels);
+  const int row_blocks = DivideUp(args.num_rows, kMostRows);
+  // As many tiles keep most of the multiprocessors busy by themselves.
+  if (3 * panel_blocks * row_blocks > device.num_multiprocessors) return false;
+  if (args.num_rows <= 32) {
+    LaunchClustersOf<32>(device, what, args);
+  } else if (args.num_rows <= 64) {
+    LaunchClustersOf<64>(device, what, args);
+  } else {
+    LaunchClustersOf<128>(device, what, args);
+  }
+  return true;
 }
 
 }  // namespace
@@ -404,6 +315,20 @@ bool CanMultiply(const CudaFast& device) {
   return device.workspace != nullptr && HasWarpgroups();
 }
 
+RoundedRows RoundRows(const CudaFast& device,
+                      const View<const float, CudaFast>& x,
+                      int64_t more_bytes) {
+  const int64_t bytes = (int64_t{x.rows} * x.cols * 2 + 255) / 256 * 256;
+  auto* const room = static_cast<std::byte*>(
+      device.workspace->Reserve(bytes + more_bytes, device.failure));
+  if (room == nullptr) return {};
+  auto* const rows = reinterpret_cast<__nv_bfloat16*>(room);
+  LaunchEarly(device.stream, device.failure, "rounding of rows",
+              {dim3(static_cast<unsigned>(x.rows)), kRoundThreads}, RoundKernel,
+              RoundArgs{x, rows});
+  return {rows, room + bytes};
+}
+
 void Multiply(const CudaFast& device, const char* what,
               const DenseProduct& product) {
   DenseArgs args;
@@ -416,37 +341,14 @@ void Multiply(const CudaFast& device, const char* what,
   args.num_rows = product.x.rows;
   args.out = product.out.data;
   args.out_stride = product.out.stride;
-  const __nv_bfloat16* const x = RoundRows(device, product.x, {});
-  if (x == nullptr) return;
-  args.x = {x, product.x.cols, nullptr};
+  const RoundedRows x = RoundRows(device, product.x, 0);
+  if (x.rows == nullptr) return;
+  args.x = {x.rows, product.x.cols, nullptr};
+  if (LaunchClusters(device, what, args)) return;
   const int64_t panels = args.panel_ends[args.num_parts - 1];
   Launch<DenseTask, kMostRows>(device, what,
                                (panels + kTilePanels - 1) / kTilePanels *
                                    DivideUp(args.num_rows, kMostRows),
                                args);
 }
-
-void MultiplyExperts(const CudaFast& device, const ExpertProducts& products) {
-  const Routing<CudaFast>& routing = *products.routing;
-  const ExpertSlot<CudaFast>& slot = products.slot;
-  CHECK(routing.num_groups <= kMaxGroups);
-  const __nv_bfloat16* const x = RoundRows(
-      device, products.x.RowRange(0, products.sums.rows), products.sums);
-  if (x == nullptr) return;
-  ExpertArgs args;
-  args.slot = slot;
-  args.begins = routing.begins.data();
-  args.members = routing.rows.data();
-  args.weights = routing.weights.data();
-  args.num_groups = routing.num_groups;
-  args.hidden = reinterpret_cast<__nv_bfloat16*>(products.hidden);
-  args.sums = products.sums;
-  args.x = {x, slot.hidden, args.members};
-  if (routing.max_entries > 64 * routing.num_groups) {
-    LaunchExperts<kMostRows>(device, args, routing);
-  } else {
-    LaunchExperts<64>(device, args, routing);
-  }
-}
-
 }  // namespace moebius::wide

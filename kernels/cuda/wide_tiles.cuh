@@ -9,15 +9,24 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/tensor_cores.cuh"
 #include "kernels/cuda/warpgroups.cuh"
 #include "kernels/cuda/wide_rows.h"
 
 namespace moebius::wide {
+
+inline constexpr int kTileRows = 16, kTileWords = 32;  // tiles.h
+
+__host__ __device__ constexpr int DivideUp(int a, int b) {
+  return (a + b - 1) / b;
+}
 
 inline constexpr int kThreads = 256;
 inline constexpr int kTilePanels = 16;  // of 16 outputs
@@ -34,6 +43,7 @@ inline constexpr int kAhead = kStages - 2;
 // the threads of a warp meet 32 banks.
 inline constexpr int kFloatPitch = kTileOutputs + 4;
 inline constexpr int kHiddenPitch = kTileOutputs / 2 + 8;
+inline constexpr int kOutputPitch = kTileOutputs + 8;
 inline constexpr int kResultBytes = kMostRows * kFloatPitch * 4;
 inline constexpr int kSharedBytes = kStages * kStageBytes + kResultBytes +
                                     2 * (kMaxGroups + 1) * int{sizeof(int)};
@@ -60,19 +70,11 @@ __device__ inline uint4 LoadWeights(const uint4* at) {
   return out;
 }
 
-// Copies results from shared memory, and adds them to what is there.
+// Begins to copy results from shared memory.
 __device__ inline void StoreBulk(void* to, const void* from, int bytes) {
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(from));
   asm volatile(
       "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
-      "r"(at), "r"(bytes)
-      : "memory");
-}
-__device__ inline void AddBulk(float* to, const float* from, int bytes) {
-  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(from));
-  asm volatile(
-      "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], "
-      "%2;" ::"l"(to),
       "r"(at), "r"(bytes)
       : "memory");
 }
@@ -87,33 +89,43 @@ __device__ inline void AwaitStores() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-// Brings stages of a tile's rows into shared memory: a thread has one piece of
-// 16 bytes of every 32nd row.
-template <int kRows>
+// Where a thread's part of the work lies in the reduced dimension: `count`
+// steps from `first` on, which is a multiple of a stage's.
+struct Steps {
+  int first = 0;
+  int count = 0;
+};
+
+// Brings stages of a tile's rows into shared memory: of kThreads threads each
+// has one piece of 16 bytes of every (kThreads / 8)th row.
+template <int kRows, int kThreads>
 class RowLoader {
  public:
-  __device__ void Begin(const Rows& rows, const Tile& tile) {
-    const int row = threadIdx.x / 8, piece = threadIdx.x % 8;
-    steps_left_ = rows.cols - piece * 8;
-    stages_left_ = (rows.cols + kStageSteps - 1) / kStageSteps;
+  __device__ void Begin(const Rows& rows, const Tile& tile,
+                        const Steps& steps) {
+    const int row = threadIdx.x / kHalfLine, piece = threadIdx.x % kHalfLine;
+    steps_left_ = steps.count - piece * 8;
+    stages_left_ = (steps.count + kStageSteps - 1) / kStageSteps;
     rows_left_ = tile.count - row;
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
-      const int entry = tile.first + (i * 32 < rows_left_ ? row + i * 32 : 0);
+      const int in_tile = i * kRound < rows_left_ ? row + i * kRound : 0;
+      const int entry = tile.first + in_tile;
       const int number = rows.indices == nullptr ? entry : rows.indices[entry];
-      from_[i] = static_cast<uint32_t>(number) * (rows.cols / 8) + piece;
+      from_[i] = static_cast<uint32_t>(number) * (rows.cols / 8) +
+                 steps.first / 8 + piece;
     }
   }
   // Begins to load the next stage.
   __device__ void Load(const Rows& rows, std::byte* stage) {
     if (stages_left_ > 0) {
-      const int row = threadIdx.x / 8, piece = threadIdx.x % 8;
+      const int row = threadIdx.x / kHalfLine, piece = threadIdx.x % kHalfLine;
       stage += row * 128 + (piece ^ row % 8) * 16;
       const auto* const data = reinterpret_cast<const uint4*>(rows.data);
 #pragma unroll
       for (int i = 0; i < kRounds; ++i) {
-        CopyAhead(stage + i * 32 * 128, data + from_[i],
-                  i * 32 < rows_left_ && steps_left_ > 0);
+        CopyAhead(stage + i * kRound * 128, data + from_[i],
+                  i * kRound < rows_left_ && steps_left_ > 0);
         from_[i] += kStageSteps / 8;
       }
       steps_left_ -= kStageSteps;
@@ -123,29 +135,31 @@ class RowLoader {
   }
 
  private:
-  static constexpr int kRounds = kRows / 32;
+  static constexpr int kHalfLine = 8;                  // threads of a row
+  static constexpr int kRound = kThreads / kHalfLine;  // rows
+  static constexpr int kRounds = kRows / kRound;
   uint32_t from_[kRounds];  // in words of 16 bytes
   int rows_left_;           // from this thread's first row on
   int stages_left_;
-  int steps_left_;  // of the reduced dimension, from this thread's piece on
+  int steps_left_;  // from this thread's piece on
 };
 
-// Brings halves of stages of a warp's two panels into registers.
+// Brings kTiles tiles at a time of each of a warp's panels into registers.
+template <int kPanels, int kTiles>
 class WeightLoader {
  public:
-  __device__ void Begin(const uint4* const (&panels)[2],
-                        const TilePlaces& places) {
-    const int lane = threadIdx.x % 32;
-    from_[0] = panels[0] + lane;
-    from_[1] = panels[1] + lane;
-    tiles_left_ = places.num_tiles;
-    piece_left_ = places.piece_tiles;
+  // Panels from the first tile on.
+  __device__ void Begin(const uint4* const (&panels)[kPanels], int num_tiles,
+                        int piece_tiles) {
+    for (int m = 0; m < kPanels; ++m) from_[m] = panels[m] + threadIdx.x % 32;
+    tiles_left_ = num_tiles;
+    piece_left_ = piece_tiles;
   }
-  __device__ void Load(const TilePlaces& places, uint4 (&to)[kHalfTiles][2]) {
+  __device__ void Load(const TilePlaces& places, uint4 (&to)[kTiles][kPanels]) {
 #pragma unroll
-    for (int s = 0; s < kHalfTiles; ++s) {
-      to[s][0] = LoadWeights(from_[0]);
-      to[s][1] = LoadWeights(from_[1]);
+    for (int s = 0; s < kTiles; ++s) {
+#pragma unroll
+      for (int m = 0; m < kPanels; ++m) to[s][m] = LoadWeights(from_[m]);
       ptrdiff_t step = places.tile;
       if (--piece_left_ == 0) {
         piece_left_ = places.piece_tiles;
@@ -153,16 +167,42 @@ class WeightLoader {
       }
       // The last tile again and again: rows are zeros there.
       if (--tiles_left_ <= 0) step = 0;
-      from_[0] += step;
-      from_[1] += step;
+#pragma unroll
+      for (int m = 0; m < kPanels; ++m) from_[m] += step;
     }
   }
 
  private:
-  const uint4* from_[2];
+  const uint4* from_[kPanels];
   int tiles_left_;
   int piece_left_;
 };
+
+// Of the warp: in its group of four, and which of the groups.
+__device__ inline int WarpInGroup() { return threadIdx.x / 32 % 4; }
+__device__ inline int WarpGroup() { return threadIdx.x / 128; }
+
+// Calls put(output, row, m, i) for the place of the sums sums[m][i] in the
+// thread's two products of 64 outputs; `output` is of those 16 of the warp.
+template <int kRows, class Put>
+__device__ void ForSums(const Put& put) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < kRows / 2; ++i) {
+    put(lane / 4 + i / 2 % 2 * 8, i / 4 * 8 + lane % 4 * 2 + i % 2, i);
+  }
+}
+template <int kRows>
+__device__ void PutFloats(const float (&sums)[2][kRows / 2],
+                          std::byte* results) {
+  float* const to = reinterpret_cast<float*>(results) +
+                    (WarpGroup() * 8 + WarpInGroup()) * kTileRows;
+  ForSums<kRows>([&](int output, int row, int i) {
+    float* const at = to + row * kFloatPitch + output;
+    at[0] = sums[0][i];
+    at[4 * kTileRows] = sums[1][i];
+  });
+}
 
 // Runs tiles blockIdx.x, blockIdx.x + gridDim.x, ... of the task:
 //   Tile Find(int index)        that tile; no rows beyond the last one
@@ -193,12 +233,13 @@ class TileRunner {
     tile_ = task_.Find(index_);
     index_ += static_cast<int>(gridDim.x);
     if (tile_.count == 0) return;
-    rows_.Begin(task_.rows(), tile_);
+    rows_.Begin(task_.rows(), tile_, {0, task_.rows().cols});
     for (int i = 0; i < kAhead; ++i)
       rows_.Load(task_.rows(), stages_ + i * kStageBytes);
     const uint4* panels[2];
     task_.Panels(tile_, panels);
-    weights_.Begin(panels, task_.places());
+    weights_.Begin(panels, task_.places().num_tiles,
+                   task_.places().piece_tiles);
     weights_.Load(task_.places(), tiles_[0]);
     weights_.Load(task_.places(), tiles_[1]);
     load_at_ = kAhead * kStageBytes;
@@ -270,11 +311,46 @@ class TileRunner {
   std::byte* const results_;
   int index_ = blockIdx.x;
   Tile tile_;
-  RowLoader<kRows> rows_;
-  WeightLoader weights_;
+  RowLoader<kRows, kThreads> rows_;
+  WeightLoader<2, kHalfTiles> weights_;
   uint4 tiles_[3][kHalfTiles][2];
   int load_at_ = 0;  // bytes
   int read_at_ = 0;
 };
+
+// Rows in BF16, in the device's workspace, in front of `more_bytes` for the
+// caller: null without room.
+struct RoundedRows {
+  __nv_bfloat16* rows = nullptr;
+  std::byte* more = nullptr;
+};
+RoundedRows RoundRows(const CudaFast& device,
+                      const View<const float, CudaFast>& x, int64_t more_bytes);
+
+template <template <int> class Task, int kRows, class Args>
+__global__ void __launch_bounds__(kThreads, 1)
+    WideKernel(const __grid_constant__ Args args) {
+  extern __shared__ __align__(1024) std::byte shared[];
+  WaitForEarlier();
+  const Task<kRows> task(
+      args,
+      reinterpret_cast<int*>(shared + kStages * kStageBytes + kResultBytes));
+  TileRunner<Task<kRows>, kRows>(task, shared).Run();
+}
+
+template <template <int> class Task, int kRows, class Args>
+void Launch(const CudaFast& device, const char* what, int64_t most_tiles,
+            const Args& args) {
+  const auto kernel = WideKernel<Task, kRows, Args>;
+  device.failure->Note(CudaStatus(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           kSharedBytes),
+      what));
+  const int blocks = static_cast<int>(
+      std::min<int64_t>(most_tiles, device.num_multiprocessors));
+  LaunchEarly(device.stream, device.failure, what,
+              {dim3(static_cast<unsigned>(blocks)), kThreads, kSharedBytes},
+              kernel, args);
+}
 
 }  // namespace moebius::wide

@@ -2,6 +2,7 @@
 // not finite; groups of thousands of rows; rows that move.
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -103,28 +104,34 @@ TYPED_TEST(RouteGpuTest, LogitsThatAreNotFiniteAreAsOnTheCpu) {
 }
 
 TYPED_TEST(RouteGpuTest, ARowIsRoutedTheSameWhateverIsBesideIt) {
-  constexpr int kHidden = 2048, kExperts = 128, kRows = 301, kTopK = 8;
-  const auto router = this->random.Weights(kExperts, kHidden);
-  const Activations x = this->random.Rows(kRows, kHidden);
-  const Routed all = RunRoute(this->dut, {kTopK, true}, x, router, kExperts);
-  for (const int row : {0, 7, 31, 32, 300}) {
-    Activations one(1, kHidden);
-    for (int j = 0; j < kHidden; ++j) one.at(0, j) = x.at(row, j);
-    const Routed alone =
-        RunRoute(this->dut, {kTopK, true}, one, router, kExperts);
-    for (int t = 0; t < kTopK; ++t) {
-      EXPECT_EQ(alone.experts[t], all.experts[row * kTopK + t]);
-      EXPECT_EQ(alone.weights[t], all.weights[row * kTopK + t]);
-    }
-    std::vector<float> logits;
-    const auto product = reference::Product(one.ToDouble(), router, kExperts);
-    for (int e = 0; e < kExperts; ++e) {
-      logits.push_back(static_cast<float>(product.at(0, e)));
-    }
-    const reference::Route want = reference::RouteTopK(logits, kTopK, true);
-    for (int t = 0; t < kTopK; ++t) {
-      EXPECT_EQ(alone.experts[t], want.experts[t]);
-      EXPECT_NEAR(alone.weights[t], want.weights[t], 2e-6);
+  constexpr int kHidden = 2048, kTopK = 8;
+  // Alone, among hundreds, and among thousands, each has its own kernel.
+  for (const auto& [num_rows, num_experts] :
+       {std::pair{301, 128}, std::pair{1101, 128}, std::pair{1101, 200}}) {
+    const auto router = this->random.Weights(num_experts, kHidden);
+    const Activations x = this->random.Rows(num_rows, kHidden);
+    const Routed all =
+        RunRoute(this->dut, {kTopK, true}, x, router, num_experts);
+    for (const int row : {0, 7, 31, 32, 300, num_rows - 1}) {
+      Activations one(1, kHidden);
+      for (int j = 0; j < kHidden; ++j) one.at(0, j) = x.at(row, j);
+      const Routed alone =
+          RunRoute(this->dut, {kTopK, true}, one, router, num_experts);
+      for (int t = 0; t < kTopK; ++t) {
+        EXPECT_EQ(alone.experts[t], all.experts[row * kTopK + t]);
+        EXPECT_EQ(alone.weights[t], all.weights[row * kTopK + t]);
+      }
+      std::vector<float> logits;
+      const auto product =
+          reference::Product(one.ToDouble(), router, num_experts);
+      for (int e = 0; e < num_experts; ++e) {
+        logits.push_back(static_cast<float>(product.at(0, e)));
+      }
+      const reference::Route want = reference::RouteTopK(logits, kTopK, true);
+      for (int t = 0; t < kTopK; ++t) {
+        EXPECT_EQ(alone.experts[t], want.experts[t]);
+        EXPECT_NEAR(alone.weights[t], want.weights[t], 2e-6);
+      }
     }
   }
 }

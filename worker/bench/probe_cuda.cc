@@ -13,6 +13,7 @@
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/operators.h"
 #include "kernels/cuda/pack.h"
+#include "kernels/cuda/workspace.h"
 
 namespace moebius {
 namespace {
@@ -273,9 +274,13 @@ absl::StatusOr<double> GpuProbe<N>::MeasureProducts() {
                 device_.failure);
   }
   const ColumnParallel<D> w{weights.data(), kSize, kSize};
+  // That of the passes must not move, or what was captured is void.
+  Workspace workspace;
+  D device = device_;
+  device.workspace = &workspace;
   ASSIGN_OR_RETURN(
-      const double seconds, SecondsOf(device_, kProducts, [&] {
-        Project(device_, View<const float, D>{x.data(), kSize, kSize, kSize},
+      const double seconds, SecondsOf(device, kProducts, [&] {
+        Project(device, View<const float, D>{x.data(), kSize, kSize, kSize},
                 absl::MakeConstSpan(&w, 1),
                 View<float, D>{y.data(), kSize, kSize, kSize});
       }));
