@@ -42,7 +42,8 @@ struct ChatTemplateInput {
 // the environment that Hugging Face transformers gives them
 // (utils/chat_template_utils.py): trim_blocks, lstrip_blocks, break and
 // continue, generation, tojson, raise_exception, strftime_now, and the
-// special tokens as variables.
+// special tokens as variables. What no published template uses is an error
+// that names it.
 //
 // Neither template nor data is trusted: time, memory and stack are bounded
 // (template_limits.h).

@@ -1,5 +1,5 @@
 // Filters: what may stand after "|". Those that are methods of strings as well
-// are in template_string_methods.cc.
+// are in template_functions.cc.
 #include <algorithm>
 #include <cmath>
 #include <compare>
