@@ -111,6 +111,8 @@ class WorkerLoop {
   // After a switch: its figures, and later whether the weights are right.
   absl::Status SendSwitched(const wire::Switched& switched);
   void SendCheck();
+  void BeginCheck();
+  void GiveUpCheck();
   // Halts by itself.
   void Interrupt(const absl::Status& why);
   Stand WhereWeStand() const;
@@ -123,6 +125,7 @@ class WorkerLoop {
   bool restoring_ = false;              // a Restore of this round has come
   bool missed_ = false;                 // a command; nothing counts until Halt
   std::optional<wire::Loaded> loaded_;  // our answer to Load in this round
+  std::optional<Epoch> check_due_;      // not begun yet
   uint64_t next_in_ = 1;
   uint64_t next_out_ = 1;
   StepId next_step_;  // to be issued
