@@ -30,10 +30,11 @@ void BenchEngine::Fail(absl::Status status) {
 void BenchEngine::OnOutputs(const std::vector<Output>& outputs) {
   const auto now = Clock::now();
   absl::MutexLock lock(&mutex_);
+  const bool all_run = waiting_for_first_ == 0 && !first_end_.has_value();
   for (const Output& output : outputs) {
     const int count = static_cast<int>(output.tokens.size());
     tokens_ += count;
-    if (waiting_for_first_ == 0) tokens_after_first_ += count;
+    if (all_run) tokens_of_all_ += count;
     if (count > 0 && started_.insert(output.request).second) {
       --waiting_for_first_;
       if (waiting_for_first_ == 0) all_first_ = now;
@@ -43,6 +44,7 @@ void BenchEngine::OnOutputs(const std::vector<Output>& outputs) {
         failed_ = absl::InternalError("a stream ended early");
       }
       --unfinished_;
+      if (!first_end_.has_value()) first_end_ = now;
     }
   }
   last_ = now;
@@ -94,7 +96,8 @@ absl::StatusOr<BenchEngine::Times> BenchEngine::RunAll(
     absl::MutexLock lock(&mutex_);
     started_.clear();
     waiting_for_first_ = unfinished_ = static_cast<int>(generations.size());
-    tokens_ = tokens_after_first_ = 0;
+    tokens_ = tokens_of_all_ = 0;
+    first_end_.reset();
   }
   const auto begin = Clock::now();
   RETURN_IF_ERROR(engine.Submit(std::move(generations), "").status());
@@ -109,8 +112,12 @@ absl::StatusOr<BenchEngine::Times> BenchEngine::RunAll(
   const auto seconds = [begin](Clock::time_point end) {
     return std::max(1e-9, std::chrono::duration<double>(end - begin).count());
   };
-  return Times{seconds(all_first_), seconds(last_), tokens_,
-               tokens_after_first_};
+  Times times{seconds(all_first_), seconds(last_), tokens_};
+  if (*first_end_ > all_first_) {
+    times.all_running_s = seconds(*first_end_) - times.all_first_s;
+    times.tokens_of_all = tokens_of_all_;
+  }
+  return times;
 }
 
 Generation MadeUpGeneration(uint64_t seed, int32_t vocab_size,

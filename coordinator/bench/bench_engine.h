@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -27,7 +28,10 @@ class BenchEngine {
     double all_first_s = 0;  // every stream has its first token
     double total_s = 0;
     int64_t tokens = 0;
-    int64_t tokens_after_first = 0;  // later than all_first_s
+    // While all streams were under way: between all_first_s and the end of the
+    // first of them. 0: there was no such time.
+    double all_running_s = 0;
+    int64_t tokens_of_all = 0;
   };
 
   void OnOutputs(const std::vector<Output>& outputs);
@@ -55,8 +59,9 @@ class BenchEngine {
   int waiting_for_first_ ABSL_GUARDED_BY(mutex_) = 0;
   int unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t tokens_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t tokens_after_first_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t tokens_of_all_ ABSL_GUARDED_BY(mutex_) = 0;
   Clock::time_point all_first_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Clock::time_point> first_end_ ABSL_GUARDED_BY(mutex_);
   Clock::time_point last_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<RequestId> started_ ABSL_GUARDED_BY(mutex_);
 };

@@ -73,7 +73,7 @@ nlohmann::ordered_json ThroughputBench::ResultOf(
   result["decode_tokens_per_s"] = Median(decode);
   result["prefill_tokens_per_s"] = Median(prefill);
   result["step_ms_median"] =
-      one.output_tokens < 2 ? 0.0 : 1000.0 * one.streams / Median(decode);
+      Median(decode) > 0 ? 1000.0 * one.streams / Median(decode) : 0.0;
   return result;
 }
 
@@ -105,8 +105,10 @@ absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
   Figures figures;
   figures.prefill_per_s =
       double{1} * one.streams * one.prompt_tokens / times.all_first_s;
-  figures.decode_per_s = static_cast<double>(times.tokens_after_first) /
-                         std::max(1e-9, times.total_s - times.all_first_s);
+  if (times.all_running_s > 0) {
+    figures.decode_per_s =
+        static_cast<double>(times.tokens_of_all) / times.all_running_s;
+  }
   return figures;
 }
 

@@ -33,7 +33,8 @@ namespace moebius {
 // that it was cut short.
 //
 // decode_tokens_per_s counts from the moment when every stream has its first
-// token; prefill_tokens_per_s counts prompt tokens up to that moment.
+// token until one of them has its last; 0 where one had it before. And
+// prefill_tokens_per_s counts prompt tokens up to that first moment.
 // step_ms_median is streams / decode_tokens_per_s.
 //
 // A rollout submits all its sequences at once, and ends with the last of them.

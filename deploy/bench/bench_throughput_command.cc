@@ -56,6 +56,14 @@ std::string Rate(const Json& result, const char* key) {
   return value > 0 ? ShortNumber(value) : "-";
 }
 
+bool AnyEndedEarly(const Json& result) {
+  const Json& cases = result["cases"];
+  return std::any_of(cases.begin(), cases.end(), [](const Json& one) {
+    return CountAt(one, "output_tokens") > 1 &&
+           NumberAt(one, "decode_tokens_per_s") <= 0;
+  });
+}
+
 std::string Describe(const Json& result) {
   std::vector<std::vector<std::string>> rows;
   for (const Json& one : result["cases"]) {
@@ -83,6 +91,11 @@ absl::Status Run(const ThroughputArgs& args) {
   const Json spec = MakeSpec(args);
   ASSIGN_OR_RETURN(Json result, RunEngineBench(config, most_streams, spec));
   std::fputs(Describe(result).c_str(), stdout);
+  if (AnyEndedEarly(result)) {
+    std::printf(
+        "-: some streams ended before all had begun; more --output-tokens "
+        "would tell\n");
+  }
   if (config.workers.count > 1) {
     std::printf("\n%s", AddCrossover(result).c_str());
   }
