@@ -480,5 +480,5 @@ test('probes and metrics answer', async () => {
   assert.equal((await fetch(`${adminUrl}/progress`)).status, 200);
   const metrics = await (await fetch(`${adminUrl}/metrics`)).text();
   assert.match(metrics, /^vllm:generation_tokens_total\{.*\} [1-9]/m);
-  assert.match(metrics, /^moebius_ready 1$/m);
+  assert.match(metrics, /^moebius:ready 1$/m);
 });

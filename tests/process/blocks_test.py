@@ -332,14 +332,14 @@ class StormTest(unittest.TestCase):
 
 
 class SpareSlotsTest(unittest.TestCase):
-    def test_none_and_nine_are_refused_by_name(self):
-        for number in ("0", "9"):
+    def test_too_few_and_too_many_are_refused_by_name(self):
+        for number in ("-1", "9"):
             result = run_moebius(
                 "serve", "--model", MODEL, "--port", "0", "--admin-port", "0",
                 "--set", f"layout.spare_slots={number}")
             self.assertEqual(result.returncode, 2, result.stderr)
             self.assertIn("layout.spare_slots", result.stderr)
-            self.assertIn("a whole number from 1 to 8", result.stderr)
+            self.assertIn("a whole number from 0 to 8", result.stderr)
             self.assertIn(f"'{number}'", result.stderr)
 
 

@@ -489,7 +489,10 @@ class OwnGroupTest(unittest.TestCase):
             "bench", "throughput", "--model", MODEL, "--streams", "1,4",
             "--prompt-tokens", "16", "--output-tokens", "8", "--prefill",
             "64", "--repeat", "1")
-        self.assertEqual(len(out.splitlines()), 7, out)
+        cases, layouts = out.split("\n\n")
+        self.assertEqual(len(cases.splitlines()), 7, out)
+        self.assertRegex(layouts, r"^Decode in both layouts:\n")
+        self.assertEqual(len(layouts.splitlines()), 5, out)
 
     def test_bench_throughput_that_is_cut_short(self):
         out = self.run_command(
