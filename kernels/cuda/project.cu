@@ -130,17 +130,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks<N, true, T>)
   });
 }
 
-// From how many rows on wide tiles are quicker.
-constexpr int kWideRows = 17;
-
-template <Numerics N>
-bool GoesWide(const Cuda<N>& device, int rows) {
-  if constexpr (N == Numerics::kFast) {
-    return rows >= kWideRows && wide::CanMultiply(device);
-  }
-  return false;
-}
-
 void ProjectWide(const CudaFast& device, const View<const float, CudaFast>& x,
                  absl::Span<const ColumnParallel<CudaFast>> parts,
                  const View<float, CudaFast>& out) {
@@ -297,7 +286,8 @@ void Project(const Cuda<N>& device, ConstGpuRows<N> x,
   if (x.rows == 0 || panels == 0) return;
   if constexpr (N == Numerics::kFast) {
     // Whose panels are whole ones.
-    if (x.cols > 0 && panels * kPanelRows == cols && GoesWide(device, x.rows)) {
+    if (x.cols > 0 && panels * kPanelRows == cols &&
+        wide::ShouldMultiply(device, x.rows, panels)) {
       return ProjectWide(device, x, parts, out);
     }
   }
@@ -322,7 +312,8 @@ void ProjectPartial(const Cuda<N>& device, ConstGpuRows<N> x,
   CHECK(sums.rows == x.rows && sums.cols == w.weights.n);
   if (x.rows == 0) return;
   if constexpr (N == Numerics::kFast) {
-    if (x.cols > 0 && GoesWide(device, x.rows)) {
+    if (x.cols > 0 &&
+        wide::ShouldMultiply(device, x.rows, w.weights.n / kPanelRows)) {
       return ProjectPartialWide(device, x, w, sums);
     }
   }

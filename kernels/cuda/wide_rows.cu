@@ -262,10 +262,12 @@ void LaunchClustersOf(const CudaFast& device, const char* what,
       DivideUp(args.panel_ends[args.num_parts - 1], kClusterPanels) *
       DivideUp(args.num_rows, kRows);
   const int stages = DivideUp(args.places.num_tiles, kStageTiles);
-  // Two blocks a multiprocessor, and of a few stages at least.
+  // All at once, and of a few stages at least. A cluster needs its blocks' room
+  // in one part of the GPU, so that not all room for large blocks can be used.
+  const int most_blocks = device.num_multiprocessors * (kRows > 64 ? 3 : 4) / 2;
   int blocks = 1;
   while (blocks < kMostBlocks && 8 * blocks <= stages &&
-         2 * blocks * tiles <= 2 * device.num_multiprocessors) {
+         2 * blocks * tiles <= most_blocks) {
     blocks *= 2;
   }
   cudaLaunchAttribute attributes[2] = {};
@@ -284,14 +286,19 @@ void LaunchClustersOf(const CudaFast& device, const char* what,
       CudaStatus(cudaLaunchKernelEx(&config, kernel, args), what));
 }
 
+// As many tiles keep most of the multiprocessors busy by themselves.
+bool HasManyTiles(const CudaFast& device, int rows, int panels) {
+  return 3 * DivideUp(panels, kTilePanels) * DivideUp(rows, kMostRows) >
+         device.num_multiprocessors;
+}
+
 // Few tiles of many steps: clusters of blocks share a tile's steps.
 bool LaunchClusters(const CudaFast& device, const char* what,
                     const DenseArgs& args) {
-  const int panel_blocks =
-      DivideUp(args.panel_ends[args.num_parts - 1], kTilePanels);
-  const int row_blocks = DivideUp(args.num_rows, kMostRows);
-  // As many tiles keep most of the multiprocessors busy by themselves.
-  if (3 * panel_blocks * row_blocks > device.num_multiprocessors) return false;
+  if (HasManyTiles(device, args.num_rows,
+                   args.panel_ends[args.num_parts - 1])) {
+    return false;
+  }
   if (args.num_rows <= 32) {
     LaunchClustersOf<32>(device, what, args);
   } else if (args.num_rows <= 64) {
@@ -313,6 +320,13 @@ bool HasWarpgroups() {
 
 bool CanMultiply(const CudaFast& device) {
   return device.workspace != nullptr && HasWarpgroups();
+}
+
+bool ShouldMultiply(const CudaFast& device, int rows, int panels) {
+  constexpr int kFewest = 17, kFewestOfManyTiles = 64;
+  return rows >= (HasManyTiles(device, rows, panels) ? kFewestOfManyTiles
+                                                     : kFewest) &&
+         CanMultiply(device);
 }
 
 RoundedRows RoundRows(const CudaFast& device,

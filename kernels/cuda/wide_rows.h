@@ -18,6 +18,10 @@ bool HasWarpgroups();
 // And the device a workspace.
 bool CanMultiply(const CudaFast& device);
 
+// And products of so many rows and panels of 16 outputs are quicker than by the
+// general kernels (measured on an H200).
+bool ShouldMultiply(const CudaFast& device, int rows, int panels);
+
 inline constexpr int kMaxParts = 4;
 inline constexpr int kMaxGroups = 1024;
 
