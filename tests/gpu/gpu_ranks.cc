@@ -240,10 +240,18 @@ void GpuRanks<N>::Rehearse(Rank r, const GroupOptions& options,
                            const ModelShape& shape) {
   if (how_.rehearse) {
     fence(r).Abandon();
+    std::vector<GroupOptions> all = {options};
+    for (const StepLayout& layout : how_.rehearsed) {
+      all.push_back(options);
+      all.back().layout = layout.attention;
+      all.back().experts = layout.experts;
+    }
     for (const bool graphs : {true, false}) {
       SetGraphs(graphs);  // each has room of its own
-      RehearseRows(r, options, shape);
-      RehearsePositions(r, options, shape);
+      for (const GroupOptions& one : all) {
+        RehearseRows(r, one, shape);
+        RehearsePositions(r, one, shape);
+      }
     }
     SetGraphs(how_.graphs);
   }

@@ -58,6 +58,7 @@ class Group {
     shape_ = MakeModelShape(options.spec, num_ranks, 2).value();
     how.more_experts = {tp()};
     if (!how.ahead.has_value()) how.ahead = Layouts();
+    if (how.captured.has_value()) how.rehearsed = Layouts();
     ranks_ = std::make_unique<GpuRanks<Numerics::kExact>>(options, shape_, how);
   }
 
