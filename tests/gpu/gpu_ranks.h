@@ -38,6 +38,7 @@ struct GpuRanksOptions {
   int max_graphs = 256;
   std::optional<std::vector<Layout>> captured;  // as GpuPasses takes it
   bool rehearse = true;                         // one rank can do without
+  std::vector<StepLayout> rehearsed;            // beside the group's own
   std::optional<std::vector<StepLayout>> ahead;
   // States whose weights are there as well.
   std::vector<ExpertsState> more_experts;
