@@ -176,10 +176,9 @@ absl::StatusOr<int64_t> SwitchExecutor::PullLayer(
   return moved.bytes;
 }
 
-absl::StatusOr<int64_t> SwitchExecutor::PullLayers(const SwitchTail& tail) {
+absl::StatusOr<int64_t> SwitchExecutor::PullLayers(
+    absl::Span<const CopySegment> segments, const SwitchTail& tail) {
   const ExpertShape& shape = context_.experts;
-  const std::vector<CopySegment> segments =
-      PlanSlot(shape, experts_.from, experts_.to, context_.rank);
   int64_t bytes = 0;
   int begun = experts_.layers_done;
   while (experts_.layers_done < shape.num_moe_layers) {
@@ -195,7 +194,10 @@ absl::StatusOr<int64_t> SwitchExecutor::PullLayers(const SwitchTail& tail) {
 }
 
 absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail) {
-  auto bytes = PullLayers(tail);
+  // They outlive what an error leaves under way.
+  const std::vector<CopySegment> segments =
+      PlanSlot(context_.experts, experts_.from, experts_.to, context_.rank);
+  auto bytes = PullLayers(segments, tail);
   // Whoever gives up reads no peer's memory any more.
   if (!bytes.ok()) {
     while (context_.mover->Wait().ok()) {

@@ -79,7 +79,8 @@ class SwitchExecutor {
   SlotPull PullOf(int index) const;
   absl::StatusOr<int64_t> PullLayer(absl::Span<const CopySegment> segments,
                                     int& begun);
-  absl::StatusOr<int64_t> PullLayers(const SwitchTail& tail);
+  absl::StatusOr<int64_t> PullLayers(absl::Span<const CopySegment> segments,
+                                     const SwitchTail& tail);
   absl::StatusOr<int64_t> PullWeights(const SwitchTail& tail);
   void Record(const SwitchTail& tail) const;
   absl::StatusOr<int64_t> PullPages(const SwitchTail& tail);
