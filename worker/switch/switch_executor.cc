@@ -198,9 +198,10 @@ absl::StatusOr<int64_t> SwitchExecutor::PullWeights(const SwitchTail& tail) {
   const std::vector<CopySegment> segments =
       PlanSlot(context_.experts, experts_.from, experts_.to, context_.rank);
   auto bytes = PullLayers(segments, tail);
-  // Whoever gives up reads no peer's memory any more.
+  // Whoever gives up reads no peer's memory any more, whichever layer failed.
   if (!bytes.ok()) {
-    while (context_.mover->Wait().ok()) {
+    for (int i = 0; i < context_.mover->MostLayers(); ++i) {
+      context_.mover->Wait().IgnoreError();
     }
   }
   return bytes;
