@@ -34,8 +34,12 @@ INSTANTIATE_TEST_SUITE_P(
     NameOf);
 
 // Activations have 8 bits, so that a router chooses another expert now and
-// then.
-constexpr ReferenceTolerance kFastTolerance = {4.0, 0.5, 0.03};
+// then. In the last rows of the 27 prompts the chosen and the best of the
+// others are less than 0.02 of a logit apart five times; computed in double
+// with that one choice turned, one of the twenty largest logits changes by 0.44
+// to 1.20 there (1.84 at most in any prompt), and by 0.3 at most of the
+// rounding alone.
+constexpr ReferenceTolerance kFastTolerance = {4.0, 0.5, 0.03, 2, 2.0};
 INSTANTIATE_TEST_SUITE_P(
     GpuFast, ReferenceTest,
     testing::Values(
