@@ -6,6 +6,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/gpu.h"
+#include "worker/bench/peer_copies.h"
 #include "worker/bench/probe_cuda.h"
 #include "worker/memory/region_cuda.h"
 #include "worker/switch/copy_choice.h"
@@ -70,7 +71,12 @@ class GpuPlatform final : public WorkerPlatform {
   }
 
   absl::StatusOr<CopyRates> MeasureCopies() const override {
-    return MeasureGpuCopies(place_.gpu);
+    ASSIGN_OR_RETURN(CopyRates rates, MeasureGpuCopies(place_.gpu));
+    const int num_gpus = 1 + place_.gpu_of_rank.back();
+    if (num_gpus > 1) {
+      ASSIGN_OR_RETURN(rates.between_gpus, MeasurePeerCopies(num_gpus));
+    }
+    return rates;
   }
 
  private:

@@ -69,7 +69,6 @@ class SwitchBench {
   absl::Status SwitchUnderLoad();
   absl::Status SwitchUnder(StreamSet& streams);
   Json Figures() const;
-  void AddCopies(Json& figures, double weight_rate, double kv_rate) const;
   std::string DescribeRates(const Json& figures) const;
   void Show(const Json& figures) const;
 
@@ -216,35 +215,20 @@ Json SwitchBench::Figures() const {
                   {"memcpy_gb_per_s", copy / 1e9},
                   {"memcpy_bytes", copy_bytes_},
                   {"weight_share_of_memcpy", copy > 0 ? rate / copy : 0}};
-  if (on_gpu_.has_value()) AddCopies(figures, rate, Summarize(kv_rate).median);
+  if (on_gpu_.has_value()) {
+    on_gpu_->AddTo(figures, rate, Summarize(kv_rate).median);
+  }
   return figures;
 }
 
-// What a switch copies is read and written, in the same memory.
-void SwitchBench::AddCopies(Json& figures, double weight_rate,
-                            double kv_rate) const {
-  const double best = on_gpu_->best();
-  figures["copy_kernel_gb_per_s"] = on_gpu_->kernel() / 1e9;
-  figures["copy_driver_gb_per_s"] = on_gpu_->driver() / 1e9;
-  figures["weight_read_and_written_gb_per_s"] = 2 * weight_rate / 1e9;
-  figures["weight_share_of_copy"] = best > 0 ? 2 * weight_rate / best : 0;
-  figures["kv_share_of_copy"] = best > 0 ? 2 * kv_rate / best : 0;
-}
-
 std::string SwitchBench::DescribeRates(const Json& figures) const {
+  if (on_gpu_.has_value()) return on_gpu_->Describe(figures);
   const auto number = [&](const char* key) {
     return ShortNumber(NumberAt(figures, key));
   };
   const auto percent = [&](const char* key) {
     return Cat(ShortNumber(100 * NumberAt(figures, key)), " %");
   };
-  if (on_gpu_.has_value()) {
-    return Cat("Weights moved at ", number("weight_read_and_written_gb_per_s"),
-               " GB/s, read and written: ", percent("weight_share_of_copy"),
-               " of a plain copy (by a kernel ", number("copy_kernel_gb_per_s"),
-               " GB/s, by the driver ", number("copy_driver_gb_per_s"),
-               "); KV at ", percent("kv_share_of_copy"), "\n");
-  }
   return Cat("Weights moved at ", number("weight_gb_per_s"), " GB/s, ",
              percent("weight_share_of_memcpy"), " of a memcpy of ",
              copy_bytes_ == weight_bytes_ ? std::string("as many bytes")

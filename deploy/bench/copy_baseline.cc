@@ -9,6 +9,7 @@
 #include "common/config/config_yaml.h"
 #include "deploy/bench/bench_program.h"
 #include "deploy/bench/statistics.h"
+#include "deploy/cli/table.h"
 #include "deploy/client/admin_client.h"
 #include "deploy/launcher/console.h"
 #include "deploy/launcher/private_dir.h"
@@ -16,9 +17,19 @@
 namespace moebius {
 namespace {
 
+using Json = nlohmann::json;
+
 constexpr size_t kMaxResultBytes = 1 << 16;
 
+double Median(const std::vector<double>& values) {
+  return Summarize(values).median;
+}
+
 }  // namespace
+
+CopyBaseline::CopyBaseline(const Config& config)
+    : config_(config),
+      placement_{config.workers.count, config.workers.per_gpu} {}
 
 absl::Status CopyBaseline::Measure(absl::Duration timeout) {
   ASSIGN_OR_RETURN(PrivateDir dir,
@@ -32,15 +43,72 @@ absl::Status CopyBaseline::Measure(absl::Duration timeout) {
       timeout, console));
   ASSIGN_OR_RETURN(const std::string text,
                    ReadFile(result_path, kMaxResultBytes));
-  const auto result = nlohmann::json::parse(text, nullptr, false);
+  const auto result = Json::parse(text, nullptr, false);
   if (!result.is_object()) return absl::InternalError("no rate of copies");
-  kernel_.push_back(NumberAt(result, "copy_bytes_per_s"));
-  driver_.push_back(NumberAt(result, "driver_copy_bytes_per_s"));
+  if (!between_gpus()) {
+    rates_.kernel.push_back(NumberAt(result, "copy_bytes_per_s"));
+    rates_.driver.push_back(NumberAt(result, "driver_copy_bytes_per_s"));
+    return absl::OkStatus();
+  }
+  const Json& between = ObjectAt(result, "between_gpus");
+  rates_.kernel.push_back(NumberAt(between, "kernel_bytes_per_s"));
+  rates_.driver.push_back(NumberAt(between, "driver_bytes_per_s"));
+  rates_.nccl.push_back(NumberAt(between, "nccl_bytes_per_s"));
+  rates_.nccl_packed.push_back(NumberAt(between, "nccl_packed_bytes_per_s"));
+  no_nccl_ = between.value("no_nccl", "");
   return absl::OkStatus();
 }
 
-double CopyBaseline::kernel() const { return Summarize(kernel_).median; }
-double CopyBaseline::driver() const { return Summarize(driver_).median; }
-double CopyBaseline::best() const { return std::max(kernel(), driver()); }
+void CopyBaseline::AddTo(Json& figures, double weight_bytes_per_s,
+                         double kv_bytes_per_s) const {
+  const double kernel = Median(rates_.kernel), driver = Median(rates_.driver);
+  figures["copy_kernel_gb_per_s"] = kernel / 1e9;
+  figures["copy_driver_gb_per_s"] = driver / 1e9;
+  // In the memory of one GPU every byte is read and written.
+  double weights = 2 * weight_bytes_per_s, kv = 2 * kv_bytes_per_s;
+  if (between_gpus()) {
+    weights = weight_bytes_per_s *
+              WeightShareBetweenGpus(placement_, ExpertParallel(),
+                                     TensorParallel(placement_.num_ranks));
+    kv = kv_bytes_per_s * KvShareBetweenGpus(placement_);
+    figures["weight_gb_per_s_a_direction"] = weights / 1e9;
+    figures["kv_gb_per_s_a_direction"] = kv / 1e9;
+    if (no_nccl_.empty()) {
+      figures["nccl_gb_per_s"] = Median(rates_.nccl) / 1e9;
+      figures["nccl_packed_gb_per_s"] = Median(rates_.nccl_packed) / 1e9;
+    } else {
+      figures["no_nccl"] = no_nccl_;
+    }
+  } else {
+    figures["weight_read_and_written_gb_per_s"] = weights / 1e9;
+  }
+  const double best = std::max(kernel, driver);
+  figures["weight_share_of_copy"] = best > 0 ? weights / best : 0;
+  figures["kv_share_of_copy"] = best > 0 ? kv / best : 0;
+}
+
+std::string CopyBaseline::Describe(const Json& figures) const {
+  const auto number = [&](const char* key) {
+    return ShortNumber(NumberAt(figures, key));
+  };
+  const auto percent = [&](const char* key) {
+    return Cat(ShortNumber(100 * NumberAt(figures, key)), " %");
+  };
+  const std::string moved =
+      between_gpus() ? Cat(number("weight_gb_per_s_a_direction"),
+                           " GB/s a direction between GPUs")
+                     : Cat(number("weight_read_and_written_gb_per_s"),
+                           " GB/s, read and written");
+  std::string text =
+      Cat("Weights moved at ", moved, ": ", percent("weight_share_of_copy"),
+          " of a plain copy (by a kernel ", number("copy_kernel_gb_per_s"),
+          " GB/s, by the driver ", number("copy_driver_gb_per_s"), "); KV at ",
+          percent("kv_share_of_copy"), "\n");
+  if (!between_gpus()) return text;
+  if (!no_nccl_.empty()) return Cat(text, "Without NCCL: ", no_nccl_, "\n");
+  return Cat(text, "The same blocks by NCCL: ", number("nccl_gb_per_s"),
+             " GB/s, with packing and unpacking ",
+             number("nccl_packed_gb_per_s"), "\n");
+}
 
 }  // namespace moebius

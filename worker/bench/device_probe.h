@@ -2,10 +2,12 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/bench/peer_copies.h"
 #include "worker/model/pass_observer.h"
 
 namespace moebius {
@@ -15,6 +17,8 @@ namespace moebius {
 struct CopyRates {
   double kernel = 0;
   double driver = 0;  // 0: there is none
+  // Where several GPUs were measured.
+  std::optional<PeerRates> between_gpus;
 };
 
 // Where the time of a pass goes, on one rank; means over the watched passes.

@@ -128,9 +128,17 @@ absl::Status MeasureCopiesAlone(const Config& config,
                                 const std::string& result_path) {
   ASSIGN_OR_RETURN(const auto platform, ChoosePlatform(config, 0));
   ASSIGN_OR_RETURN(const CopyRates copies, platform->MeasureCopies());
-  return Write({{"copy_bytes_per_s", copies.kernel},
-                {"driver_copy_bytes_per_s", copies.driver}},
-               result_path);
+  Json result = {{"copy_bytes_per_s", copies.kernel},
+                 {"driver_copy_bytes_per_s", copies.driver}};
+  if (copies.between_gpus.has_value()) {
+    const PeerRates& rates = *copies.between_gpus;
+    result["between_gpus"] = {{"driver_bytes_per_s", rates.driver},
+                              {"kernel_bytes_per_s", rates.kernel},
+                              {"nccl_bytes_per_s", rates.nccl},
+                              {"nccl_packed_bytes_per_s", rates.nccl_packed},
+                              {"no_nccl", rates.no_nccl}};
+  }
+  return Write(result, result_path);
 }
 
 absl::Status MeasureAll(const Config& config, const std::string& spec_path,
