@@ -138,16 +138,24 @@ function(moebius_library name)
   add_library(moebius::${name} ALIAS moebius_${name})
 endfunction()
 
-# moebius_program(name SRCS main.cc DEPS ...) builds and installs bin/name.
+# moebius_program(name [CHILD] SRCS main.cc DEPS ...) builds a program. It is
+# installed into bin, one that other programs start (CHILD) into libexec/moebius.
 function(moebius_program name)
-  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "CHILD" "" "SRCS;DEPS" ${ARGN})
   moebius_room(room)
   moebius_check_deps(${name} ${room} ${ARG_DEPS})
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} moebius_options)
   # Command lines take longer to optimise than they will ever run.
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
-  install(TARGETS ${name} RUNTIME DESTINATION bin)
+  set(folder bin)
+  if(ARG_CHILD)
+    set(folder libexec/moebius)
+    set_target_properties(${name} PROPERTIES
+      INSTALL_RPATH "$ORIGIN/../../lib/moebius")
+  endif()
+  install(TARGETS ${name} RUNTIME_DEPENDENCY_SET moebius_libraries
+    RUNTIME DESTINATION ${folder})
 endfunction()
 
 # Members of the group target `tests_LABEL`, which builds all tests of a label.

@@ -163,8 +163,12 @@ absl::StatusOr<std::string> FindProgram(const std::string& name) {
         Cat("no program ", path, " (MOEBIUS_PROGRAM_DIR names that folder)"));
   }
   ASSIGN_OR_RETURN(const std::string own, OwnProgram());
-  const std::string beside = own.substr(0, own.rfind('/') + 1) + name;
+  const std::string folder = own.substr(0, own.rfind('/') + 1);
+  const std::string beside = folder + name;
   if (IsProgram(beside)) return beside;
+  // As they are installed.
+  const std::string installed = Cat(folder, "../libexec/moebius/", name);
+  if (IsProgram(installed)) return installed;
   const char* path_list = std::getenv("PATH");
   std::string_view left = path_list == nullptr ? "" : path_list;
   while (!left.empty()) {

@@ -41,7 +41,7 @@ absl::Status SignalChild(const ChildProcess& child, int signal);
 ExitStatus ReapChild(const ChildProcess& child);
 
 // Path of a program of ours: in $MOEBIUS_PROGRAM_DIR if that is set, or else
-// beside this executable, or else on $PATH.
+// beside this executable or in ../libexec/moebius, or else on $PATH.
 // Errors: kNotFound naming the places.
 absl::StatusOr<std::string> FindProgram(const std::string& name);
 

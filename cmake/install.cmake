@@ -1,0 +1,37 @@
+# What `cmake --install` puts where, beside the programs (moebius_program):
+#
+#   bin/                    moebius, and moebius-group for groups on many hosts
+#   libexec/moebius/        programs that those start
+#   lib/moebius/            shared libraries that a bare machine lacks (component
+#                           `libraries`; a .deb depends on packages instead)
+#   lib/systemd/            units
+#   share/moebius/          configurations, the test model, files to deploy with
+#   share/doc, man, bash-completion, zsh, fish
+#
+# Nothing in it knows where it lies.
+set(doc share/doc/moebius)
+
+# Of the C library everything must be the machine's own, and so must the GPU's
+# driver. The C++ runtime is not part of a C library: it comes along.
+install(RUNTIME_DEPENDENCY_SET moebius_libraries
+  PRE_EXCLUDE_REGEXES
+    "^(ld-linux.*|libc|libm|libmvec|libpthread|libdl|librt|libresolv|libutil)\\.so\\."
+    "^libcuda\\.so\\." "^libnvidia-.*"
+  DESTINATION lib/moebius COMPONENT libraries)
+# Whoever hands libraries on hands on their licences.
+set(MOEBIUS_NOTICES ${doc}/libraries)
+configure_file(${CMAKE_SOURCE_DIR}/cmake/library_notices.cmake.in
+  ${CMAKE_BINARY_DIR}/library_notices.cmake @ONLY)
+install(SCRIPT ${CMAKE_BINARY_DIR}/library_notices.cmake COMPONENT libraries)
+
+install(DIRECTORY configs models DESTINATION share/moebius
+  PATTERN "*.py" EXCLUDE PATTERN "reference.json" EXCLUDE)
+install(FILES README.md ARCHITECTURE.md docs/deploy.md docs/operators.md
+    docs/status.schema.json
+  DESTINATION ${doc})
+install(FILES LICENSE DESTINATION ${doc} RENAME copyright)
+
+# All that is installed.
+add_custom_target(packaged)
+add_dependencies(packaged moebius moebius-coordinator moebius-worker
+  moebius-engine-bench moebius-step-bench)
