@@ -26,6 +26,7 @@ struct ModelConfig {
 // Each has a family; a test compares.
 inline constexpr std::string_view kServedArchitectures[] = {
     "Qwen3MoeForCausalLM",
+    "MixtralForCausalLM",
 };
 
 // Longest sequence served: what the model allows, or `max_model_len` where that

@@ -183,7 +183,7 @@ void GpuRanks<N>::Load(OneRank& rank, Rank r, const GroupOptions& options,
     }
     const auto sink =
         MakeGpuWeightSink(rank.dense.data(), rank.experts.data(), 0);
-    Must(LoadWeights({shape, kSmallModelNames, r, state}, *source, *sink));
+    Must(LoadWeights({shape, options.names, r, state}, *source, *sink));
   }
 }
 

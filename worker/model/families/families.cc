@@ -6,6 +6,7 @@
 #include "common/base/check.h"
 #include "common/base/files.h"
 #include "common/base/status_macros.h"
+#include "worker/model/families/mixtral.h"
 #include "worker/model/families/qwen3_moe.h"
 
 namespace moebius {
@@ -13,6 +14,7 @@ namespace moebius {
 absl::Span<const ModelFamily> ModelFamilies() {
   static constexpr ModelFamily kFamilies[] = {
       {"Qwen3MoeForCausalLM", "qwen3_moe", &ReadQwen3Moe, &Qwen3MoeTensorName},
+      {"MixtralForCausalLM", "mixtral", &ReadMixtral, &MixtralTensorName},
   };
   return kFamilies;
 }

@@ -18,14 +18,33 @@ inline constexpr int64_t kMaxHeadDim = 1024;
 inline constexpr int64_t kMaxIntermediate = 1 << 20;
 inline constexpr int64_t kMaxExpertsOfToken = 64;
 
+// Everything of a decoder but its layers. `norm_eps` is what an absent
+// rms_norm_eps means.
+absl::StatusOr<DecoderSpec> ReadSizes(const JsonKeys& keys,
+                                      const ModelConfig& config,
+                                      double norm_eps);
+
+// num_experts_per_tok of config.num_experts.
+absl::StatusOr<int> ReadTopK(const JsonKeys& keys, const ModelConfig& config);
+
+// Heads of grouped queries, without anything else.
+absl::StatusOr<GroupedQueryAttention> ReadHeads(const JsonKeys& keys,
+                                                const ModelConfig& config,
+                                                int hidden_size);
+
+// layer_types: all of them "full_attention", where the key is there.
+absl::Status OnlyFullAttention(const JsonKeys& keys);
+
 // head_dim, an even number; hidden_size / num_attention_heads when it is
 // absent.
 absl::StatusOr<int> ReadHeadDim(const JsonKeys& keys, const ModelConfig& config,
                                 int hidden_size);
 
 // Rotary embedding of whole heads without scaling, as older files spell it
-// (rope_theta, rope_scaling) and as newer ones do (rope_parameters).
-absl::StatusOr<RotarySpec> ReadRotary(const JsonKeys& keys, int head_dim);
+// (rope_theta, rope_scaling) and as newer ones do (rope_parameters). `theta` is
+// what an absent rope_theta means.
+absl::StatusOr<RotarySpec> ReadRotary(const JsonKeys& keys, int head_dim,
+                                      double theta = 10000.0);
 
 // hidden_act, which must be "silu" when it is there.
 absl::StatusOr<ActivationSpec> ReadActivation(const JsonKeys& keys);

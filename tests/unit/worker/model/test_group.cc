@@ -32,10 +32,12 @@ T Must(absl::StatusOr<T> result) {
 
 }  // namespace
 
-std::string VerseMoeDir() {
+std::string SourceDir(const std::string& folder) {
   const char* source = std::getenv("MOEBIUS_SOURCE_DIR");
-  return std::string(source != nullptr ? source : ".") + "/models/verse-moe";
+  return std::string(source != nullptr ? source : ".") + "/" + folder;
 }
+
+std::string VerseMoeDir() { return SourceDir("models/verse-moe"); }
 
 AlignedBytes::AlignedBytes(int64_t size_bytes) : size_(size_bytes) {
   const size_t rounded = (static_cast<size_t>(size_bytes) + 127) / 64 * 64;
@@ -107,7 +109,7 @@ class CpuRanks final : public TestRanks {
       : barrier_(options.num_ranks) {
     for (Rank r = 0; r < options.num_ranks; ++r) {
       ranks_.push_back(std::make_unique<CpuRank>(options, shape));
-      Must(LoadWeights(shape, kSmallModelNames, options.model_dir,
+      Must(LoadWeights(shape, options.names, options.model_dir,
                        options.model_dir.empty(),
                        {r, options.experts_state(), ranks_[r]->dense.data(),
                         ranks_[r]->experts.data()}));

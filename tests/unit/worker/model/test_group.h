@@ -26,7 +26,8 @@
 
 namespace moebius {
 
-// The folder of the small checkpoint.
+// A folder of the source tree; that of the small checkpoint.
+std::string SourceDir(const std::string& folder);
 std::string VerseMoeDir();
 
 // 64-byte aligned memory, filled with a pattern that is no zero.
@@ -95,7 +96,8 @@ using MakeTestRanks = std::function<std::unique_ptr<TestRanks>(
     const GroupOptions& options, const ModelShape& shape)>;
 
 struct GroupOptions {
-  DecoderSpec spec;  // whose tensors have kSmallModelNames
+  DecoderSpec spec;
+  TensorNames names = kSmallModelNames;
   int num_ranks = 1;
   Layout layout;  // of attention
   // The experts: in the same layout, low, unless given.

@@ -16,10 +16,10 @@ using testing::HasSubstr;
 
 TEST(Families, AnUnsupportedArchitectureIsRefusedWithTheListOfThoseThatAre) {
   const auto model =
-      ParseModel(R"({"architectures": ["MixtralForCausalLM"]})", "c.json");
+      ParseModel(R"({"architectures": ["LlamaForCausalLM"]})", "c.json");
   EXPECT_THAT(model, StatusIs(absl::StatusCode::kInvalidArgument,
                               HasSubstr("c.json: architectures: "
-                                        "\"MixtralForCausalLM\" is not "
+                                        "\"LlamaForCausalLM\" is not "
                                         "supported; allowed: ")));
   for (const ModelFamily& family : ModelFamilies()) {
     EXPECT_THAT(std::string(model.status().message()),

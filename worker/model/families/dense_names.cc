@@ -1,0 +1,41 @@
+#include "worker/model/families/dense_names.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+
+namespace moebius {
+
+std::string NameInLayer(int layer, const char* tensor) {
+  return absl::StrCat("model.layers.", layer, ".", tensor);
+}
+
+std::string DenseTensorName(TensorRole role, int layer) {
+  switch (role) {
+    case TensorRole::kEmbedding:
+      return "model.embed_tokens.weight";
+    case TensorRole::kLmHead:
+      return "lm_head.weight";
+    case TensorRole::kFinalNorm:
+      return "model.norm.weight";
+    case TensorRole::kAttentionNorm:
+      return NameInLayer(layer, "input_layernorm.weight");
+    case TensorRole::kMlpNorm:
+      return NameInLayer(layer, "post_attention_layernorm.weight");
+    case TensorRole::kQuery:
+      return NameInLayer(layer, "self_attn.q_proj.weight");
+    case TensorRole::kKey:
+      return NameInLayer(layer, "self_attn.k_proj.weight");
+    case TensorRole::kValue:
+      return NameInLayer(layer, "self_attn.v_proj.weight");
+    case TensorRole::kQueryNorm:
+      return NameInLayer(layer, "self_attn.q_norm.weight");
+    case TensorRole::kKeyNorm:
+      return NameInLayer(layer, "self_attn.k_norm.weight");
+    case TensorRole::kAttentionOutput:
+      return NameInLayer(layer, "self_attn.o_proj.weight");
+    default:
+      CHECK(false);
+  }
+}
+
+}  // namespace moebius
