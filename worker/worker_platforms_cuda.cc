@@ -9,6 +9,7 @@
 #include "worker/bench/peer_copies.h"
 #include "worker/bench/probe_cuda.h"
 #include "worker/memory/region_cuda.h"
+#include "worker/memory/region_ipc_cuda.h"
 #include "worker/switch/copy_choice.h"
 #include "worker/worker_device_cpu.h"
 #include "worker/worker_device_cuda.h"
@@ -37,10 +38,11 @@ int64_t WorkspaceBytes(const Config& config, const ModelShape& shape) {
 
 class GpuPlatform final : public WorkerPlatform {
  public:
-  GpuPlatform(int gpu, std::vector<int> gpu_of_rank, int64_t total_bytes)
+  GpuPlatform(int gpu, std::vector<int> gpu_of_rank, int64_t total_bytes,
+              std::unique_ptr<RegionMaker> maker)
       : place_{gpu, std::move(gpu_of_rank)},
         total_bytes_(total_bytes),
-        maker_(MakeGpuRegionMaker(gpu)) {}
+        maker_(std::move(maker)) {}
 
   const RegionMaker& maker() const override { return *maker_; }
 
@@ -98,6 +100,21 @@ void TellOfSharing(int gpu) {
   }
 }
 
+// Descriptors where they can be had, unless the configuration says how.
+absl::StatusOr<std::unique_ptr<RegionMaker>> ChooseRegions(GpuSharing sharing,
+                                                           int gpu) {
+  if (sharing != GpuSharing::kHandle) {
+    const absl::Status descriptors = CheckGpuRegions(gpu);
+    if (descriptors.ok()) return MakeGpuRegionMaker(gpu);
+    if (sharing == GpuSharing::kDescriptor) return descriptors;
+    LogWarn("GPU ", gpu, ": memory cannot be exported as descriptors (",
+            descriptors.message(),
+            "), so a worker that dies will read its weights again");
+  }
+  RETURN_IF_ERROR(CheckIpcRegions(gpu));
+  return MakeIpcRegionMaker(gpu);
+}
+
 // Ranks fill one GPU after the other.
 absl::StatusOr<std::unique_ptr<WorkerPlatform>> MakeGpuPlatform(
     const Config& config, Rank rank) {
@@ -108,10 +125,10 @@ absl::StatusOr<std::unique_ptr<WorkerPlatform>> MakeGpuPlatform(
   const int gpu = gpu_of_rank[rank];
   RETURN_IF_ERROR(UseGpu(gpu));
   ASSIGN_OR_RETURN(const GpuMemory memory, MemoryOfGpu());
-  RETURN_IF_ERROR(CheckGpuRegions(gpu));
+  ASSIGN_OR_RETURN(auto maker, ChooseRegions(config.workers.gpu_sharing, gpu));
   if (config.workers.per_gpu > 1 && rank == 0) TellOfSharing(gpu);
   return std::make_unique<GpuPlatform>(gpu, std::move(gpu_of_rank),
-                                       memory.total_bytes);
+                                       memory.total_bytes, std::move(maker));
 }
 
 }  // namespace

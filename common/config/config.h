@@ -20,6 +20,8 @@ struct ListenAddress {
 // kDummy makes up random weights; only config.json and the tokenizer are read.
 enum class LoadFormat { kAuto, kDummy };
 
+// How a GPU's memory is shown to other workers.
+enum class GpuSharing { kAuto, kDescriptor, kHandle };
 enum class KvDtype { kAuto, kFloat32, kBfloat16 };
 
 // What workers compute on. kAuto: on GPUs if there are enough, else on the
@@ -76,6 +78,7 @@ struct WorkersConfig {
   int per_gpu = 1;  // workers that share one GPU
   // Of a GPU's memory, for all workers on it.
   double gpu_memory_fraction = 0.9;
+  GpuSharing gpu_sharing = GpuSharing::kAuto;
 };
 
 // What coordinator and workers talk over (channel.h).

@@ -76,6 +76,13 @@ std::vector<ConfigKey> WorkersKeys() {
                "all; 0 makes room for scheduler.max_running sequences, and on "
                "a GPU takes what is left.",
                section, &WorkersConfig::kv_bytes, 0, int64_t{16384} << 30),
+  };
+}
+
+// What workers compute on.
+std::vector<ConfigKey> DeviceKeys() {
+  constexpr auto section = &Config::workers;
+  return {
       ChoiceKey("workers.device",
                 "What workers compute on: cpu, cuda (GPUs, one worker on each "
                 "unless workers.per_gpu says more), or auto (GPUs if there are "
@@ -97,6 +104,15 @@ std::vector<ConfigKey> WorkersKeys() {
       RealKey("workers.gpu_memory_fraction",
               "How much of a GPU's memory the workers on it may take.", section,
               &WorkersConfig::gpu_memory_fraction, 0.01, 1.0),
+      ChoiceKey("workers.gpu_sharing",
+                "How workers show one another a GPU's memory. descriptor: it "
+                "outlives its worker; handle: where the driver exports no "
+                "descriptors (cudaIpcMemHandle_t), a worker that died reads "
+                "its weights again. auto tries the first.",
+                section, &WorkersConfig::gpu_sharing,
+                {{"auto", GpuSharing::kAuto},
+                 {"descriptor", GpuSharing::kDescriptor},
+                 {"handle", GpuSharing::kHandle}}),
   };
 }
 
@@ -361,9 +377,9 @@ std::vector<ConfigKey> LogKeys() {
 
 std::vector<ConfigKey> MakeKeys() {
   std::vector<ConfigKey> keys;
-  for (const auto section :
-       {ModelKeys, WorkersKeys, ControlKeys, SchedulerKeys, LayoutKeys,
-        HttpKeys, HttpLimitKeys, AdminKeys, JournalKeys, FaultsKeys, LogKeys}) {
+  for (const auto section : {ModelKeys, WorkersKeys, DeviceKeys, ControlKeys,
+                             SchedulerKeys, LayoutKeys, HttpKeys, HttpLimitKeys,
+                             AdminKeys, JournalKeys, FaultsKeys, LogKeys}) {
     for (ConfigKey& key : section()) keys.push_back(std::move(key));
   }
   return keys;

@@ -47,8 +47,12 @@ constexpr std::string_view RegionKindName(RegionKind kind) {
 enum class RegionClass : uint8_t {
   kMemfd = 0,   // host memory
   kDevice = 1,  // memory of a device, exported by its driver
+  // A memfd of kMemoryHandleBytes that tells how to find memory of a device,
+  // which ends with the process that made it.
+  kHandle = 2,
 };
-inline constexpr int kNumRegionClasses = 2;
+inline constexpr int kNumRegionClasses = 3;
+inline constexpr int64_t kMemoryHandleBytes = 128;
 
 enum class VaultMessageType : uint8_t {
   kDeposit = 1,   // worker: keep this descriptor (rank, region, region_class,

@@ -226,6 +226,8 @@ LastWords Vault::RemoveSpeaker(pid_t pid) {
     }
     Close(connections_.find(id));
   }
+  const auto kept = kept_.find(speaker->second.rank);
+  if (kept != kept_.end()) DropHandles(kept->second);
   LastWords last_words = std::move(speaker->second.last_words);
   speakers_.erase(speaker);
   return last_words;

@@ -97,7 +97,7 @@ class Vault {
   // Ends what Allow began: call it when the process has ended, before its pid
   // can be another's, which is when it is reaped. A kFailed that it sent before
   // it died still counts: it is returned, and reported through the callback as
-  // well.
+  // well. Handles of its memory are closed.
   LastWords Disallow(pid_t pid);
 
   // Closes the descriptors kept for `rank`, so that its successor may

@@ -33,13 +33,17 @@ absl::Status CheckMemfd(int fd, uint64_t size_bytes) {
   return absl::OkStatus();
 }
 
-absl::Status CheckDevice(const KeptRegions& kept, RegionKind kind, int fd,
-                         uint64_t size_bytes) {
+absl::Status CheckCharacterDevice(int fd) {
   struct stat info {};
   if (::fstat(fd, &info) != 0) return ErrnoStatus("fstat");
-  if (!S_ISCHR(info.st_mode)) {
-    return absl::InvalidArgumentError("not a character device");
-  }
+  return S_ISCHR(info.st_mode)
+             ? absl::OkStatus()
+             : absl::InvalidArgumentError("not a character device");
+}
+
+// Of memory of a device, however it is shown.
+absl::Status CheckOrder(const KeptRegions& kept, RegionKind kind,
+                        uint64_t size_bytes) {
   if (kind == RegionKind::kSignals) {
     return absl::InvalidArgumentError("signals are host memory");
   }
@@ -102,11 +106,23 @@ absl::Status AdmitRegion(const KeptRegions& kept, RegionKind kind,
     return absl::AlreadyExistsError("there is one already");
   }
   if (region_class == RegionClass::kDevice) {
-    return CheckDevice(kept, kind, fd, size_bytes);
+    RETURN_IF_ERROR(CheckCharacterDevice(fd));
+    return CheckOrder(kept, kind, size_bytes);
   }
-  RETURN_IF_ERROR(CheckMemfd(fd, size_bytes));
+  if (region_class == RegionClass::kHandle) {
+    RETURN_IF_ERROR(CheckMemfd(fd, kMemoryHandleBytes));
+    RETURN_IF_ERROR(CheckOrder(kept, kind, size_bytes));
+  } else {
+    RETURN_IF_ERROR(CheckMemfd(fd, size_bytes));
+  }
   // Peers are to open it for reading only.
   return ::fchmod(fd, 0400) == 0 ? absl::OkStatus() : ErrnoStatus("fchmod");
+}
+
+void DropHandles(KeptRegions& kept) {
+  for (KeptRegion& one : kept) {
+    if (one.region_class == RegionClass::kHandle) one = KeptRegion{};
+  }
 }
 
 absl::StatusOr<int> DescriptorForPeer(const KeptRegion& kept, RegionKind kind,

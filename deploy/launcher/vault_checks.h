@@ -45,8 +45,14 @@ using KeptRegions = std::array<KeptRegion, kNumRegionKinds>;
 // order: regions come in the order of their kinds. The signals, which are host
 // memory always and say whose memory all of it is, so come last, and a rank
 // cannot put other memory under signals that peers have seen.
+//
+// kHandle: a memfd as above, but of a handle's size; the order is that of
+// kDevice.
 absl::Status AdmitRegion(const KeptRegions& kept, RegionKind kind,
                          RegionClass region_class, int fd, uint64_t size_bytes);
+
+// Closes what is of no use without its process: handles.
+void DropHandles(KeptRegions& kept);
 
 // What a peer gets: memory opened anew for reading only, but signals as they
 // are. Of a device what is kept, since the driver does not import a descriptor

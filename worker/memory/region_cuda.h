@@ -25,8 +25,8 @@ namespace moebius {
 // thread (UseGpu). The driver is asked for when first needed; without one, or
 // without that GPU, calls are kNotFound.
 //
-// Descriptors alone are exported: where a system does not allow them
-// (CheckGpuRegions says so) there is no other way yet.
+// Where a system does not allow descriptors (CheckGpuRegions says so), see
+// region_ipc_cuda.h.
 std::unique_ptr<RegionMaker> MakeGpuRegionMaker(int gpu);
 
 // Whether regions of that GPU can be made, exported and mapped again: tries it

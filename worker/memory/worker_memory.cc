@@ -24,7 +24,7 @@ constexpr std::array<RegionKind, 4> kPeerKinds = {
 // Devices push into the inboxes and flags of the exchange region.
 Region::Access PeerAccess(RegionKind kind, RegionClass region_class) {
   const bool pushed =
-      kind == RegionKind::kExchange && region_class == RegionClass::kDevice;
+      kind == RegionKind::kExchange && region_class != RegionClass::kMemfd;
   return kind == RegionKind::kSignals || pushed ? Region::Access::kReadWrite
                                                 : Region::Access::kReadOnly;
 }

@@ -154,6 +154,7 @@ TEST(ConfigKeys, KeysWithAFixedSetOfValuesTakeThoseAndNameThem) {
       {"workers.kv_dtype", {"auto", "float32", "bfloat16"}},
       {"workers.device", {"cpu", "cuda", "auto"}},
       {"workers.numerics", {"auto", "exact", "fast"}},
+      {"workers.gpu_sharing", {"auto", "descriptor", "handle"}},
       {"control.transport", {"ipc", "tcp"}},
       {"layout.choice", {"ep", "tp", "auto"}},
       {"http.allow_unauthenticated", {"false", "true"}},
@@ -186,8 +187,8 @@ TEST(ConfigKeys, EachKeyHasAFieldOfItsOwn) {
     // The first of these that it takes and that is another value.
     for (const char* text :
          {"7", "5001", "0.5", "1MiB", "true", "dummy", "bfloat16", "tcp", "tp",
-          "step", "debug", "::1", "cuda", "exact", "/a", "https://a.example",
-          "link.command=crash", "lose=0.5"}) {
+          "step", "debug", "::1", "cuda", "exact", "handle", "/a",
+          "https://a.example", "link.command=crash", "lose=0.5"}) {
       if (ValueOf(config, key.name) != ValueOf(defaults, key.name)) break;
       key.set(config, text);
     }
@@ -201,7 +202,7 @@ TEST(ConfigKeys, EachKeyHasAFieldOfItsOwn) {
 
 TEST(ConfigKeys, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 64u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 65u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {

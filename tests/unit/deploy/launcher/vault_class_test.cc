@@ -62,6 +62,35 @@ TEST_F(VaultTest, RegionsOfADeviceComeInTheirOrderAndSignalsLast) {
   EXPECT_THAT(DepositDevice(*client, RegionKind::kExperts), IsOk());
 }
 
+TEST_F(VaultTest, AHandleIsReadByPeersAndEndsWithItsProcess) {
+  vault_->Allow(::getpid(), 0);
+  const auto client = NewClient();
+  const auto deposit = [&](RegionKind kind, int64_t handle_bytes) {
+    const UniqueFd handle = Memory(handle_bytes);
+    return client->Deposit(kind, RegionClass::kHandle, handle.get(), 1 << 30,
+                           kLong);
+  };
+  EXPECT_THAT(deposit(RegionKind::kKv, 4096), IsRefused("it has 4096 bytes"));
+  EXPECT_THAT(deposit(RegionKind::kSignals, kMemoryHandleBytes),
+              IsRefused("signals are host memory"));
+  for (const RegionKind kind : {RegionKind::kExperts, RegionKind::kDense,
+                                RegionKind::kKv, RegionKind::kExchange}) {
+    ASSERT_THAT(deposit(kind, kMemoryHandleBytes), IsOk());
+  }
+  const UniqueFd signals = Memory(4096);
+  ASSERT_THAT(client->Deposit(RegionKind::kSignals, RegionClass::kMemfd,
+                              signals.get(), 4096, kLong),
+              IsOk());
+  const auto borrowed = client->Borrow(RegionKind::kKv, 0, kLong);
+  ASSERT_THAT(borrowed, IsOk());
+  EXPECT_EQ(borrowed->region_class, RegionClass::kHandle);
+  EXPECT_EQ(borrowed->size_bytes, 1u << 30);
+  EXPECT_EQ(AccessMode(borrowed->fd.get()), O_RDONLY);
+  EXPECT_EQ(vault_->NumKept(0), kNumRegionKinds);
+  vault_->Disallow(::getpid());
+  EXPECT_EQ(vault_->NumKept(0), 1);  // the signals
+}
+
 TEST_F(VaultTest, PeersGetADuplicateOfADevicesDescriptor) {
   vault_->Allow(::getpid(), 0);
   const auto client = NewClient();
