@@ -25,8 +25,7 @@ TEST(IpcRegionTest, ANewRegionIsZeroAndRoundedUpAndItsOwnMapping) {
   const auto region = maker->Create("test", kRegionAlignment - 5, {});
   ASSERT_THAT(region, IsOk());
   EXPECT_EQ((*region)->size_bytes(), kRegionAlignment);
-  EXPECT_THAT(FromGpu((*region)->base(), kRegionAlignment),
-              Each(std::byte{0}));
+  EXPECT_THAT(FromGpu((*region)->base(), kRegionAlignment), Each(std::byte{0}));
   const auto mapped = maker->Map(*maker->ForPeer(**region), kRegionAlignment,
                                  Region::Access::kReadOnly, {});
   ASSERT_THAT(mapped, IsOk());
@@ -105,8 +104,7 @@ TEST_F(IpcProcessesTest, AfterADeathTheMemoryIsNewAndPeersMapIt) {
     WorkerMemoryOptions options;
     options.maker = worker.maker.get();
     options.incarnation = Incarnation{2};
-    auto made =
-        WorkerMemory::Create(0, 2, Worker::Geometry(), client, options);
+    auto made = WorkerMemory::Create(0, 2, Worker::Geometry(), client, options);
     EXPECT_THAT(made, IsOk());
     worker.memory = *std::move(made);
     worker.Fill(RegionKind::kExperts, 8);

@@ -23,7 +23,7 @@ struct MemoryHandle {
 
   uint64_t magic = kMagic;
   int64_t size_bytes = 0;
-  int64_t owner = 0;    // its process
+  int64_t owner = 0;     // its process
   uint64_t address = 0;  // there
   cudaIpcMemHandle_t handle{};
   uint8_t unused[32] = {};
@@ -54,9 +54,8 @@ absl::StatusOr<MemoryHandle> FromMemfd(int fd, int64_t size_bytes) {
     return absl::InvalidArgumentError("not a handle of a GPU's memory");
   }
   if (handle.size_bytes != size_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a handle of ", handle.size_bytes, " bytes, not of ",
-                     size_bytes));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a handle of ", handle.size_bytes, " bytes, not of ", size_bytes));
   }
   return handle;
 }
@@ -67,10 +66,10 @@ absl::StatusOr<std::byte*> Open(const MemoryHandle& handle) {
     return reinterpret_cast<std::byte*>(handle.address);
   }
   void* base = nullptr;
-  const absl::Status opened = CudaStatus(
-      cudaIpcOpenMemHandle(&base, handle.handle,
-                           cudaIpcMemLazyEnablePeerAccess),
-      "opening a handle of another process's memory");
+  const absl::Status opened =
+      CudaStatus(cudaIpcOpenMemHandle(&base, handle.handle,
+                                      cudaIpcMemLazyEnablePeerAccess),
+                 "opening a handle of another process's memory");
   if (absl::IsInternal(opened)) {
     return absl::InvalidArgumentError(opened.message());
   }
