@@ -18,8 +18,6 @@ namespace moebius {
 // What the ranks of a communicator have to agree on: one makes it, all use it.
 using NcclId = std::array<char, 128>;
 
-enum class NcclElement { kBytes, kFloat32, kInt64 };
-
 // NcclGroup
 //
 // One rank's end of a communicator, for GPUs that no two ranks share: NCCL
@@ -48,9 +46,6 @@ class NcclGroup {
                             CUstream_st* stream) = 0;
   virtual absl::Status Receive(void* to, int64_t size_bytes, Rank from,
                                CUstream_st* stream) = 0;
-  // Sums of all ranks. `from` may be `to`.
-  virtual absl::Status AllReduce(const void* from, void* to, int64_t count,
-                                 NcclElement element, CUstream_st* stream) = 0;
 };
 
 }  // namespace moebius

@@ -25,7 +25,6 @@ struct NcclLibrary {
   decltype(&ncclGroupEnd) group_end = nullptr;
   decltype(&ncclSend) send = nullptr;
   decltype(&ncclRecv) receive = nullptr;
-  decltype(&ncclAllReduce) all_reduce = nullptr;
 };
 
 template <typename Function>
@@ -52,8 +51,7 @@ absl::StatusOr<NcclLibrary> Open() {
       !Resolve(library, "ncclGroupStart", nccl.group_start) ||
       !Resolve(library, "ncclGroupEnd", nccl.group_end) ||
       !Resolve(library, "ncclSend", nccl.send) ||
-      !Resolve(library, "ncclRecv", nccl.receive) ||
-      !Resolve(library, "ncclAllReduce", nccl.all_reduce)) {
+      !Resolve(library, "ncclRecv", nccl.receive)) {
     return absl::UnavailableError(absl::StrCat(
         "libnccl.so.2 is too old (", dlerror(), "); 2.18 or later is needed"));
   }
@@ -70,18 +68,6 @@ absl::Status NcclStatus(const NcclLibrary& nccl, ncclResult_t result,
   if (result == ncclSuccess) return absl::OkStatus();
   return absl::InternalError(
       absl::StrCat("NCCL, ", what, ": ", nccl.error_string(result)));
-}
-
-ncclDataType_t TypeOf(NcclElement element) {
-  switch (element) {
-    case NcclElement::kFloat32:
-      return ncclFloat32;
-    case NcclElement::kInt64:
-      return ncclInt64;
-    case NcclElement::kBytes:
-      break;
-  }
-  return ncclUint8;
 }
 
 class OpenedNcclGroup final : public NcclGroup {
@@ -109,14 +95,6 @@ class OpenedNcclGroup final : public NcclGroup {
                       nccl_.receive(to, static_cast<size_t>(size_bytes),
                                     ncclUint8, from, communicator_, stream),
                       "receive");
-  }
-  absl::Status AllReduce(const void* from, void* to, int64_t count,
-                         NcclElement element, CUstream_st* stream) override {
-    return NcclStatus(
-        nccl_,
-        nccl_.all_reduce(from, to, static_cast<size_t>(count), TypeOf(element),
-                         ncclSum, communicator_, stream),
-        "all-reduce");
   }
 
  private:
