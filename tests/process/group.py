@@ -9,7 +9,8 @@ Standard library only. A test says
 
 The programs are those of $MOEBIUS_BINARY_DIR/bin (or build/release/bin), the
 model is models/verse-moe. $MOEBIUS_SERVE_ARGUMENTS are further arguments of every
-`moebius serve`: "--device cuda" tests the same on GPUs. Everything waits for events: the launcher writes to
+`moebius serve`: "--device cuda" tests the same on GPUs; with $MOEBIUS_GPUS the
+workers of a group are spread over so many. Everything waits for events: the launcher writes to
 --ready-fd when it serves, and ends when it ends. Bounds on waits are there to
 turn a hang into a failure.
 """
@@ -35,10 +36,22 @@ BINARY_DIR = os.environ.get("MOEBIUS_BINARY_DIR",
 MOEBIUS = os.path.join(BINARY_DIR, "bin", "moebius")
 MODEL = os.path.join(ROOT, "models", "verse-moe")
 SERVE_ARGUMENTS = shlex.split(os.environ.get("MOEBIUS_SERVE_ARGUMENTS", ""))
+GPUS = int(os.environ.get("MOEBIUS_GPUS", "0"))
 FAKE_PROGRAMS = os.path.join(ROOT, "tests", "process", "fake_programs")
 
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
+
+
+def placement(arguments):
+    """Options of a group with such arguments that spread it over $MOEBIUS_GPUS."""
+    if GPUS == 0:
+        return []
+    workers = 2
+    for name, value in zip(arguments, arguments[1:]):
+        if name == "--workers":
+            workers = int(value)
+    return ["--workers-per-gpu", str(-(-workers // GPUS))]
 
 
 class GroupFailed(AssertionError):
@@ -169,7 +182,8 @@ class Group:
         self.shm_before = set(os.listdir("/dev/shm"))
         read_end, write_end = os.pipe()
         command = [MOEBIUS, "serve", "--model", model, "--port", "0",
-                   "--admin-port", "0", *SERVE_ARGUMENTS, *arguments,
+                   "--admin-port", "0", *SERVE_ARGUMENTS,
+                   *placement(arguments), *arguments,
                    "--ready-fd", str(write_end)]
         self.process = subprocess.Popen(
             command, env=self.env, stdin=subprocess.DEVNULL,
