@@ -6,7 +6,7 @@ namespace moebius {
 
 absl::Status Validate(const ExpertsState& state, const ExpertShape& shape) {
   const int n = shape.num_ranks;
-  if (!state.from.served(n) || !state.to.served(n) || state.layers_done < 0 ||
+  if (!state.from.divides(n) || !state.to.divides(n) || state.layers_done < 0 ||
       state.layers_done > shape.num_moe_layers ||
       (state.steady() && state.layers_done != 0) ||
       (state.side != Side::kLow && state.side != Side::kHigh)) {

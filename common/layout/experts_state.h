@@ -13,10 +13,11 @@
 //   low, in TP                    0'  1'  2'  .
 //
 // The side is state: every switch turns it, and so any two layouts can follow
-// one another. New memory is filled on its layout's home side; so of two
-// layouts that follow each other either always lies on its own. The source of a
-// layer stays whole until every rank has passed the barrier behind it, so a
-// layer that was interrupted is done again.
+// one another. New memory is filled on its layout's home side (EP low, all
+// others high), so of EP and one other layout that follow each other either
+// always lies on its own. The source of a layer stays whole until every rank
+// has passed the barrier behind it, so a layer that was interrupted is done
+// again.
 #pragma once
 
 #include <cstdint>

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "common/base/status_macros.h"
 
 namespace moebius {
 namespace {
@@ -33,30 +35,36 @@ using RankCounts = std::array<int64_t, kMaxRanks>;
 
 class Planner {
  public:
-  Planner(const AttentionShape& shape, Layout to,
+  Planner(const AttentionShape& shape, Layout from, Layout to,
           absl::Span<const KvTable> requests,
           const std::vector<std::vector<PageId>>& free_pages)
       : shape_(shape),
         n_(shape.num_ranks),
+        from_(from),
         to_(to),
         requests_(requests),
         free_(free_pages) {
     CHECK(static_cast<int>(free_pages.size()) == n_);
     uint32_t highest = 0;
     for (const KvTable& request : requests_) {
-      for (const RankTable& table : request.tables) {
-        CHECK(table.rank >= 0 && table.rank < n_);
+      CHECK(static_cast<int>(request.tables.size()) == from_.tp_size);
+      const Rank first = from_.first_rank(OldGroupOf(request));
+      for (Rank r = 0; r < from_.tp_size; ++r) {
+        const RankTable& table = request.tables[r];
+        CHECK(table.rank == first + r && table.rank < n_);
         CHECK(table.pages.size() == size_t(request.num_blocks) * table.num_kv);
         held_[table.rank] += static_cast<int64_t>(table.pages.size());
         for (const PageId page : table.pages) highest = std::max(highest, page);
       }
     }
     stride_ = size_t{highest} + 1;
+    readers_.assign(stride_ * n_, 0);
+    stays_.assign(stride_ * n_, false);
     plan_.tables.reserve(requests_.size());
   }
 
-  void ToTensorParallel();
-  absl::Status ToExpertParallel(absl::Span<const int64_t> kv_tokens);
+  // Chooses groups and sources.
+  absl::Status PlanMoves(absl::Span<const int64_t> kv_tokens);
   absl::Status PlanWaves();
   KvPlan Take() { return std::move(plan_); }
 
@@ -69,8 +77,23 @@ class Planner {
   // when it is on the rank already.
   void Place(Rank src_rank, PageId src_page, Rank dst_rank, uint32_t request,
              uint32_t table, uint32_t entry);
-  std::vector<Rank> ChooseOwners(absl::Span<const int64_t> kv_tokens,
-                                 absl::Status& status) const;
+  int OldGroupOf(const KvTable& request) const {
+    return from_.group_of(request.tables[0].rank);
+  }
+  // New groups [first, last] with ranks of a request's old one.
+  std::pair<int, int> NewGroupsOf(const KvTable& request) const {
+    const Rank first = from_.first_rank(OldGroupOf(request));
+    return {to_.group_of(first), to_.group_of(first + from_.tp_size - 1)};
+  }
+  // Requests by their turn to choose: those without a choice first.
+  std::vector<uint32_t> TurnsToChoose(
+      absl::Span<const int64_t> kv_tokens) const;
+  absl::StatusOr<std::vector<int>> ChooseGroups(
+      absl::Span<const int64_t> kv_tokens) const;
+  void AddTables(const KvTable& from, int group);
+  void PlanMovesOf(uint32_t request);
+  // A rank of the request's old group that has the head: `dst` if it does.
+  Rank SourceOf(const KvTable& from, int head, Rank dst);
   void ReleaseUnread();
   absl::Status CheckFinalCounts() const;
   void FillWave(std::vector<PageMove>& wave);
@@ -80,6 +103,7 @@ class Planner {
 
   const AttentionShape shape_;
   const int n_;
+  const Layout from_;
   const Layout to_;
   const absl::Span<const KvTable> requests_;
   std::vector<std::vector<PageId>> free_;  // [rank], a stack
@@ -89,6 +113,8 @@ class Planner {
   size_t stride_ = 0;
   std::vector<uint16_t> readers_;  // [rank][page]
   std::vector<bool> stays_;        // [rank][page]
+  // [old group][head]: whose turn it is to send a block.
+  std::vector<uint32_t> turns_;
   std::array<std::array<MoveQueue, kMaxRanks>, kMaxRanks> queues_;  // dst, src
   KvPlan plan_;
 };
@@ -107,115 +133,115 @@ void Planner::Place(Rank src_rank, PageId src_page, Rank dst_rank,
       {src_page, request, table, entry});
 }
 
-void Planner::ToTensorParallel() {
-  readers_.assign(stride_ * n_, 0);
-  stays_.assign(stride_ * n_, false);
-  for (uint32_t q = 0; q < requests_.size(); ++q) {
-    const KvTable& from = requests_[q];
-    CHECK(from.tables.size() == 1);
-    const RankTable& source = from.tables[0];
-    CHECK(source.kv_begin == 0 && source.num_kv == shape_.num_kv_heads);
-    KvTable& table = plan_.tables.emplace_back();
-    table.slot = from.slot;
-    table.num_blocks = from.num_blocks;
-    table.tables.resize(n_);
-    for (Rank r = 0; r < n_; ++r) {
-      const HeadRange heads = HeadsOf(shape_, to_, r);
-      RankTable& t = table.tables[r];
-      t.rank = r;
-      t.kv_begin = heads.kv_begin;
-      t.num_kv = heads.num_kv();
-      t.pages.assign(size_t(from.num_blocks) * t.num_kv, kNoPage);
-    }
-    // Block by block over all ranks, so that the readers of a replicated head
-    // come close together and its page is free early.
-    for (int block = 0; block < from.num_blocks; ++block) {
-      for (Rank r = 0; r < n_; ++r) {
-        const RankTable& t = plan_.tables[q].tables[r];
-        for (int h = 0; h < t.num_kv; ++h) {
-          const size_t src = size_t(block) * source.num_kv + t.kv_begin + h;
-          Place(source.rank, source.pages[src], r, q, r,
-                static_cast<uint32_t>(block * t.num_kv + h));
-        }
-      }
-    }
-  }
-}
-
-std::vector<Rank> Planner::ChooseOwners(absl::Span<const int64_t> kv_tokens,
-                                        absl::Status& status) const {
+std::vector<uint32_t> Planner::TurnsToChoose(
+    absl::Span<const int64_t> kv_tokens) const {
   std::vector<uint32_t> order(requests_.size());
   for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-    return kv_tokens[a] > kv_tokens[b];
-  });
-  // All pages of the requests are given back by the switch.
+  const auto key = [&](uint32_t q) {
+    const auto [first, last] = NewGroupsOf(requests_[q]);
+    return std::pair(first != last, -kv_tokens[q]);
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](uint32_t a, uint32_t b) { return key(a) < key(b); });
+  return order;
+}
+
+absl::StatusOr<std::vector<int>> Planner::ChooseGroups(
+    absl::Span<const int64_t> kv_tokens) const {
+  const int64_t heads = HeadsOf(shape_, to_, 0).num_kv();
+  const int num_groups = to_.num_groups(n_);
+  // Head pages that the poorest rank of each group has. All pages of the
+  // requests are given back by the switch.
   RankCounts room{}, tokens{}, count{};
-  for (Rank r = 0; r < n_; ++r) {
-    room[r] = static_cast<int64_t>(free_[r].size()) + held_[r];
+  for (int group = 0; group < num_groups; ++group) {
+    room[group] = std::numeric_limits<int64_t>::max();
+    for (Rank r = to_.first_rank(group); r < to_.first_rank(group + 1); ++r) {
+      room[group] = std::min(room[group],
+                             static_cast<int64_t>(free_[r].size()) + held_[r]);
+    }
   }
-  std::vector<Rank> owners(requests_.size(), 0);
-  for (const uint32_t q : order) {
-    const int64_t need = int64_t{requests_[q].num_blocks} * shape_.num_kv_heads;
-    Rank best = -1;
-    for (Rank r = 0; r < n_; ++r) {
-      if (room[r] < need) continue;
-      if (best < 0 || std::pair(tokens[r], count[r]) <
+  std::vector<int> groups(requests_.size(), 0);
+  for (const uint32_t q : TurnsToChoose(kv_tokens)) {
+    const int64_t need = requests_[q].num_blocks * heads;
+    const auto [first, last] = NewGroupsOf(requests_[q]);
+    // Whether one without a choice has room, CheckFinalCounts() says.
+    int best = first == last ? first : -1;
+    for (int g = first; g <= last && first != last; ++g) {
+      if (room[g] < need) continue;
+      if (best < 0 || std::pair(tokens[g], count[g]) <
                           std::pair(tokens[best], count[best])) {
-        best = r;
+        best = g;
       }
     }
     if (best < 0) {
-      status = absl::ResourceExhaustedError(absl::StrCat(
-          "the KV cache does not fit in ep: a request of ",
-          requests_[q].num_blocks, " blocks needs ", need,
-          " head pages on one rank and the roomiest has ",
-          *std::max_element(room.begin(), room.begin() + n_), " left"));
-      return {};
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the KV cache does not fit in ", std::string(LayoutName(to_, n_)),
+          ": a request of ", requests_[q].num_blocks, " blocks needs ", need,
+          " head pages on each of ", to_.tp_size, " ranks and where it can go ",
+          "the roomiest have ",
+          std::max(int64_t{0}, *std::max_element(room.begin() + first,
+                                                 room.begin() + last + 1)),
+          " left"));
     }
     room[best] -= need;
     tokens[best] += kv_tokens[q];
     ++count[best];
-    owners[q] = best;
+    groups[q] = best;
   }
-  return owners;
+  return groups;
 }
 
-absl::Status Planner::ToExpertParallel(absl::Span<const int64_t> kv_tokens) {
-  readers_.assign(stride_ * n_, 0);
-  stays_.assign(stride_ * n_, false);
-  absl::Status status;
-  const std::vector<Rank> owners = ChooseOwners(kv_tokens, status);
-  if (!status.ok()) return status;
-
-  const int replicas = std::max(1, n_ / shape_.num_kv_heads);
-  std::vector<uint32_t> turn(shape_.num_kv_heads, 0);
-  for (uint32_t q = 0; q < requests_.size(); ++q) {
-    const KvTable& from = requests_[q];
-    CHECK(static_cast<int>(from.tables.size()) == n_);
-    const Rank owner = owners[q];
-    KvTable& table = plan_.tables.emplace_back();
-    table.slot = from.slot;
-    table.num_blocks = from.num_blocks;
+void Planner::AddTables(const KvTable& from, int group) {
+  KvTable& table = plan_.tables.emplace_back();
+  table.slot = from.slot;
+  table.num_blocks = from.num_blocks;
+  for (Rank r = to_.first_rank(group); r < to_.first_rank(group + 1); ++r) {
+    const HeadRange heads = HeadsOf(shape_, to_, r);
     RankTable& t = table.tables.emplace_back();
-    t.rank = owner;
-    t.num_kv = shape_.num_kv_heads;
+    t.rank = r;
+    t.kv_begin = heads.kv_begin;
+    t.num_kv = heads.num_kv();
     t.pages.assign(size_t(from.num_blocks) * t.num_kv, kNoPage);
-    for (int block = 0; block < from.num_blocks; ++block) {
-      for (int h = 0; h < shape_.num_kv_heads; ++h) {
-        // Ranks [first, first + replicas) hold the head.
-        const Rank first =
-            replicas > 1 ? h * replicas : h / (shape_.num_kv_heads / n_);
-        Rank src = owner;
-        if (owner < first || owner >= first + replicas) {
-          src = first + static_cast<Rank>(turn[h]++ % replicas);
-        }
-        const RankTable& s = from.tables[src];
+  }
+}
+
+Rank Planner::SourceOf(const KvTable& from, int head, Rank dst) {
+  const int group = OldGroupOf(from);
+  const int replicas = std::max(1, from_.tp_size / shape_.num_kv_heads);
+  // Ranks [first, first + replicas) of the old group hold the head.
+  const Rank first =
+      from_.first_rank(group) + head * replicas / from.tables[0].num_kv;
+  if (dst >= first && dst < first + replicas) return dst;
+  const int turn = group * shape_.num_kv_heads + head;
+  return first + static_cast<Rank>(turns_[turn]++ % replicas);
+}
+
+// Block by block over all ranks, so that the readers of a replicated head come
+// close together and its page is free early.
+void Planner::PlanMovesOf(uint32_t request) {
+  const KvTable& from = requests_[request];
+  const KvTable& to = plan_.tables[request];
+  for (int block = 0; block < from.num_blocks; ++block) {
+    for (uint32_t i = 0; i < to.tables.size(); ++i) {
+      const RankTable& t = to.tables[i];
+      for (int h = t.kv_begin; h < t.kv_begin + t.num_kv; ++h) {
+        const Rank src = SourceOf(from, h, t.rank);
+        const RankTable& s = from.tables[from_.part_of(src)];
         CHECK(s.rank == src && h >= s.kv_begin && h < s.kv_begin + s.num_kv);
-        Place(src, s.pages[size_t(block) * s.num_kv + h - s.kv_begin], owner, q,
-              0, static_cast<uint32_t>(block * t.num_kv + h));
+        Place(src, s.pages[size_t(block) * s.num_kv + h - s.kv_begin], t.rank,
+              request, i,
+              static_cast<uint32_t>(block * t.num_kv + h - t.kv_begin));
       }
     }
+  }
+}
+
+absl::Status Planner::PlanMoves(absl::Span<const int64_t> kv_tokens) {
+  turns_.assign(size_t(from_.num_groups(n_)) * shape_.num_kv_heads, 0);
+  ASSIGN_OR_RETURN(const std::vector<int> groups, ChooseGroups(kv_tokens));
+  for (uint32_t q = 0; q < requests_.size(); ++q) {
+    AddTables(requests_[q], groups[q]);
+    PlanMovesOf(q);
   }
   return absl::OkStatus();
 }
@@ -246,7 +272,7 @@ absl::Status Planner::CheckFinalCounts() const {
     const int64_t need = kept_[r] + pending_[r];
     if (need > room) {
       return absl::ResourceExhaustedError(absl::StrCat(
-          "the KV cache does not fit in ", std::string(LayoutName(to_)),
+          "the KV cache does not fit in ", std::string(LayoutName(to_, n_)),
           ": rank ", r, " would hold ", need, " head pages and has room for ",
           room));
     }
@@ -288,17 +314,17 @@ absl::Status Planner::PlanWaves() {
   while (left > 0) {
     if (static_cast<int>(plan_.waves.size()) == kMaxKvWaves) {
       return absl::ResourceExhaustedError(absl::StrCat(
-          "too few free head pages to switch to ", std::string(LayoutName(to_)),
-          ": after ", kMaxKvWaves, " waves ", left, " of ", total,
-          " pages would still have to move"));
+          "too few free head pages to switch to ",
+          std::string(LayoutName(to_, n_)), ": after ", kMaxKvWaves, " waves ",
+          left, " of ", total, " pages would still have to move"));
     }
     std::vector<PageMove> wave;
     FillWave(wave);
     if (wave.empty()) {
       return absl::ResourceExhaustedError(
           absl::StrCat("no free head page where one is needed to switch to ",
-                       std::string(LayoutName(to_)), ": ", left, " of ", total,
-                       " pages cannot be moved"));
+                       std::string(LayoutName(to_, n_)), ": ", left, " of ",
+                       total, " pages cannot be moved"));
     }
     left -= static_cast<int64_t>(wave.size());
     // Free for the next wave, once the last reader is served.
@@ -319,23 +345,18 @@ absl::StatusOr<KvPlan> PlanKv(
     const AttentionShape& shape, Layout from, Layout to,
     absl::Span<const KvTable> requests, absl::Span<const int64_t> kv_tokens,
     const std::vector<std::vector<PageId>>& free_pages) {
-  const int n = shape.num_ranks;
-  CHECK(from.served(n));
-  CHECK(to.served(n));
+  CHECK(static_cast<int>(free_pages.size()) == shape.num_ranks);
+  CHECK(HeadsDivide(shape, from));
+  CHECK(HeadsDivide(shape, to));
   CHECK(kv_tokens.size() == requests.size());
   if (from == to) {
     KvPlan plan;
     plan.tables.assign(requests.begin(), requests.end());
     return plan;
   }
-  Planner planner(shape, to, requests, free_pages);
-  if (to.tp_size == n) {
-    planner.ToTensorParallel();
-  } else if (absl::Status status = planner.ToExpertParallel(kv_tokens);
-             !status.ok()) {
-    return status;
-  }
-  if (absl::Status status = planner.PlanWaves(); !status.ok()) return status;
+  Planner planner(shape, from, to, requests, free_pages);
+  RETURN_IF_ERROR(planner.PlanMoves(kv_tokens));
+  RETURN_IF_ERROR(planner.PlanWaves());
   return planner.Take();
 }
 

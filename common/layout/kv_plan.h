@@ -27,11 +27,12 @@ struct RankTable {
   friend bool operator==(const RankTable&, const RankTable&) = default;
 };
 
-// Where a request's pages are: EP one table (its owner's), TP one a rank.
+// Where a request's pages are: on the ranks of one group of the layout. EP one
+// table, TP one a rank.
 struct KvTable {
   uint32_t slot = 0;  // sequence slot of the request
   int num_blocks = 0;
-  std::vector<RankTable> tables;  // by rank, ascending
+  std::vector<RankTable> tables;  // of the group's ranks, ascending
   friend bool operator==(const KvTable&, const KvTable&) = default;
 };
 
@@ -58,13 +59,19 @@ struct KvPlan {
 
 inline constexpr int kMaxKvWaves = 64;
 
-// Plans a switch of the KV cache to `to`.
+// Plans a switch of the KV cache from one layout to another.
 //   free_pages  [rank] ids that no request holds now, in any order
-//   kv_tokens   [request] for the choice of owners in TP->EP: largest first to
-//               the rank with the least KV tokens, then the fewest requests,
-//               then the lowest rank
-// Pages that stay on their rank are not moved. kResourceExhausted with the
-// numbers when it cannot fit, even in waves.
+//   kv_tokens   [request] for the choice of groups
+//
+// A request goes to a new group that has ranks of its old one: a share of its
+// pages is there already, and what was spread evenly stays so. Where the new
+// group contains the old one (to TP always) there is no choice. Else requests
+// with the most tokens choose first: of the groups with room, the one with the
+// least KV tokens, then the fewest requests, then the lowest.
+// Pages that stay on their rank are not moved. Where ranks of the old group
+// hold a head more than once, they take turns in sending its blocks.
+// kResourceExhausted with the numbers when it cannot fit, even in waves.
+// REQUIRES: HeadsDivide(shape, from), HeadsDivide(shape, to).
 absl::StatusOr<KvPlan> PlanKv(
     const AttentionShape& shape, Layout from, Layout to,
     absl::Span<const KvTable> requests, absl::Span<const int64_t> kv_tokens,

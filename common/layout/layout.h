@@ -4,8 +4,10 @@
 #pragma once
 
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/base/ids.h"
 
 namespace moebius {
@@ -25,11 +27,6 @@ struct Layout {
   constexpr bool divides(int num_ranks) const {
     return tp_size >= 1 && num_ranks % tp_size == 0;
   }
-  // Whether it is EP or TP. The layouts between are defined (blocks.h), but
-  // steps and KV plans are not written for them.
-  constexpr bool served(int num_ranks) const {
-    return tp_size == 1 || tp_size == num_ranks;
-  }
 
   constexpr int num_groups(int num_ranks) const { return num_ranks / tp_size; }
   constexpr int group_of(Rank rank) const { return rank / tp_size; }
@@ -43,8 +40,15 @@ struct Layout {
 constexpr Layout ExpertParallel() { return Layout{1}; }
 constexpr Layout TensorParallel(int num_ranks) { return Layout{num_ranks}; }
 
-// "ep" or "tp". A group of one rank has one layout under two names: "ep".
-std::string_view LayoutName(Layout layout);
+// "ep", "tp" (one group of all ranks), and between them "tp2", "tp4" and so on.
+// A group of one rank has one layout under two names: "ep".
+// REQUIRES: layout.divides(num_ranks); num_ranks <= kMaxRanks.
+std::string_view LayoutName(Layout layout, int num_ranks);
+
+// The layout of a name: "ep", "tp", or "tpN" with N ranks in a group ("tp1" is
+// "ep"). kInvalidArgument with the names that there are. Without a model's
+// heads these are the divisors of num_ranks.
+absl::StatusOr<Layout> ParseLayout(std::string_view text, int num_ranks);
 
 // kInvalidArgument unless a group has 1 to kMaxRanks ranks.
 absl::Status ValidateNumRanks(int num_ranks);
@@ -66,13 +70,27 @@ struct AttentionShape {
 };
 
 // kInvalidArgument when N does not divide the query heads, or neither of N and
-// the number of KV heads divides the other.
+// the number of KV heads divides the other: EP and TP are always there.
 absl::Status Validate(const AttentionShape& shape);
 
-// The share of a rank's part of its group: EP all heads, TP one N-th. With more
-// ranks in a group than KV heads each KV head is held by tp_size / kv_heads of
-// them.
-// REQUIRES: Validate(shape).ok(); layout.served(shape.num_ranks).
+// Whether the heads can be divided so: tp_size divides N, and of tp_size and
+// the number of KV heads one divides the other. (Of 12 ranks and 4 KV heads
+// there is no "tp6".) Layouts from outside are asked this before attention
+// meets them; experts have every divisor (blocks.h).
+// REQUIRES, here and below: Validate(shape).ok().
+bool HeadsDivide(const AttentionShape& shape, Layout layout);
+
+// The layouts for which HeadsDivide(), from EP to TP.
+std::vector<Layout> LayoutsOf(const AttentionShape& shape);
+
+// As above, of the layouts for which HeadsDivide().
+absl::StatusOr<Layout> ParseLayout(std::string_view text,
+                                   const AttentionShape& shape);
+
+// The share of a rank's part of its group: EP all heads, else one tp_size-th.
+// With more ranks in a group than KV heads each KV head is held by tp_size /
+// kv_heads of them, beside one another. Every rank has equally many.
+// REQUIRES: HeadsDivide(shape, layout).
 HeadRange HeadsOf(const AttentionShape& shape, Layout layout, Rank rank);
 
 }  // namespace moebius

@@ -38,7 +38,7 @@ struct WorkItem {
   uint32_t slot = 0;
   uint32_t position = 0;
   uint32_t num_tokens = 0;
-  uint8_t owner = 0;    // EP: rank that holds it. TP: 0.
+  uint8_t group = 0;    // of the attention layout: EP the rank, TP 0
   bool sample = false;  // draw the token at position + num_tokens
   friend bool operator==(const WorkItem&, const WorkItem&) = default;
 };

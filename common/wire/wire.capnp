@@ -58,7 +58,7 @@ struct StepPlan {
   itemSlot @10 :List(UInt32);
   itemPosition @11 :List(UInt32);
   itemNumTokens @12 :List(UInt32);
-  itemOwner @13 :List(UInt8);
+  itemGroup @13 :List(UInt8);
   itemSample @14 :List(Bool);
 }
 

@@ -103,21 +103,21 @@ absl::Status Read(wire_schema::StepPlan::Reader in, StepPlan& out) {
   const auto slots = in.getItemSlot();
   const auto positions = in.getItemPosition();
   const auto tokens = in.getItemNumTokens();
-  const auto owners = in.getItemOwner();
+  const auto groups = in.getItemGroup();
   const auto samples = in.getItemSample();
   const unsigned n = slots.size();
-  if (positions.size() != n || tokens.size() != n || owners.size() != n ||
+  if (positions.size() != n || tokens.size() != n || groups.size() != n ||
       samples.size() != n) {
     return Malformed("columns of work items differ in length");
   }
   out.items.resize(n);
   for (unsigned i = 0; i < n; ++i) {
     if (slots[i] >= kMaxSlotNumber || positions[i] >= kMaxPosition ||
-        tokens[i] < 1 || tokens[i] > kMaxPosition || owners[i] >= kMaxRanks) {
+        tokens[i] < 1 || tokens[i] > kMaxPosition || groups[i] >= kMaxRanks) {
       return Malformed("work item");
     }
     out.items[i] =
-        WorkItem{slots[i], positions[i], tokens[i], owners[i], samples[i]};
+        WorkItem{slots[i], positions[i], tokens[i], groups[i], samples[i]};
   }
   return absl::OkStatus();
 }

@@ -73,7 +73,7 @@ void Build(wire_schema::StepPlan::Builder out, const StepPlan& in) {
              [](auto& w) { return w.position; });
   FillColumn(out.initItemNumTokens(n), items,
              [](auto& w) { return w.num_tokens; });
-  FillColumn(out.initItemOwner(n), items, [](auto& w) { return w.owner; });
+  FillColumn(out.initItemGroup(n), items, [](auto& w) { return w.group; });
   FillColumn(out.initItemSample(n), items, [](auto& w) { return w.sample; });
 }
 

@@ -21,7 +21,7 @@ absl::Status CheckRange(const char* name, int64_t value, int64_t highest) {
 absl::StatusOr<Scheduler> Scheduler::Create(const SchedulerOptions& options) {
   RETURN_IF_ERROR(Validate(options.attention));
   const int n = options.attention.num_ranks;
-  if (!options.layout.served(n)) {
+  if (!options.layout.is_ep() && options.layout != TensorParallel(n)) {
     return absl::InvalidArgumentError(
         absl::StrCat("a group of ", n, " ranks has no layout with tp_size ",
                      options.layout.tp_size));

@@ -10,7 +10,7 @@ namespace moebius {
 
 absl::StatusOr<KvPlan> Scheduler::PlanSwitch(Layout target) const {
   const int n = options_.attention.num_ranks;
-  if (target == layout() || !target.served(n)) {
+  if (target == layout() || (!target.is_ep() && target != TensorParallel(n))) {
     return absl::InvalidArgumentError(
         absl::StrCat("no switch from tp_size ", layout().tp_size, " to ",
                      target.tp_size, " in a group of ", n));
@@ -30,7 +30,7 @@ absl::StatusOr<KvPlan> Scheduler::PlanSwitch(Layout target) const {
 
 absl::Status Scheduler::ApplySwitch(Layout target, const KvPlan& plan) {
   const int n = options_.attention.num_ranks;
-  if (target == layout() || !target.served(n)) {
+  if (target == layout() || (!target.is_ep() && target != TensorParallel(n))) {
     return absl::FailedPreconditionError(
         absl::StrCat("no switch from tp_size ", layout().tp_size, " to ",
                      target.tp_size, " in a group of ", n));

@@ -377,10 +377,11 @@ void SwitchControl::Answer(bool done, std::string reason) {
   current.report.reason = std::move(reason);
   if (done) {
     const SwitchReport& r = current.report;
-    LogInfo("switch ", r.epoch.value, " ", LayoutName(r.from), " -> ",
-            LayoutName(r.to), " at step ", r.boundary.value, ": ",
-            r.weight_bytes, " + ", r.kv_bytes, " bytes, ",
-            absl::StrFormat("%.2f", r.switch_ms), " ms copies, ",
+    LogInfo("switch ", r.epoch.value, " ",
+            LayoutName(r.from, group_->num_ranks()), " -> ",
+            LayoutName(r.to, group_->num_ranks()), " at step ",
+            r.boundary.value, ": ", r.weight_bytes, " + ", r.kv_bytes,
+            " bytes, ", absl::StrFormat("%.2f", r.switch_ms), " ms copies, ",
             absl::StrFormat("%.2f", r.pause_ms), " ms pause", PartsOf(current));
   } else if (current.report.epoch.value != 0) {
     LogWarn("switch ", current.report.epoch.value,

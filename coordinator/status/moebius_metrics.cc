@@ -51,12 +51,12 @@ void AddGenerations(const EngineStatus& status, MetricsWriter& out) {
   out.BeginGauge("moebius:kv_tokens",
                  "Tokens of KV that the group holds, by layout.");
   for (const KvStatus& kv : status.kv) {
-    out.Add(kv.tokens, {{"layout", LayoutName(kv.layout)}});
+    out.Add(kv.tokens, {{"layout", kLayoutNames[!kv.layout.is_ep()]}});
   }
   out.BeginGauge("moebius:kv_tokens_free",
                  "Tokens of KV that are free, or would be, by layout.");
   for (const KvStatus& kv : status.kv) {
-    out.Add(kv.tokens_free, {{"layout", LayoutName(kv.layout)}});
+    out.Add(kv.tokens_free, {{"layout", kLayoutNames[!kv.layout.is_ep()]}});
   }
 }
 

@@ -22,7 +22,7 @@ std::string Dump(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-std::string Name(Layout layout) { return std::string(LayoutName(layout)); }
+std::string Name(Layout layout) { return layout.is_ep() ? "ep" : "tp"; }
 
 std::string_view CauseName(SwitchCause cause) {
   switch (cause) {

@@ -25,7 +25,7 @@ void Answer(const StepPlan& plan, std::vector<StepResult>& results) {
   }
   for (const WorkItem& item : plan.items) {
     if (!item.sample) continue;
-    SampledToken& sample = results[item.owner].sampled.emplace_back();
+    SampledToken& sample = results[item.group].sampled.emplace_back();
     sample.slot = item.slot;
     sample.position = item.position + item.num_tokens;
     sample.token = 7;

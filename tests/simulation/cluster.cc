@@ -465,7 +465,8 @@ void Cluster::CheckSlots(const char* when, Rank rank) {
                     expected.bytes.data() + layer * slot_bytes,
                     static_cast<size_t>(slot_bytes)) != 0) {
       world_.Violate('D', Cat(when, " layer ", layer, " of rank ", rank,
-                              " is not that of layout ", LayoutName(state.to)));
+                              " is not that of layout ",
+                              LayoutName(state.to, options_.num_workers)));
     }
   }
 }

@@ -9,12 +9,13 @@
 namespace moebius::simulation {
 namespace {
 
+std::string_view NameOf(Layout layout) { return layout.is_ep() ? "ep" : "tp"; }
+
 std::string WordsOf(const ExpertsState& experts) {
   const char* const side = experts.side == Side::kLow ? "low" : "high";
-  if (experts.steady()) return Cat(LayoutName(experts.to), ", ", side);
-  return Cat(LayoutName(experts.from), " to ", LayoutName(experts.to),
-             ", from ", side, ", ", Count(experts.layers_done, "layer"),
-             " done");
+  if (experts.steady()) return Cat(NameOf(experts.to), ", ", side);
+  return Cat(NameOf(experts.from), " to ", NameOf(experts.to), ", from ", side,
+             ", ", Count(experts.layers_done, "layer"), " done");
 }
 
 std::string WordsOf(const KvPlan& plan) {
@@ -81,7 +82,7 @@ struct CommandWords {
   }
   std::string operator()(const StepPlan& plan) {
     std::string words =
-        Cat("STEP ", plan.step.value, " ", LayoutName(plan.layout.attention));
+        Cat("STEP ", plan.step.value, " ", NameOf(plan.layout.attention));
     const char* between = ": ";
     const auto add = [&](const std::string& more) {
       words += Cat(std::exchange(between, "; "), more);
@@ -103,7 +104,7 @@ struct CommandWords {
   }
   std::string operator()(const wire::Prepare& prepare) {
     return Cat("PREPARE epoch ", prepare.epoch.value, ": to ",
-               LayoutName(prepare.target), ", ", WordsOf(prepare.kv));
+               NameOf(prepare.target), ", ", WordsOf(prepare.kv));
   }
   std::string operator()(const wire::Commit& commit) {
     return Cat("COMMIT epoch ", commit.epoch.value, " before step ",
@@ -166,7 +167,7 @@ struct RecordWords {
     return Cat("TERM BEGUN ", begun.term.value);
   }
   std::string operator()(const journal::GroupBegun& begun) {
-    return Cat("GROUP BEGUN in ", LayoutName(begun.layout));
+    return Cat("GROUP BEGUN in ", NameOf(begun.layout));
   }
   std::string operator()(const journal::WorkerJoined& joined) {
     return Cat("WORKER JOINED ", joined.rank, ", incarnation ",
@@ -199,7 +200,7 @@ struct RecordWords {
   }
   std::string operator()(const journal::SwitchDecided& decided) {
     return Cat("SWITCH DECIDED epoch ", decided.epoch.value, ": ",
-               LayoutName(decided.from), " to ", LayoutName(decided.to),
+               NameOf(decided.from), " to ", NameOf(decided.to),
                " before step ", decided.boundary.value);
   }
   std::string operator()(const journal::SwitchDone& done) {

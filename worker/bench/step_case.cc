@@ -112,7 +112,7 @@ StepPlan PlanStep(const StepCase& one, int num_ranks, StepId step, int index) {
     item.position =
         one.decodes() ? static_cast<uint32_t>(one.tokens + index) : 0;
     item.num_tokens = one.decodes() ? 1 : static_cast<uint32_t>(one.tokens);
-    item.owner = static_cast<uint8_t>(OwnerOf(one, i, num_ranks));
+    item.group = static_cast<uint8_t>(OwnerOf(one, i, num_ranks));
     item.sample = true;
     plan.items.push_back(item);
   }

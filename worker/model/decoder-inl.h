@@ -84,7 +84,7 @@ std::array<ColumnParallel<D>, 3> Decoder<D>::ProjectionsOf(int l) const {
 template <class D>
 absl::Status Decoder<D>::Begin(const Pass<D>& pass) {
   layout_ = pass.layout.attention;
-  if (!layout_.served(shape_.num_ranks)) {
+  if (!layout_.is_ep() && layout_ != TensorParallel(shape_.num_ranks)) {
     return absl::InvalidArgumentError(
         absl::StrCat("step: attention of tp_size ", layout_.tp_size,
                      "; allowed: 1 or ", shape_.num_ranks));

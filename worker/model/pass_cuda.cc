@@ -334,7 +334,8 @@ bool GpuPasses<N>::MayCapture(const StepLayout& layout) {
   };
   if (named(layout.attention) && named(layout.experts.to)) return can_capture_;
   if (!std::exchange(told_of_uncaptured_, true)) {
-    LogInfo("passes of ", LayoutName(layout.experts.to),
+    LogInfo("passes of ",
+            LayoutName(layout.experts.to, options_.peers->num_ranks()),
             " are launched kernel by kernel: layout.resident does not name it");
   }
   return false;
@@ -475,7 +476,8 @@ absl::Status GpuPasses<N>::CaptureForeseen() {
   std::vector<std::string> names;
   auto told = begin;
   for (const StepLayout& layout : ahead_) {
-    names.emplace_back(LayoutName(layout.experts.to));
+    names.emplace_back(
+        LayoutName(layout.experts.to, options_.peers->num_ranks()));
     for (const Padding& padding : Foreseen(layout)) {
       RETURN_IF_ERROR(Capture(KeyOf(layout, padding.rows, padding.positions),
                               PutNothing(layout, padding)));

@@ -75,7 +75,7 @@ absl::Status SwitchExecutor::Check(const wire::Prepare& prepare) const {
     return absl::FailedPreconditionError(absl::StrCat(
         "epoch ", prepare.epoch.value, " after ", last_epoch_.value));
   }
-  if (!prepare.target.served(context_.num_ranks) || !experts_.steady() ||
+  if (!HeadsDivide(context_.attention, prepare.target) || !experts_.steady() ||
       prepare.target == experts_.to) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot switch from tp_size ", experts_.to.tp_size, " to ",
@@ -88,10 +88,14 @@ absl::Status SwitchExecutor::Check(const wire::Prepare& prepare) const {
   RETURN_IF_ERROR(context_.sequences->CheckTables(prepare.kv.tables));
   for (const KvTable& table : prepare.kv.tables) {
     for (const RankTable& rank : table.tables) {
+      if (rank.rank < 0 || rank.rank >= context_.num_ranks) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("slot ", table.slot, ": rank ", rank.rank, " of ",
+                         context_.num_ranks));
+      }
       const HeadRange heads =
           HeadsOf(context_.attention, prepare.target, rank.rank);
-      if (rank.rank >= context_.num_ranks || rank.kv_begin != heads.kv_begin ||
-          rank.num_kv != heads.num_kv()) {
+      if (rank.kv_begin != heads.kv_begin || rank.num_kv != heads.num_kv()) {
         return absl::InvalidArgumentError(
             absl::StrCat("slot ", table.slot, ": heads of rank ", rank.rank));
       }

@@ -1,6 +1,7 @@
 #include "common/layout/kv_plan.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <numeric>
 #include <random>
@@ -41,17 +42,15 @@ class Pools {
     for (auto& free : free_) std::shuffle(free.begin(), free.end(), random);
   }
 
-  // Adds a request in EP on `owner`, or in TP; false when it has no room.
-  bool Add(Layout layout, uint32_t slot, int blocks, Rank owner) {
-    const bool ep = layout == ExpertParallel();
-    for (Rank r = ep ? owner : 0; r < (ep ? owner + 1 : shape_.num_ranks);
-         ++r) {
+  // Adds a request in a group of the layout; false when it has no room.
+  bool Add(Layout layout, uint32_t slot, int blocks, int group) {
+    const Rank first = layout.first_rank(group);
+    for (Rank r = first; r < first + layout.tp_size; ++r) {
       const size_t need = size_t(blocks) * HeadsOf(shape_, layout, r).num_kv();
       if (free_[r].size() < need) return false;
     }
     KvTable table{slot, blocks, {}};
-    for (Rank r = ep ? owner : 0; r < (ep ? owner + 1 : shape_.num_ranks);
-         ++r) {
+    for (Rank r = first; r < first + layout.tp_size; ++r) {
       const HeadRange heads = HeadsOf(shape_, layout, r);
       RankTable& t = table.tables.emplace_back(
           RankTable{r, heads.kv_begin, heads.num_kv(), {}});
@@ -117,13 +116,15 @@ class Pools {
       const KvTable& table = plan.tables[q];
       ASSERT_EQ(table.slot, tables_[q].slot);
       ASSERT_EQ(table.num_blocks, tables_[q].num_blocks);
-      ASSERT_EQ(table.tables.size(),
-                to == ExpertParallel() ? 1u : size_t(shape_.num_ranks));
+      // A group that has ranks of the old one.
+      ASSERT_EQ(table.tables.size(), size_t(to.tp_size));
+      const Rank first = table.tables[0].rank;
+      ASSERT_EQ(to.part_of(first), 0);
+      ASSERT_LE(first, tables_[q].tables.back().rank);
+      ASSERT_LT(tables_[q].tables[0].rank, first + to.tp_size);
       for (size_t i = 0; i < table.tables.size(); ++i) {
         const RankTable& t = table.tables[i];
-        if (to != ExpertParallel()) {
-          ASSERT_EQ(t.rank, static_cast<Rank>(i));
-        }
+        ASSERT_EQ(t.rank, first + static_cast<Rank>(i));
         const HeadRange heads = HeadsOf(shape_, to, t.rank);
         ASSERT_EQ(t.kv_begin, heads.kv_begin);
         ASSERT_EQ(t.num_kv, heads.num_kv());
@@ -326,10 +327,63 @@ TEST(PlanKv, ReplicasSendEvenShares) {
   EXPECT_EQ(sent, (std::map<Rank, int>{{2, 4}, {3, 4}}));
 }
 
+TEST(PlanKv, AGroupWithinTheNewOneHasNoChoice) {
+  // tp2 to tp4 of 8 ranks, the lower half nearly full, the upper one empty.
+  const AttentionShape shape{8, 8, 4};
+  Pools pools(shape, std::vector<int>(8, 64));
+  for (uint32_t q = 0; q < 6; ++q) {
+    ASSERT_TRUE(pools.Add(Layout{2}, q, 8, static_cast<int>(q % 2)));
+  }
+  const auto plan = pools.Plan(Layout{2}, Layout{4});
+  ASSERT_THAT(plan, IsOk());
+  for (const KvTable& table : plan->tables) EXPECT_EQ(table.tables[0].rank, 0);
+}
+
+TEST(PlanKv, AGroupOfSeveralNewOnesChoosesAmongThem) {
+  // tp4 to tp2 of 8 ranks: groups 2 and 3 lie in the old group 1.
+  const AttentionShape shape{8, 8, 4};
+  Pools pools(shape, std::vector<int>(8, 64));
+  const int blocks[] = {3, 9, 4, 2};
+  for (uint32_t q = 0; q < 4; ++q) {
+    ASSERT_TRUE(pools.Add(Layout{4}, q, blocks[q], 1));
+  }
+  const auto plan = pools.Plan(Layout{4}, Layout{2});
+  ASSERT_THAT(plan, IsOk());
+  std::vector<Rank> first;
+  for (const KvTable& table : plan->tables) {
+    first.push_back(table.tables[0].rank);
+  }
+  EXPECT_EQ(first, (std::vector<Rank>{6, 4, 6, 6}));
+}
+
+TEST(PlanKv, ThoseWithoutAChoiceAreCountedFirst) {
+  // tp2 to tp3 of 6 ranks: the middle group lies across both new ones.
+  const AttentionShape shape{6, 6, 6};
+  Pools pools(shape, std::vector<int>(6, 64));
+  ASSERT_TRUE(pools.Add(Layout{2}, 0, 5, 1));
+  ASSERT_TRUE(pools.Add(Layout{2}, 1, 2, 0));
+  const auto plan = pools.Plan(Layout{2}, Layout{3});
+  ASSERT_THAT(plan, IsOk());
+  EXPECT_EQ(plan->tables[0].tables[0].rank, 3);
+  EXPECT_EQ(plan->tables[1].tables[0].rank, 0);
+}
+
+TEST(PlanKv, RefusesWhenNoGroupInReachHasRoom) {
+  // Ranks 4 to 7 have room, but a request of the lower half cannot go there.
+  const AttentionShape shape{8, 8, 8};
+  Pools pools(shape, {12, 12, 12, 12, 64, 64, 64, 64});
+  ASSERT_TRUE(pools.Add(Layout{4}, 0, 4, 0));
+  EXPECT_THAT(pools.Plan(Layout{4}, Layout{2}),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("does not fit in tp2: a request of 4 blocks "
+                                 "needs 16 head pages on each of 2 ranks")));
+}
+
 // ---- random walk -----------------------------------------------------------
 
 struct WalkFigures {
   int done = 0, refused = 0, in_waves = 0;
+  std::set<std::array<int, 3>> pairs;  // ranks, from, to
 };
 
 void Walk(const AttentionShape& shape, bool tight, uint32_t seed,
@@ -341,21 +395,21 @@ void Walk(const AttentionShape& shape, bool tight, uint32_t seed,
   }
   Pools pools(shape, sizes);
   pools.Shuffle(random);
-  Layout layout =
-      random() % 2 ? ExpertParallel() : TensorParallel(shape.num_ranks);
+  const std::vector<Layout> layouts = LayoutsOf(shape);
+  Layout layout = layouts[random() % layouts.size()];
   uint32_t next_slot = 0;
   for (int turn = 0; turn < 30; ++turn) {
     for (uint32_t i = random() % 4; i > 0; --i) pools.RemoveRandom(random);
     // Fill until a few requests have found no room.
     for (int failed = 0; failed < (tight ? 6 : 1);) {
       const int blocks = 1 + static_cast<int>(random() % (tight ? 4 : 6));
-      const Rank owner = static_cast<Rank>(random() % shape.num_ranks);
-      if (!pools.Add(layout, next_slot++, blocks, owner)) ++failed;
+      const int group =
+          static_cast<int>(random() % layout.num_groups(shape.num_ranks));
+      if (!pools.Add(layout, next_slot++, blocks, group)) ++failed;
       if (!tight && random() % 3 == 0) break;
     }
-    const Layout target = layout == ExpertParallel()
-                              ? TensorParallel(shape.num_ranks)
-                              : ExpertParallel();
+    Layout target = layout;
+    while (target == layout) target = layouts[random() % layouts.size()];
     const auto tables = pools.tables_;
     const auto free = pools.free_;
     const auto plan = pools.Plan(layout, target);
@@ -370,6 +424,7 @@ void Walk(const AttentionShape& shape, bool tight, uint32_t seed,
     ASSERT_LE(plan->waves.size(), size_t{kMaxKvWaves});
     ASSERT_NO_FATAL_FAILURE(pools.Execute(*plan, random));
     ASSERT_NO_FATAL_FAILURE(pools.Adopt(target, *plan));
+    figures.pairs.insert({shape.num_ranks, layout.tp_size, target.tp_size});
     layout = target;
     ++figures.done;
     if (plan->waves.size() > 1) ++figures.in_waves;
@@ -378,23 +433,29 @@ void Walk(const AttentionShape& shape, bool tight, uint32_t seed,
 
 TEST(PlanKv, RandomWalkKeepsEveryPage) {
   WalkFigures loose, tight;
-  for (const int n : {2, 3, 4, 6, 8}) {
-    for (const int kv : {1, 2, 3, 4, 6, 8, 12}) {
+  size_t pairs = 0;
+  for (int n = 2; n <= kMaxRanks; ++n) {
+    for (const int kv : {1, 2, 3, 4, 6, 8, 12, 16, n}) {
       const AttentionShape shape{n, kv * n, kv};
       if (!Validate(shape).ok()) continue;
-      for (uint32_t seed = 0; seed < 6; ++seed) {
+      for (uint32_t seed = 0; seed < 4; ++seed) {
         SCOPED_TRACE(testing::Message()
                      << n << " ranks, " << kv << " KV heads, seed " << seed);
         ASSERT_NO_FATAL_FAILURE(Walk(shape, false, seed, loose));
         ASSERT_NO_FATAL_FAILURE(Walk(shape, true, seed, tight));
       }
     }
+    // With n KV heads every divisor is a layout.
+    const size_t layouts = LayoutsOf({n, n, n}).size();
+    pairs += layouts * (layouts - 1);
   }
   // The walk has seen all that it is for.
-  EXPECT_GT(loose.done, 500);
-  EXPECT_GT(tight.done, 100);
-  EXPECT_GT(tight.refused, 50);
-  EXPECT_GT(tight.in_waves, 50);
+  EXPECT_EQ(loose.pairs.size(), pairs);
+  EXPECT_GT(tight.pairs.size(), pairs * 9 / 10);
+  EXPECT_GT(loose.done, 2000);
+  EXPECT_GT(tight.done, 500);
+  EXPECT_GT(tight.refused, 100);
+  EXPECT_GT(tight.in_waves, 100);
 }
 
 }  // namespace

@@ -84,7 +84,7 @@ TEST(Wire, OutOfRangeNumbersAreRefused) {
   EXPECT_THAT(wire::DecodeCommand(Encode(wire::CommandMessage{{}, plan})),
               StatusIs(absl::StatusCode::kInvalidArgument));
   plan = SampleStepPlan();
-  plan.items[0].owner = kMaxRanks;
+  plan.items[0].group = kMaxRanks;
   EXPECT_THAT(wire::DecodeCommand(Encode(wire::CommandMessage{{}, plan})),
               StatusIs(absl::StatusCode::kInvalidArgument));
   plan = SampleStepPlan();

@@ -370,7 +370,7 @@ TEST(Scheduler, OwnerIsTheRankWithLeastTokensThenFewestRequestsThenLowest) {
   }
   const StepPlan plan = rig.Issue();
   std::map<uint32_t, int> owner;
-  for (const WorkItem& item : plan.items) owner[item.slot] = item.owner;
+  for (const WorkItem& item : plan.items) owner[item.slot] = item.group;
   // 50 | 20 | 20 | 10, then 10 to rank 3, 30 to the lowest of three with 20
   // but fewest requests: rank 1; 5 to rank 2.
   EXPECT_EQ(owner,
@@ -390,7 +390,7 @@ TEST(Scheduler, OwnerMustHaveRoom) {
     const StepPlan plan = rig.Issue();
     for (const Admission& a : plan.admissions) {
       for (const WorkItem& item : plan.items) {
-        if (item.slot == a.slot) owner[a.request.value] = item.owner;
+        if (item.slot == a.slot) owner[a.request.value] = item.group;
       }
     }
   }

@@ -282,7 +282,7 @@ class SimulatedGroup {
     ASSERT_TRUE(slot.live);
     if (slot.refused) {
       const bool ep = layout_.is_ep();
-      results[ep ? item.owner : 0].refused.push_back({item.slot, kRefusal});
+      results[ep ? item.group : 0].refused.push_back({item.slot, kRefusal});
       return;
     }
     if (std::exchange(slot.restored, false)) slot.computed = item.position;
@@ -291,14 +291,14 @@ class SimulatedGroup {
     const uint32_t end = item.position + item.num_tokens;
     ASSERT_LE(end, slot.tokens.size()) << "a token nobody knows";
     const bool ep = layout_.is_ep();
-    ASSERT_LT(item.owner, ranks());
-    EXPECT_TRUE(ep || item.owner == 0);
+    ASSERT_LT(item.group, ranks());
+    EXPECT_TRUE(ep || item.group == 0);
     for (const auto& [rank, pages] : slot.tables) {
-      EXPECT_TRUE(!ep || pages.empty() || rank == item.owner)
+      EXPECT_TRUE(!ep || pages.empty() || rank == item.group)
           << "EP pages off their owner";
     }
-    const Rank first = ep ? item.owner : 0;
-    const Rank last = ep ? item.owner + 1 : ranks();
+    const Rank first = ep ? item.group : 0;
+    const Rank last = ep ? item.group + 1 : ranks();
     uint64_t state = 0;
     for (Rank r = first; r < last; ++r) {
       const HeadRange heads = HeadsOf(options_.attention, layout_, r);
@@ -341,7 +341,7 @@ class SimulatedGroup {
       sample.slot = item.slot;
       sample.position = end;
       sample.token = TokenOf(state);
-      const Rank by = ep ? item.owner : static_cast<Rank>(item.slot) % ranks();
+      const Rank by = ep ? item.group : static_cast<Rank>(item.slot) % ranks();
       results[by].sampled.push_back(sample);
       slot.tokens.push_back(sample.token);
     }

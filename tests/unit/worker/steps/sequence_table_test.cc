@@ -118,7 +118,7 @@ TEST_F(SequenceTableTest, RefusesWorkThatCannotBe) {
     WorkItem item;
     const char* why;
   } rows[] = {
-      {{0, 3, 1, 2, true}, "owner 2"},
+      {{0, 3, 1, 2, true}, "group 2"},
       {{0, 3, 2, kRank, true}, "work up to token 5 but only 4 are known"},
       {{0, 3, most, kRank, true}, "but only 4 are known"},
       {{0, 3, 0, kRank, false}, "work on 0 tokens"},
