@@ -39,6 +39,7 @@
 #include "coordinator/engine/text_thread.h"
 #include "coordinator/http/connection_budget.h"
 #include "coordinator/http/http_server.h"
+#include "coordinator/http/line_server.h"
 #include "coordinator/journal/disk_posix.h"
 #include "coordinator/journal/journal.h"
 
@@ -206,6 +207,7 @@ HttpServerOptions ServerOptions(const Config& config,
   options.header_timeout_ms = config.http.header_timeout_ms;
   options.body_timeout_ms = config.http.body_timeout_ms;
   options.write_timeout_ms = config.http.write_timeout_ms;
+  options.log_requests = config.log.requests;
   options.max_body_bytes = static_cast<size_t>(config.http.max_body_bytes);
   options.max_stream_buffer_bytes =
       static_cast<size_t>(config.http.stream_buffer_bytes);
@@ -243,6 +245,17 @@ std::string InstanceId(const std::string& dir) {
   return dir.substr(dir.find_last_of('/') + 1);
 }
 
+// Null if there is none.
+absl::StatusOr<std::unique_ptr<LineServer>> StartAgent(
+    const Config& config, IoThreads& threads, const ServerReport& report) {
+  if (config.admin.agent_port < 0) return nullptr;
+  ASSIGN_OR_RETURN(auto agent,
+                   LineServer::Start(config.admin.agent_address(), threads,
+                                     [&report] { return report.Agent(); }));
+  LogInfo("agent-check: ", config.admin.host, ":", agent->port());
+  return agent;
+}
+
 ServerInfo InfoOf(const CoordinatorOptions& options, int max_model_len,
                   Term term) {
   const Config& config = options.config;
@@ -257,6 +270,13 @@ ServerInfo InfoOf(const CoordinatorOptions& options, int max_model_len,
           .started_unix_s = UnixMs() / 1e3,
           .pid = getpid(),
           .term = term.value};
+}
+
+CallTableOptions CallOptionsOf(const Config& config) {
+  return {std::chrono::milliseconds(config.journal.resume_window_ms),
+          std::chrono::microseconds(config.http.write_interval_us),
+          std::chrono::milliseconds(config.http.waiting_comment_ms),
+          config.log.requests};
 }
 
 // Requests of earlier coordinators, for clients that come back for them.
@@ -362,10 +382,9 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
       api_keys.has_value(), config.http.host, config.http.allowed_hosts,
       config.http.allowed_origins);
   api_options.keys = std::move(api_keys);
-  api_options.calls = {
-      std::chrono::milliseconds(config.journal.resume_window_ms),
-      std::chrono::microseconds(config.http.write_interval_us),
-      std::chrono::milliseconds(config.http.waiting_comment_ms)};
+  api_options.not_ready_status = config.http.not_ready_status;
+  api_options.load_header = config.http.load_header;
+  api_options.calls = CallOptionsOf(config);
   OpenAiApi api(engine, *codec, threads, metrics, std::move(api_options));
   calls = &api.calls();
   RestoreCalls(opened.journal->state(), *calls);
@@ -376,6 +395,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
       MakeAdmissionRules(admin_keys.has_value(), config.admin.host,
                          config.admin.allowed_hosts, "");
   admin_options.keys = std::move(admin_keys);
+  admin_options.not_ready_status = config.http.not_ready_status;
   AdminApi admin(engine, report, std::move(admin_options));
   // Whatever ends us, sockets and their threads end before the APIs do.
   const auto stop_front = absl::MakeCleanup([&] {
@@ -394,6 +414,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
       HttpServer::Start(
           ServerOptions(config, config.admin.address(), budget.admin),
           admin_threads, admin));
+  ASSIGN_OR_RETURN(const auto agent, StartAgent(config, admin_threads, report));
   engine.Start();
 
   // Listeners answer probes while workers load; requests get 503 until then.
@@ -422,8 +443,7 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   }
   engine.Stop();
   const absl::Status status = failed();
-  // Clients get what has been said to them; those of a failed coordinator wait
-  // for the next one.
+  // Clients get what was said; those of a failed coordinator await the next.
   server->StopAccepting();
   for (int i = 0;
        status.ok() && i < kMaxFlushTurns && server->num_connections() > 0;

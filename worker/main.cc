@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
                  "descriptor to read our keys of the control channel from");
   CLI11_PARSE(app, argc, argv);
 
+  program.name += " " + std::to_string(program.rank);
   launcher = getppid();
   struct sigaction stop = {};
   stop.sa_sigaction = OnStop;

@@ -13,10 +13,10 @@
 
 namespace moebius {
 
-// A message is its level and text on one line of at most kMaxLogLineBytes,
-// whatever is in the text: messages quote clients. The bound is below what the
-// launcher takes for one line, so that no part of a message can pose as a line
-// of its own.
+// A message is its time, level and text on one line of at most
+// kMaxLogLineBytes (or one JSON object, log_line.h), whatever is in the text:
+// messages quote clients. The bound is below what the launcher takes for one
+// line, so that no part of a message can pose as a line of its own.
 inline constexpr size_t kMaxLogLineBytes = 1800;
 
 // From now on messages go to standard error in this form. Once in a process.
@@ -24,9 +24,13 @@ void StartLogging(const std::string& name);
 
 // The least that is written.
 void SetLogLevel(LogLevel least);
+// Text until it is called.
+void SetLogFormat(LogFormat format);
 
 bool IsLogged(LogLevel level);
-void WriteLog(LogLevel level, std::string_view message);
+// `request`: the id of the request that it is about; "": of none.
+void WriteLog(LogLevel level, std::string_view message,
+              std::string_view request = "");
 
 // Parts as Cat() takes them, put together only if they are to be written. Any
 // thread.

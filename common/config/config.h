@@ -35,6 +35,10 @@ enum class NumericsChoice { kAuto, kExact, kFast };
 // kIpc is a Unix socket in the group's private directory.
 enum class ControlTransport { kIpc, kTcp };
 
+// Which answers say how loaded the group is (coordinator/status/orca.h): those
+// to requests that ask for it, or all, in one format.
+enum class LoadHeader { kAsked, kText, kJson };
+
 // kAuto: the load decides.
 enum class LayoutChoice { kEp, kTp, kAuto };
 
@@ -134,6 +138,8 @@ struct HttpConfig {
   int write_timeout_ms = 30'000;
   int64_t stream_buffer_bytes = int64_t{1} << 20;
   int64_t max_body_bytes = int64_t{4} << 20;
+  int not_ready_status = 503;  // of /ready; 404 for balancers that want that
+  LoadHeader load_header = LoadHeader::kAsked;
   int waiting_comment_ms = 15000;  // to streams that nothing else goes to; 0:
                                    // none
   int drain_timeout_ms = 30000;
@@ -148,8 +154,11 @@ struct AdminConfig {
   std::string api_key_file;
   std::string allowed_hosts;
   bool allow_unauthenticated = false;
+  // Of HAProxy's agent-check, at the same address; -1: none, 0: any free one.
+  int agent_port = -1;
 
   ListenAddress address() const { return {host, port}; }
+  ListenAddress agent_address() const { return {host, agent_port}; }
 };
 
 // What the coordinator writes down, and for how long it keeps it.
@@ -172,6 +181,8 @@ struct FaultsConfig {
 
 struct LogConfig {
   LogLevel level = LogLevel::kInfo;  // the least that is written
+  LogFormat format = LogFormat::kText;
+  bool requests = false;  // a line for each request, at info
 };
 
 struct Config {

@@ -227,6 +227,19 @@ std::vector<ConfigKey> HttpKeys() {
               "clients may reach the API without keys (Host, and the host of a "
               "page's Origin); others get a 403. '*' allows all.",
               kHostsAllowed, section, &HttpConfig::allowed_hosts, AreHosts),
+      ChoiceKey("http.not_ready_status",
+                "What /ready answers, on both listeners, while the group "
+                "starts, drains or takes nothing new.",
+                section, &HttpConfig::not_ready_status,
+                {{"503", 503}, {"404", 404}}),
+      ChoiceKey("http.load_header",
+                "Which answers of the API have a header with the group's load "
+                "(ORCA, endpoint-load-metrics): those to requests that ask for "
+                "it, or all, as text or json.",
+                section, &HttpConfig::load_header,
+                {{"asked", LoadHeader::kAsked},
+                 {"text", LoadHeader::kText},
+                 {"json", LoadHeader::kJson}}),
       TextKey("http.allowed_origins",
               "Web pages that may use the API from browsers (CORS). '*' allows "
               "all.",
@@ -296,6 +309,11 @@ std::vector<ConfigKey> AdminKeys() {
                "Let addresses beyond loopback switch, drain and watch the "
                "group without a key.",
                section, &AdminConfig::allow_unauthenticated),
+      WholeNumberKey(
+          "admin.agent_port",
+          "Port of HAProxy's agent-check, at admin.host; it wants no "
+          "key. 0 is any free one, -1: there is none.",
+          section, &AdminConfig::agent_port, -1, 65535),
   };
 }
 
@@ -372,6 +390,14 @@ std::vector<ConfigKey> LogKeys() {
                  {"warn", LogLevel::kWarn},
                  {"error", LogLevel::kError},
                  {"off", LogLevel::kOff}}),
+      ChoiceKey("log.format", "Lines of text, or a JSON object each.", section,
+                &LogConfig::format,
+                {{"text", LogFormat::kText}, {"json", LogFormat::kJson}}),
+      YesNoKey(
+          "log.requests",
+          "Whether each HTTP request is logged at info when its answer has "
+          "ended: method, path, status, time, bytes, tokens, layout.",
+          section, &LogConfig::requests),
   };
 }
 

@@ -20,6 +20,7 @@ absl::Status LoadAndRun(
   auto config = LoadConfigYaml(program.config_path);
   if (!config.ok()) return config.status();
   SetLogLevel(config->log.level);
+  SetLogFormat(config->log.format);
   std::unique_ptr<FaultTable> faults;
   std::unique_ptr<TableFaultHandler> handler;
   if (config->faults.enabled) {

@@ -31,8 +31,8 @@ std::string_view BearerKey(const HttpRequest& head) {
   return key;
 }
 
-bool IsOpenToAll(std::string_view path) {
-  return IsProbe(path) || path == "/version";
+bool IsOpenToAll(const HttpRequest& head) {
+  return IsProbe(head.path) || head.path == "/version" || IsBalancerCheck(head);
 }
 
 }  // namespace
@@ -45,7 +45,7 @@ bool IsTrusted(const std::optional<ApiKeys>& keys, const HttpRequest& head) {
 
 std::optional<HttpResponse> RefuseWithoutKey(const std::optional<ApiKeys>& keys,
                                              const HttpRequest& head) {
-  if (IsOpenToAll(head.path) || IsTrusted(keys, head)) return std::nullopt;
+  if (IsOpenToAll(head) || IsTrusted(keys, head)) return std::nullopt;
   const std::string_view shown = BearerKey(head);
   ApiError error;
   error.http_status = 401;

@@ -18,14 +18,16 @@ namespace {
 constexpr std::string_view kServed =
     "POST /admin/layout, POST /admin/drain, POST /admin/undrain, GET "
     "/admin/operations/ID, GET /status, "
-    "GET /metrics, GET /progress, GET /health, GET /ready and GET /version; "
+    "GET /metrics, GET /progress, GET /health, GET /ready, GET "
+    "/ranks/N/health and GET /version; "
     "models are on the public listener";
 
 constexpr std::string_view kOperations = "/admin/operations/";
 
 bool IsGet(std::string_view path) {
-  constexpr std::array<std::string_view, 6> kPaths = {
-      "/status", "/metrics", "/health", "/ready", "/progress", "/version"};
+  constexpr std::array<std::string_view, 4> kPaths = {"/status", "/metrics",
+                                                      "/progress", "/version"};
+  if (IsProbe(path)) return true;
   for (std::string_view known : kPaths) {
     if (path == known) return true;
   }
@@ -48,6 +50,10 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const std::string& path = request.path;
   if (path == "/admin/faults" && options_.faults != nullptr) {
     return exchange->Respond(Faults(request));
+  }
+  if (IsBalancerCheck(request)) {
+    return exchange->Respond(
+        BalancerCheckResponse(request, engine_, options_.not_ready_status));
   }
   const bool post = path == "/admin/layout" || path == "/admin/drain" ||
                     path == "/admin/undrain";
@@ -73,7 +79,9 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   } else if (path == "/version") {
     response = VersionResponse(report_.info().version);
   } else {
-    response = ProbeResponse(path, engine_, IsTrusted(options_.keys, request));
+    response = ProbeResponse(
+        path, engine_,
+        {IsTrusted(options_.keys, request), options_.not_ready_status});
   }
   exchange->Respond(std::move(response));
 }

@@ -23,6 +23,7 @@ struct AdminApiOptions {
   FaultTable* faults = nullptr;  // null: no faults can be injected
   // One of these must be shown; nothing: anybody is served.
   std::optional<ApiKeys> keys;
+  int not_ready_status = 503;  // of /ready
   AdmissionRules admission;
 };
 
@@ -42,7 +43,8 @@ struct AdminApiOptions {
 //   GET, POST, DELETE /admin/faults   faults armed, and points reached; arms
 //        {"arm":["worker.pull@1=crash", ...]}; disarms all. 404 unless faults
 //        are enabled.
-//   GET  /status, /metrics, /health, /ready, /progress, /version
+//   GET  /status, /metrics, /health, /ready, /ranks/N/health, /progress,
+//        /version
 //
 // Threading: thread-safe. Engine and report outlive it.
 class AdminApi final : public HttpHandler {

@@ -85,8 +85,7 @@ std::optional<ApiError> CallTable::Submit(
     call = std::make_shared<GenerationCall>(exchange, std::move(prepared),
                                             std::move(head), codec_, metrics_,
                                             origin.arrived);
-    if (!origin.key.empty()) call->WriteEventIds();
-    if (origin.last_event) call->SkipTo(std::move(origin.last_event->counts));
+    Begin(origin, *call);
     if (again) {
       AttachTo(known->second, call);
     } else {
@@ -113,6 +112,14 @@ std::optional<ApiError> CallTable::Submit(
     if (auto gone = weak.lock()) AbortCall(*gone);
   });
   return std::nullopt;
+}
+
+void CallTable::Begin(const RequestOrigin& origin, GenerationCall& call) const {
+  if (!origin.key.empty()) call.WriteEventIds();
+  if (origin.last_event) call.SkipTo(origin.last_event->counts);
+  if (options_.remark) {
+    call.RemarkFrom(std::string(LayoutName(engine_.GetStatus().layout)));
+  }
 }
 
 ApiError CallTable::Refusal(const absl::Status& status) const {

@@ -37,6 +37,8 @@ struct CallTableOptions {
   std::chrono::microseconds write_interval{0};
   // A stream that nothing was sent on for this long gets a comment. 0: none.
   std::chrono::milliseconds waiting_comment{0};
+  // The log's line of a request tells tokens, layout and time to first token.
+  bool remark = false;
 };
 
 // CallTable
@@ -117,6 +119,8 @@ class CallTable {
   void AttachTo(Known& known, std::shared_ptr<GenerationCall> call)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(calls_mutex_);
   // What a client hears whose request the engine did not take.
+  // What a call is told before its first output.
+  void Begin(const RequestOrigin& origin, GenerationCall& call) const;
   ApiError Refusal(const absl::Status& status) const;
   void AbortCall(GenerationCall& call);
   void ExpireOrphans();

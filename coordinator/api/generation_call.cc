@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_format.h"
+#include "common/base/cat.h"
 #include "coordinator/api/event_id.h"
 
 namespace moebius {
@@ -135,6 +137,7 @@ void GenerationCall::CountLatency(Choice& choice, size_t num_tokens,
     metrics_.inter_token().Add(Seconds(now - choice.last_token_at));
   } else {
     metrics_.first_token().Add(Seconds(now - arrived_));
+    if (!first_token_at_.has_value()) first_token_at_ = now;
     choice.timed = true;
   }
   choice.last_token_at = now;
@@ -260,6 +263,19 @@ std::string GenerationCall::WholeBody() {
   return AnswerBody(head_, bodies, TotalUsage());
 }
 
+void GenerationCall::Remark() {
+  if (layout_.empty()) return;
+  const Usage usage = TotalUsage();
+  std::string remark =
+      Cat(", ", usage.prompt_tokens, " + ", usage.completion_tokens,
+          " tokens, accepted in ", layout_);
+  if (first_token_at_.has_value()) {
+    absl::StrAppendFormat(&remark, ", first token after %.1f ms",
+                          Seconds(*first_token_at_ - arrived_) * 1e3);
+  }
+  exchange_->Remark(std::move(remark));
+}
+
 // A line that begins with a colon is a comment. Behind each the next one is
 // begun, and ended in front of what comes: vLLM's benchmark client drops line
 // ends at the end of each piece that it reads, and would take the next event
@@ -277,6 +293,7 @@ void GenerationCall::SayWaiting(Clock::time_point now,
 void GenerationCall::Flush(Clock::time_point now) {
   if (failed_) return;
   const bool done = num_unfinished_ == 0;
+  if (done) Remark();
   if (prepared_.stream) {
     if (done && prepared_.include_usage) {
       AppendId();

@@ -45,6 +45,8 @@ class GenerationCall {
   const std::vector<RequestId>& ids() const { return ids_; }
   // Before the first output:
   void WriteEventIds();
+  // For the log, of what was accepted in this layout.
+  void RemarkFrom(std::string layout) { layout_ = std::move(layout); }
   // The client has so many tokens of each choice.
   void SkipTo(std::vector<int64_t> counts) { skip_ = std::move(counts); }
   bool resumes() const { return !skip_.empty(); }
@@ -99,6 +101,7 @@ class GenerationCall {
   void OnRefused(Choice& choice, const Output& output, Clock::time_point now);
   void CountLatency(Choice& choice, size_t num_tokens, Clock::time_point now);
   std::string WholeBody();
+  void Remark();
   const PreparedPrompt& PromptOf(int index) const {
     return prepared_.prompts[index / prepared_.n];
   }
@@ -117,7 +120,9 @@ class GenerationCall {
   std::vector<Choice> choices_;
   std::vector<int64_t> skip_;    // [choice]; empty: nothing
   std::optional<uint32_t> tag_;  // of the answer in ids of events, if any
-  bool started_ = false;         // the head of a stream is out
+  std::string layout_;           // "": no remark is wanted
+  std::optional<Clock::time_point> first_token_at_;
+  bool started_ = false;  // the head of a stream is out
   Clock::time_point last_write_;
   bool comment_open_ = false;  // its line has not ended
   bool failed_ = false;

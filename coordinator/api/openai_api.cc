@@ -11,6 +11,7 @@
 #include "coordinator/api/access.h"
 #include "coordinator/api/probe_routes.h"
 #include "coordinator/http/api_error.h"
+#include "coordinator/status/orca.h"
 #include "coordinator/text/json_text.h"
 #include "coordinator/text/utf8.h"
 
@@ -29,7 +30,8 @@ constexpr std::string_view kDetokenize = "/detokenize";
 constexpr std::string_view kServed =
     "POST /v1/completions, POST /v1/chat/completions, GET /v1/models, POST "
     "/tokenize, POST /detokenize, GET /status, GET /metrics, GET /health, GET "
-    "/ready and GET /version; control is on the admin listener";
+    "/ready, GET /ranks/N/health and GET /version; control is on the admin "
+    "listener";
 
 bool IsPostPath(std::string_view path) {
   return path == kCompletions || path == kChat || path == kTokenize ||
@@ -43,8 +45,8 @@ bool IsModelsPath(std::string_view path) {
 // What metrics call a path: one of a few, whatever clients ask for.
 std::string RouteOf(std::string_view path) {
   if (IsModelsPath(path)) return std::string(kModels);
-  const bool known =
-      IsPostPath(path) || IsProbe(path) || IsReport(path) || path == "/version";
+  const bool known = IsPostPath(path) || IsReport(path) || path == "/version";
+  if (IsProbe(path)) return ProbeRoute(path);
   return known ? std::string(path) : "other";
 }
 
@@ -84,7 +86,13 @@ std::optional<HttpResponse> OpenAiApi::Refuse(const HttpRequest& head) {
 
 std::vector<std::pair<std::string, std::string>> OpenAiApi::HeadersFor(
     const HttpRequest& head) {
-  return CorsHeaders(options_.admission, head);
+  auto headers = CorsHeaders(options_.admission, head);
+  const std::string* asked = head.Header(kOrcaRequestHeader);
+  const std::string_view format = OrcaFormat(
+      options_.load_header, asked == nullptr ? std::string_view() : *asked);
+  if (format.empty() || !IsTrusted(options_.keys, head)) return headers;
+  headers.emplace_back(kOrcaHeader, OrcaValue(format, engine_.GetStatus()));
+  return headers;
 }
 
 void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
@@ -97,6 +105,11 @@ void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const std::string route = RouteOf(path);
   if (IsPreflight(options_.admission, request)) {
     return Answer(*exchange, route, PreflightResponse(request));
+  }
+  if (IsBalancerCheck(request)) {
+    return Answer(
+        *exchange, route,
+        BalancerCheckResponse(request, engine_, options_.not_ready_status));
   }
   if (!post && !get)
     return Fail(*exchange, route, UnknownPath(request, kServed));
@@ -119,7 +132,9 @@ void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
     return Answer(*exchange, route, VersionResponse(options_.version));
   }
   Answer(*exchange, route,
-         ProbeResponse(path, engine_, IsTrusted(options_.keys, request)));
+         ProbeResponse(
+             path, engine_,
+             {IsTrusted(options_.keys, request), options_.not_ready_status}));
 }
 
 void OpenAiApi::HandleModels(HttpExchange& exchange) {

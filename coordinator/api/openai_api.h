@@ -32,6 +32,8 @@ struct OpenAiApiOptions {
   const ServerReport* report = nullptr;
   // One of these must be shown; nothing: anybody is served.
   std::optional<ApiKeys> keys;
+  int not_ready_status = 503;  // of /ready
+  LoadHeader load_header = LoadHeader::kAsked;
   AdmissionRules admission;
   // Large bodies waiting for the thread that prepares them; 429 beyond.
   int max_preparing = 256;
@@ -42,8 +44,8 @@ struct OpenAiApiOptions {
 // OpenAiApi
 //
 //   POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize
-//   GET  /v1/models, /v1/models/{model}, /health, /ready, /version, /status,
-//        /metrics
+//   GET  /v1/models, /v1/models/{model}, /health, /ready, /ranks/N/health,
+//        /version, /status, /metrics
 //   OPTIONS of anything, as browsers ask before a page of an allowed origin
 //   does
 //

@@ -5,6 +5,7 @@
 
 #include "coordinator/http/gzip.h"
 #include "coordinator/http/negotiation.h"
+#include "coordinator/status/agent_check.h"
 #include "coordinator/status/metrics_text.h"
 
 namespace moebius {
@@ -35,6 +36,10 @@ HttpResponse ServerReport::Status(Audience audience) const {
   HttpResponse response;
   response.body = StatusJson(engine_.GetStatus(), InfoNow(), audience);
   return response;
+}
+
+std::string ServerReport::Agent() const {
+  return AgentLine(engine_.GetStatus(), info_);
 }
 
 HttpResponse ServerReport::Metrics(const HttpRequest& request) const {

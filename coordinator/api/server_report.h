@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <functional>
+#include <string>
 #include <string_view>
 
 #include "coordinator/engine/engine.h"
@@ -26,6 +27,9 @@ class ServerReport {
   HttpResponse Status(Audience audience) const;
   // In the format, and compressed, as the request asks.
   HttpResponse Metrics(const HttpRequest& request) const;
+
+  // For HAProxy's agent-check.
+  std::string Agent() const;
 
   const ServerInfo& info() const { return info_; }
   double SecondsUp() const;

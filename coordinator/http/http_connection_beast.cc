@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_format.h"
 #include "common/base/cat.h"
 #include "common/base/logging.h"
 #include "common/base/printable.h"
@@ -43,6 +44,7 @@ constexpr std::chrono::milliseconds kLingerTime{3000};
 constexpr std::chrono::milliseconds kFirstByteTime{1000};
 // Of what a client said, in a log line.
 constexpr size_t kMaxShownBytes = 200;
+constexpr size_t kMaxShownReasonBytes = 600;
 constexpr int kMaxEmptyLines = 16;
 
 constexpr std::string_view kBareLineFeed =
@@ -80,6 +82,8 @@ class HttpConnection::Exchange final : public HttpExchange {
 
   const HttpRequest& request() const override { return request_; }
   std::string TakeBody() override { return std::move(request_.body); }
+  void Remark(std::string remark) override { remark_ = std::move(remark); }
+  const std::string& remark() const { return remark_; }
 
   void Respond(HttpResponse response) override {
     if (auto connection = Open(); connection && !streaming_) {
@@ -130,6 +134,7 @@ class HttpConnection::Exchange final : public HttpExchange {
 
   const std::weak_ptr<HttpConnection> connection_;
   HttpRequest request_;
+  std::string remark_;
   const std::shared_ptr<IoThread> io_thread_;
   const int thread_index_;
   bool open_ = true;
@@ -385,6 +390,9 @@ void HttpConnection::Dispatch() {
   keep_alive_ = message.keep_alive() && !host_->draining();
   chunked_ = false;
   Wait(Waiting::kAnswer);
+  answer_status_ = 0;
+  answer_bytes_ = 0;
+  dispatched_at_ = Clock::now();
   head_.body = std::move(message.body());
   current_ = std::make_shared<Exchange>(weak_from_this(), std::move(head_),
                                         thread_, thread_index_);
@@ -429,20 +437,43 @@ void HttpConnection::RejectWith(const HttpResponse& response) {
 
 // ---- answering --------------------------------------------------------------
 
-void HttpConnection::LogAnswer(int status) {
+void HttpConnection::LogAnswer(const HttpResponse& response) {
+  constexpr int kLowestError = 400, kOurFailure = 500;
+  const LogLevel level =
+      response.status == kOurFailure ? LogLevel::kWarn : LogLevel::kDebug;
+  if (!IsLogged(level)) return;
   const HttpRequest& request =
       current_ != nullptr ? current_->request() : head_;
-  constexpr int kOurFailure = 500;
-  const LogLevel level =
-      status == kOurFailure ? LogLevel::kWarn : LogLevel::kDebug;
-  if (!IsLogged(level)) return;
-  WriteLog(level, Cat("http: ", status, " to ",
-                      Printable(request.method, kMaxShownBytes), " ",
-                      Printable(request.path, kMaxShownBytes), ", request ",
-                      request_id_));
+  std::string why;
+  if (response.status >= kLowestError) {
+    why = Cat(": ", Printable(response.body, kMaxShownReasonBytes));
+  }
+  WriteLog(level,
+           Cat("http: ", response.status, " to ",
+               Printable(request.method, kMaxShownBytes), " ",
+               Printable(request.path, kMaxShownBytes), ", request ",
+               request_id_, why),
+           request_id_);
+}
+
+void HttpConnection::LogEnd(bool complete) {
+  if (!host_->options().log_requests) return;
+  const HttpRequest& request = current_->request();
+  const double ms =
+      std::chrono::duration<double, std::milli>(Clock::now() - dispatched_at_)
+          .count();
+  WriteLog(LogLevel::kInfo,
+           Cat("http: ", Printable(request.method, kMaxShownBytes), " ",
+               Printable(request.path, kMaxShownBytes), " ",
+               answer_status_ == 0 ? Cat("unanswered") : Cat(answer_status_),
+               complete ? "" : ", cut off,", " in ",
+               absl::StrFormat("%.1f", ms), " ms, ", answer_bytes_, " bytes",
+               current_->remark(), ", request ", request_id_),
+           request_id_);
 }
 
 void HttpConnection::FinishExchange() {
+  LogEnd(/*complete=*/true);
   current_->MarkDone();
   current_.reset();
   request_id_.clear();
@@ -532,6 +563,7 @@ void HttpConnection::Close(bool notify_now) {
   parser_.reset();
   ReleaseCharge();
   if (current_ != nullptr) {
+    LogEnd(/*complete=*/false);
     // Soon rather than now: the handler may be in the middle of a Write().
     std::function<void()> closed = current_->MarkClosed();
     current_.reset();

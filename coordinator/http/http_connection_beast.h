@@ -117,8 +117,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Reject(int status, std::string_view message, std::string_view code);
   void RejectWith(const HttpResponse& response);
 
-  // One line for the log, with the request's id.
-  void LogAnswer(int status);
+  // Lines for the log, with the request's id: what it is answered, and how the
+  // answer ended.
+  void LogAnswer(const HttpResponse& response);
+  void LogEnd(bool complete);
   void AppendHead(const HttpResponse& response, AnswerFrame::Body body);
   void AppendWhole(const HttpResponse& response);
   void FinishExchange();
@@ -149,6 +151,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool keep_alive_ = true;
   bool http_1_0_ = false;
   bool head_only_ = false;
+  int answer_status_ = 0;  // of the current exchange, once its head is written
+  size_t answer_bytes_ = 0;
+  Clock::time_point dispatched_at_;
   bool chunked_ = false;
 
   std::string out_;

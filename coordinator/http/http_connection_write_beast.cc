@@ -19,7 +19,8 @@ constexpr size_t kKeptBufferBytes = 64 << 10;
 
 void HttpConnection::AppendHead(const HttpResponse& response,
                                 AnswerFrame::Body body) {
-  LogAnswer(response.status);
+  LogAnswer(response);
+  answer_status_ = response.status;
   AppendAnswerHead(response,
                    {host_->date(), http_1_0_, keep_alive_, body, answer_lines_},
                    &out_);
@@ -29,6 +30,7 @@ void HttpConnection::AppendHead(const HttpResponse& response,
 void HttpConnection::AppendWhole(const HttpResponse& response) {
   AppendHead(response, AnswerFrame::Body::kLength);
   if (!head_only_) out_.append(response.body);
+  answer_bytes_ = response.body.size();
 }
 
 void HttpConnection::Respond(const HttpResponse& response) {
@@ -52,6 +54,7 @@ void HttpConnection::Write(std::string_view data) {
             request_id_);
     return Close();
   }
+  answer_bytes_ += data.size();
   if (chunked_) {
     AppendChunk(data, &out_);
   } else {

@@ -58,6 +58,10 @@ class HttpExchange {
   // The request's body, to be moved from.
   virtual std::string TakeBody() = 0;
 
+  // What the log's line of the request says behind the rest; before the end of
+  // the answer.
+  virtual void Remark([[maybe_unused]] std::string remark) {}
+
   virtual void Respond(HttpResponse response) = 0;
 
   // Sends the status line and headers of a response whose length is not known

@@ -31,6 +31,7 @@ struct HttpServerOptions {
   // Unread bytes of a stream, beyond what the kernel buffers, at which its
   // client is cut off.
   size_t max_stream_buffer_bytes = size_t{1} << 20;
+  bool log_requests = false;  // each, at info, when its answer has ended
   int socket_send_buffer_bytes = 256 << 10;  // 0: the kernel's choice
   // Bytes of incomplete requests, over all connections that hold more than
   // kSmallRequestBytes of one. Whose request grows beyond it gets a 503.

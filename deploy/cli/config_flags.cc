@@ -72,6 +72,7 @@ void ConfigFlags::AddTo(CLI::App& command, bool listeners) {
     Add(command, "--port", "http.port", "PORT");
     Add(command, "--admin-host", "admin.host", "ADDRESS");
     Add(command, "--admin-port", "admin.port", "PORT");
+    Add(command, "--agent-port", "admin.agent_port", "PORT");
     Add(command, "--api-keys-file", "http.api_keys_file", "FILE");
     AddSwitch(command, "--allow-unauthenticated", "http.allow_unauthenticated");
     Add(command, "--admin-api-key-file", "admin.api_key_file", "FILE");
@@ -80,6 +81,7 @@ void ConfigFlags::AddTo(CLI::App& command, bool listeners) {
     Add(command, "--drain-timeout-ms", "http.drain_timeout_ms", "MS");
   }
   Add(command, "--log-level", "log.level", "LEVEL");
+  Add(command, "--log-format", "log.format", "text|json");
   command
       .add_option("--set", sets_,
                   "Sets any key of the configuration; may be repeated. "

@@ -7,7 +7,10 @@
 #include <cerrno>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/base/cat.h"
+#include "common/base/log_line.h"
 #include "common/base/printable.h"
 
 namespace moebius {
@@ -88,6 +91,15 @@ std::string ProgressBar(uint64_t done, uint64_t total, int width) {
 
 Console Console::Standard() {
   return Console(STDOUT_FILENO, STDERR_FILENO, isatty(STDERR_FILENO) == 1);
+}
+
+void Console::Err(std::string_view line) {
+  if (!json_ || line.starts_with('{')) return Write(err_fd_, err_lost_, line);
+  const LogLine json = {.unix_ms = absl::ToUnixMillis(absl::Now()),
+                        .level = "info",
+                        .process = "launcher",
+                        .message = line};
+  Write(err_fd_, err_lost_, JsonLogLine(json));
 }
 
 void Console::Write(int fd, int& lost, std::string_view line) {

@@ -46,7 +46,10 @@ class Console {
   static Console Standard();
 
   void Out(std::string_view line) { Write(out_fd_, out_lost_, line); }
-  void Err(std::string_view line) { Write(err_fd_, err_lost_, line); }
+  // Where the log is JSON: what is none yet, of ours or of a child that dies,
+  // becomes the message of one.
+  void Err(std::string_view line);
+  void SetJson(bool json) { json_ = json; }
 
   // `what` so far; shows it if there is something new to show.
   void Progress(std::string_view what, uint64_t done, uint64_t total);
@@ -60,6 +63,7 @@ class Console {
   const int out_fd_;
   const int err_fd_;
   const bool bar_;
+  bool json_ = false;
   int out_lost_ = 0, err_lost_ = 0;  // lines
   int shown_tenth_ = 0;
   std::string shown_bar_;  // "" when none is on the screen

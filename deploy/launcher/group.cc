@@ -57,6 +57,7 @@ class Group {
  public:
   Group(const GroupOptions& options, Console& console)
       : options_(options), console_(console) {
+    console.SetJson(options.config.log.format == LogFormat::kJson);
     policy_.one_shot = options.one_shot;
     policy_.drain_timeout_ms = options.config.http.drain_timeout_ms;
   }
@@ -308,6 +309,8 @@ void Group::StartWhatIsDue() {
 void Group::ReadOutput(ChildId child, Member& member) {
   constexpr int kMaxReads = 16;  // of a child in one turn
   const std::string prefix = Cat("[", ChildName(child), "] ");
+  // A child's JSON names it.
+  const bool json = options_.config.log.format == LogFormat::kJson;
   for (bool is_err : {false, true}) {
     UniqueFd& fd = is_err ? member.process.err : member.process.out;
     LineSplitter& splitter = is_err ? member.err : member.out;
@@ -325,7 +328,8 @@ void Group::ReadOutput(ChildId child, Member& member) {
       }
       for (const std::string& line : lines) {
         if (is_err) {
-          console_.Err(Cat(prefix, line));
+          const bool whole = json && line.starts_with('{');
+          console_.Err(whole ? line : Cat(prefix, line));
         } else {
           console_.Out(Cat(prefix, line));
         }

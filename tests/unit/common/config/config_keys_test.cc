@@ -91,7 +91,8 @@ http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
        write_timeout_ms: 26, stream_buffer_bytes: 27KiB, max_body_bytes: 28KiB,
        waiting_comment_ms: 29, allowed_hosts: "a.example [::2]",
        allowed_origins: "https://a.example http://b:80",
-       allow_request_templates: true}
+       allow_request_templates: true, not_ready_status: 404,
+       load_header: text}
 )");
   EXPECT_EQ(config.http.host, "0.0.0.0");
   EXPECT_EQ(config.http.port, 18);
@@ -102,6 +103,8 @@ http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
   EXPECT_EQ(config.http.write_interval_us, 22);
   EXPECT_EQ(config.http.api_keys_file, "/k");
   EXPECT_TRUE(config.http.allow_unauthenticated);
+  EXPECT_EQ(config.http.not_ready_status, 404);
+  EXPECT_EQ(config.http.load_header, LoadHeader::kText);
   EXPECT_EQ(config.http.max_connections, 23);
   EXPECT_EQ(config.http.header_timeout_ms, 24);
   EXPECT_EQ(config.http.body_timeout_ms, 25);
@@ -117,11 +120,11 @@ http: {host: 0.0.0.0, port: 18, threads: 19, drain_timeout_ms: 20,
 TEST(ConfigKeys, FieldsOfTheOtherSectionsAreReadFromTheirKeys) {
   const Config config = Parsed(R"(
 admin: {host: localhost, port: 21, api_key_file: /a,
-        allow_unauthenticated: true, allowed_hosts: "*"}
+        allow_unauthenticated: true, allowed_hosts: "*", agent_port: 36}
 journal: {dir: /j, fsync: always, rotate_bytes: 31MiB, keep_results_ms: 32,
           keep_results: 33, keep_results_bytes: 34KiB, resume_window_ms: 35}
 faults: {enabled: true, arm: "link.command@1=crash", messages: "lose=0.02"}
-log: {level: "debug"}
+log: {level: "debug", format: json, requests: true}
 )");
   EXPECT_EQ(config.admin.host, "127.0.0.1");
   EXPECT_EQ(config.admin.port, 21);
@@ -130,6 +133,7 @@ log: {level: "debug"}
   EXPECT_EQ(config.admin.api_key_file, "/a");
   EXPECT_EQ(config.admin.allowed_hosts, "*");
   EXPECT_TRUE(config.admin.allow_unauthenticated);
+  EXPECT_EQ(config.admin.agent_address().port, 36);
   EXPECT_EQ(config.journal.dir, "/j");
   EXPECT_EQ(config.journal.fsync, FsyncPolicy::kAlways);
   EXPECT_EQ(config.journal.rotate_bytes, 31 << 20);
@@ -141,6 +145,8 @@ log: {level: "debug"}
   EXPECT_EQ(config.faults.arm, "link.command@1=crash");
   EXPECT_EQ(config.faults.messages, "lose=0.02");
   EXPECT_EQ(config.log.level, LogLevel::kDebug);
+  EXPECT_EQ(config.log.format, LogFormat::kJson);
+  EXPECT_TRUE(config.log.requests);
 }
 
 // Each word of a key with a fixed set of them reads back as itself, and what
@@ -160,6 +166,9 @@ TEST(ConfigKeys, KeysWithAFixedSetOfValuesTakeThoseAndNameThem) {
       {"http.allow_unauthenticated", {"false", "true"}},
       {"journal.fsync", {"none", "step", "always"}},
       {"log.level", {"trace", "debug", "info", "warn", "error", "off"}},
+      {"log.format", {"text", "json"}},
+      {"http.not_ready_status", {"503", "404"}},
+      {"http.load_header", {"asked", "text", "json"}},
   };
   for (const auto& [key, words] : kChoices) {
     Config config;
@@ -185,10 +194,27 @@ TEST(ConfigKeys, EachKeyHasAFieldOfItsOwn) {
   for (const ConfigKey& key : ConfigKeyTable()) {
     Config config;
     // The first of these that it takes and that is another value.
-    for (const char* text :
-         {"7", "5001", "0.5", "1MiB", "true", "dummy", "bfloat16", "tcp", "tp",
-          "step", "debug", "::1", "cuda", "exact", "handle", "/a",
-          "https://a.example", "link.command=crash", "lose=0.5"}) {
+    for (const char* text : {"7",
+                             "5001",
+                             "0.5",
+                             "1MiB",
+                             "true",
+                             "dummy",
+                             "bfloat16",
+                             "tcp",
+                             "tp",
+                             "step",
+                             "debug",
+                             "::1",
+                             "cuda",
+                             "exact",
+                             "handle",
+                             "/a",
+                             "https://a.example",
+                             "link.command=crash",
+                             "lose=0.5",
+                             "json",
+                             "404"}) {
       if (ValueOf(config, key.name) != ValueOf(defaults, key.name)) break;
       key.set(config, text);
     }
@@ -202,7 +228,7 @@ TEST(ConfigKeys, EachKeyHasAFieldOfItsOwn) {
 
 TEST(ConfigKeys, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 65u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 70u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {
