@@ -1,15 +1,22 @@
 #include "worker/device_memory.h"
 
 #include <cstdio>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/layout/kv_plan.h"
+#include "absl/strings/str_join.h"
+#include "common/layout/kv_room.h"
+#include "common/layout/layout.h"
 #include "worker/memory/region.h"
 
 namespace moebius {
 namespace {
 
 int64_t Mib(int64_t bytes) { return (bytes + (int64_t{1} << 19)) >> 20; }
+
+void AppendRoom(std::string* text, const DeviceMemory::KvRoom& room) {
+  absl::StrAppend(text, room.tokens, " tokens in ", room.layout);
+}
 
 }  // namespace
 
@@ -28,8 +35,13 @@ DeviceMemory RegionsOf(const WorkerPlan& plan) {
       plan.geometry[RegionKind::kExperts] - memory.spare_bytes;
   memory.kv_bytes = plan.geometry[RegionKind::kKv];
   memory.kv_pages = plan.num_pages;
-  if (plan.kv.num_heads > 0) {
-    memory.kv_tokens = memory.kv_pages * kPageTokens / plan.kv.num_heads;
+  const AttentionShape& attention = plan.shape.attention;
+  const std::vector<uint32_t> pages(static_cast<size_t>(attention.num_ranks),
+                                    plan.num_pages);
+  for (const Layout layout : LayoutsOf(attention)) {
+    memory.kv_rooms.push_back(
+        {std::string(LayoutName(layout, attention.num_ranks)),
+         static_cast<int64_t>(KvRoomTokens(attention, layout, pages))});
   }
   memory.exchange_bytes = plan.geometry[RegionKind::kExchange];
   return memory;
@@ -45,7 +57,8 @@ std::string ToText(const DeviceMemory& memory) {
       "memory in MiB: dense weights ", Mib(memory.dense_bytes), ", experts ",
       Mib(memory.experts_bytes), ", spare slots ", Mib(memory.spare_bytes),
       " (", memory.spare_slots, "), KV ", Mib(memory.kv_bytes), " (",
-      memory.kv_pages, " pages, ", memory.kv_tokens, " tokens), exchange ",
+      memory.kv_pages, " pages, of all workers ",
+      absl::StrJoin(memory.kv_rooms, ", ", AppendRoom), "), exchange ",
       Mib(memory.exchange_bytes), ", workspaces ", Mib(memory.workspace_bytes),
       ", captured passes ", Mib(memory.graph_bytes), " (", memory.num_graphs,
       "), context and others ", Mib(memory.other_bytes()), ", free ",

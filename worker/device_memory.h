@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "worker/worker_plan.h"
 
@@ -18,7 +19,13 @@ struct DeviceMemory {
   int spare_slots = 0;
   int64_t kv_bytes = 0;
   int64_t kv_pages = 0;
-  int64_t kv_tokens = 0;  // that fit, where no head is replicated
+  // What a group of such workers holds in each layout: less where a head is
+  // held more than once.
+  struct KvRoom {
+    std::string layout;
+    int64_t tokens = 0;
+  };
+  std::vector<KvRoom> kv_rooms;
   int64_t exchange_bytes = 0;
   int64_t workspace_bytes = 0;  // buffers of operators and passes
   int64_t graph_bytes = 0;      // captured passes

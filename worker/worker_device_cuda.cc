@@ -50,6 +50,19 @@ std::vector<Layout> ResidentLayoutsOf(const Config& config) {
   return layouts;
 }
 
+// EP and one other layout, when they follow one another, always lie on their
+// home sides; with more layouts each comes to lie on either.
+std::vector<StepLayout> StatesToCapture(const std::vector<Layout>& layouts) {
+  std::vector<StepLayout> states;
+  for (const Layout layout : layouts) {
+    const Side home = HomeSide(layout);
+    states.push_back({layout, ExpertsState::At(layout, home)});
+    if (layouts.size() <= 2) continue;
+    states.push_back({layout, ExpertsState::At(layout, OtherSide(home))});
+  }
+  return states;
+}
+
 std::unique_ptr<SignalsFence> MakeFence(const Config& config,
                                         const WorkerMemory& memory) {
   const int cores =
@@ -189,11 +202,7 @@ class GpuDevice final : public WorkerDevice {
     options.results = reinterpret_cast<GpuSampledRow*>(board);
     options.captured = ResidentLayoutsOf(config_);
     ASSIGN_OR_RETURN(passes_, GpuPasses<N>::Create(device_, options));
-    std::vector<StepLayout> ahead;
-    for (const Layout layout : *options.captured) {
-      ahead.push_back({layout, ExpertsState::AtHome(layout)});
-    }
-    return passes_->CaptureAhead(ahead);
+    return passes_->CaptureAhead(StatesToCapture(*options.captured));
   }
 
   absl::Status TellMemory() const {

@@ -227,6 +227,9 @@ absl::Status Run(const StepArgs& args) {
   std::vector<std::string> layouts = args.layouts;
   if (layouts.empty()) layouts = {"ep", "tp"};
   if (config.workers.count == 1) layouts = {"ep"};  // there is no other
+  for (const std::string& layout : layouts) {
+    RETURN_IF_ERROR(ParseLayout(layout, config.workers.count).status());
+  }
   config.layout.choice =
       layouts.front() == "tp" ? LayoutChoice::kTp : LayoutChoice::kEp;
 
@@ -292,11 +295,10 @@ void AddOptions(CLI::App& command, StepArgs& args) {
       ->check(CLI::Range(1, 1024));
   command
       .add_option("--layouts", args.layouts,
-                  "Layouts, all cases in each [default ep,tp; ep with one "
-                  "worker]")
-      ->option_text("ep|tp,...")
-      ->delimiter(',')
-      ->check(OneOf({"ep", "tp"}));
+                  "Layouts, all cases in each; of 8 workers there are ep, tp2, "
+                  "tp4 and tp [default ep,tp; ep with one worker]")
+      ->option_text("ep|tpN|tp,...")
+      ->delimiter(',');
   command
       .add_option("--steps", args.steps,
                   "Steps of each case; medians are shown [default 20]")

@@ -176,14 +176,13 @@ class Group {
 
   void Run(Rank r) {
     RankState& rank = ranks_[r];
-    const bool tp = !layout_.is_ep();
     const int num_ranks = static_cast<int>(ranks_.size());
     rank.tokens.resize(static_cast<size_t>(num_sequences_) * count_);
     rank.builder.Begin({layout_, layout_}, num_ranks, r);
     for (int s = 0; s < num_sequences_; ++s) {
-      const Rank owner = s % num_ranks;
-      if (!tp && owner != r) {
-        rank.builder.AddOthers(owner, count_, logits_ ? 1 : 0);
+      const int group = s % layout_.num_groups(num_ranks);
+      if (group != layout_.group_of(r)) {
+        rank.builder.AddOthers(group, count_, logits_ ? 1 : 0);
         continue;
       }
       const absl::Span<int32_t> tokens = absl::MakeSpan(

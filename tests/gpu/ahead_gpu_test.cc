@@ -49,8 +49,8 @@ class Group {
   // yet is one that the device has. Launches it.
   absl::Status Launch(Rank rank, GpuPasses<Numerics::kExact>& passes,
                       const Texts& texts, int begin, int end) {
-    const bool tp = !options_.layout.is_ep();
-    const int heads = HeadsOf(shape_.attention, options_.layout, rank).num_kv();
+    const Layout layout = options_.layout;
+    const int heads = HeadsOf(shape_.attention, layout, rank).num_kv();
     std::vector<std::vector<int32_t>> tokens;
     std::vector<std::vector<PageId>> pages;
     tokens.reserve(texts.size());
@@ -59,8 +59,9 @@ class Group {
     builder.Begin({options_.layout, options_.experts_state()}, num_ranks_,
                   rank);
     for (int s = 0; s < static_cast<int>(texts.size()); ++s) {
-      if (!tp && s % num_ranks_ != rank) {
-        builder.AddOthers(s % num_ranks_, end - begin, 1);
+      const int group = s % layout.num_groups(num_ranks_);
+      if (group != layout.group_of(rank)) {
+        builder.AddOthers(group, end - begin, 1);
         continue;
       }
       std::vector<int32_t>& of_rows = tokens.emplace_back();
@@ -83,12 +84,12 @@ class Group {
                       int num_sequences, int end, Texts& drawn) {
     const auto number = static_cast<uint64_t>(end);
     passes.AwaitEnd(number);
-    const bool tp = !options_.layout.is_ep();
+    const Layout layout = options_.layout;
     int row = 0;
     for (int s = 0; s < num_sequences; ++s) {
-      if (!tp && s % num_ranks_ != rank) continue;
+      if (s % layout.num_groups(num_ranks_) != layout.group_of(rank)) continue;
       const int j = row++;
-      if (tp && j % num_ranks_ != rank) continue;
+      if (j % layout.tp_size != layout.part_of(rank)) continue;
       drawn[s].push_back(passes.results(number)[j].token);
     }
     return passes.Finish(number);
@@ -197,8 +198,8 @@ void ExpectAsExpected(const Texts& drawn) {
 
 TEST(Ahead, TokensThatTheHostHasNotSeenAreThoseThatAreDrawn) {
   for (const int n : {1, 2, 4}) {
-    for (const Layout layout : {ExpertParallel(), TensorParallel(n)}) {
-      if (n == 1 && !layout.is_ep()) continue;
+    for (const Layout layout :
+         LayoutsOf({n, OddConfig().num_q_heads, OddConfig().num_kv_heads})) {
       for (const bool graphs : {true, false}) {
         Group group(n, layout, graphs);
         for (const int count : {1, 3, 8, kMaxSequences}) {

@@ -75,10 +75,11 @@ void ExpectTheProcessorsNumbers(const MakeTestRanks& make_ranks, KvType kv_type,
   const LogitMap expected = RunAll(options, 1000, kSequences, Want::kAll);
   options.make_ranks = make_ranks;
   for (const int n : {1, 2, 4}) {
-    for (const bool tp : {false, true}) {
-      SCOPED_TRACE(testing::Message() << n << (tp ? " TP" : " EP"));
+    for (const Layout layout :
+         LayoutsOf({n, OddConfig().num_q_heads, OddConfig().num_kv_heads})) {
+      SCOPED_TRACE(testing::Message() << layout.tp_size << " of " << n);
       options.num_ranks = n;
-      options.layout = tp ? TensorParallel(n) : ExpertParallel();
+      options.layout = layout;
       ExpectNear(RunAll(options, 16, 3, Want::kAll), expected, tolerance);
     }
   }

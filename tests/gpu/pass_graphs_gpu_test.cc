@@ -42,12 +42,15 @@ void ExpectSameBits(const LogitMap& got, const LogitMap& expected) {
   }
 }
 
-// Ranks that hold the experts in EP, low, and in TP, high, each in slots of its
-// own. A sequence is of rank sequence % num_ranks in EP.
+// Ranks that hold the experts in EP, low, and in another layout, high, each in
+// slots of its own: in TP, unless given. A sequence is of attention's group
+// sequence % num_groups.
 class Group {
  public:
   explicit Group(int num_ranks, GpuRanksOptions how = {})
-      : num_ranks_(num_ranks) {
+      : Group(num_ranks, TensorParallel(num_ranks), std::move(how)) {}
+  Group(int num_ranks, Layout other, GpuRanksOptions how = {})
+      : num_ranks_(num_ranks), other_(other) {
     GroupOptions options;
     options.spec = SpecOf(OddConfig());
     options.num_ranks = num_ranks;
@@ -56,7 +59,7 @@ class Group {
     options.spare_slots = 2;  // as many as there are MoE layers
     options.experts = ep();
     shape_ = MakeModelShape(options.spec, num_ranks, 2).value();
-    how.more_experts = {tp()};
+    how.more_experts = {high()};
     if (!how.ahead.has_value()) how.ahead = Layouts();
     if (how.captured.has_value()) how.rehearsed = Layouts();
     ranks_ = std::make_unique<GpuRanks<Numerics::kExact>>(options, shape_, how);
@@ -65,15 +68,12 @@ class Group {
   static ExpertsState ep() {
     return ExpertsState::At(ExpertParallel(), Side::kLow);
   }
-  ExpertsState tp() const {
-    return ExpertsState::At(TensorParallel(num_ranks_), Side::kHigh);
-  }
+  ExpertsState high() const { return ExpertsState::At(other_, Side::kHigh); }
   // All pairs of attention and experts that are steady.
   std::vector<StepLayout> Layouts() const {
     std::vector<StepLayout> layouts;
-    for (const Layout attention :
-         {ExpertParallel(), TensorParallel(num_ranks_)}) {
-      for (const ExpertsState& experts : {ep(), tp()}) {
+    for (const Layout attention : {ExpertParallel(), other_}) {
+      for (const ExpertsState& experts : {ep(), high()}) {
         layouts.push_back({attention, experts});
       }
       if (num_ranks_ == 1) break;
@@ -125,10 +125,9 @@ class Group {
 
   absl::Status RunRank(Rank rank, const StepLayout& layout, const Piece& piece,
                        LogitMap& logits) {
-    const bool tp = !layout.attention.is_ep();
+    const Layout attention = layout.attention;
     const int count = piece.end - piece.begin;
-    const int heads =
-        HeadsOf(shape_.attention, layout.attention, rank).num_kv();
+    const int heads = HeadsOf(shape_.attention, attention, rank).num_kv();
     const SamplingParams greedy{.temperature = 0.0f};
     std::map<int, std::vector<int32_t>> tokens;
     std::map<int, std::vector<PageId>> pages;
@@ -138,8 +137,9 @@ class Group {
     PassBuilder builder;
     builder.Begin(layout, num_ranks_, rank);
     for (const int s : piece.sequences) {
-      if (!tp && s % num_ranks_ != rank) {
-        builder.AddOthers(s % num_ranks_, count, count);
+      const int group = s % attention.num_groups(num_ranks_);
+      if (group != attention.group_of(rank)) {
+        builder.AddOthers(group, count, count);
         continue;
       }
       for (int i = piece.begin; i < piece.end; ++i) {
@@ -156,14 +156,15 @@ class Group {
       }
     }
     const absl::Status status = ranks_->Run(rank, builder.Build());
-    const size_t every = tp ? num_ranks_ : 1;
-    for (size_t j = tp ? rank : 0; j < places.size(); j += every) {
+    for (size_t j = attention.part_of(rank); j < places.size();
+         j += attention.tp_size) {
       logits[places[j]] = rows[j];
     }
     return status;
   }
 
   const int num_ranks_;
+  const Layout other_;
   ModelShape shape_;
   std::unique_ptr<GpuRanks<Numerics::kExact>> ranks_;
 };
@@ -200,6 +201,24 @@ TEST(PassGraphs, ReplayedPassesHaveTheSameBitsInEveryLayoutAndSize) {
     }
     EXPECT_EQ(group.ranks().num_graphs(0), graphs);  // nothing was missing
   }
+}
+
+// Half of the ranks share a sequence's heads.
+TEST(PassGraphs, ReplayedPassesBetweenEpAndTpHaveTheSameBits) {
+  Group group(4, Layout{2});
+  const int graphs = group.ranks().num_graphs(0);
+  for (const StepLayout& layout : group.Layouts()) {
+    for (const int count : {1, 2, 3, 5, 8, 17, 33}) {
+      SCOPED_TRACE(testing::Message()
+                   << "attention " << layout.attention.tp_size << ", experts "
+                   << layout.experts.to.tp_size << ", " << count
+                   << " sequences");
+      ExpectSameBits(group.Decode(layout, FirstSequences(count)), Expected());
+    }
+    // One group is without rows.
+    ExpectSameBits(group.Decode(layout, {1, 3, 5}), Expected());
+  }
+  EXPECT_EQ(group.ranks().num_graphs(0), graphs);
 }
 
 TEST(PassGraphs, RanksWithoutRowsReplayToo) {

@@ -41,8 +41,8 @@ absl::StatusOr<int> CountAt(const Json& json, const char* key, int most) {
 absl::StatusOr<StepCase> ParseCase(const Json& json, int num_ranks) {
   if (!json.is_object()) return absl::InvalidArgumentError("not a case");
   StepCase one;
-  one.layout = json.value("layout", "") == "tp" ? TensorParallel(num_ranks)
-                                                : ExpertParallel();
+  ASSIGN_OR_RETURN(one.layout,
+                   ParseLayout(json.value("layout", ""), num_ranks));
   one.kind = json.value("kind", "") == "prefill" ? StepCase::Kind::kPrefill
                                                  : StepCase::Kind::kDecode;
   ASSIGN_OR_RETURN(one.sequences, CountAt(json, "sequences", 65536));
@@ -50,7 +50,7 @@ absl::StatusOr<StepCase> ParseCase(const Json& json, int num_ranks) {
   return one;
 }
 
-// {"cases": [{"layout": "ep|tp", "kind": "decode|prefill", "sequences": n,
+// {"cases": [{"layout": "ep|tp|tpN", "kind": "decode|prefill", "sequences": n,
 //   "tokens": n}], "steps": n}
 absl::StatusOr<Spec> ReadSpec(const std::string& path, int num_ranks) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxSpecBytes));
@@ -86,15 +86,14 @@ void AddShares(const StepFigures& figures, Json& json) {
       layers += 1 / ranks;
     }
   }
-  const double ranks_that_share =
-      figures.one.layout.is_ep() ? 1 : ranks;  // each has a slice of them
+  // Each rank of a group has a slice of them.
   json["experts_per_layer"] =
-      layers > 0 ? named / layers / ranks_that_share : 0;
+      layers > 0 ? named / layers / figures.one.layout.tp_size : 0;
 }
 
-Json ToJson(const StepFigures& figures) {
+Json ToJson(const StepFigures& figures, int num_ranks) {
   const StepCase& one = figures.one;
-  Json json = {{"layout", one.layout.is_ep() ? "ep" : "tp"},
+  Json json = {{"layout", LayoutName(one.layout, num_ranks)},
                {"kind", one.decodes() ? "decode" : "prefill"},
                {"sequences", one.sequences},
                {"tokens", one.tokens}};
@@ -159,10 +158,10 @@ absl::Status MeasureAll(const Config& config, const std::string& spec_path,
                  {"cases", Json::array()}};
   for (const StepCase& one : spec.cases) {
     ASSIGN_OR_RETURN(const StepFigures figures, bench->Measure(one));
-    result["cases"].push_back(ToJson(figures));
+    result["cases"].push_back(ToJson(figures, config.workers.count));
     RETURN_IF_ERROR(Write(result, result_path));
     say(absl::StrCat(
-        one.layout.is_ep() ? "ep, " : "tp, ",
+        std::string(LayoutName(one.layout, config.workers.count)), ", ",
         one.decodes() ? "decode" : "prefill", " of ", one.sequences, ": ",
         figures.refused.empty() ? absl::StrCat(figures.ms_median, " ms")
                                 : figures.refused));

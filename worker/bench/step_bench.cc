@@ -180,10 +180,18 @@ absl::StatusOr<std::unique_ptr<StepBench>> StepBench::Create(
   return bench;
 }
 
+// Says which layouts there are, where the heads do not divide.
+absl::Status StepBench::CheckLayout(Layout layout) const {
+  return ParseLayout(LayoutName(layout, config_.workers.count),
+                     plan_.shape.attention)
+      .status();
+}
+
 // The processor's default would be too little for many long sequences.
 absl::Status StepBench::Plan(absl::Span<const StepCase> cases) {
   constexpr int64_t kMostKvBytes = int64_t{8} << 30;
   ASSIGN_OR_RETURN(plan_, PlanWorker(config_, *platforms_.front()));
+  for (const StepCase& one : cases) RETURN_IF_ERROR(CheckLayout(one.layout));
   if (config_.workers.kv_bytes != 0 ||
       platforms_.front()->RegionBytes(config_, plan_.shape) != 0) {
     return absl::OkStatus();
@@ -300,7 +308,8 @@ absl::Status StepBench::LoadFor(Layout layout) {
   int64_t all = 0;
   for (const int64_t of_rank : bytes) all += of_rank;
   say_(absl::StrCat("loaded ", all / 1000000, " MB of weights for ",
-                    layout.is_ep() ? "ep" : "tp", " in ",
+                    std::string(LayoutName(layout, config_.workers.count)),
+                    " in ",
                     std::chrono::duration_cast<std::chrono::milliseconds>(
                         Clock::now() - begin)
                         .count(),
@@ -385,6 +394,7 @@ absl::Status StepBench::Watch(const StepCase& one,
 }
 
 absl::StatusOr<StepFigures> StepBench::Measure(const StepCase& one) {
+  RETURN_IF_ERROR(CheckLayout(one.layout));
   StepFigures figures;
   figures.one = one;
   figures.steps = one.decodes() ? steps_ : std::min(steps_, kMostPrefills);

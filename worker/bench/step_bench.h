@@ -46,7 +46,9 @@ class StepBench {
 
   // Makes the ranks, with room for the cases where the configuration leaves it
   // open; their weights are loaded by the first case of a layout.
-  // Errors: of the configuration, the model's files, memory, or the GPU.
+  // Errors: of the configuration, the model's files, memory, or the GPU; a
+  // layout that does not divide the model's heads.
+  // REQUIRES: layouts that divide workers.count, here and below.
   static absl::StatusOr<std::unique_ptr<StepBench>> Create(
       const Config& config, absl::Span<const StepCase> cases, int steps,
       Say say);
@@ -66,6 +68,7 @@ class StepBench {
   StepBench(const Config& config, int steps, Say say);
 
   absl::Status Init(absl::Span<const StepCase> cases);
+  absl::Status CheckLayout(Layout layout) const;
   absl::Status Plan(absl::Span<const StepCase> cases);
   // On every rank at the same time. The first error that is not the
   // consequence of another's.

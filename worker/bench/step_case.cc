@@ -15,8 +15,8 @@ int BlocksOf(int positions) {
   return (positions + kPageTokens - 1) / kPageTokens;
 }
 
-Rank OwnerOf(const StepCase& one, int sequence, int num_ranks) {
-  return one.layout.is_ep() ? sequence % num_ranks : 0;
+int GroupOf(const StepCase& one, int sequence, int num_ranks) {
+  return sequence % one.layout.num_groups(num_ranks);
 }
 
 Admission MakeUp(const StepCase& one, int32_t vocabulary, int sequence) {
@@ -45,10 +45,9 @@ struct Share {
 
 Share ShareOf(const StepCase& one, const ModelShape& shape, Rank rank) {
   Share share;
+  const int groups = one.layout.num_groups(shape.num_ranks);
   const int sequences =
-      one.layout.is_ep()
-          ? (one.sequences + shape.num_ranks - 1 - rank) / shape.num_ranks
-          : one.sequences;
+      (one.sequences + groups - 1 - one.layout.group_of(rank)) / groups;
   share.sequences = sequences;
   share.rows = double{1} * sequences * (one.decodes() ? 1 : one.tokens);
   share.heads = HeadsOf(shape.attention, one.layout, rank);
@@ -87,7 +86,7 @@ absl::StatusOr<std::vector<RestoredSequence>> PlaceSequences(
     sequence.table.slot = sequence.admission.slot;
     sequence.table.num_blocks = blocks;
     for (Rank rank = 0; rank < shape.num_ranks; ++rank) {
-      if (one.layout.is_ep() && rank != OwnerOf(one, i, shape.num_ranks)) {
+      if (one.layout.group_of(rank) != GroupOf(one, i, shape.num_ranks)) {
         continue;
       }
       const HeadRange heads = HeadsOf(shape.attention, one.layout, rank);
@@ -112,7 +111,7 @@ StepPlan PlanStep(const StepCase& one, int num_ranks, StepId step, int index) {
     item.position =
         one.decodes() ? static_cast<uint32_t>(one.tokens + index) : 0;
     item.num_tokens = one.decodes() ? 1 : static_cast<uint32_t>(one.tokens);
-    item.group = static_cast<uint8_t>(OwnerOf(one, i, num_ranks));
+    item.group = static_cast<uint8_t>(GroupOf(one, i, num_ranks));
     item.sample = true;
     plan.items.push_back(item);
   }
@@ -135,7 +134,7 @@ StepWork WorkOf(const StepCase& one, const ModelShape& shape, KvType kv_type,
   for (Rank rank = 0; rank < shape.num_ranks; ++rank) {
     const Share share = ShareOf(one, shape, rank);
     const double reads = share.rows > 0 ? 1 : 0;
-    const double part = one.layout.is_ep() ? 1 : 1.0 / shape.num_ranks;
+    const double part = 1.0 / one.layout.tp_size;
     const double q = share.heads.num_q() * d, kv = share.heads.num_kv() * d;
     size_t moe_layer = 0;
     for (int l = 0; l < shape.spec.num_layers(); ++l) {

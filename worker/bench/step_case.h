@@ -33,11 +33,12 @@ struct StepCase {
 };
 
 // Pages of the rank that has most of them, after so many steps.
+// REQUIRES, here and below: HeadsDivide() of the case's layout.
 int64_t PagesOf(const StepCase& one, const ModelShape& shape, int steps);
 
 // The sequences as they are before the first step, with pages for so many
-// steps; sequence i is in slot i and, in EP, on rank i mod N. Tokens are made
-// up; K and V before a decode step are whatever the pages hold.
+// steps; sequence i is in slot i and in group i mod N / tp_size. Tokens are
+// made up; K and V before a decode step are whatever the pages hold.
 // kResourceExhausted, with the numbers, when `num_pages` of a rank do not
 // suffice.
 absl::StatusOr<std::vector<RestoredSequence>> PlaceSequences(

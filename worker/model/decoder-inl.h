@@ -84,23 +84,22 @@ std::array<ColumnParallel<D>, 3> Decoder<D>::ProjectionsOf(int l) const {
 template <class D>
 absl::Status Decoder<D>::Begin(const Pass<D>& pass) {
   layout_ = pass.layout.attention;
-  if (!layout_.is_ep() && layout_ != TensorParallel(shape_.num_ranks)) {
+  if (!HeadsDivide(shape_.attention, layout_)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("step: attention of tp_size ", layout_.tp_size,
-                     "; allowed: 1 or ", shape_.num_ranks));
+        absl::StrCat("step: no attention of tp_size ", layout_.tp_size,
+                     " in a group of ", shape_.num_ranks, " with ",
+                     shape_.attention.num_kv_heads, " KV heads"));
   }
   RETURN_IF_ERROR(Validate(pass.layout.experts, shape_.experts));
-  int64_t rows = pass.rows.size;
-  if (!tp()) {
-    const size_t ranks = static_cast<size_t>(shape_.num_ranks);
-    if (pass.rows_of_rank.size() != ranks ||
-        pass.wanted_of_rank.size() != ranks) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "step: rows of ", pass.rows_of_rank.size(), " ranks for ", ranks));
-    }
-    rows = 0;
-    for (const int of_rank : pass.rows_of_rank) rows += of_rank;
+  const size_t groups =
+      static_cast<size_t>(layout_.num_groups(shape_.num_ranks));
+  if (pass.rows_of_group.size() != groups ||
+      pass.wanted_of_group.size() != groups) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "step: rows of ", pass.rows_of_group.size(), " groups for ", groups));
   }
+  int64_t rows = 0;
+  for (const int of_group : pass.rows_of_group) rows += of_group;
   if (rows > max_rows_) {
     return absl::InvalidArgumentError(
         absl::StrCat("step: ", rows, " rows; allowed: at most ", max_rows_));
@@ -130,7 +129,7 @@ absl::Status Decoder<D>::RunLayers(const Pass<D>& pass) {
   for (int l = 0; l < shape_.spec.num_layers(); ++l) {
     RETURN_IF_ERROR(Layer(l, pass));
   }
-  return tp() ? LogitsTp(pass) : Logits(pass);
+  return shared() ? SharedLogits(pass) : Logits(pass);
 }
 
 template <class D>
@@ -223,7 +222,7 @@ absl::Status Decoder<D>::Moe(int l, int rows, const Pass<D>& pass) {
   Part(PassPart::kExchange);
   ASSIGN_OR_RETURN(
       const Entered<D> entered,
-      peers_.Enter(rows, last ? pass.wanted_of_rank : pass.rows_of_rank,
+      peers_.Enter(rows, last ? pass.wanted_of_group : pass.rows_of_group,
                    range));
   Part(PassPart::kRouting);
   Group(device_, entered.assignments, range, *routing_);
@@ -236,8 +235,8 @@ absl::Status Decoder<D>::Moe(int l, int rows, const Pass<D>& pass) {
                       {Residual(rows), NormBehind(l), Normed(rows)});
 }
 
-// A dense MLP is an expert that every row goes to, a piece a slice. In EP it is
-// the owner's alone, in TP a rank computes some slices.
+// A dense MLP is an expert that every row goes to, a piece a slice. The ranks
+// that have the rows each compute some slices.
 template <class D>
 absl::Status Decoder<D>::DenseMlp(int l, int rows) {
   const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
@@ -246,8 +245,7 @@ absl::Status Decoder<D>::DenseMlp(int l, int rows) {
       device_,
       {Residual(rows), NormOf(weights.post_norm, hidden()), Normed(rows)}));
   const IndexRange slices =
-      tp() ? ShareOf(shape_.num_mlp_slices, shape_.num_ranks, rank_)
-           : IndexRange{0, shape_.num_mlp_slices};
+      ShareOf(shape_.num_mlp_slices, layout_.tp_size, layout_.part_of(rank_));
   Part(PassPart::kExperts);
   GroupAllRows(device_, rows, *routing_);
   Experts(device_, weights.mlp.PieceRange(slices.begin, slices.end),
@@ -272,23 +270,27 @@ absl::Status Decoder<D>::Logits(const Pass<D>& pass) {
   return absl::OkStatus();
 }
 
-// Every rank computes its columns of a chunk of rows, and takes its rows.
+// Every rank of a group computes its columns of a chunk of rows, and takes its
+// rows. All groups meet behind as many chunks as the one with most rows has.
 template <class D>
-absl::Status Decoder<D>::LogitsTp(const Pass<D>& pass) {
+absl::Status Decoder<D>::SharedLogits(const Pass<D>& pass) {
   const int wanted = pass.wanted.size;
-  const IndexRange own = LogitShare(shape_, rank_);
-  for (int row = 0; row < wanted; row += peers_.logit_rows()) {
-    const int count = std::min(peers_.logit_rows(), wanted - row);
+  const int most_wanted = *std::max_element(pass.wanted_of_group.begin(),
+                                            pass.wanted_of_group.end());
+  const int ranks = layout_.tp_size, part_of_rank = layout_.part_of(rank_);
+  const IndexRange own = LogitShare(shape_, layout_, rank_);
+  for (int row = 0; row < most_wanted; row += peers_.logit_rows()) {
+    const int count = std::clamp(wanted - row, 0, peers_.logit_rows());
     Part(PassPart::kLogits);
-    if (own.size() > 0) {
+    if (own.size() > 0 && count > 0) {
       const ColumnParallel<D> part =
           weights_.lm_head.OutputRange(own.begin, own.end);
       Project(device_, Normed(wanted).RowRange(row, count),
               absl::MakeConstSpan(&part, 1), peers_.LogitColumns(count));
     }
-    const int most = (count + shape_.num_ranks - 1) / shape_.num_ranks;
+    const int most = (count + ranks - 1) / ranks;
     RETURN_IF_ERROR(peers_.ShareLogits(count, LogitRows(most)).status());
-    Draw(pass, {row + rank_, row + count}, shape_.num_ranks);
+    Draw(pass, {row + part_of_rank, row + count}, ranks);
   }
   return absl::OkStatus();
 }
@@ -306,9 +308,8 @@ void Decoder<D>::Draw(const Pass<D>& pass, IndexRange rows, int every) {
 
 template <class D>
 void Decoder<D>::SampleLogits(const Pass<D>& pass) {
-  const bool shared = !pass.layout.attention.is_ep();
-  Draw(pass, {shared ? rank_ : 0, pass.wanted.size},
-       shared ? shape_.num_ranks : 1);
+  const Layout layout = pass.layout.attention;
+  Draw(pass, {layout.part_of(rank_), pass.wanted.size}, layout.tp_size);
 }
 
 template <class D>

@@ -91,8 +91,8 @@ class Decoder {
   Decoder(const D& device, const DecoderOptions<D>& options,
           const RotaryTable& rotary);
 
-  // Of attention: whether all ranks have all rows of the step.
-  bool tp() const { return !layout_.is_ep(); }
+  // Of attention: whether several ranks have our rows.
+  bool shared() const { return !layout_.is_ep(); }
   int hidden() const { return shape_.spec.hidden_size; }
   View<float, D> Residual(int rows) const {
     return {residual_.data(), rows, hidden(), hidden()};
@@ -122,7 +122,7 @@ class Decoder {
   absl::Status Moe(int l, int rows, const Pass<D>& pass);
   absl::Status DenseMlp(int l, int rows);
   absl::Status Logits(const Pass<D>& pass);
-  absl::Status LogitsTp(const Pass<D>& pass);
+  absl::Status SharedLogits(const Pass<D>& pass);
   void Draw(const Pass<D>& pass, IndexRange rows, int every);
 
   const D device_;

@@ -15,8 +15,8 @@ namespace moebius {
 // Numbers are the host's; what they count lies in memory of device D. All of it
 // outlives the pass.
 //
-// Attention in EP: the rows of this rank's sequences, maybe none. In TP: all
-// rows of the step, the same on every rank.
+// The rows of the sequences of this rank's attention group, maybe none: the
+// same on every rank of it. In EP a rank is a group, in TP all are one.
 template <class D>
 struct Pass {
   // The experts may be in another layout than attention, and in the midst of a
@@ -29,9 +29,9 @@ struct Pass {
   const int32_t* wanted_rows = nullptr;  // [wanted.size]
   RowSet<D> wanted;
   Samples<D> samples;  // of wanted rows, the first ones; others draw nothing
-  // Attention in EP: sizes of rows and of wanted on each rank. [num_ranks]
-  absl::Span<const int> rows_of_rank;
-  absl::Span<const int> wanted_of_rank;
+  // Sizes of rows and of wanted in each group. [num_groups]
+  absl::Span<const int> rows_of_group;
+  absl::Span<const int> wanted_of_group;
 };
 
 }  // namespace moebius

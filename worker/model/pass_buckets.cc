@@ -21,9 +21,8 @@ constexpr int kPositionFactor = 4;
 
 // Most rows of a rank that can be padded.
 int MostRows(Layout attention, int num_ranks, const PadLimits& limits) {
-  const int of_rank =
-      attention.is_ep() ? limits.of_step / num_ranks : limits.of_step;
-  return std::min(of_rank, limits.of_rank);
+  const int of_group = limits.of_step / attention.num_groups(num_ranks);
+  return std::min(of_group, limits.of_rank);
 }
 
 }  // namespace

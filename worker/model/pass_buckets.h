@@ -13,19 +13,19 @@ namespace moebius {
 struct PassSizes {
   StepLayout layout;
   int num_ranks = 1;
-  // Of each rank where attention is in EP; in TP one number each.
+  // Of each group of attention.
   absl::Span<const int> rows, wanted;
 };
 
 // Most rows to which passes are padded.
 struct PadLimits {
-  int of_step = 0;  // over the group
+  int of_step = 0;  // over all ranks
   int of_rank = 0;
 };
 
 // To how many rows every rank pads its own, also one that has none; 0: the pass
-// stays as it is. All ranks come to the same number: in EP a row's place among
-// the group's follows from it.
+// stays as it is. All ranks come to the same number: a row's place among those
+// of all groups follows from it.
 //
 // Padded are passes that want the logits of every row (those of decode are
 // such) in layouts that are steady.

@@ -6,9 +6,11 @@ namespace moebius {
 
 void PassBuilder::Begin(const StepLayout& layout, int num_ranks, Rank rank) {
   layout_ = layout;
-  rank_ = rank;
-  rows_of_rank_.assign(static_cast<size_t>(num_ranks), 0);
-  wanted_of_rank_.assign(static_cast<size_t>(num_ranks), 0);
+  CHECK(layout.attention.divides(num_ranks));
+  group_ = layout.attention.group_of(rank);
+  const int num_groups = layout.attention.num_groups(num_ranks);
+  rows_of_group_.assign(static_cast<size_t>(num_groups), 0);
+  wanted_of_group_.assign(static_cast<size_t>(num_groups), 0);
   tokens_.clear();
   positions_.clear();
   chunks_.clear();
@@ -28,7 +30,7 @@ void PassBuilder::AddChunk(absl::Span<const int32_t> tokens, int first_position,
   for (size_t i = 0; i < tokens.size(); ++i) {
     positions_.push_back(first_position + static_cast<int>(i));
   }
-  rows_of_rank_[rank_] += static_cast<int>(tokens.size());
+  rows_of_group_[group_] += static_cast<int>(tokens.size());
 }
 
 void PassBuilder::Want(int row, const SampleRow& wanted) {
@@ -47,13 +49,13 @@ void PassBuilder::Want(int row, const SampleRow& wanted) {
   wanted_rows_.push_back(at);
   wanted_positions_.push_back(chunk.first_position + row);
   samples_.push_back(wanted);
-  ++wanted_of_rank_[rank_];
+  ++wanted_of_group_[group_];
 }
 
-void PassBuilder::AddOthers(Rank rank, int rows, int wanted) {
-  CHECK(rank != rank_);
-  rows_of_rank_[rank] += rows;
-  wanted_of_rank_[rank] += wanted;
+void PassBuilder::AddOthers(int group, int rows, int wanted) {
+  CHECK(group != group_);
+  rows_of_group_[group] += rows;
+  wanted_of_group_[group] += wanted;
 }
 
 Pass<Cpu> PassBuilder::Build() {
@@ -68,8 +70,8 @@ Pass<Cpu> PassBuilder::Build() {
           .wanted_rows = wanted_rows_.data(),
           .wanted = {wanted, wanted_positions_, wanted_chunks_},
           .samples = {samples_.data(), 1, wanted},
-          .rows_of_rank = rows_of_rank_,
-          .wanted_of_rank = wanted_of_rank_};
+          .rows_of_group = rows_of_group_,
+          .wanted_of_group = wanted_of_group_};
 }
 
 }  // namespace moebius

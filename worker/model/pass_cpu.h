@@ -15,10 +15,11 @@ namespace moebius {
 // PassBuilder
 //
 // Begin(), then for each sequence AddChunk() and Want() of its rows in order,
-// then Build(). In EP AddOthers() counts what the other ranks have.
+// then Build(). AddOthers() counts what the other groups have.
 // Keeps its memory between passes. Threading: thread-compatible.
 class PassBuilder {
  public:
+  // REQUIRES: layout.attention.divides(num_ranks).
   void Begin(const StepLayout& layout, int num_ranks, Rank rank);
 
   // The next rows: `tokens` of one sequence, from `first_position` on. Both
@@ -30,20 +31,20 @@ class PassBuilder {
   // row of that chunk that was wanted before. `wanted.result` is ours.
   void Want(int row, const SampleRow& wanted);
 
-  // Attention in EP: rows of another rank.
-  void AddOthers(Rank rank, int rows, int wanted);
+  // Rows of another group.
+  void AddOthers(int group, int rows, int wanted);
 
   // The pass, good until Begin().
   Pass<Cpu> Build();
 
-  // What the wanted rows gave, in the order of Want(). In TP a rank has those
-  // of rows rank, rank + num_ranks ... alone.
+  // What the wanted rows gave, in the order of Want(). Of the tp_size ranks of
+  // a group the p-th has those of rows p, p + tp_size ... alone.
   absl::Span<const SampledRow> results() const { return results_; }
 
  private:
-  Rank rank_ = 0;
+  int group_ = 0;
   StepLayout layout_;
-  std::vector<int> rows_of_rank_, wanted_of_rank_;
+  std::vector<int> rows_of_group_, wanted_of_group_;
   std::vector<int32_t> tokens_, positions_;
   std::vector<QueryChunk> chunks_;
   std::vector<int32_t> wanted_rows_, wanted_positions_;

@@ -200,14 +200,14 @@ template <Numerics N>
 typename GpuPasses<N>::Padding GpuPasses<N>::PaddingOf(
     const Pass<Cpu>& pass) const {
   if (!options_.graphs || pass.wanted.size != pass.rows.size) return {};
-  const size_t num_ranks = static_cast<size_t>(options_.peers->num_ranks());
-  PassSizes sizes{pass.layout, options_.peers->num_ranks(), pass.rows_of_rank,
-                  pass.wanted_of_rank};
-  if (!pass.layout.attention.is_ep()) {
-    sizes.rows = sizes.wanted = absl::MakeConstSpan(&pass.rows.size, 1);
-  } else if (sizes.rows.size() != num_ranks) {
-    return {};  // the decoder refuses it
+  const int num_ranks = options_.peers->num_ranks();
+  // What the decoder refuses.
+  if (!pass.layout.attention.divides(num_ranks) ||
+      pass.rows_of_group.size() != NumGroups(pass.layout)) {
+    return {};
   }
+  const PassSizes sizes{pass.layout, num_ranks, pass.rows_of_group,
+                        pass.wanted_of_group};
   Padding padding;
   padding.rows = PaddedRows(sizes, Limits());
   if (padding.rows < pass.rows.size) return {};
@@ -230,8 +230,8 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass, const Padding& padding,
   const int more = padded ? padding.rows - pass.rows.size : 0;
   Pass<D> out;
   out.layout = pass.layout;
-  out.rows_of_rank = pass.rows_of_rank;
-  out.wanted_of_rank = pass.wanted_of_rank;
+  out.rows_of_group = pass.rows_of_group;
+  out.wanted_of_group = pass.wanted_of_group;
   out.samples = sampling_.Fill(pass.samples, pass.samples.count, copy);
   num_tokens_ = pass.rows.size;
   out.tokens =
@@ -240,9 +240,8 @@ Pass<Cuda<N>> GpuPasses<N>::Put(const Pass<Cpu>& pass, const Padding& padding,
   if (padded) {
     out.rows.max_position = padding.positions - 1;
     out.wanted = out.rows;
-    padded_of_rank_.assign(static_cast<size_t>(options_.peers->num_ranks()),
-                           padding.rows);
-    out.rows_of_rank = out.wanted_of_rank = padded_of_rank_;
+    padded_of_group_.assign(NumGroups(pass.layout), padding.rows);
+    out.rows_of_group = out.wanted_of_group = padded_of_group_;
   } else {
     out.wanted_rows =
         block.Put({pass.wanted_rows, static_cast<size_t>(pass.wanted.size)});
@@ -442,10 +441,11 @@ absl::Status GpuPasses<N>::MakeAllRoom(const StepLayout& layout) {
        RowBuckets(layout.attention, peers.num_ranks(), Limits())) {
     RETURN_IF_ERROR(RunNothing(PutNothing(layout, {rows, context})));
   }
-  // All rows of a step are ours.
+  // All rows of a step are our group's.
   Pass<D> largest = PutNothing(layout, {options_.max_rows, context});
-  std::fill(padded_of_rank_.begin(), padded_of_rank_.end(), 0);
-  padded_of_rank_[static_cast<size_t>(peers.rank())] = options_.max_rows;
+  std::fill(padded_of_group_.begin(), padded_of_group_.end(), 0);
+  padded_of_group_[static_cast<size_t>(
+      layout.attention.group_of(peers.rank()))] = options_.max_rows;
   return RunNothing(largest);
 }
 

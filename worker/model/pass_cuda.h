@@ -117,6 +117,10 @@ class GpuPasses final : public PassLauncher {
   absl::Status MakeRoom(const Pass<Cpu>& pass);
   PadLimits Limits() const;
   Padding PaddingOf(const Pass<Cpu>& pass) const;
+  size_t NumGroups(const StepLayout& layout) const {
+    return static_cast<size_t>(
+        layout.attention.num_groups(options_.peers->num_ranks()));
+  }
   // The pass as the GPU sees it, in the block.
   Pass<D> Put(const Pass<Cpu>& pass, const Padding& padding, int copy);
   void PutPages(const Pass<Cpu>& pass, BlockWriter& block, Pass<D>& out);
@@ -148,7 +152,7 @@ class GpuPasses final : public PassLauncher {
   uint64_t next_ = 0;  // number of a pass that is run
   AttentionScratch<N> scratch_;
   GpuSampling<N> sampling_;
-  std::vector<int> padded_of_rank_;
+  std::vector<int> padded_of_group_;
   Rooms rooms_{};  // at which the graphs were captured
   PassGraphs graphs_;
   std::vector<StepLayout> ahead_;

@@ -4,6 +4,12 @@
 // experts want), computes the experts of this layer's layout, and leaves for
 // attention's again (the sums go where the rows are). The model puts rows and
 // sums where it is told to here, and meets no barrier.
+//
+// The ranks of an attention group share their rows: each computes its heads of
+// them, and once these are summed within the group, each has the same rows with
+// the same bits. So any of them can show the rows to other groups; rank r takes
+// them from the rank of each group that is the same part as r, which spreads
+// the reading evenly.
 #pragma once
 
 #include "kernels/formats.h"
@@ -36,7 +42,8 @@ struct Entered {
 //   AttentionSums, SumAttention               each layer
 //   Entering, Enter, Leave                    a MoE layer
 //   DenseSums, SumDense                       a dense layer
-//   LogitColumns, ShareLogits                 TP, for each chunk of rows
+//   LogitColumns, ShareLogits                 but in EP, for each chunk of
+//                                             rows of the group with most
 //
 // Errors: of a rank that did not come in time or gave up; the pass is over
 // then, and may be run again once the group is in step again. A device that

@@ -84,10 +84,12 @@ absl::Status Collectives<Cpu>::SumAll(const Cpu& device, int which,
                                       const ResidualNorm<Cpu>& to) {
   RETURN_IF_ERROR(Wait());
   ConstFixedRows sources[kMaxRanks];
-  for (Rank r = 0; r < num_ranks(); ++r) {
-    sources[r] = PeerSums(r, which, 0, to.residual.rows);
+  const size_t num_sources = static_cast<size_t>(attention_.tp_size);
+  for (size_t i = 0; i < num_sources; ++i) {
+    sources[i] = PeerSums(group_begin() + static_cast<Rank>(i), which, 0,
+                          to.residual.rows);
   }
-  AddPartials(device, absl::MakeConstSpan(sources, num_ranks()), to);
+  AddPartials(device, absl::MakeConstSpan(sources, num_sources), to);
   return absl::OkStatus();
 }
 
@@ -100,14 +102,14 @@ void Collectives<Cpu>::SumOwn(const Cpu& device, int which,
 // In EP a rank has computed all of its rows' attention, and dense MLPs, itself.
 absl::Status Collectives<Cpu>::SumAttention(const Cpu& device,
                                             const ResidualNorm<Cpu>& to) {
-  if (tp()) return SumAll(device, 0, to);
+  if (shared()) return SumAll(device, 0, to);
   SumOwn(device, 0, to);
   return absl::OkStatus();
 }
 
 absl::Status Collectives<Cpu>::SumDense(const Cpu& device,
                                         const ResidualNorm<Cpu>& to) {
-  if (tp()) return SumAll(device, 1, to);
+  if (shared()) return SumAll(device, 1, to);
   SumOwn(device, 0, to);
   return absl::OkStatus();
 }
@@ -121,8 +123,8 @@ Assignments<Cpu> Collectives<Cpu>::AssignmentsAt(const std::byte* exchange,
 }
 
 Entering<Cpu> Collectives<Cpu>::EnteringRows(int rows) {
-  // In TP every rank has all rows, and routes them itself.
-  if (tp() || num_ranks() == 1) {
+  // Every rank routes its group's rows itself; one group has all there are.
+  if (!several_groups()) {
     return {{rows_.data(), rows, hidden(), hidden()},
             {experts_.data(), weights_.data(), rows, shape_.top_k}};
   }
@@ -156,15 +158,16 @@ void Collectives<Cpu>::Gather(Rank rank, int at, int rows, ExpertRange range) {
 }
 
 absl::StatusOr<Entered<Cpu>> Collectives<Cpu>::Enter(
-    int rows, absl::Span<const int> rows_of_rank, ExpertRange range) {
+    int rows, absl::Span<const int> rows_of_group, ExpertRange range) {
   first_row_ = 0;
-  if (!tp() && num_ranks() > 1) {
+  if (several_groups()) {
     RETURN_IF_ERROR(Wait());
     rows = 0;
-    for (Rank r = 0; r < num_ranks(); ++r) {
-      if (r == rank_) first_row_ = rows;
-      Gather(r, rows, rows_of_rank[r], range);
-      rows += rows_of_rank[r];
+    for (int g = 0; g < attention_.num_groups(num_ranks()); ++g) {
+      if (g == attention_.group_of(rank_)) first_row_ = rows;
+      Gather(attention_.first_rank(g) + attention_.part_of(rank_), rows,
+             rows_of_group[g], range);
+      rows += rows_of_group[g];
     }
   }
   return Entered<Cpu>{{rows_.data(), rows, hidden(), hidden()},
@@ -205,7 +208,7 @@ absl::Status Collectives<Cpu>::Leave(const Cpu& device, Layout experts,
 }
 
 Rows Collectives<Cpu>::LogitColumns(int rows) {
-  const int columns = LogitShare(shape_, rank_).size();
+  const int columns = LogitShare(shape_, attention_, rank_).size();
   return {reinterpret_cast<float*>(exchange_ + place_.logits[logits_]), rows,
           columns, columns};
 }
@@ -214,12 +217,13 @@ absl::StatusOr<int> Collectives<Cpu>::ShareLogits(int rows, Rows out) {
   const int64_t at = place_.logits[logits_];
   logits_ ^= 1;
   RETURN_IF_ERROR(Wait());
+  const int t = attention_.tp_size;
   int taken = 0;
   // A chunk but the last is a multiple of the ranks long, so that its first row
-  // is rank 0's.
-  for (int i = rank_; i < rows; i += num_ranks(), ++taken) {
-    for (Rank r = 0; r < num_ranks(); ++r) {
-      const IndexRange share = LogitShare(shape_, r);
+  // is part 0's.
+  for (int i = attention_.part_of(rank_); i < rows; i += t, ++taken) {
+    for (Rank r = group_begin(); r < group_begin() + t; ++r) {
+      const IndexRange share = LogitShare(shape_, attention_, r);
       const float* const columns =
           reinterpret_cast<const float*>(peers_[r] + at);
       std::memcpy(out.row(taken) + share.begin,

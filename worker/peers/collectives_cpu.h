@@ -21,7 +21,8 @@
 namespace moebius {
 
 // With attention in EP a rank waits twice a MoE layer; in TP twice a layer and
-// once for each chunk of logits. A group of one waits for nobody.
+// once for each chunk of logits; between them once more a MoE layer than in TP.
+// A group of one waits for nobody.
 // Threading: one pass at a time; nothing else may write our exchange region.
 template <>
 class Collectives<Cpu> {
@@ -48,32 +49,39 @@ class Collectives<Cpu> {
   // ---- partial sums of attention's output, and of a dense MLP
   FixedRows AttentionSums(int rows) { return Sums(0, rows); }
   absl::Status SumAttention(const Cpu& device, const ResidualNorm<Cpu>& to);
-  FixedRows DenseSums(int rows) { return Sums(tp() ? 1 : 0, rows); }
+  FixedRows DenseSums(int rows) { return Sums(shared() ? 1 : 0, rows); }
   absl::Status SumDense(const Cpu& device, const ResidualNorm<Cpu>& to);
 
   // ---- a MoE layer
   Entering<Cpu> EnteringRows(int rows);
-  // `rows` are there of ours; in EP `rows_of_rank` of each rank.
+  // `rows` are there of our group's; `rows_of_group` of each where there are
+  // several.
   absl::StatusOr<Entered<Cpu>> Enter(int rows,
-                                     absl::Span<const int> rows_of_rank,
+                                     absl::Span<const int> rows_of_group,
                                      ExpertRange range);
   // Adds the sums of all ranks that hold something of a row's experts, which
   // are in layout `experts`.
   absl::Status Leave(const Cpu& device, Layout experts,
                      const ResidualNorm<Cpu>& to);
 
-  // ---- logits of a chunk of `rows` rows, at most logit_rows(), in TP
+  // ---- logits of a chunk of `rows` rows, at most logit_rows(), but in EP
   int logit_rows() const { return place_.logit_rows; }
   // Where our columns go: [rows][LogitShare()].
   Rows LogitColumns(int rows);
-  // Whole rows `rank`, rank + num_ranks ... of the chunk, into `out`; their
-  // number. REQUIRES: out has room for them.
+  // Whole rows p, p + tp_size ... of the chunk, p being our part of the group,
+  // into `out`; their number. REQUIRES: out has room for them.
   absl::StatusOr<int> ShareLogits(int rows, Rows out);
 
  private:
   Collectives(const Cpu& device, const Options& options);
 
-  bool tp() const { return !attention_.is_ep(); }
+  // Whether several ranks have our rows, and whether there are other rows.
+  bool shared() const { return !attention_.is_ep(); }
+  bool several_groups() const { return attention_.tp_size < shape_.num_ranks; }
+  // The ranks that have our rows.
+  Rank group_begin() const {
+    return attention_.first_rank(attention_.group_of(rank_));
+  }
   int num_ranks() const { return shape_.num_ranks; }
   int hidden() const { return shape_.spec.hidden_size; }
   absl::Status Wait();
@@ -94,7 +102,7 @@ class Collectives<Cpu> {
 
   Layout attention_;  // of the pass
   int logits_ = 0;    // which of the two buffers is next
-  // Rows of a MoE layer: all of the group's, or ours in TP.
+  // Rows of a MoE layer, of all groups.
   Buffer<float, Cpu> rows_, weights_;
   Buffer<int32_t, Cpu> experts_;
   int first_row_ = 0;  // of our own among them

@@ -45,10 +45,12 @@ ExchangeLayout PlanOf(const ModelShape& shape, int max_rows) {
       {int{sizeof(typename Cuda<N>::Partial)}, kLogitChunkBytes});
 }
 
-// Two a layer, one for each chunk of logits, and one at the end.
+// Two a layer, or three of a layout between EP and TP; one for each chunk of
+// logits, and one at the end.
 int MostMeetings(const ModelShape& shape, int max_rows, int logit_rows) {
   if (shape.num_ranks == 1) return 0;
-  return 2 * shape.spec.num_layers() +
+  const int of_layer = LayoutsOf(shape.attention).size() > 2 ? 3 : 2;
+  return of_layer * shape.spec.num_layers() +
          (max_rows + logit_rows - 1) / logit_rows + 1;
 }
 
@@ -177,9 +179,9 @@ void Collectives<Cuda<N>>::SumAll(int which, const ResidualNorm<D>& to) {
   const int meeting = NextMeeting(rows);
   if (rows == 0) return;
   RowSources from;
-  from.num_sources = num_ranks();
-  for (Rank r = 0; r < num_ranks(); ++r) {
-    from.sums[r] = At(r, place_.sums[which]);
+  from.num_sources = attention_.tp_size;
+  for (int i = 0; i < from.num_sources; ++i) {
+    from.sums[i] = At(group_begin() + i, place_.sums[which]);
   }
   Sum(meeting, from, to);
 }
@@ -196,7 +198,7 @@ void Collectives<Cuda<N>>::SumOwn(int which, const ResidualNorm<D>& to) {
 template <Numerics N>
 absl::Status Collectives<Cuda<N>>::SumAttention(const D&,
                                                 const ResidualNorm<D>& to) {
-  if (tp()) {
+  if (shared()) {
     SumAll(0, to);
   } else {
     SumOwn(0, to);
@@ -207,7 +209,7 @@ absl::Status Collectives<Cuda<N>>::SumAttention(const D&,
 template <Numerics N>
 absl::Status Collectives<Cuda<N>>::SumDense(const D&,
                                             const ResidualNorm<D>& to) {
-  if (tp()) {
+  if (shared()) {
     SumAll(1, to);
   } else {
     SumOwn(0, to);
@@ -217,8 +219,8 @@ absl::Status Collectives<Cuda<N>>::SumDense(const D&,
 
 template <Numerics N>
 Entering<Cuda<N>> Collectives<Cuda<N>>::EnteringRows(int rows) {
-  // In TP every rank has all rows, and routes them itself.
-  if (tp() || num_ranks() == 1) {
+  // Every rank routes its group's rows itself; one group has all there are.
+  if (!several_groups()) {
     return {{rows_.data(), rows, hidden(), hidden()},
             {experts_.data(), weights_.data(), rows, shape_.top_k}};
   }
@@ -229,20 +231,21 @@ Entering<Cuda<N>> Collectives<Cuda<N>>::EnteringRows(int rows) {
 
 template <Numerics N>
 absl::StatusOr<Entered<Cuda<N>>> Collectives<Cuda<N>>::Enter(
-    int rows, absl::Span<const int> rows_of_rank, ExpertRange range) {
+    int rows, absl::Span<const int> rows_of_group, ExpertRange range) {
   first_row_ = 0;
-  if (!tp() && num_ranks() > 1) {
+  if (several_groups()) {
     ShownRows from;
-    from.num_ranks = num_ranks();
+    from.num_groups = attention_.num_groups(num_ranks());
     rows = 0;
-    for (Rank r = 0; r < num_ranks(); ++r) {
+    for (int g = 0; g < from.num_groups; ++g) {
+      const Rank r = attention_.first_rank(g) + attention_.part_of(rank_);
       if (r == rank_) first_row_ = rows;
-      from.first_row[r] = rows;
-      from.rows[r] = reinterpret_cast<const float*>(At(r, place_.rows));
-      const Assignments<D> shown = AssignmentsOf(r, rows_of_rank[r]);
-      from.experts[r] = shown.experts;
-      from.weights[r] = shown.weights;
-      rows += rows_of_rank[r];
+      from.first_row[g] = rows;
+      from.rows[g] = reinterpret_cast<const float*>(At(r, place_.rows));
+      const Assignments<D> shown = AssignmentsOf(r, rows_of_group[g]);
+      from.experts[g] = shown.experts;
+      from.weights[g] = shown.weights;
+      rows += rows_of_group[g];
     }
     const int meeting = NextMeeting(rows);
     if (rows > 0) {
@@ -280,7 +283,7 @@ absl::Status Collectives<Cuda<N>>::Leave(const D&, Layout experts,
 template <Numerics N>
 View<float, Cuda<N>> Collectives<Cuda<N>>::LogitColumns(int rows) {
   return {reinterpret_cast<float*>(At(rank_, place_.logits[logits_])), rows,
-          LogitShare(shape_, rank_).size(),
+          LogitShare(shape_, attention_, rank_).size(),
           static_cast<ptrdiff_t>(place_.logit_cols)};
 }
 
@@ -288,22 +291,23 @@ template <Numerics N>
 absl::StatusOr<int> Collectives<Cuda<N>>::ShareLogits(int rows,
                                                       View<float, D> out) {
   LogitParts parts;
-  parts.num_ranks = num_ranks();
-  for (Rank r = 0; r < num_ranks(); ++r) {
-    const IndexRange share = LogitShare(shape_, r);
-    parts.columns[r] =
+  const int t = attention_.tp_size, part = attention_.part_of(rank_);
+  parts.num_parts = t;
+  for (int i = 0; i < t; ++i) {
+    const Rank r = group_begin() + i;
+    const IndexRange share = LogitShare(shape_, attention_, r);
+    parts.columns[i] =
         reinterpret_cast<const float*>(At(r, place_.logits[logits_]));
-    parts.begin[r] = share.begin;
-    parts.size[r] = share.size();
+    parts.begin[i] = share.begin;
+    parts.size[i] = share.size();
   }
   logits_ ^= 1;
   parts.stride = static_cast<int>(place_.logit_cols);
   // A chunk but the last is a multiple of the ranks long, so that its first row
-  // is rank 0's.
-  parts.first_row = rank_;
-  parts.every = num_ranks();
-  parts.rows =
-      rows > rank_ ? (rows - rank_ + num_ranks() - 1) / num_ranks() : 0;
+  // is part 0's.
+  parts.first_row = part;
+  parts.every = t;
+  parts.rows = rows > part ? (rows - part + t - 1) / t : 0;
   parts.out = out.data;
   parts.out_stride = out.stride;
   const int meeting = NextMeeting(LogitBlocks(parts));

@@ -87,17 +87,18 @@ class Collectives<Cuda<N>> {
   // ---- partial sums of attention's output, and of a dense MLP
   PartialRows<D> AttentionSums(int rows) { return Sums(0, rows); }
   absl::Status SumAttention(const D& device, const ResidualNorm<D>& to);
-  PartialRows<D> DenseSums(int rows) { return Sums(tp() ? 1 : 0, rows); }
+  PartialRows<D> DenseSums(int rows) { return Sums(shared() ? 1 : 0, rows); }
   absl::Status SumDense(const D& device, const ResidualNorm<D>& to);
 
   // ---- a MoE layer
   Entering<D> EnteringRows(int rows);
-  absl::StatusOr<Entered<D>> Enter(int rows, absl::Span<const int> rows_of_rank,
+  absl::StatusOr<Entered<D>> Enter(int rows,
+                                   absl::Span<const int> rows_of_group,
                                    ExpertRange range);
   absl::Status Leave(const D& device, Layout experts,
                      const ResidualNorm<D>& to);
 
-  // ---- logits of a chunk of `rows` rows, at most logit_rows(), in TP
+  // ---- logits of a chunk of `rows` rows, at most logit_rows(), but in EP
   int logit_rows() const { return place_.logit_rows; }
   View<float, D> LogitColumns(int rows);
   absl::StatusOr<int> ShareLogits(int rows, View<float, D> out);
@@ -105,7 +106,13 @@ class Collectives<Cuda<N>> {
  private:
   Collectives(const D& device, const Options& options);
 
-  bool tp() const { return !attention_.is_ep(); }
+  // Whether several ranks have our rows, and whether there are other rows.
+  bool shared() const { return !attention_.is_ep(); }
+  bool several_groups() const { return attention_.tp_size < shape_.num_ranks; }
+  // The first of the ranks that have our rows.
+  Rank group_begin() const {
+    return attention_.first_rank(attention_.group_of(rank_));
+  }
   int hidden() const { return shape_.spec.hidden_size; }
   // The next meeting, for a kernel of that many blocks: its own, or that of one
   // which is launched in front of it.
@@ -137,7 +144,7 @@ class Collectives<Cuda<N>> {
   Layout attention_;  // of the pass
   int meeting_ = 0;   // the next one's index
   int logits_ = 0;    // which of the two buffers is next
-  // Rows of a MoE layer: all of the group's, or ours in TP.
+  // Rows of a MoE layer, of all groups.
   Buffer<float, D> rows_, weights_;
   Buffer<int32_t, D> experts_;
   int first_row_ = 0;  // of our own among them

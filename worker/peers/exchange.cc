@@ -12,10 +12,10 @@ constexpr int64_t kMaxLogitRows = 256;
 
 }  // namespace
 
-IndexRange LogitShare(const ModelShape& shape, Rank rank) {
+IndexRange LogitShare(const ModelShape& shape, Layout attention, Rank rank) {
   const int vocab = shape.spec.vocab_size;
-  const IndexRange panels =
-      ShareOf((vocab + kPanelRows - 1) / kPanelRows, shape.num_ranks, rank);
+  const IndexRange panels = ShareOf((vocab + kPanelRows - 1) / kPanelRows,
+                                    attention.tp_size, attention.part_of(rank));
   return {std::min(panels.begin * kPanelRows, vocab),
           std::min(panels.end * kPanelRows, vocab)};
 }
@@ -46,10 +46,14 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
       static_cast<int>(std::clamp<int64_t>(
           elements.logit_chunk_bytes / row_bytes, kMaxRanks, kMaxLogitRows)) /
       shape.num_ranks * shape.num_ranks;
-  for (Rank r = 0; r < shape.num_ranks; ++r) {
-    const int64_t panels =
-        (LogitShare(shape, r).size() + kPanelRows - 1) / kPanelRows;
-    layout.logit_cols = std::max(layout.logit_cols, panels * kPanelRows);
+  for (const Layout attention : LayoutsOf(shape.attention)) {
+    if (attention.is_ep()) continue;  // nobody is shown any
+    for (Rank r = 0; r < shape.num_ranks; ++r) {
+      const int64_t panels =
+          (LogitShare(shape, attention, r).size() + kPanelRows - 1) /
+          kPanelRows;
+      layout.logit_cols = std::max(layout.logit_cols, panels * kPanelRows);
+    }
   }
   for (int64_t& logits : layout.logits) {
     logits = shape.num_ranks == 1

@@ -3,31 +3,36 @@
 // A step's collectives alternate between two buffers, so each needs one barrier
 // only: a rank that writes buffer 0 again has passed the barrier of a buffer 1,
 // which nobody reached before it had read buffer 0. Every layer uses buffer 0
-// first and buffer 1 last, in both layouts, so this holds across steps and
-// switches. The logits have two buffers of their own, for the same reason.
+// first and buffer 1 last, in every layout, so this holds across steps and
+// switches. Between EP and TP both parts of buffer 0 are shown, one after the
+// other, each before a barrier of its own. The logits have two buffers of their
+// own, for the same reason.
 //
 //   buffer 0  [rows][hidden] partial sums of the attention's output (int64, or
-//             what the device's are): in EP private; and in EP float32
+//             what the device's are): in EP private; and, but in TP, float32
 //             [rows][hidden] normalised rows, int32 [rows][top_k] experts,
 //             float32 [rows][top_k] weights
-//   buffer 1  [rows][hidden] partial sums of the experts, likewise; in EP the
-//   rows
-//             of rank 0, then of rank 1, ...
+//   buffer 1  [rows][hidden] partial sums of the experts, likewise: the rows of
+//             attention's group 0, then of group 1, ...
 //   logits    float32 [logit_rows][columns of this rank, whole panels], twice
+//
+// There is room for what any layout needs.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "common/base/ids.h"
+#include "common/layout/layout.h"
 #include "worker/model/model_shape.h"
 
 namespace moebius {
 
 struct ExchangeLayout {
-  int max_rows = 0;        // of a step, over the group
-  int logit_rows = 0;      // at once; a multiple of num_ranks
-  int64_t logit_cols = 0;  // most columns that a TP rank has, whole panels
+  int max_rows = 0;    // of a step, over the group
+  int logit_rows = 0;  // at once; a multiple of num_ranks
+  // Most columns that a rank has in a layout which divides them, whole panels.
+  int64_t logit_cols = 0;
 
   int64_t sums[2] = {0, 0};  // offsets of buffers 0 and 1
   int64_t rows = 0;          // offsets of the rest of buffer 0
@@ -48,7 +53,8 @@ struct ExchangeElements {
 ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
                             const ExchangeElements& elements = {});
 
-// Columns of the vocabulary that a TP rank computes: whole panels.
-IndexRange LogitShare(const ModelShape& shape, Rank rank);
+// Columns of the vocabulary that a rank computes of its group's rows, whole
+// panels: in EP all.
+IndexRange LogitShare(const ModelShape& shape, Layout attention, Rank rank);
 
 }  // namespace moebius

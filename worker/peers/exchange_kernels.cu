@@ -165,20 +165,20 @@ __global__ void __launch_bounds__(kThreads)
                  const __grid_constant__ EnteredRows to) {
   if (!Meet(ranks, meeting)) return;
   const int row = blockIdx.x;
-  int rank = from.num_ranks - 1;
-  while (from.first_row[rank] > row) --rank;
-  const int64_t there = row - from.first_row[rank];
+  int group = from.num_groups - 1;
+  while (from.first_row[group] > row) --group;
+  const int64_t there = row - from.first_row[group];
   bool here = false;
   for (int t = threadIdx.x; t < to.top_k; t += kThreads) {
-    const int32_t expert = from.experts[rank][there * to.top_k + t];
+    const int32_t expert = from.experts[group][there * to.top_k + t];
     to.experts[int64_t{row} * to.top_k + t] = expert;
     to.weights[int64_t{row} * to.top_k + t] =
-        from.weights[rank][there * to.top_k + t];
+        from.weights[group][there * to.top_k + t];
     here = here || (to.range.first <= expert &&
                     expert < to.range.first + to.range.count);
   }
   if (!__syncthreads_or(here)) return;
-  const float* const source = from.rows[rank] + there * to.hidden;
+  const float* const source = from.rows[group] + there * to.hidden;
   float* const target = to.rows + int64_t{row} * to.hidden;
   for (int j = 4 * threadIdx.x; j < to.hidden; j += 4 * kThreads) {
     *reinterpret_cast<float4*>(target + j) =
@@ -190,18 +190,18 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int kLogitsOfBlock = 4 * 4 * kThreads;
 
-// Block (piece, row, rank) copies a piece of a rank's columns of a row.
+// Block (piece, row, part) copies a piece of a rank's columns of a row.
 __global__ void __launch_bounds__(kThreads)
     LogitsKernel(const __grid_constant__ MeetingRanks ranks, int meeting,
                  const __grid_constant__ LogitParts parts) {
   if (!Meet(ranks, meeting)) return;
-  const int rank = blockIdx.z;
+  const int part = blockIdx.z;
   const int64_t row = parts.first_row + int64_t{blockIdx.y} * parts.every;
-  const float* const from = parts.columns[rank] + row * parts.stride;
+  const float* const from = parts.columns[part] + row * parts.stride;
   float* const to =
-      parts.out + blockIdx.y * parts.out_stride + parts.begin[rank];
+      parts.out + blockIdx.y * parts.out_stride + parts.begin[part];
   const int begin = blockIdx.x * kLogitsOfBlock;
-  const int end = min(parts.size[rank], begin + kLogitsOfBlock);
+  const int end = min(parts.size[part], begin + kLogitsOfBlock);
   for (int j = begin + 4 * threadIdx.x; j < end; j += 4 * kThreads) {
     if (j + 4 <= end) {
       *reinterpret_cast<float4*>(to + j) =
@@ -267,12 +267,12 @@ void LaunchGather(const BehindMeeting& at, const ShownRows& from,
 }
 
 int64_t LogitBlocks(const LogitParts& parts) {
-  return int64_t{Pieces(parts)} * parts.rows * parts.num_ranks;
+  return int64_t{Pieces(parts)} * parts.rows * parts.num_parts;
 }
 
 void LaunchLogits(const BehindMeeting& at, const LogitParts& parts) {
   const dim3 grid(Pieces(parts), static_cast<unsigned>(parts.rows),
-                  static_cast<unsigned>(parts.num_ranks));
+                  static_cast<unsigned>(parts.num_parts));
   LogitsKernel<<<grid, kThreads, 0, at.stream>>>(at.ranks, at.index, parts);
   NoteLaunch(at, "whole rows of logits");
 }

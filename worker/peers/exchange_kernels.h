@@ -58,16 +58,16 @@ template <Numerics N>
 void LaunchSum(const BehindMeeting& at, const RowSources& from,
                const SummedRows& to);
 
-// What each rank shows of a MoE layer's rows.
+// What each group of attention shows of a MoE layer's rows.
 struct ShownRows {
-  const float* rows[kMaxRanks] = {};  // [row][hidden] of each rank
+  const float* rows[kMaxRanks] = {};  // [row][hidden] of each group
   const int32_t* experts[kMaxRanks] = {};
   const float* weights[kMaxRanks] = {};
-  int first_row[kMaxRanks] = {};  // of each rank's among all
-  int num_ranks = 0;
+  int first_row[kMaxRanks] = {};  // of each group's among all
+  int num_groups = 0;
 };
 
-// All of them, one rank after the other.
+// All of them, one group after the other.
 struct EnteredRows {
   int count = 0;
   float* rows = nullptr;
@@ -83,9 +83,9 @@ struct EnteredRows {
 void LaunchGather(const BehindMeeting& at, const ShownRows& from,
                   const EnteredRows& to);
 
-// Whole rows of logits out of every rank's columns.
+// Whole rows of logits out of the columns of every rank that has the rows.
 struct LogitParts {
-  int num_ranks = 0;
+  int num_parts = 0;
   const float* columns[kMaxRanks] = {};  // [row][stride]
   int stride = 0;                        // a multiple of 4
   int begin[kMaxRanks] = {};             // a multiple of 4

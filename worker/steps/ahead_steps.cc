@@ -12,7 +12,7 @@ namespace moebius {
 namespace {
 
 bool HasRows(const Batch& batch) {
-  return std::any_of(batch.rows_of_rank.begin(), batch.rows_of_rank.end(),
+  return std::any_of(batch.rows_of_group.begin(), batch.rows_of_group.end(),
                      [](int rows) { return rows > 0; });
 }
 
@@ -128,14 +128,14 @@ void AheadSteps::AddRows(const Batch::Chunk& chunk) {
   });
 }
 
-// `in_turn`: ranks take turns with the rows, as they do in TP.
-void AheadSteps::AddWanted(const Batch::Chunk& chunk, Rank rank, bool in_turn,
-                           Step& step) {
+// The ranks of a group take turns with its rows.
+void AheadSteps::AddWanted(const Batch::Chunk& chunk, Layout attention,
+                           int group, Step& step) {
   const DeviceSlot& sequence = context_.slots->At(chunk.slot);
   ForEachWanted(chunk, [&](uint32_t position, bool drawn) {
     Wanted& wanted = step.wanted.emplace_back();
-    wanted.row = next_row_[in_turn ? 0 : rank]++;
-    wanted.rank = in_turn ? wanted.row % context_.num_ranks : rank;
+    wanted.row = next_row_[group]++;
+    wanted.rank = attention.first_rank(group) + wanted.row % attention.tp_size;
     wanted.slot = chunk.slot;
     wanted.holder = sequence.holder;
     wanted.position = position;
@@ -145,22 +145,24 @@ void AheadSteps::AddWanted(const Batch::Chunk& chunk, Rank rank, bool in_turn,
 }
 
 absl::Status AheadSteps::BuildPass(const Batch& batch, Step& step) {
-  const bool in_turn = !batch.layout.attention.is_ep();
+  const Layout attention = batch.layout.attention;
+  const int own = attention.group_of(context_.rank);
   builder_.Begin(batch.layout, context_.num_ranks, context_.rank);
-  next_row_.assign(static_cast<size_t>(context_.num_ranks), 0);
+  next_row_.assign(batch.rows_of_group.size(), 0);
   for (const Batch::Chunk& chunk : batch.chunks) {
     RETURN_IF_ERROR(CheckChunk(chunk));
     AddRows(chunk);
-    AddWanted(chunk, context_.rank, in_turn, step);
+    AddWanted(chunk, attention, own, step);
   }
   for (const Batch::Elsewhere& elsewhere : batch.elsewhere) {
     RETURN_IF_ERROR(CheckChunk(elsewhere.chunk));
-    AddWanted(elsewhere.chunk, elsewhere.rank, false, step);
+    AddWanted(elsewhere.chunk, attention, elsewhere.group, step);
   }
-  for (Rank rank = 0; rank < context_.num_ranks; ++rank) {
-    if (rank == context_.rank) continue;
-    builder_.AddOthers(rank, batch.rows_of_rank[rank],
-                       batch.wanted_of_rank[rank]);
+  for (int group = 0; group < static_cast<int>(batch.rows_of_group.size());
+       ++group) {
+    if (group == own) continue;
+    builder_.AddOthers(group, batch.rows_of_group[group],
+                       batch.wanted_of_group[group]);
   }
   return absl::OkStatus();
 }

@@ -81,7 +81,7 @@ class AheadSteps final : public StepLauncher {
   template <class F>
   void ForEachWanted(const Batch::Chunk& chunk, const F& want) const;
   void AddRows(const Batch::Chunk& chunk);
-  void AddWanted(const Batch::Chunk& chunk, Rank rank, bool in_turn,
+  void AddWanted(const Batch::Chunk& chunk, Layout attention, int group,
                  Step& step);
   absl::Status ExpectTokens(const Step& step);
   absl::Status Read(const Step& step, StepResult& result);
@@ -90,7 +90,7 @@ class AheadSteps final : public StepLauncher {
 
   const AheadContext context_;
   PassBuilder builder_;
-  std::vector<int> next_row_;  // [rank] of the step that is being built
+  std::vector<int> next_row_;  // [group] of the step that is being built
   std::optional<Batch> entered_;
   std::deque<Step> under_way_;
   Clock::time_point last_end_;

@@ -20,7 +20,7 @@ namespace moebius {
 // Applied to the device's slots in this order: released, admissions, page rows.
 struct Batch {
   // Rows of one sequence: its tokens [position, position + num_rows) are rows
-  // [first_row, first_row + num_rows) of this rank's.
+  // [first_row, first_row + num_rows) of its group's.
   struct Chunk {
     uint32_t slot = 0;
     uint32_t first_row = 0;
@@ -30,9 +30,9 @@ struct Batch {
     friend bool operator==(const Chunk&, const Chunk&) = default;
   };
 
-  // EP: rows of another rank, counted there.
+  // Rows of another attention group, counted there.
   struct Elsewhere {
-    Rank rank = 0;
+    int group = 0;
     Chunk chunk;
     friend bool operator==(const Elsewhere&, const Elsewhere&) = default;
   };
@@ -42,12 +42,12 @@ struct Batch {
   std::vector<uint32_t> released;
   std::vector<Admission> admissions;  // without those that are refused
   std::vector<PageRow> page_rows;     // this rank's
-  // EP: of this rank's sequences, maybe none; TP: of all.
+  // Of the sequences of this rank's group, maybe none.
   std::vector<Chunk> chunks;
   std::vector<Elsewhere> elsewhere;
-  // [num_ranks], by owner: rows, and those whose logits are wanted.
-  std::vector<int> rows_of_rank;
-  std::vector<int> wanted_of_rank;
+  // [num_groups]: rows, and those whose logits are wanted.
+  std::vector<int> rows_of_group;
+  std::vector<int> wanted_of_group;
   // Sequences whose work was passed over, for the result.
   std::vector<RefusedSequence> refused;
 

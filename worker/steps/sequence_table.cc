@@ -150,20 +150,20 @@ absl::Status SequenceTable::CheckItem(const WorkItem& item, int num_kv) const {
 }
 
 absl::Status SequenceTable::AddWork(const StepPlan& plan, Batch& batch) {
-  batch.rows_of_rank.assign(options_.num_ranks, 0);
-  batch.wanted_of_rank.assign(options_.num_ranks, 0);
   if (!HeadsDivide(options_.attention, plan.layout.attention)) {
     return absl::InvalidArgumentError(
         absl::StrCat("attention of tp_size ", plan.layout.attention.tp_size,
                      " in a group of ", options_.num_ranks));
   }
-  const bool ep = plan.layout.attention.is_ep();
+  const Layout attention = plan.layout.attention;
+  const int num_groups = attention.num_groups(options_.num_ranks);
+  batch.rows_of_group.assign(num_groups, 0);
+  batch.wanted_of_group.assign(num_groups, 0);
   const int num_kv =
-      HeadsOf(options_.attention, plan.layout.attention, options_.rank)
-          .num_kv();
+      HeadsOf(options_.attention, attention, options_.rank).num_kv();
   uint64_t rows_left = options_.max_rows;
   for (const WorkItem& item : plan.items) {
-    if (item.group >= plan.layout.attention.num_groups(options_.num_ranks)) {
+    if (item.group >= num_groups) {
       return Disagree(item.slot, absl::StrCat("group ", item.group));
     }
     if (Find(item.slot) == nullptr) {
@@ -177,18 +177,18 @@ absl::Status SequenceTable::AddWork(const StepPlan& plan, Batch& batch) {
       batch.refused.push_back({item.slot, sequence.refused});
       continue;
     }
-    const bool ours = !ep || item.group == options_.rank;
+    const bool ours = item.group == attention.group_of(options_.rank);
     RETURN_IF_ERROR(CheckItem(item, ours ? num_kv : 0));
     if (item.num_tokens > rows_left) {
       return Disagree(item.slot, absl::StrCat("a step of more than ",
                                               options_.max_rows, " rows"));
     }
     rows_left -= item.num_tokens;
-    int& rows = batch.rows_of_rank[item.group];
+    int& rows = batch.rows_of_group[item.group];
     const Batch::Chunk chunk{item.slot, static_cast<uint32_t>(rows),
                              item.num_tokens, item.position, item.sample};
     rows += static_cast<int>(item.num_tokens);
-    batch.wanted_of_rank[item.group] += NumWanted(sequence, item);
+    batch.wanted_of_group[item.group] += NumWanted(sequence, item);
     if (ours) {
       batch.chunks.push_back(chunk);
     } else {

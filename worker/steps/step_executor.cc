@@ -70,19 +70,21 @@ absl::Status StepExecutor::BuildPass(const Batch& batch) {
   for (const Batch::Chunk& chunk : batch.chunks) {
     RETURN_IF_ERROR(AddChunk(chunk));
   }
-  for (Rank rank = 0; rank < context_.num_ranks; ++rank) {
-    if (rank == context_.rank) continue;
-    builder_.AddOthers(rank, batch.rows_of_rank[rank],
-                       batch.wanted_of_rank[rank]);
+  const int own = batch.layout.attention.group_of(context_.rank);
+  for (int group = 0; group < static_cast<int>(batch.rows_of_group.size());
+       ++group) {
+    if (group == own) continue;
+    builder_.AddOthers(group, batch.rows_of_group[group],
+                       batch.wanted_of_group[group]);
   }
   return absl::OkStatus();
 }
 
 void StepExecutor::TakeResults(Layout attention, StepResult& result) const {
-  const size_t every = attention.is_ep() ? 1 : context_.num_ranks;
+  const size_t every = static_cast<size_t>(attention.tp_size);
   const absl::Span<const SampledRow> rows = builder_.results();
-  for (size_t j = attention.is_ep() ? 0 : context_.rank; j < rows.size();
-       j += every) {
+  for (size_t j = static_cast<size_t>(attention.part_of(context_.rank));
+       j < rows.size(); j += every) {
     const Wanted& wanted = wanted_[j];
     if (!rows[j].finite) {
       ++result.nonfinite_rows;
@@ -113,7 +115,7 @@ absl::Status StepExecutor::ShareTokens(StepResult& result) {
     if (rank == context_.rank) continue;
     RETURN_IF_ERROR(context_.board->Read(rank, result));
   }
-  // In TP the ranks take turns with the rows of a prompt.
+  // The ranks of a group take turns with the rows of a prompt.
   std::sort(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
             [](const PromptLogprob& a, const PromptLogprob& b) {
               return std::tie(a.slot, a.position) <
@@ -128,7 +130,7 @@ absl::Status StepExecutor::ShareTokens(StepResult& result) {
 
 absl::Status StepExecutor::Compute(const Batch& batch, StepResult& result) {
   const auto has_rows = [](int rows) { return rows > 0; };
-  if (std::none_of(batch.rows_of_rank.begin(), batch.rows_of_rank.end(),
+  if (std::none_of(batch.rows_of_group.begin(), batch.rows_of_group.end(),
                    has_rows)) {
     // Everything was refused, on every rank. The token board needs a barrier
     // between two steps all the same.

@@ -12,7 +12,8 @@ constexpr int64_t kMib = int64_t{1} << 20;
 
 WorkerPlan Plan() {
   WorkerPlan plan;
-  plan.shape.experts.num_ranks = 2;
+  plan.shape.attention = {8, 8, 4};
+  plan.shape.experts.num_ranks = 8;
   plan.shape.experts.num_moe_layers = 4;
   plan.shape.experts.num_experts = 8;
   plan.shape.experts.intermediate_rows = 64;
@@ -34,7 +35,6 @@ TEST(DeviceMemory, NamesWhatEachRegionIsFor) {
   EXPECT_EQ(memory.spare_bytes, memory.experts_bytes / 2);
   EXPECT_EQ(memory.kv_bytes, 30 * kMib);
   EXPECT_EQ(memory.kv_pages, 1000);
-  EXPECT_EQ(memory.kv_tokens, 4000);
   EXPECT_EQ(memory.exchange_bytes, 5 * kMib);
 }
 
@@ -51,7 +51,10 @@ TEST(DeviceMemory, WhatIsLeftIsTheContexts) {
             memory.total_bytes);
   EXPECT_EQ(memory.layouts_bytes(), memory.spare_bytes + 3 * kMib);
   EXPECT_THAT(ToText(memory), HasSubstr("free 600 of 1000"));
-  EXPECT_THAT(ToText(memory), HasSubstr("KV 30 (1000 pages, 4000 tokens)"));
+  EXPECT_THAT(ToText(memory),
+              HasSubstr("KV 30 (1000 pages, of all workers 32000 tokens in "
+                        "ep, 32000 tokens in tp2, 32000 tokens in tp4, 16000 "
+                        "tokens in tp)"));
 }
 
 TEST(DeviceMemory, ADenseModelHasNoSpareSlots) {

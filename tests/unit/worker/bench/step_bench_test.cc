@@ -25,6 +25,18 @@ Config SmallConfig(int workers) {
   return config;
 }
 
+TEST(StepBench, MeasuresBetweenEpAndTp) {
+  const StepCase one{Layout{2}, StepCase::Kind::kDecode, 3, 20};
+  const auto bench =
+      StepBench::Create(SmallConfig(4), {one}, 2, [](std::string_view) {});
+  ASSERT_THAT(bench, IsOk());
+  const auto figures = (*bench)->Measure(one);
+  ASSERT_THAT(figures, IsOk());
+  EXPECT_EQ(figures->refused, "");
+  EXPECT_GT(figures->ms_min, 0);
+  EXPECT_EQ(figures->shares.size(), 4u);
+}
+
 TEST(StepBench, MeasuresStepsOfBothLayoutsAndTheirParts) {
   std::vector<StepCase> cases;
   for (const Layout layout : {ExpertParallel(), TensorParallel(2)}) {

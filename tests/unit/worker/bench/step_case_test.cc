@@ -87,6 +87,18 @@ TEST(StepWork, OfTwoRanks) {
   EXPECT_DOUBLE_EQ(tp.bytes, alone.bytes + 2 * (2 * kRouter + 4 * 64));
 }
 
+// Each group of two is as two ranks in TP with half of the sequences.
+TEST(StepWork, OfTwoGroupsIsTwiceThatOfOne) {
+  const StepCase both{Layout{2}, StepCase::Kind::kDecode, 4, 10};
+  const StepCase one{TensorParallel(2), StepCase::Kind::kDecode, 2, 10};
+  const StepWork of_both = WorkOf(both, ShapeOf(Even(), 4), KvType::kBf16,
+                                  {{{2, 1}, {2, 1}, {2, 1}, {2, 1}}}, 20);
+  const StepWork of_one =
+      WorkOf(one, ShapeOf(Even(), 2), KvType::kBf16, {{{2, 1}, {2, 1}}}, 20);
+  EXPECT_DOUBLE_EQ(of_both.bytes, 2 * of_one.bytes);
+  EXPECT_DOUBLE_EQ(of_both.operations, 2 * of_one.operations);
+}
+
 // An EP rank without rows reads no dense weights.
 TEST(StepWork, OfARankWithoutRows) {
   const StepCase one{ExpertParallel(), StepCase::Kind::kDecode, 1, 10};
@@ -98,8 +110,8 @@ TEST(StepWork, OfARankWithoutRows) {
 }
 
 TEST(PlaceSequences, GivesEachPageOnceAndRoomForAllSteps) {
-  const ModelShape shape = ShapeOf(Even(), 2);
-  for (const Layout layout : {ExpertParallel(), TensorParallel(2)}) {
+  const ModelShape shape = ShapeOf(Even(), 4);
+  for (const Layout layout : LayoutsOf(shape.attention)) {
     const StepCase one{layout, StepCase::Kind::kDecode, 5, 30};
     const int64_t pages = PagesOf(one, shape, 4);
     const auto placed =
@@ -110,7 +122,7 @@ TEST(PlaceSequences, GivesEachPageOnceAndRoomForAllSteps) {
       EXPECT_EQ(sequence.computed, 30u);
       EXPECT_EQ(sequence.admission.tokens.size(), 31u);
       EXPECT_GE(sequence.table.num_blocks * kPageTokens, 30 + 4 + 1);
-      EXPECT_EQ(sequence.table.tables.size(), layout.is_ep() ? 1u : 2u);
+      EXPECT_EQ(sequence.table.tables.size(), size_t(layout.tp_size));
       for (const RankTable& table : sequence.table.tables) {
         for (const PageId page : table.pages) {
           EXPECT_LT(page, pages);

@@ -72,7 +72,7 @@ struct Scene {
   Layout attention;
   ExpertsState experts;
   int rows, wanted;
-  std::vector<int> rows_of_rank, wanted_of_rank;
+  std::vector<int> rows_of_group, wanted_of_group;
 };
 
 // What the decoder calls for one pass.
@@ -102,8 +102,8 @@ std::string Play(const Scene& scene) {
   pass.rows = {scene.rows, "rows"};
   pass.wanted = {scene.wanted, "wanted rows"};
   pass.samples = {0, 1, scene.wanted};
-  pass.rows_of_rank = scene.rows_of_rank;
-  pass.wanted_of_rank = scene.wanted_of_rank;
+  pass.rows_of_group = scene.rows_of_group;
+  pass.wanted_of_group = scene.wanted_of_group;
   EXPECT_THAT((*decoder)->Run(pass), IsOk());
   return absl::StrCat("== ", scene.title, "\n", log.Take());
 }
@@ -119,7 +119,17 @@ std::string PlayAll() {
       {"EP, rank 1 of 2", 2, 1, ep, at(ep), 2, 1, {3, 2}, {2, 1}},
       {"EP, rank 1 of 2 without rows", 2, 1, ep, at(ep), 0, 0, {3, 0}, {2, 0}},
       {"EP, every row wanted", 2, 0, ep, at(ep), 2, 2, {2, 1}, {2, 0}},
-      {"TP, rank 1 of 2", 2, 1, tp, at(tp), 5, 3, {}, {}},
+      {"TP, rank 1 of 2", 2, 1, tp, at(tp), 5, 3, {5}, {3}},
+      // Others have more rows of logits than are shared at once.
+      {"tp2, rank 3 of 6",
+       6,
+       3,
+       Layout{2},
+       at(Layout{2}),
+       2,
+       1,
+       {1, 2, 20},
+       {1, 1, 20}},
       {"attention EP, experts 1 of 2 layers on their way to TP",
        2,
        0,
@@ -136,8 +146,8 @@ std::string PlayAll() {
        to_ep,
        5,
        2,
-       {},
-       {}},
+       {5},
+       {2}},
   };
   std::string all;
   for (const Scene& scene : scenes) all += Play(scene) + "\n";

@@ -1,5 +1,5 @@
 // What must hold of the forward pass for every model, on every device: logits
-// are the same bits in both layouts, for every group size, batch and chunking.
+// are the same bits in every layout, for every group size, batch and chunking.
 // To be included by the test of a device, which says what to test by
 // INSTANTIATE_TEST_SUITE_P.
 #pragma once
@@ -37,13 +37,17 @@ class DecoderTest : public testing::TestWithParam<DecoderCase> {
     return sizes;
   }
   static GroupOptions Options(const SmallModel& config, int num_ranks,
-                              bool tp) {
+                              Layout layout) {
     GroupOptions options;
     options.spec = SpecOf(config);
     options.num_ranks = num_ranks;
-    options.layout = tp ? TensorParallel(num_ranks) : ExpertParallel();
+    options.layout = layout;
     options.make_ranks = GetParam().make_ranks;
     return options;
+  }
+  static std::vector<Layout> LayoutsFor(const SmallModel& config,
+                                        int num_ranks) {
+    return LayoutsOf({num_ranks, config.num_q_heads, config.num_kv_heads});
   }
   static void ExpectSameBitsEverywhere(const SmallModel& config,
                                        KvType kv_type);
@@ -111,7 +115,7 @@ inline void ExpectSameBits(const LogitMap& got, const LogitMap& expected) {
 
 inline void DecoderTest::ExpectSameBitsEverywhere(const SmallModel& config,
                                                   KvType kv_type) {
-  GroupOptions one = Options(config, 1, false);
+  GroupOptions one = Options(config, 1, ExpertParallel());
   one.kv_type = kv_type;
   const LogitMap expected = RunAll(one, 1000, kSequences, Want::kAll);
   size_t rows = 0;
@@ -119,15 +123,14 @@ inline void DecoderTest::ExpectSameBitsEverywhere(const SmallModel& config,
   ASSERT_EQ(expected.size(), rows);
   ASSERT_NE(expected.at({0, 0}), expected.at({1, 0}));
   for (const int n : UpTo({1, 2, 4, 8})) {
-    for (const bool tp : {false, true}) {
-      if (n == 1 && tp) continue;
-      SCOPED_TRACE(testing::Message() << n << (tp ? " TP" : " EP"));
-      GroupOptions options = Options(config, n, tp);
+    for (const Layout layout : LayoutsFor(config, n)) {
+      SCOPED_TRACE(testing::Message() << layout.tp_size << " of " << n);
+      GroupOptions options = Options(config, n, layout);
       options.kv_type = kv_type;
       const LogitMap all = RunAll(options, 16, 2, Want::kAll);
       EXPECT_EQ(all.size(), rows);
       ExpectSameBits(all, expected);
-      // One sequence at a time leaves EP ranks without rows.
+      // One sequence at a time leaves groups without rows.
       ExpectSameBits(RunAll(options, 7, 1, Want::kLast), expected);
       options.extra_threads = 1;
       ExpectSameBits(RunAll(options, 33, 3, Want::kLast), expected);
@@ -173,11 +176,12 @@ TEST_P(DecoderTest, GroupsOfThreeAndSixAgreeWithOne) {
   config.head_dim = 16;
   config.num_experts = 12;
   config.moe_intermediate_size = 192;  // 12 units
-  const LogitMap expected =
-      RunAll(Options(config, 1, false), 1000, kSequences, Want::kAll);
+  const LogitMap expected = RunAll(Options(config, 1, ExpertParallel()), 1000,
+                                   kSequences, Want::kAll);
   for (const int n : UpTo({3, 6})) {
-    for (const bool tp : {false, true}) {
-      ExpectSameBits(RunAll(Options(config, n, tp), 16, 3, Want::kAll),
+    for (const Layout layout : LayoutsFor(config, n)) {
+      SCOPED_TRACE(testing::Message() << layout.tp_size << " of " << n);
+      ExpectSameBits(RunAll(Options(config, n, layout), 16, 3, Want::kAll),
                      expected);
     }
   }
@@ -197,11 +201,12 @@ TEST_P(DecoderTest, GroupsOfTwelveAndSixteenAgreeWithOne) {
   config.num_q_heads = 48;
   config.num_kv_heads = 4;
   config.head_dim = 16;
-  const LogitMap expected =
-      RunAll(Options(config, 1, false), 1000, kSequences, Want::kAll);
+  const LogitMap expected = RunAll(Options(config, 1, ExpertParallel()), 1000,
+                                   kSequences, Want::kAll);
   for (const int n : UpTo({12, 16})) {
-    for (const bool tp : {false, true}) {
-      ExpectSameBits(RunAll(Options(config, n, tp), 16, 3, Want::kAll),
+    for (const Layout layout : LayoutsFor(config, n)) {
+      SCOPED_TRACE(testing::Message() << layout.tp_size << " of " << n);
+      ExpectSameBits(RunAll(Options(config, n, layout), 16, 3, Want::kAll),
                      expected);
     }
   }
@@ -211,20 +216,26 @@ TEST_P(DecoderTest, GroupsOfTwelveAndSixteenAgreeWithOne) {
 TEST_P(DecoderTest, LogitsAreTheSameBitsInTheMidstOfEverySwitch) {
   SmallModel config = OddConfig();
   config.is_moe_layer = {true, true, false, true};
-  const LogitMap expected =
-      RunAll(Options(config, 1, false), 1000, kSequences, Want::kAll);
-  for (const int n : UpTo({2, 4})) {
-    const Layout ep = ExpertParallel(), tp = TensorParallel(n);
-    for (const bool attention_tp : {false, true}) {
-      for (const auto& [from, to] : {std::pair(ep, tp), std::pair(tp, ep)}) {
-        for (const Side side : {Side::kLow, Side::kHigh}) {
+  const LogitMap expected = RunAll(Options(config, 1, ExpertParallel()), 1000,
+                                   kSequences, Want::kAll);
+  int turn = 0;
+  for (const int n : UpTo({2, 4, 8})) {
+    const std::vector<Layout> layouts = LayoutsFor(config, n);
+    for (const Layout attention : layouts) {
+      for (const Layout from : layouts) {
+        for (const Layout to : layouts) {
+          if (from == to) continue;
+          // With 8 ranks one state of each switch.
           for (int done = 0; done <= 3; ++done) {
-            GroupOptions options = Options(config, n, attention_tp);
+            if (n == 8 && done != turn % 4) continue;
+            GroupOptions options = Options(config, n, attention);
             options.spare_slots = 1 + done % 3;
+            const Side side = turn++ % 2 == 0 ? Side::kLow : Side::kHigh;
             options.experts = ExpertsState{from, to, side, done};
             SCOPED_TRACE(testing::Message()
-                         << n << " ranks, attention " << attention_tp
-                         << ", from " << from.tp_size << ", " << done);
+                         << n << " ranks, attention " << attention.tp_size
+                         << ", from " << from.tp_size << " to " << to.tp_size
+                         << ", " << done);
             ExpectSameBits(RunAll(options, 33, 3, Want::kLast), expected);
           }
         }
@@ -242,8 +253,8 @@ TEST_P(DecoderTest, ManyLogitRowsPassThroughABoundedExchange) {
   config.tie_word_embeddings = true;
   LogitMap expected;
   std::mutex mutex;
-  const auto run = [&](int num_ranks, LogitMap& seen) {
-    GroupOptions options = Options(config, num_ranks, num_ranks > 1);
+  const auto run = [&](int num_ranks, Layout layout, LogitMap& seen) {
+    GroupOptions options = Options(config, num_ranks, layout);
     options.max_rows = 200;
     TestGroup group(options);
     const ExchangeLayout exchange = PlanExchange(group.shape(), 200);
@@ -258,13 +269,15 @@ TEST_P(DecoderTest, ManyLogitRowsPassThroughABoundedExchange) {
                            }),
                 IsOk());
   };
-  run(1, expected);
+  run(1, ExpertParallel(), expected);
   for (const int n : UpTo({2, 3, 6})) {
-    SCOPED_TRACE(testing::Message() << n << " ranks");
-    LogitMap got;
-    run(n, got);
-    EXPECT_EQ(got.size(), 100u);
-    ExpectSameBits(got, expected);
+    for (const Layout layout : LayoutsFor(config, n)) {
+      SCOPED_TRACE(testing::Message() << layout.tp_size << " of " << n);
+      LogitMap got;
+      run(n, layout, got);
+      EXPECT_EQ(got.size(), 100u);
+      ExpectSameBits(got, expected);
+    }
   }
 }
 
@@ -286,7 +299,7 @@ struct TwoChunks {
 };
 
 TEST_P(DecoderTest, APassRunAgainGivesTheSameLogits) {
-  TestGroup group(Options(OddConfig(), 1, false));
+  TestGroup group(Options(OddConfig(), 1, ExpertParallel()));
   const int vocab = OddConfig().vocab_size;
   const std::vector<int32_t> tokens = Tokens(0, 0, 20);
   const std::vector<PageId> pages = {7, 3, 90, 11};
@@ -307,7 +320,7 @@ TEST_P(DecoderTest, APassRunAgainGivesTheSameLogits) {
 }
 
 TEST_P(DecoderTest, APassThatIsNoneOfTheGroupsIsRefused) {
-  GroupOptions options = Options(OddConfig(), 1, false);
+  GroupOptions options = Options(OddConfig(), 1, ExpertParallel());
   options.max_rows = 4;
   options.num_pages = 16;
   TestGroup group(options);
@@ -320,16 +333,16 @@ TEST_P(DecoderTest, APassThatIsNoneOfTheGroupsIsRefused) {
                                              testing::HasSubstr(message)));
   };
   expect_refused([](auto& p) { p.layout.attention.tp_size = 2; },
-                 "attention of tp_size 2");
+                 "no attention of tp_size 2 in a group of 1");
   expect_refused([](auto& p) { p.layout.experts.from.tp_size = 2; },
                  "no experts from tp_size 2 to 1");
   expect_refused([](auto& p) { p.layout.experts.layers_done = 1; },
                  "1 of 2 layers done");
   expect_refused([](auto& p) { p.layout = In(Layout{3}); }, "tp_size 3");
   const int five[] = {5};
-  expect_refused([&](auto& p) { p.rows_of_rank = five; }, "at most 4");
-  expect_refused([](auto& p) { p.rows_of_rank = {}; }, "rows of 0 ranks");
-  expect_refused([](auto& p) { p.wanted_of_rank = {}; }, "rows of");
+  expect_refused([&](auto& p) { p.rows_of_group = five; }, "at most 4");
+  expect_refused([](auto& p) { p.rows_of_group = {}; }, "rows of 0 groups");
+  expect_refused([](auto& p) { p.wanted_of_group = {}; }, "rows of");
   EXPECT_THAT(group.Run(0, chunks.Build(builder, In(ExpertParallel()), 1)),
               IsOk());
 }

@@ -57,6 +57,10 @@ TEST(PassBuckets, NoRankPadsBeyondALimit) {
   EXPECT_EQ(Padded(kEp, {20, 1, 1, 1}, {103, 512}), 24);
   EXPECT_EQ(Padded(kEp, {25, 1, 1, 1}, {103, 512}), 25);
   EXPECT_EQ(Padded(kEp, {26, 1, 1, 1}, {103, 512}), 0);
+  // Two groups of 51.
+  EXPECT_EQ(Padded(Layout{2}, {20, 1}, {103, 512}), 24);
+  EXPECT_EQ(Padded(Layout{2}, {50, 1}, {103, 512}), 51);
+  EXPECT_EQ(Padded(Layout{2}, {52, 1}, {103, 512}), 0);
   EXPECT_EQ(Padded(kTp, {26}, {103, 512}), 32);
   EXPECT_EQ(Padded(kTp, {100}, {103, 512}), 103);
   EXPECT_EQ(Padded(kTp, {100}, {512, 50}), 0);

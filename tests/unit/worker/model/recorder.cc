@@ -214,15 +214,21 @@ PartialRows<Recorder> Collectives<Recorder>::Sums(
   return {buffer.data(), rows, hidden, hidden};
 }
 
+std::string Collectives<Recorder>::WhoShares() const {
+  if (attention_.is_ep()) return "own";
+  if (attention_.tp_size == shape_.num_ranks) return "all ranks";
+  const Rank first = attention_.first_rank(attention_.group_of(rank_));
+  return absl::StrCat("ranks ", first, ":", first + attention_.tp_size);
+}
+
 PartialRows<Recorder> Collectives<Recorder>::AttentionSums(int rows) {
   return Sums(attention_sums_, rows);
 }
 
 absl::Status Collectives<Recorder>::SumAttention(
     const Recorder&, const ResidualNorm<Recorder>& to) {
-  log_->Note(absl::StrCat(
-      attention_.is_ep() ? "SumAttention, own, " : "SumAttention, all ranks, ",
-      Show(*log_, to)));
+  log_->Note(
+      absl::StrCat("SumAttention, ", WhoShares(), ", ", Show(*log_, to)));
   return absl::OkStatus();
 }
 
@@ -232,9 +238,7 @@ PartialRows<Recorder> Collectives<Recorder>::DenseSums(int rows) {
 
 absl::Status Collectives<Recorder>::SumDense(const Recorder&,
                                              const ResidualNorm<Recorder>& to) {
-  log_->Note(absl::StrCat(
-      attention_.is_ep() ? "SumDense, own, " : "SumDense, all ranks, ",
-      Show(*log_, to)));
+  log_->Note(absl::StrCat("SumDense, ", WhoShares(), ", ", Show(*log_, to)));
   return absl::OkStatus();
 }
 
@@ -245,17 +249,17 @@ Entering<Recorder> Collectives<Recorder>::EnteringRows(int rows) {
 }
 
 absl::StatusOr<Entered<Recorder>> Collectives<Recorder>::Enter(
-    int rows, absl::Span<const int> rows_of_rank, ExpertRange range) {
+    int rows, absl::Span<const int> rows_of_group, ExpertRange range) {
   const int own = rows;
-  if (attention_.is_ep()) {
+  const bool all_are_ours = rows_of_group.size() == 1 && !attention_.is_ep();
+  if (!all_are_ours) {
     rows = 0;
-    for (const int of_rank : rows_of_rank) rows += of_rank;
+    for (const int of_group : rows_of_group) rows += of_group;
   }
   log_->Note(absl::StrCat(
       "Enter ", own, " own rows",
-      attention_.is_ep()
-          ? absl::StrCat(" of ", absl::StrJoin(rows_of_rank, " + "))
-          : "",
+      all_are_ours ? ""
+                   : absl::StrCat(" of ", absl::StrJoin(rows_of_group, " + ")),
       ", for experts ", range.first, ":", range.first + range.count));
   const int hidden = shape_.spec.hidden_size;
   return Entered<Recorder>{
@@ -272,14 +276,14 @@ absl::Status Collectives<Recorder>::Leave(const Recorder&, Layout experts,
 }
 
 RecorderView Collectives<Recorder>::LogitColumns(int rows) {
-  const int columns = LogitShare(shape_, rank_).size();
+  const int columns = LogitShare(shape_, attention_, rank_).size();
   return {logits_.data(), rows, columns, columns};
 }
 
 absl::StatusOr<int> Collectives<Recorder>::ShareLogits(int rows,
                                                        RecorderView out) {
-  const int n = shape_.num_ranks;
-  const int taken = rows > rank_ ? (rows - rank_ + n - 1) / n : 0;
+  const int t = attention_.tp_size, part = attention_.part_of(rank_);
+  const int taken = rows > part ? (rows - part + t - 1) / t : 0;
   log_->Note(absl::StrCat("ShareLogits of ", rows, " rows -> ", taken, " in ",
                           Show(*log_, out)));
   return taken;

@@ -141,7 +141,7 @@ class Collectives<Recorder> {
                         const ResidualNorm<Recorder>& to);
   Entering<Recorder> EnteringRows(int rows);
   absl::StatusOr<Entered<Recorder>> Enter(int rows,
-                                          absl::Span<const int> rows_of_rank,
+                                          absl::Span<const int> rows_of_group,
                                           ExpertRange range);
   absl::Status Leave(const Recorder& device, Layout experts,
                      const ResidualNorm<Recorder>& to);
@@ -150,6 +150,7 @@ class Collectives<Recorder> {
   absl::StatusOr<int> ShareLogits(int rows, RecorderView out);
 
  private:
+  std::string WhoShares() const;
   PartialRows<Recorder> Sums(const Buffer<int64_t, Recorder>& buffer,
                              int rows) const;
 

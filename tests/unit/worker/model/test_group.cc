@@ -173,11 +173,10 @@ TestGroup::TestGroup(const GroupOptions& options)
 TestGroup::~TestGroup() = default;
 
 void TestGroup::Grow(Sequence& sequence, int id, int length) {
-  const bool tp = !options_.layout.is_ep();
   sequence.pages.resize(options_.num_ranks);
   const int blocks = (length + kPageTokens - 1) / kPageTokens;
   for (Rank r = 0; r < options_.num_ranks; ++r) {
-    if (!tp && r != id % options_.num_ranks) continue;
+    if (options_.layout.group_of(r) != GroupOf(id)) continue;
     const int heads = HeadsOf(shape_.attention, options_.layout, r).num_kv();
     std::vector<PageId>& pages = sequence.pages[r];
     std::vector<PageId>& free_pages = free_pages_[r];
@@ -193,7 +192,7 @@ void TestGroup::Grow(Sequence& sequence, int id, int length) {
 absl::Status TestGroup::RunPieces(Rank rank, absl::Span<const Piece> pieces,
                                   absl::Span<const int> starts,
                                   const LogitsSeen& on_logits) {
-  const bool tp = !options_.layout.is_ep();
+  const Layout layout = options_.layout;
   const int vocab = shape_.spec.vocab_size;
   const SamplingParams greedy{.temperature = 0.0f};
   PassBuilder builder;
@@ -210,9 +209,9 @@ absl::Status TestGroup::RunPieces(Rank rank, absl::Span<const Piece> pieces,
     const int first = piece.want == Want::kAll    ? 0
                       : piece.want == Want::kLast ? std::max(count - 1, 0)
                                                   : count;
-    const Rank owner = piece.sequence % options_.num_ranks;
-    if (!tp && owner != rank) {
-      builder.AddOthers(owner, count, count - first);
+    const int group = GroupOf(piece.sequence);
+    if (group != layout.group_of(rank)) {
+      builder.AddOthers(group, count, count - first);
       continue;
     }
     builder.AddChunk(piece.tokens, starts[p],
@@ -225,8 +224,8 @@ absl::Status TestGroup::RunPieces(Rank rank, absl::Span<const Piece> pieces,
   }
   const absl::Status status = Run(rank, builder.Build());
   if (!status.ok()) return status;
-  const size_t every = tp ? options_.num_ranks : 1;
-  for (size_t j = tp ? rank : 0; j < wanted.size(); j += every) {
+  for (size_t j = layout.part_of(rank); j < wanted.size();
+       j += layout.tp_size) {
     CHECK(builder.results()[j].value.token == ArgMax(wanted[j].logits));
     on_logits(wanted[j].sequence, wanted[j].position,
               absl::MakeSpan(wanted[j].logits));

@@ -137,7 +137,7 @@ class TestGroup {
       std::function<void(int sequence, int position, absl::Span<float> logits)>;
 
   // One step with these pieces, in this order. Sequences are created on first
-  // use and owned, in EP, by rank sequence % num_ranks.
+  // use, in group sequence % num_groups of attention.
   absl::Status Step(absl::Span<const Piece> pieces,
                     const LogitsSeen& on_logits);
 
@@ -153,6 +153,9 @@ class TestGroup {
     std::vector<std::vector<PageId>> pages;  // [rank] [block][KV heads]
   };
 
+  int GroupOf(int sequence) const {
+    return sequence % options_.layout.num_groups(options_.num_ranks);
+  }
   void Grow(Sequence& sequence, int id, int length);
   absl::Status RunPieces(Rank rank, absl::Span<const Piece> pieces,
                          absl::Span<const int> starts,

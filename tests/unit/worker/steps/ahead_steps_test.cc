@@ -1,5 +1,5 @@
 // Steps launched behind one another over devices that keep the tokens they
-// draw: real tables and slots of two ranks, passes that are made up.
+// draw: real tables and slots of four ranks, passes that are made up.
 #include "worker/steps/ahead_steps.h"
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -22,12 +23,12 @@ namespace {
 using absl::StatusCode;
 using testing::HasSubstr;
 
-constexpr int kRanks = 2;
+constexpr int kRanks = 4;
 constexpr uint32_t kSlots = 4;
 constexpr int kMaxRows = 16;
 constexpr int32_t kVocabulary = 97;
 constexpr uint32_t kPositions = 64;
-const AttentionShape kAttention{kRanks, 4, 2};
+const AttentionShape kAttention{kRanks, 8, 2};
 
 int32_t After(int32_t token, int position) {
   return (token * 5 + position) % kVocabulary;
@@ -45,7 +46,7 @@ class Devices {
   };
   struct LaunchedPass {
     uint64_t number = 0;
-    bool shared = false;  // rank r has every kRanks-th row from r on
+    Layout attention;  // part p of a group draws every tp_size-th row from p
     std::vector<Row> rows;
   };
 
@@ -59,8 +60,8 @@ class Devices {
     return rows[static_cast<int>(pass % kPassCopies) * kMaxRows + row];
   }
   void Run(Rank rank, const LaunchedPass& pass) {
-    for (size_t j = pass.shared ? rank : 0; j < pass.rows.size();
-         j += pass.shared ? kRanks : 1) {
+    for (size_t j = pass.attention.part_of(rank); j < pass.rows.size();
+         j += pass.attention.tp_size) {
       const Row& row = pass.rows[j];
       const int32_t token =
           IsAtPlace(row.token) ? places[rank][PlaceOf(row.token)] : row.token;
@@ -84,7 +85,7 @@ class FakePasses final : public PassLauncher {
   absl::Status Launch(const Pass<Cpu>& pass, uint64_t number) override {
     EXPECT_LT(under_way_.size(), size_t{kMostUnderWay});
     EXPECT_FALSE(drawn_by_host_) << "behind one that the host has to draw";
-    Devices::LaunchedPass launched{number, !pass.layout.attention.is_ep(), {}};
+    Devices::LaunchedPass launched{number, pass.layout.attention, {}};
     for (int j = 0; j < pass.wanted.size; ++j) {
       const SampleRow& wanted = pass.samples.first[j];
       const int at = pass.wanted_rows[j];
@@ -168,7 +169,9 @@ struct OneRank {
                .vocab_size = kVocabulary},
               &slots),
         passes(rank, devices),
-        board({devices->boards[0].data(), devices->boards[1].data()}, kMaxRows),
+        board({devices->boards[0].data(), devices->boards[1].data(),
+               devices->boards[2].data(), devices->boards[3].data()},
+              kMaxRows),
         steps({rank, kRanks, &slots, &passes, &board, &barrier}) {}
 
   DeviceSlots slots;
@@ -178,11 +181,6 @@ struct OneRank {
   const ResultBoard board;
   AheadSteps steps;
 };
-
-StepLayout LayoutOf(bool ep) {
-  const Layout layout = ep ? ExpertParallel() : TensorParallel(kRanks);
-  return {layout, ExpertsState::At(layout, Side::kLow)};
-}
 
 Admission Greedy(uint32_t slot, std::vector<int32_t> tokens) {
   Admission admission;
@@ -194,25 +192,26 @@ Admission Greedy(uint32_t slot, std::vector<int32_t> tokens) {
   return admission;
 }
 
-class AheadStepsTest : public testing::TestWithParam<bool> {
+// The parameter is tp_size.
+class AheadStepsTest : public testing::TestWithParam<int> {
  protected:
   AheadStepsTest() {
     for (Rank r = 0; r < kRanks; ++r) {
       ranks_.push_back(std::make_unique<OneRank>(r, &devices_));
     }
   }
-  static bool ep() { return GetParam(); }
-  static uint8_t OwnerOf(uint32_t slot) {
-    return ep() ? static_cast<uint8_t>(slot % kRanks) : 0;
+  static Layout layout() { return Layout{GetParam()}; }
+  static int GroupOf(uint32_t slot) {
+    return static_cast<int>(slot) % layout().num_groups(kRanks);
   }
   // With all pages that a sequence may ever have.
   static void Admit(StepPlan& plan, Admission admission) {
     const uint32_t slot = admission.slot;
     for (uint32_t block = 0; block < kPositions / kPageTokens; ++block) {
       for (Rank r = 0; r < kRanks; ++r) {
-        if (ep() && r != OwnerOf(slot)) continue;
+        if (layout().group_of(r) != GroupOf(slot)) continue;
         PageRow row{slot, block, r, {}};
-        row.pages.assign(ep() ? 2 : 1, slot);
+        row.pages.assign(HeadsOf(kAttention, layout(), r).num_kv(), slot);
         plan.page_rows.push_back(row);
       }
     }
@@ -221,12 +220,13 @@ class AheadStepsTest : public testing::TestWithParam<bool> {
   StepPlan Plan() const {
     StepPlan plan;
     plan.step = next_step_;
-    plan.layout = LayoutOf(ep());
+    plan.layout = {layout(), ExpertsState::At(layout(), Side::kLow)};
     return plan;
   }
   static void AddItem(StepPlan& plan, uint32_t slot, uint32_t position,
                       uint32_t count, bool sample = true) {
-    plan.items.push_back({slot, position, count, OwnerOf(slot), sample});
+    plan.items.push_back(
+        {slot, position, count, static_cast<uint8_t>(GroupOf(slot)), sample});
   }
 
   // On every rank.
@@ -240,6 +240,11 @@ class AheadStepsTest : public testing::TestWithParam<bool> {
   }
   bool CanLaunch(Rank rank = 0) const {
     return ranks_[rank]->steps.CanLaunch();
+  }
+  bool AllCanLaunch() const {
+    return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& rank) {
+      return rank->steps.CanLaunch();
+    });
   }
   void Launch() {
     for (const auto& rank : ranks_) {
@@ -269,8 +274,10 @@ class AheadStepsTest : public testing::TestWithParam<bool> {
       results.push_back(*std::move(result));
     }
     EXPECT_EQ(results[0].step, step);
-    EXPECT_EQ(results[0].sampled, results[1].sampled);
-    EXPECT_EQ(results[0].prompt_logprobs, results[1].prompt_logprobs);
+    for (const StepResult& result : results) {
+      EXPECT_EQ(results[0].sampled, result.sampled);
+      EXPECT_EQ(results[0].prompt_logprobs, result.prompt_logprobs);
+    }
     return results[0];
   }
 
@@ -279,10 +286,11 @@ class AheadStepsTest : public testing::TestWithParam<bool> {
   StepId next_step_{1}, next_finished_{1};
 };
 
-INSTANTIATE_TEST_SUITE_P(Layouts, AheadStepsTest, testing::Bool(),
-                         [](const auto& info) -> std::string {
-                           return info.param ? "ep" : "tp";
-                         });
+std::string NameOf(const testing::TestParamInfo<int>& info) {
+  return std::string(LayoutName(Layout{info.param}, kRanks));
+}
+INSTANTIATE_TEST_SUITE_P(Layouts, AheadStepsTest, testing::Values(1, 2, kRanks),
+                         NameOf);
 
 TEST_P(AheadStepsTest, AnErrorOfAPassIsThatOfItsStep) {
   StepPlan plan = Plan();
@@ -301,14 +309,15 @@ TEST_P(AheadStepsTest, WhatAPeerShowsIsChecked) {
                            +[](GpuSampledRow& row) { row.token = 97; }}) {
     for (const auto& rank : ranks_) rank->table.Reset();
     StepPlan plan = Plan();
-    // Of rank 1, in both layouts.
+    // Not of rank 0, in any layout.
     Admit(plan, Greedy(0, {1, 2}));
     Admit(plan, Greedy(1, {1, 2}));
     AddItem(plan, 0, 0, 2);
     AddItem(plan, 1, 0, 2);
     EnterAndLaunch(plan);
     for (const auto& rank : ranks_) rank->steps.AwaitEnd(plan.step);
-    spoil(devices_.At(1, plan.step.value, ep() ? 0 : 1));
+    const int group = GroupOf(1), row = group == 0 ? 1 : 0;
+    spoil(devices_.At(layout().first_rank(group) + row, plan.step.value, row));
     EXPECT_FALSE(ranks_[0]->steps.Finish().ok());
     for (const auto& rank : ranks_) rank->steps.Drain();
   }
@@ -321,9 +330,11 @@ TEST_P(AheadStepsTest, ABatchThatDoesNotFollowIsRefused) {
   EnterAndLaunch(plan);
   Batch batch;
   batch.step = next_step_;
-  batch.layout = LayoutOf(ep());
+  batch.layout = Plan().layout;
   batch.chunks = {{0, 0, 1, 3, true}};
-  batch.rows_of_rank = batch.wanted_of_rank = {1, 0};
+  batch.rows_of_group.assign(layout().num_groups(kRanks), 0);
+  batch.rows_of_group[0] = 1;
+  batch.wanted_of_group = batch.rows_of_group;
   ranks_[0]->steps.Enter(batch);
   EXPECT_THAT(ranks_[0]->steps.Launch(),
               StatusIs(StatusCode::kInternal, HasSubstr("does not follow")));
@@ -378,7 +389,8 @@ TEST_P(AheadStepsTest, WhatDependsOnTokensWaitsForThem) {
     AddItem(plan, 0, 2, 1);
     Enter(plan);
     EXPECT_EQ(CanLaunch(), kind >= 2) << kind;
-    EXPECT_TRUE(!ep() || CanLaunch(1));  // it has no part in it
+    // The last group has no part in it, unless it is the only one.
+    EXPECT_EQ(CanLaunch(kRanks - 1), kind >= 2 || GroupOf(1) != 0);
     if (kind >= 2) Launch();
     Finish();
     if (kind < 2) Launch();
@@ -448,7 +460,7 @@ class AheadStepsWalk : public AheadStepsTest {
     for (int step = 0; step < 60; ++step) {
       const StepPlan plan = AnyPlan();
       Enter(plan);
-      while (!CanLaunch(0) || !CanLaunch(1)) FinishAndCheck();
+      while (!AllCanLaunch()) FinishAndCheck();
       Launch();
       std::vector<int>& ids = under_way_.emplace_back();
       for (const Known& one : known_) ids.push_back(one.id);
@@ -535,10 +547,8 @@ class AheadStepsWalk : public AheadStepsTest {
   std::deque<std::vector<int>> under_way_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Layouts, AheadStepsWalk, testing::Bool(),
-                         [](const auto& info) -> std::string {
-                           return info.param ? "ep" : "tp";
-                         });
+INSTANTIATE_TEST_SUITE_P(Layouts, AheadStepsWalk, testing::Values(1, 2, kRanks),
+                         NameOf);
 
 TEST_P(AheadStepsWalk, AnyOrderOfStepsDrawsTheSameTokens) {
   for (unsigned seed = 0; seed < 60; ++seed) {

@@ -163,11 +163,11 @@ TEST_F(SequenceTableTest, CountsTheRowsWhoseLogitsAreWanted) {
     StepPlan next = Work(std::move(items));
     const auto batch = Apply(next);
     EXPECT_THAT(batch, IsOk());
-    return batch->wanted_of_rank;
+    return batch->wanted_of_group;
   };
   const auto first = Apply(plan);
   ASSERT_THAT(first, IsOk());
-  EXPECT_THAT(first->wanted_of_rank, ElementsAre(1, 0));
+  EXPECT_THAT(first->wanted_of_group, ElementsAre(1, 0));
   EXPECT_THAT(wanted({{0, 1, 2, 0, false}}), ElementsAre(2, 0));
   EXPECT_THAT(wanted({{0, 3, 1, 0, false}}), ElementsAre(0, 0));
   EXPECT_THAT(wanted({{0, 3, 1, 0, true}}), ElementsAre(1, 0));
@@ -249,7 +249,7 @@ TEST_F(SequenceTableTest, InEpABatchIsOurOwnRowsBesideTheNumbersOfAll) {
   EXPECT_THAT(batch->elsewhere,
               ElementsAre(Batch::Elsewhere{0, {1, 0, 2, 0, true}}));
   EXPECT_EQ(batch->num_rows(), 4u);
-  EXPECT_THAT(batch->rows_of_rank, ElementsAre(2, 4));
+  EXPECT_THAT(batch->rows_of_group, ElementsAre(2, 4));
 }
 
 TEST_F(SequenceTableTest, InTpABatchIsAllRows) {
@@ -262,7 +262,49 @@ TEST_F(SequenceTableTest, InTpABatchIsAllRows) {
   ASSERT_THAT(batch, IsOk());
   EXPECT_THAT(batch->chunks, ElementsAre(Batch::Chunk{0, 0, 3, 0, true},
                                          Batch::Chunk{1, 3, 2, 0, true}));
-  EXPECT_THAT(batch->rows_of_rank, ElementsAre(5, 0));
+  EXPECT_THAT(batch->rows_of_group, ElementsAre(5));
+}
+
+// Two groups of two: a batch is the rows of our group, whichever part we are.
+TEST(SequenceTable, BetweenEpAndTpABatchIsTheRowsOfOurGroup) {
+  const Layout half{2};
+  StepPlan plan;
+  plan.step = StepId{1};
+  plan.layout = {half, ExpertsState::At(half, Side::kLow)};
+  plan.admissions = {AdmissionOf(0, {1, 2, 3}), AdmissionOf(1, {5, 6}),
+                     AdmissionOf(2, {7})};
+  // A KV head on each rank of the group.
+  plan.page_rows = {{0, 0, 2, {3}}, {0, 0, 3, {4}}, {1, 0, 0, {5}},
+                    {1, 0, 1, {6}}, {2, 0, 2, {7}}, {2, 0, 3, {8}}};
+  plan.items = {{0, 0, 3, 1, true}, {1, 0, 2, 0, true}, {2, 0, 1, 1, true}};
+  for (Rank rank = 0; rank < 4; ++rank) {
+    DeviceSlots slots(rank, kSlots, kVocabulary);
+    SequenceTable table(
+        {rank, 4, {4, 8, 2}, kSlots, kRows, kPages, kContext, kVocabulary},
+        &slots);
+    const auto batch = table.Apply(plan);
+    ASSERT_THAT(batch, IsOk());
+    const Batch::Chunk first{0, 0, 3, 0, true}, second{1, 0, 2, 0, true},
+        third{2, 3, 1, 0, true};
+    EXPECT_THAT(batch->rows_of_group, ElementsAre(2, 4));
+    EXPECT_THAT(batch->wanted_of_group, ElementsAre(1, 2));
+    if (rank >= 2) {
+      EXPECT_THAT(batch->chunks, ElementsAre(first, third));
+      EXPECT_THAT(batch->elsewhere, ElementsAre(Batch::Elsewhere{0, second}));
+    } else {
+      EXPECT_THAT(batch->chunks, ElementsAre(second));
+      EXPECT_THAT(batch->elsewhere, ElementsAre(Batch::Elsewhere{1, first},
+                                                Batch::Elsewhere{1, third}));
+    }
+    StepPlan beyond;
+    beyond.step = StepId{2};
+    beyond.layout = plan.layout;
+    beyond.items = {{0, 3, 1, 2, true}};
+    EXPECT_THAT(table.Apply(beyond), StatusIs(kInvalid, HasSubstr("group 2")));
+    beyond.layout.attention = Layout{3};
+    EXPECT_THAT(table.Apply(beyond),
+                StatusIs(kInvalid, HasSubstr("attention of tp_size 3")));
+  }
 }
 
 // What a request brings ends its own sequence, not the worker.
@@ -280,7 +322,7 @@ TEST_F(SequenceTableTest, ASequenceThatCannotBeComputedIsPassedOver) {
     EXPECT_THAT(batch->admissions, IsEmpty());
     EXPECT_THAT(batch->page_rows, IsEmpty());
     EXPECT_THAT(batch->chunks, IsEmpty());
-    EXPECT_THAT(batch->rows_of_rank, ElementsAre(0, 0));
+    EXPECT_THAT(batch->rows_of_group, ElementsAre(0, 0));
     EXPECT_THAT(table_.Find(0)->pages, ElementsAre(3, 4));
     // Work that was passed over has computed nothing.
     table_.NoteDone();

@@ -43,9 +43,9 @@ class FakeForward {
     layout = pass.layout;
     tokens.assign(pass.tokens, pass.tokens + pass.rows.size);
     positions.assign(pass.rows.positions.begin(), pass.rows.positions.end());
-    rows_of_rank.assign(pass.rows_of_rank.begin(), pass.rows_of_rank.end());
-    wanted_of_rank.assign(pass.wanted_of_rank.begin(),
-                          pass.wanted_of_rank.end());
+    rows_of_group.assign(pass.rows_of_group.begin(), pass.rows_of_group.end());
+    wanted_of_group.assign(pass.wanted_of_group.begin(),
+                           pass.wanted_of_group.end());
     logit_rows.assign(pass.wanted_rows, pass.wanted_rows + pass.wanted.size);
     row_sequence.clear();
     pages.clear();
@@ -54,8 +54,9 @@ class FakeForward {
                           static_cast<uint32_t>(pages.size()));
       pages.emplace_back(chunk.pages.begin(), chunk.pages.end());
     }
-    const int step = pass.layout.attention.is_ep() ? 1 : kRanks;
-    for (int j = 0; j < pass.wanted.size; j += step) {
+    const Layout attention = pass.layout.attention;
+    for (int j = attention.part_of(rank); j < pass.wanted.size;
+         j += attention.tp_size) {
       std::vector<float> logits = LogitsAfter(tokens[logit_rows[j]]);
       if (j < static_cast<int>(first_logit.size())) logits[0] = first_logit[j];
       Sample(Cpu{}, {logits.data(), 1, kVocabulary, kVocabulary},
@@ -64,13 +65,14 @@ class FakeForward {
     return status;  // it may fail behind some rows, too
   }
 
+  Rank rank = 0;
   absl::Status status;
   std::vector<float> first_logit;  // [j] in place of logit 0
   int runs = 0;
   StepLayout layout;
   std::vector<int32_t> tokens, positions, logit_rows;
   std::vector<uint32_t> row_sequence;  // number of its chunk
-  std::vector<int> rows_of_rank, wanted_of_rank;
+  std::vector<int> rows_of_group, wanted_of_group;
   std::vector<std::vector<PageId>> pages;
 };
 
@@ -236,7 +238,7 @@ TEST_F(StepExecutorTest, RefusedSequencesArePassedOverAndReported) {
   EXPECT_THAT(result->sampled, ElementsAre(SampledToken{1, 2, 7, 0.0f, {}}));
   EXPECT_THAT(forward_.tokens, ElementsAre(5, 6));
   EXPECT_THAT(forward_.pages, ElementsAre(ElementsAre(8)));
-  EXPECT_THAT(forward_.rows_of_rank, ElementsAre(2, 0));
+  EXPECT_THAT(forward_.rows_of_group, ElementsAre(2));
 }
 
 TEST_F(StepExecutorTest, ARefusedSequenceOfAnotherRankIsReportedByAll) {
@@ -247,7 +249,7 @@ TEST_F(StepExecutorTest, ARefusedSequenceOfAnotherRankIsReportedByAll) {
   ASSERT_EQ(result->refused.size(), 1u);
   EXPECT_EQ(result->refused[0].slot, 1u);
   EXPECT_THAT(result->refused[0].reason, HasSubstr("21 log-probabilities"));
-  EXPECT_THAT(forward_.rows_of_rank, ElementsAre(3, 0));
+  EXPECT_THAT(forward_.rows_of_group, ElementsAre(3, 0));
 }
 
 // The board of the step before may still be read.
@@ -307,8 +309,8 @@ TEST_F(StepExecutorTest, InEpTheBatchIsOurOwnRowsBesideTheNumbersOfAll) {
   EXPECT_THAT(forward_.row_sequence, ElementsAre(0, 0, 0, 1));
   EXPECT_THAT(forward_.pages,
               ElementsAre(ElementsAre(3, 4), ElementsAre(5, 6)));
-  EXPECT_THAT(forward_.rows_of_rank, ElementsAre(4, 2));
-  EXPECT_THAT(forward_.wanted_of_rank, ElementsAre(1, 1));
+  EXPECT_THAT(forward_.rows_of_group, ElementsAre(4, 2));
+  EXPECT_THAT(forward_.wanted_of_group, ElementsAre(1, 1));
   EXPECT_THAT(forward_.logit_rows, ElementsAre(2));
   EXPECT_THAT(result->sampled, ElementsAre(SampledToken{0, 3, 4, 0.0f, {}}));
 }
@@ -320,7 +322,7 @@ TEST_F(StepExecutorTest, InEpARankWithoutRowsTakesPart) {
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(forward_.runs, 2);
   EXPECT_THAT(forward_.tokens, IsEmpty());
-  EXPECT_THAT(forward_.rows_of_rank, ElementsAre(0, 1));
+  EXPECT_THAT(forward_.rows_of_group, ElementsAre(0, 1));
   EXPECT_THAT(result->sampled, ElementsAre(SampledToken{1, 3, 8, 0.0f, {}}));
 }
 
@@ -336,6 +338,60 @@ TEST_F(StepExecutorTest, InTpTheBatchIsAllRows) {
   EXPECT_THAT(forward_.logit_rows, ElementsAre(2, 4));
   EXPECT_THAT(result->sampled, ElementsAre(SampledToken{0, 3, 4, 0.0f, {}},
                                            SampledToken{1, 2, 7, 0.0f, {}}));
+}
+
+// Rank 3 of 4 is the second one of group 1: of its group's rows it draws every
+// second one, and hears of the others.
+TEST(StepExecutor, BetweenEpAndTpTheRanksOfAGroupTakeTurns) {
+  constexpr int kFour = 4;
+  const Layout half{2};
+  StepPlan plan;
+  plan.step = StepId{1};
+  plan.layout = {half, ExpertsState::At(half, Side::kLow)};
+  for (uint32_t slot : {0, 1, 2}) {
+    plan.admissions.push_back(Greedy(slot, {static_cast<int32_t>(slot), 2}));
+    const int group = slot == 1 ? 0 : 1;
+    for (const Rank r : {2 * group, 2 * group + 1}) {
+      plan.page_rows.push_back({slot, 0, r, {slot}});
+    }
+    plan.items.push_back({slot, 0, 2, static_cast<uint8_t>(group), true});
+  }
+  DeviceSlots slots(3, kSlots, kVocabulary);
+  SequenceTable table(
+      {3, kFour, {kFour, 4, 2}, kSlots, 16, kPages, 64, kVocabulary}, &slots);
+  std::vector<std::vector<std::byte>> memory(
+      kFour, std::vector<std::byte>(TokenBoard::SizeBytes(kCapacity)));
+  std::vector<const std::byte*> boards;
+  for (const auto& board : memory) boards.push_back(board.data());
+  TokenBoard own(memory[3].data(), boards, kCapacity);
+  // What the others draw: slot 0 is the first row of our group.
+  for (const auto& [r, slot] : {std::pair{0, 1u}, {2, 0u}}) {
+    StepResult shown;
+    shown.sampled = {{slot, 2, After(2), 0.0f, {}}};
+    TokenBoard(memory[r].data(), {}, kCapacity).Post(shown);
+  }
+  FakeForward forward;
+  forward.rank = 3;
+  FakeBarrier barrier;
+  StepExecutor executor(StepContext{
+      .rank = 3,
+      .num_ranks = kFour,
+      .slots = &slots,
+      .forward = [&](const Pass<Cpu>& pass) { return forward.Run(pass); },
+      .board = &own,
+      .barrier = &barrier});
+  absl::StatusOr<Batch> batch = table.Apply(plan);
+  ASSERT_THAT(batch, IsOk());
+  const auto result = executor.Run(*std::move(batch));
+  ASSERT_THAT(result, IsOk());
+  EXPECT_THAT(forward.tokens, ElementsAre(0, 2, 2, 2));
+  EXPECT_THAT(forward.rows_of_group, ElementsAre(2, 4));
+  EXPECT_THAT(forward.wanted_of_group, ElementsAre(1, 2));
+  // Ours is the second row, then what ranks 0 and 2 show.
+  EXPECT_THAT(result->sampled,
+              ElementsAre(SampledToken{2, 2, After(2), 0.0f, {}},
+                          SampledToken{1, 2, After(2), 0.0f, {}},
+                          SampledToken{0, 2, After(2), 0.0f, {}}));
 }
 
 // In TP whichever rank drew it: the plan names no token.
