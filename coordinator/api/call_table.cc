@@ -118,7 +118,9 @@ void CallTable::Begin(const RequestOrigin& origin, GenerationCall& call) const {
   if (!origin.key.empty()) call.WriteEventIds();
   if (origin.last_event) call.SkipTo(origin.last_event->counts);
   if (options_.remark) {
-    call.RemarkFrom(std::string(LayoutName(engine_.GetStatus().layout)));
+    const EngineStatus status = engine_.GetStatus();
+    call.RemarkFrom(std::string(
+        LayoutName(status.layout, static_cast<int>(status.workers.size()))));
   }
 }
 
