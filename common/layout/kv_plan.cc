@@ -31,6 +31,15 @@ struct MoveQueue {
   size_t size() const { return moves.size() - next; }
 };
 
+// Where a rank's pages of a head come from: tables beside one another, of ranks
+// that take turns.
+struct Feed {
+  const RankTable* sources = nullptr;
+  int num_sources = 0;
+  int column = 0;  // of the head in each
+  uint32_t* turn = nullptr;
+};
+
 using RankCounts = std::array<int64_t, kMaxRanks>;
 
 class Planner {
@@ -92,8 +101,7 @@ class Planner {
       absl::Span<const int64_t> kv_tokens) const;
   void AddTables(const KvTable& from, int group);
   void PlanMovesOf(uint32_t request);
-  // A rank of the request's old group that has the head: `dst` if it does.
-  Rank SourceOf(const KvTable& from, int head, Rank dst);
+  void FindFeeds(uint32_t request);
   void ReleaseUnread();
   absl::Status CheckFinalCounts() const;
   void FillWave(std::vector<PageMove>& wave);
@@ -115,6 +123,7 @@ class Planner {
   std::vector<bool> stays_;        // [rank][page]
   // [old group][head]: whose turn it is to send a block.
   std::vector<uint32_t> turns_;
+  std::vector<Feed> feeds_;  // of the request in hand: [new rank][head]
   std::array<std::array<MoveQueue, kMaxRanks>, kMaxRanks> queues_;  // dst, src
   KvPlan plan_;
 };
@@ -135,14 +144,16 @@ void Planner::Place(Rank src_rank, PageId src_page, Rank dst_rank,
 
 std::vector<uint32_t> Planner::TurnsToChoose(
     absl::Span<const int64_t> kv_tokens) const {
-  std::vector<uint32_t> order(requests_.size());
-  for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
-  const auto key = [&](uint32_t q) {
+  std::vector<uint32_t> order, choosers;
+  order.reserve(requests_.size());
+  for (uint32_t q = 0; q < requests_.size(); ++q) {
     const auto [first, last] = NewGroupsOf(requests_[q]);
-    return std::pair(first != last, -kv_tokens[q]);
-  };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](uint32_t a, uint32_t b) { return key(a) < key(b); });
+    (first == last ? order : choosers).push_back(q);
+  }
+  std::stable_sort(
+      choosers.begin(), choosers.end(),
+      [&](uint32_t a, uint32_t b) { return kv_tokens[a] > kv_tokens[b]; });
+  order.insert(order.end(), choosers.begin(), choosers.end());
   return order;
 }
 
@@ -205,32 +216,48 @@ void Planner::AddTables(const KvTable& from, int group) {
   }
 }
 
-Rank Planner::SourceOf(const KvTable& from, int head, Rank dst) {
+void Planner::FindFeeds(uint32_t request) {
+  const KvTable& from = requests_[request];
   const int group = OldGroupOf(from);
   const int replicas = std::max(1, from_.tp_size / shape_.num_kv_heads);
-  // Ranks [first, first + replicas) of the old group hold the head.
-  const Rank first =
-      from_.first_rank(group) + head * replicas / from.tables[0].num_kv;
-  if (dst >= first && dst < first + replicas) return dst;
-  const int turn = group * shape_.num_kv_heads + head;
-  return first + static_cast<Rank>(turns_[turn]++ % replicas);
+  const int heads_of_rank = from.tables[0].num_kv;
+  feeds_.clear();
+  for (const RankTable& t : plan_.tables[request].tables) {
+    for (int h = t.kv_begin; h < t.kv_begin + t.num_kv; ++h) {
+      // Parts [first, first + replicas) of the old group hold the head.
+      const int first = h * replicas / heads_of_rank;
+      const int own = t.rank - from_.first_rank(group);
+      Feed& feed = feeds_.emplace_back();
+      feed.sources = &from.tables[first];
+      feed.num_sources = replicas;
+      if (own >= first && own < first + replicas) {
+        feed.sources = &from.tables[own];
+        feed.num_sources = 1;
+      }
+      feed.column = h - feed.sources->kv_begin;
+      CHECK(feed.column >= 0 && feed.column < feed.sources->num_kv);
+      feed.turn = &turns_[group * shape_.num_kv_heads + h];
+    }
+  }
 }
 
 // Block by block over all ranks, so that the readers of a replicated head come
 // close together and its page is free early.
 void Planner::PlanMovesOf(uint32_t request) {
-  const KvTable& from = requests_[request];
+  FindFeeds(request);
   const KvTable& to = plan_.tables[request];
-  for (int block = 0; block < from.num_blocks; ++block) {
+  for (int block = 0; block < to.num_blocks; ++block) {
+    size_t next = 0;
     for (uint32_t i = 0; i < to.tables.size(); ++i) {
       const RankTable& t = to.tables[i];
-      for (int h = t.kv_begin; h < t.kv_begin + t.num_kv; ++h) {
-        const Rank src = SourceOf(from, h, t.rank);
-        const RankTable& s = from.tables[from_.part_of(src)];
-        CHECK(s.rank == src && h >= s.kv_begin && h < s.kv_begin + s.num_kv);
-        Place(src, s.pages[size_t(block) * s.num_kv + h - s.kv_begin], t.rank,
-              request, i,
-              static_cast<uint32_t>(block * t.num_kv + h - t.kv_begin));
+      for (int h = 0; h < t.num_kv; ++h) {
+        const Feed& feed = feeds_[next++];
+        const RankTable& s =
+            feed.num_sources == 1
+                ? *feed.sources
+                : feed.sources[(*feed.turn)++ % feed.num_sources];
+        Place(s.rank, s.pages[size_t(block) * s.num_kv + feed.column], t.rank,
+              request, i, static_cast<uint32_t>(block * t.num_kv + h));
       }
     }
   }

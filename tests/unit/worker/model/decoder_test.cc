@@ -1,6 +1,7 @@
 // The forward pass on the processor.
 #include "worker/model/decoder.h"
 
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -27,14 +28,16 @@ KvPageFormat KvFormatOf(const ModelShape& shape) {
   return PageFormatOf(MakeKvLayout(shape.spec, KvType::kFloat32));
 }
 
-// Two ranks, of which only the first is there.
+// Some ranks, of which only the first is there; it sees its own region as that
+// of the others.
 class HalfGroup {
  public:
-  explicit HalfGroup(Barrier* barrier) {
+  explicit HalfGroup(Barrier* barrier, int num_ranks = 2)
+      : shape(*MakeModelShape(SpecOf(OddConfig()), num_ranks)) {
     peers.shape = shape;
     peers.max_rows = 8;
     peers.exchange = exchange.data();
-    peers.peer_exchange = {nullptr, exchange.data()};
+    peers.peer_exchange.assign(static_cast<size_t>(num_ranks), exchange.data());
     peers.barrier = barrier;
     decoder.shape = shape;
     decoder.max_rows = 8;
@@ -43,7 +46,7 @@ class HalfGroup {
     decoder.kv = {kv.data(), 16, KvFormatOf(shape)};
   }
 
-  const ModelShape shape = *MakeModelShape(SpecOf(OddConfig()), 2);
+  const ModelShape shape;
   const AlignedBytes dense{PlanDense(shape).size_bytes};
   const AlignedBytes experts{shape.experts.region_bytes()};
   const AlignedBytes kv{
@@ -94,6 +97,36 @@ TEST(Collectives, OptionsOutOfRangeAreRefused) {
   expect_refused([](auto& o) { o.barrier = nullptr; }, "barrier");
   expect_refused([](auto& o) { o.peer_exchange.pop_back(); }, "exchange");
   expect_refused([](auto& o) { o.peer_exchange[1] = nullptr; }, "rank 1");
+}
+
+// As collectives_cpu.h says: OddConfig() has two MoE layers and two dense ones.
+TEST(Collectives, RanksMeetNoMoreOftenThanALayoutNeeds) {
+  struct Counting : Barrier {
+    absl::Status Wait() override {
+      ++waits;
+      return absl::OkStatus();
+    }
+    int waits = 0;
+  } barrier;
+  HalfGroup half(&barrier, 4);
+  const auto peers = Collectives<Cpu>::Create(Cpu{}, half.peers);
+  ASSERT_THAT(peers, IsOk());
+  half.decoder.peers = peers->get();
+  const auto decoder = Decoder<Cpu>::Create(Cpu{}, half.decoder);
+  ASSERT_THAT(decoder, IsOk());
+  for (const auto& [layout, waits] : {std::pair(ExpertParallel(), 2 * 2),
+                                      {Layout{2}, 2 * 3 + 2 * 2 + 1},
+                                      {TensorParallel(4), 2 * 2 + 2 * 2 + 1}}) {
+    ASSERT_THAT(LoadWeights(half.shape, kSmallModelNames, "", true,
+                            {0, In(layout).experts, half.dense.data(),
+                             half.experts.data()}),
+                IsOk());
+    barrier.waits = 0;
+    PassBuilder builder;
+    TwoChunks chunks;
+    EXPECT_THAT((*decoder)->Run(chunks.Build(builder, In(layout), 4)), IsOk());
+    EXPECT_EQ(barrier.waits, waits) << layout.tp_size;
+  }
 }
 
 TEST(Decoder, ABrokenBarrierEndsThePassWithItsError) {

@@ -56,7 +56,9 @@ TEST_P(FamilyLayouts, LogitsAreTheSameBitsInEveryLayoutGroupAndChunking) {
   options.model_dir = dir;
   const LogitMap expected = RunAll(options, 1000, kSequences, Want::kAll);
   for (const int n : {1, 2, 4}) {
-    for (const Layout layout : {ExpertParallel(), TensorParallel(n)}) {
+    const auto shape = MakeModelShape(model->spec, n);
+    ASSERT_THAT(shape, IsOk());
+    for (const Layout layout : LayoutsOf(shape->attention)) {
       SCOPED_TRACE(testing::Message() << n << " ranks, " << layout.tp_size);
       options.num_ranks = n;
       options.layout = layout;

@@ -171,7 +171,7 @@ TEST(WeightLoader, ASinkMayPackLateAndInAnyOrder) {
     std::memset(bytes.data(), 0, static_cast<size_t>(size_bytes));
     return bytes;
   };
-  for (const Layout layout : {ExpertParallel(), TensorParallel(4)}) {
+  for (const Layout layout : LayoutsOf(shape.attention)) {
     const int64_t dense_bytes = PlanDense(shape).size_bytes;
     const int64_t expert_bytes = shape.experts.region_bytes();
     const AlignedBytes dense = zeroed(dense_bytes),

@@ -71,10 +71,15 @@ void ExpectWrittenOnce(const Writes& writes) {
 TEST(WeightPlan, EveryByteOfARankIsWrittenOnceAndFreeSlotsNever) {
   for (const int n : {1, 2, 4}) {
     const ModelShape shape = Shape(Padded(), n);
-    const Layout ep = ExpertParallel(), tp = TensorParallel(n);
-    for (const ExpertsState& state :
-         {ExpertsState::At(ep, Side::kLow), ExpertsState::At(tp, Side::kHigh),
-          ExpertsState{ep, tp, Side::kHigh, 1}}) {
+    std::vector<ExpertsState> states;
+    for (const Layout from : LayoutsOf(shape.attention)) {
+      states.push_back(ExpertsState::At(from, Side::kLow));
+      for (const Layout to : LayoutsOf(shape.attention)) {
+        if (from == to) continue;
+        states.push_back({from, to, Side::kHigh, 1});
+      }
+    }
+    for (const ExpertsState& state : states) {
       for (Rank rank = 0; rank < n; ++rank) {
         Writes dense(PlanDense(shape).size_bytes);
         Writes experts(shape.experts.region_bytes());
@@ -97,7 +102,7 @@ TEST(WeightPlan, EveryByteOfARankIsWrittenOnceAndFreeSlotsNever) {
 
 TEST(WeightPlan, APartIsHandedOverAsItsSlicesOneBehindTheOther) {
   const ModelShape shape = Shape(Padded(), 4);
-  for (const Layout layout : {ExpertParallel(), TensorParallel(4)}) {
+  for (const Layout layout : LayoutsOf(shape.attention)) {
     for (Rank rank = 0; rank < 4; ++rank) {
       for (const auto& [part, sources] :
            PlanWeights(shape, kSmallModelNames, rank,
@@ -119,7 +124,7 @@ TEST(WeightPlan, APartIsHandedOverAsItsSlicesOneBehindTheOther) {
 TEST(WeightPlan, EveryElementIsReadByThoseWhoHoldIt) {
   const int n = 4;
   const ModelShape shape = Shape(Padded(), n);
-  for (const Layout layout : {ExpertParallel(), TensorParallel(n)}) {
+  for (const Layout layout : LayoutsOf(shape.attention)) {
     std::vector<TensorSlice> read;
     for (Rank rank = 0; rank < n; ++rank) {
       for (const PlannedPart& planned :

@@ -254,21 +254,19 @@ TEST(Weights, HalfPrecisionIsRoundedToBf16) {
 
 class PulledSlots : public testing::TestWithParam<int> {};
 
-TEST_P(PulledSlots, EqualLoadedOnesByteForByteInBothDirections) {
+TEST_P(PulledSlots, EqualLoadedOnesByteForByteBetweenAnyTwoLayouts) {
   const int n = GetParam();
   const ModelShape shape = Shape(SmallConfig(), n);
-  std::vector<Memory> ep, tp;
-  for (Rank r = 0; r < n; ++r) {
-    ep.emplace_back(shape);
-    tp.emplace_back(shape);
-    ASSERT_THAT(LoadWeights(shape, kSmallModelNames, "", true,
-                            ep.back().Target(r, ExpertParallel())),
-                IsOk());
-    ASSERT_THAT(LoadWeights(shape, kSmallModelNames, "", true,
-                            tp.back().Target(r, TensorParallel(n))),
-                IsOk());
-    EXPECT_EQ(ep[r].dense.span(), tp[r].dense.span());
-    EXPECT_EQ(ep[r].dense.span(), ep[0].dense.span());
+  const std::vector<Layout> layouts = LayoutsOf(shape.attention);
+  std::vector<std::vector<Memory>> loaded(layouts.size());  // [layout][rank]
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    for (Rank r = 0; r < n; ++r) {
+      Memory& memory = loaded[i].emplace_back(shape);
+      ASSERT_THAT(LoadWeights(shape, kSmallModelNames, "", true,
+                              memory.Target(r, layouts[i])),
+                  IsOk());
+      EXPECT_EQ(memory.dense.span(), loaded[0][0].dense.span());
+    }
   }
   const int64_t slot_bytes = shape.experts.slot_bytes();
   const auto pull = [&](const std::vector<Memory>& from, Layout source,
@@ -286,11 +284,13 @@ TEST_P(PulledSlots, EqualLoadedOnesByteForByteInBothDirections) {
   };
   for (int layer = 0; layer < shape.experts.num_moe_layers; ++layer) {
     for (Rank r = 0; r < n; ++r) {
-      const Layout as_ep = ExpertParallel(), as_tp = TensorParallel(n);
-      EXPECT_EQ(pull(ep, as_ep, as_tp, r, layer).span(),
-                Slot(shape, tp[r], layer));
-      EXPECT_EQ(pull(tp, as_tp, as_ep, r, layer).span(),
-                Slot(shape, ep[r], layer));
+      for (size_t from = 0; from < layouts.size(); ++from) {
+        for (size_t to = 0; to < layouts.size(); ++to) {
+          EXPECT_EQ(
+              pull(loaded[from], layouts[from], layouts[to], r, layer).span(),
+              Slot(shape, loaded[to][r], layer));
+        }
+      }
     }
   }
 }
@@ -423,7 +423,7 @@ TEST(Weights, PaddingIsZerosAndTheRestIsWhatItWas) {
       ViewSlot<Cpu>(one, ExpertParallel(), whole.experts.data());
   const std::vector<std::vector<Bf16>> zeros(
       3, std::vector<Bf16>(config.hidden_size));
-  for (const Layout layout : {ExpertParallel(), TensorParallel(4)}) {
+  for (const Layout layout : LayoutsOf(four.attention)) {
     int rows_seen = 0;
     for (Rank r = 0; r < 4; ++r) {
       Memory memory(four);
