@@ -127,13 +127,18 @@ TEST_P(GpuMoverSwitchTest, EveryByteIsWhereTheProcessorPutsIt) {
   const ExpertShape shape{n, 3, 8 * n, 128, 16, param.row_bytes, 1};
   ASSERT_THAT(Validate(shape), IsOk());
   Groups groups({n, shape.region_bytes(), 0, kPageBytes, param.one_gpu});
-  const ExpertsState ep = ExpertsState::At(ExpertParallel(), Side::kHigh);
-  const ExpertsState to_tp = ep.Towards(TensorParallel(n));
-  Switch(groups, shape, to_tp);
-  groups.ExpectSame(RegionKind::kExperts);
-  const ExpertsState to_ep = to_tp.Finished().Towards(ExpertParallel());
-  Switch(groups, shape, to_ep);
-  groups.ExpectSame(RegionKind::kExperts);
+  // From each layout to the next wider one, and back to EP.
+  ExpertsState state = ExpertsState::At(ExpertParallel(), Side::kHigh);
+  const auto go = [&](Layout to) {
+    state = state.Towards(to);
+    Switch(groups, shape, state);
+    groups.ExpectSame(RegionKind::kExperts);
+    state = state.Finished();
+  };
+  for (int t = 2; t <= n; ++t) {
+    if (Layout{t}.divides(n)) go(Layout{t});
+  }
+  go(ExpertParallel());
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -81,6 +81,7 @@ TEST(GpuWeightChecksum, IsTheProcessorsInEveryState) {
       {"units of several blocks", {2, 1, 2, 32, 16, 10000}},
       {"units of a block", {2, 2, 4, 64, 16, 4096}},
       {"one rank", {1, 2, 4, 64, 16, 512}},
+      {"groups of two", {4, 2, 8, 64, 16, 512}},
   };
   for (const Case& one : cases) {
     const ExpertShape& shape = one.shape;
@@ -88,10 +89,16 @@ TEST(GpuWeightChecksum, IsTheProcessorsInEveryState) {
     const Region region(shape);
     const Layout ep = ExpertParallel();
     const Layout tp = TensorParallel(shape.num_ranks);
-    for (const ExpertsState& state :
-         {ExpertsState::At(ep, Side::kLow), ExpertsState::At(tp, Side::kHigh),
-          ExpertsState{ep, tp, Side::kHigh, 1},
-          ExpertsState{tp, ep, Side::kLow, 1}}) {
+    std::vector<ExpertsState> states = {ExpertsState::At(ep, Side::kLow),
+                                        ExpertsState::At(tp, Side::kHigh),
+                                        {ep, tp, Side::kHigh, 1},
+                                        {tp, ep, Side::kLow, 1}};
+    if (const Layout half{2}; shape.num_ranks > 2) {
+      states.push_back(ExpertsState::At(half, Side::kHigh));
+      states.push_back({half, ep, Side::kHigh, 1});
+      states.push_back({tp, half, Side::kLow, 1});
+    }
+    for (const ExpertsState& state : states) {
       for (Rank rank = 0; rank < shape.num_ranks; ++rank) {
         const auto sum = GpuWeightChecksum(region.For(rank), state);
         ASSERT_THAT(sum, IsOk());

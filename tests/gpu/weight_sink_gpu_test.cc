@@ -181,7 +181,8 @@ TEST_P(WeightSinkGpuTest, MadeUpWeightsAreMadeWhereTheyBelong) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, WeightSinkGpuTest,
-                         testing::Values(ExpertParallel(), TensorParallel(4)));
+                         testing::Values(ExpertParallel(), Layout{2},
+                                         TensorParallel(4)));
 
 }  // namespace
 }  // namespace moebius
