@@ -56,6 +56,7 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
     if (!news.ok()) return std::nullopt;
     return *std::move(news);
   };
+  engine.alive = [&vault] { vault.Alive().IgnoreError(); };
   return engine;
 }
 

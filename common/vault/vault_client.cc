@@ -212,6 +212,13 @@ absl::Status VaultClient::StrayStop() {
   return Report(message, kReportTimeout);
 }
 
+absl::Status VaultClient::Alive() {
+  VaultMessage message;
+  message.type = VaultMessageType::kAlive;
+  message.rank = rank_;
+  return Report(message, absl::ZeroDuration());
+}
+
 absl::Status VaultClient::Failed(const absl::Status& why) {
   VaultMessage message;
   message.type = VaultMessageType::kFailed;

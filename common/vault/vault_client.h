@@ -63,6 +63,10 @@ class VaultClient final : public MemoryVault {
   // follows is the launcher's to say: it may have been told so as well.
   absl::Status StrayStop();
 
+  // The coordinator's: its engine gets on. Never waits: who does not hear it
+  // hears the next.
+  absl::Status Alive();
+
   // The coordinator's: asks for the end of that incarnation of a worker.
   absl::Status Replace(Rank rank, Incarnation incarnation);
 

@@ -80,6 +80,7 @@ enum class VaultMessageType : uint8_t {
                   // stay up, or nothing; done_bytes of size_bytes of its
                   // weights are loaded
   kStrayStop = 11,  // coordinator: somebody else sent us SIGTERM
+  kAlive = 12,      // coordinator: its engine gets on
 };
 
 struct VaultMessage {

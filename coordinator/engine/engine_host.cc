@@ -252,7 +252,8 @@ int EngineHost::TimeoutMs() const {
       journal_ms >= 0 && (timeout_ms < 0 || timeout_ms > journal_ms)) {
     timeout_ms = journal_ms;
   }
-  if (options_.news_of && (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
+  if ((options_.news_of || options_.alive) &&
+      (timeout_ms < 0 || timeout_ms > kStallTickMs)) {
     timeout_ms = kStallTickMs;
   }
   if (policy_->NeedsTicks() && (timeout_ms < 0 || timeout_ms > kPolicyTickMs)) {

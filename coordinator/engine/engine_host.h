@@ -57,6 +57,8 @@ struct EngineOptions {
   // What is known of a worker; nothing: nobody answers. An incarnation that is
   // not the one in the news has ended. May wait a moment.
   std::function<std::optional<WorkerNews>(Rank)> news_of;
+  // Called once a second while the engine gets on (SayAlive). Must not wait.
+  std::function<void()> alive;
   // The time; null: the steady clock's.
   std::function<std::chrono::steady_clock::time_point()> now;
   // What is answered to who asked for an operation, and to who asks again.
@@ -250,6 +252,7 @@ class EngineHost final : public Engine {
   absl::Status Carry(const MembershipEffect& effect);
   absl::Status TickMembership(Clock::time_point now);
   absl::Status LookAfterIdleWorkers(Clock::time_point now);
+  void SayAlive(Clock::time_point now);
   void LookAfterSocket(Clock::time_point now);
   void Halt(const SendHalt& halt);
   absl::Status Load(const SendLoad& load);
@@ -289,6 +292,7 @@ class EngineHost final : public Engine {
   Clock::time_point last_greeting_;
   Clock::time_point last_look_;  // for what keeps the missing ones away
   Clock::time_point last_socket_look_;
+  Clock::time_point last_alive_;
   bool socket_was_ok_ = true;
   std::optional<Clock::time_point> halted_since_;  // running no more since
   Clock::time_point last_progress_;                // resumed, or a result came

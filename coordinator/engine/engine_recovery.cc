@@ -193,6 +193,7 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
       if (lost.contains(r)) RETURN_IF_ERROR(Apply(WorkerLost{r}));
     }
   }
+  SayAlive(now);
   LookAfterSocket(now);
   RETURN_IF_ERROR(LookAfterIdleWorkers(now));
   if (!together() && now - last_look_ > kTroublePeriod) {
@@ -200,6 +201,15 @@ absl::Status EngineHost::TickMembership(Clock::time_point now) {
     LookAtMissing(now);
   }
   return absl::OkStatus();
+}
+
+// Turns of the loop alone are no progress: with steps under way one must have
+// come back since the last time.
+void EngineHost::SayAlive(Clock::time_point now) {
+  if (!options_.alive || now - last_alive_ <= kTroublePeriod) return;
+  if (running() && !flying_.empty() && last_progress_ <= last_alive_) return;
+  last_alive_ = now;
+  options_.alive();
 }
 
 void EngineHost::LookAfterSocket(Clock::time_point now) {

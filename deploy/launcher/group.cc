@@ -29,6 +29,7 @@
 #include "deploy/launcher/machine_limits.h"
 #include "deploy/launcher/private_dir.h"
 #include "deploy/launcher/report_queue.h"
+#include "deploy/launcher/service_manager.h"
 #include "deploy/launcher/stop_signals.h"
 #include "deploy/launcher/supervision.h"
 #include "deploy/launcher/vault.h"
@@ -50,6 +51,7 @@ struct Member {
   std::chrono::steady_clock::time_point started;
   LineSplitter out, err;
   bool stalled = false;                      // we have killed it for that
+  bool up = false;                           // it has said that it is ready
   uint64_t done_bytes = 0, total_bytes = 0;  // of its weights
 };
 
@@ -87,6 +89,7 @@ class Group {
   void Handle(const GroupEvent& event);
   void Apply(const GroupEffect& effect);
   void ShowProgress();
+  void LookAfterWatchdog();
   void Announce();
 
   const GroupOptions& options_;
@@ -94,6 +97,8 @@ class Group {
   SupervisionPolicy policy_;
   StopSignals signals_;
   ReportQueue reports_;
+  ServiceManager service_manager_ = ServiceManager::FromEnvironment();
+  bool coordinator_got_on_ = false;  // since the last look for the watchdog
   std::optional<PrivateDir> dir_;
   std::optional<ControlEnds> control_;  // nothing for ipc
   std::unique_ptr<FaultTable> faults_;  // null: no faults
@@ -263,6 +268,7 @@ void Group::PollOnce() {
   }
   TakeSignals();
   if (directory_look_.expired()) LookAfterDirectory();
+  if (service_manager_.next_look().expired()) LookAfterWatchdog();
   if (deadline_.expired()) {
     deadline_ = Deadline();
     Handle(DeadlinePassed{});
@@ -291,6 +297,7 @@ int Group::TimeoutMs() const {
     }
   };
   until(deadline_);
+  until(service_manager_.next_look());
   for (const auto& [child, deadline] : starts_) until(deadline);
   return timeout_ms;
 }
@@ -364,7 +371,11 @@ void Group::OnReport(const VaultReport& report) {
       it->second.total_bytes = report.total_bytes;
       ShowProgress();
       return;
+    case VaultMessageType::kAlive:
+      coordinator_got_on_ = true;
+      return;
     case VaultMessageType::kReady:
+      it->second.up = true;
       if (report.rank == kCoordinatorChild) {
         port_ = report.port;
         admin_port_ = report.admin_port;
@@ -411,6 +422,12 @@ void Group::Handle(const GroupEvent& event) {
   // Exits are only of members, starts of those that were to be started.
   CHECK(transition.ok());
   state_ = std::move(transition->next);
+  if (std::holds_alternative<GroupDraining>(state_) ||
+      std::holds_alternative<GroupEnding>(state_)) {
+    service_manager_.Stopping(absl::Milliseconds(policy_.drain_timeout_ms +
+                                                 policy_.drain_margin_ms +
+                                                 policy_.end_timeout_ms));
+  }
   for (const GroupEffect& effect : transition->effects) Apply(effect);
 }
 
@@ -454,9 +471,24 @@ void Group::ShowProgress() {
   console_.Progress(kLoadingWeights, done, total);
 }
 
+// The watchdog is fed for what gets on: the coordinator's engine, or, while
+// somebody is missing or the group ends, ourselves, who see to that.
+void Group::LookAfterWatchdog() {
+  bool all_up = std::holds_alternative<GroupServing>(state_) ||
+                std::holds_alternative<GroupDraining>(state_);
+  for (ChildId child :
+       ChildSet::Group(options_.config.workers.count).members()) {
+    const auto it = members_.find(child);
+    all_up = all_up && it != members_.end() && it->second.up;
+  }
+  service_manager_.Look(std::exchange(coordinator_got_on_, false) || !all_up);
+}
+
 void Group::Announce() {
   console_.EndProgress();
   const Config& config = options_.config;
+  service_manager_.Ready(Cat("serves ", ServedModelName(config), " at ",
+                             UrlOf(config.http.host, port_)));
   if (options_.banner) {
     const std::string url = UrlOf(config.http.host, port_);
     const std::string name = ServedModelName(config);

@@ -399,6 +399,7 @@ absl::Status Vault::ServeOne(Connection* connection) {
     case VaultMessageType::kFailed:
     case VaultMessageType::kReplace:
     case VaultMessageType::kStrayStop:
+    case VaultMessageType::kAlive:
       return HandleReport(*connection, message);
     case VaultMessageType::kDescriptor:
       return MalformedMessage("an answer");
@@ -432,16 +433,15 @@ absl::Status Vault::HandleReport(const Connection& connection,
       report.checkpoint = message.checkpoint;
       break;
     case VaultMessageType::kReplace:
-      if (*connection.rank != -1 || message.rank < 0) {
-        return MalformedMessage("only the coordinator has workers replaced");
+    case VaultMessageType::kStrayStop:
+    case VaultMessageType::kAlive:
+      // Of a worker, or of itself.
+      if (*connection.rank != -1 ||
+          (message.type == VaultMessageType::kReplace) != (message.rank >= 0)) {
+        return MalformedMessage("only the coordinator says so");
       }
       report.rank = message.rank;
       report.incarnation = message.incarnation;
-      break;
-    case VaultMessageType::kStrayStop:
-      if (*connection.rank != -1) {
-        return MalformedMessage("only the coordinator speaks of stray stops");
-      }
       break;
     default: {
       const size_t size = strnlen(message.text, sizeof(message.text));

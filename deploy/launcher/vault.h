@@ -29,7 +29,7 @@ namespace moebius {
 // What a process reported about itself. Its numbers are checked to be possible
 // (done <= total, ports are ports), its text is printable.
 struct VaultReport {
-  // Or kReady, kFailed, kReplace, kStrayStop.
+  // Or kReady, kFailed, kReplace, kStrayStop, kAlive.
   VaultMessageType type = VaultMessageType::kProgress;
   Rank rank = 0;  // -1: the coordinator; kReplace: whom to replace
   pid_t pid = 0;

@@ -128,6 +128,7 @@ class EngineHostTest : public testing::Test {
       replaced_.emplace_back(rank, incarnation.value);
     };
     options.news_of = news_;
+    options.alive = alive_;
     options.on_failed = [this](absl::Status status) {
       failure_ = status;
       failed_.Notify();
@@ -219,6 +220,7 @@ class EngineHostTest : public testing::Test {
   int vocab_size_ = 0;  // 0: the coordinator lets every token pass
   // Null: nobody knows anything.
   std::function<std::optional<WorkerNews>(Rank)> news_;
+  std::function<void()> alive_;
   Config config_;
   SimulatedDisk disk_{1};
   std::unique_ptr<Journal> journal_;  // on `disk_`; null: there is none

@@ -369,6 +369,14 @@ TEST_F(EngineHostTest, NoNewsOfAWorkerIsNoReasonToMissIt) {
   EXPECT_EQ(engine_->GetStatus().recoveries_total, 0u);
 }
 
+TEST_F(EngineHostTest, EngineAtRestGetsOn) {
+  const auto told = std::make_shared<std::atomic<int>>(0);
+  alive_ = [told] { ++*told; };
+  Start();
+  while (*told < 2) std::this_thread::yield();
+  EXPECT_TRUE(engine_->GetStatus().ready);
+}
+
 TEST_F(EngineHostTest, DrainFinishesWhatWasAcceptedAndTakesNoMore) {
   Start();
   std::vector<RequestId> ids;

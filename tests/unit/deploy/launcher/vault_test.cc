@@ -184,6 +184,19 @@ TEST_F(VaultTest, TheCoordinatorHearsWhoSpeaksForWhom) {
   EXPECT_EQ(worker.Join(), 0);
 }
 
+TEST_F(VaultTest, OnlyTheCoordinatorSaysThatItGetsOn) {
+  vault_->Allow(::getpid(), -1);
+  ASSERT_THAT(NewClient(-1)->Alive(), IsOk());
+  const auto report = reports_.Next();
+  ASSERT_TRUE(report.has_value());
+  EXPECT_EQ(report->type, Type::kAlive);
+  vault_->Allow(::getpid(), 3);
+  const UniqueFd socket = RawSocket();
+  VaultMessage alive{.type = Type::kAlive, .rank = 3};
+  ASSERT_THAT(SendRaw(socket, &alive, sizeof(alive)), IsOk());
+  EXPECT_TRUE(HungUp(socket));
+}
+
 TEST_F(VaultTest, TheCoordinatorHearsWhyAWorkerDoesNotStayUp) {
   vault_->Allow(::getpid(), -1);
   const auto client = NewClient(-1);
