@@ -20,10 +20,12 @@ inline constexpr int kExitUsage = 2;  // flags, configuration
 void AddServeCommand(CLI::App& app, Action& action);
 void AddStatusCommand(CLI::App& app, Action& action);
 void AddLayoutCommand(CLI::App& app, Action& action);
+void AddDrainCommands(CLI::App& app, Action& action);
 void AddBenchCommand(CLI::App& app, Action& action);
 void AddChaosCommand(CLI::App& app, Action& action);
 void AddDemoCommand(CLI::App& app, Action& action);
 void AddJournalCommand(CLI::App& app, Action& action);
+void AddManualCommands(CLI::App& app, Action& action);
 
 // Says "moebius: <message>" on standard error; returns the exit code that
 // suits: kExitUsage for what the user said, kExitFailed otherwise.

@@ -110,10 +110,12 @@ int Main(int argc, char** argv) {
   AddServeCommand(app, action);
   AddStatusCommand(app, action);
   AddLayoutCommand(app, action);
+  AddDrainCommands(app, action);
   AddBenchCommand(app, action);
   AddChaosCommand(app, action);
   AddDemoCommand(app, action);
   AddJournalCommand(app, action);
+  AddManualCommands(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
