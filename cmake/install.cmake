@@ -31,7 +31,24 @@ install(FILES README.md ARCHITECTURE.md docs/deploy.md docs/operators.md
   DESTINATION ${doc})
 install(FILES LICENSE DESTINATION ${doc} RENAME copyright)
 
+# Man pages and completions, in the words of --help.
+set(manual ${CMAKE_BINARY_DIR}/manual)
+add_custom_command(OUTPUT ${manual}/man/man1/moebius.1
+  COMMAND ${CMAKE_COMMAND} -E rm -rf ${manual}
+  COMMAND moebius manual ${manual} DEPENDS moebius VERBATIM)
+add_custom_target(manual ALL DEPENDS ${manual}/man/man1/moebius.1)
+install(DIRECTORY ${manual}/ DESTINATION share)
+
+install(FILES deploy/systemd/moebius@.service DESTINATION lib/systemd/system)
+install(FILES deploy/systemd/moebius-user@.service DESTINATION lib/systemd/user)
+
+install(PROGRAMS deploy/bin/moebius-group DESTINATION bin)
+install(PROGRAMS deploy/fleet/moebius-host DESTINATION libexec/moebius)
+install(DIRECTORY deploy/fleet DESTINATION share/moebius FILES_MATCHING PATTERN "*.py")
+install(DIRECTORY deploy/containers deploy/kubernetes deploy/helm deploy/slurm
+  DESTINATION share/moebius/deploy)
+
 # All that is installed.
 add_custom_target(packaged)
-add_dependencies(packaged moebius moebius-coordinator moebius-worker
+add_dependencies(packaged manual moebius moebius-coordinator moebius-worker
   moebius-engine-bench moebius-step-bench)

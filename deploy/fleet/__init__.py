@@ -1,0 +1,1 @@
+"""Groups on hosts: what `moebius-group` does (deploy/bin)."""
