@@ -47,6 +47,23 @@ class BenchStepTest(unittest.TestCase):
         self.assertGreater(figures["copy_bytes_per_s"], 0)
         self.assertIn("tp decode 4", result.stdout)
 
+    def test_layouts_between(self):
+        result, figures = bench(
+            "step", "--model", MODEL, "--workers", "4", "--layouts",
+            "ep,tp2,tp4", "--streams", "4", "--kv-tokens", "40", "--prefill",
+            "0", "--steps", "3")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual([case["layout"] for case in figures["cases"]],
+                         ["ep", "tp2", "tp"])
+        for case in figures["cases"]:
+            self.assertLessEqual(case["experts_per_layer"], 16)
+            self.assertGreater(case["ms_median"], 0)
+        result, _ = bench("step", "--model", MODEL, "--workers", "4",
+                          "--layouts", "tp3")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn('no layout "tp3" of 4 ranks; there are ep, tp2 and tp',
+                      result.stderr)
+
     def test_says_what_does_not_fit_and_measures_the_rest(self):
         result, figures = bench(
             "step", "--model", MODEL, "--streams", "1", "--kv-tokens", "200",
