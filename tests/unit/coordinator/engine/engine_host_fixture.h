@@ -129,6 +129,7 @@ class EngineHostTest : public testing::Test {
     };
     options.news_of = news_;
     options.alive = alive_;
+    options.now = now_;
     options.on_failed = [this](absl::Status status) {
       failure_ = status;
       failed_.Notify();
@@ -221,6 +222,7 @@ class EngineHostTest : public testing::Test {
   // Null: nobody knows anything.
   std::function<std::optional<WorkerNews>(Rank)> news_;
   std::function<void()> alive_;
+  std::function<std::chrono::steady_clock::time_point()> now_;
   Config config_;
   SimulatedDisk disk_{1};
   std::unique_ptr<Journal> journal_;  // on `disk_`; null: there is none

@@ -377,6 +377,44 @@ TEST_F(EngineHostTest, EngineAtRestGetsOn) {
   EXPECT_TRUE(engine_->GetStatus().ready);
 }
 
+// A clock that stands still until it is told, and counts who looks at it.
+struct HeldClock {
+  std::atomic<int64_t> seconds{1000};
+  std::atomic<int> looks{0};
+
+  std::chrono::steady_clock::time_point Now() {
+    ++looks;
+    return std::chrono::steady_clock::time_point(std::chrono::seconds(seconds));
+  }
+  // The engine's loop has seen the time of now.
+  void AwaitTurns() {
+    const int begin = looks;
+    while (looks < begin + 8) std::this_thread::yield();
+  }
+};
+
+TEST_F(EngineHostTest, StepsWithoutAResultAreNoProgress) {
+  const auto clock = std::make_shared<HeldClock>();
+  const auto told = std::make_shared<std::atomic<int>>(0);
+  now_ = [clock] { return clock->Now(); };
+  alive_ = [told] { ++*told; };
+  config_.workers.stall_timeout_ms = 3'600'000;
+  Start();
+  const std::vector<RequestId> ids = InMidStream(1, 200, 5);
+  clock->seconds += 2;  // results that came until now count once
+  clock->AwaitTurns();
+  const int before = *told;
+  clock->seconds += 2;
+  clock->AwaitTurns();
+  EXPECT_EQ(*told, before);
+  hub_->Hold(false);
+  while (*told == before) {
+    clock->seconds += 2;
+    clock->AwaitTurns();
+  }
+  ExpectQuietTokens(ids[0], 10, 200);
+}
+
 TEST_F(EngineHostTest, DrainFinishesWhatWasAcceptedAndTakesNoMore) {
   Start();
   std::vector<RequestId> ids;
