@@ -9,6 +9,8 @@ import time
 
 # Nobody tells when the next coordinator listens.
 RETRY_S = 0.02
+# Not ready; and what proxies say when nobody listens.
+NOT_NOW = (502, 503, 504)
 
 
 class ResumedStream:
@@ -39,7 +41,8 @@ class ResumedStream:
                 headers["Last-Event-ID"] = self.last_id
             connection.request("POST", "/v1/completions", self.body, headers)
             response = connection.getresponse()
-            if response.status == 503:
+            self.answered(response)
+            if response.status in NOT_NOW:
                 self.refusals += 1
                 return False
             if response.status != 200:
@@ -49,6 +52,9 @@ class ResumedStream:
             return False
         finally:
             connection.close()
+
+    def answered(self, response):
+        """The head of an answer has come."""
 
     def _read(self, response, max_events):
         event_id, data = None, None
