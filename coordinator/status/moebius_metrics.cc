@@ -72,6 +72,11 @@ void AddLayout(const EngineStatus& status, MetricsWriter& out) {
   out.Gauge("moebius:load",
             "Requests in flight, smoothed: what the policy looks at.",
             status.load);
+  out.BeginGauge("moebius:crossover",
+                 "Load at which the policy, where it chooses, leaves a layout: "
+                 "ep at or below it, tp at or above.");
+  out.Add(status.policy.leave_ep_at, {{"layout", "ep"}});
+  out.Add(status.policy.leave_tp_at, {{"layout", "tp"}});
   out.BeginGauge("moebius:switch_phase", "1 for the phase of a switch.");
   for (const char* phase : {"steady", "preparing", "committing"}) {
     out.Add(status.switch_state == phase, {{"phase", phase}});
