@@ -27,8 +27,9 @@ install(SCRIPT ${CMAKE_BINARY_DIR}/library_notices.cmake COMPONENT libraries)
 install(DIRECTORY configs models DESTINATION share/moebius
   PATTERN "*.py" EXCLUDE PATTERN "reference.json" EXCLUDE)
 install(FILES README.md ARCHITECTURE.md docs/deploy.md docs/operators.md
-    docs/status.schema.json
+    docs/status.schema.json docs/openapi.json
   DESTINATION ${doc})
+install(DIRECTORY docs/images DESTINATION ${doc})
 install(FILES LICENSE DESTINATION ${doc} RENAME copyright)
 
 # Man pages and completions, in the words of --help.
@@ -45,7 +46,8 @@ install(FILES deploy/systemd/moebius-user@.service DESTINATION lib/systemd/user)
 install(PROGRAMS deploy/bin/moebius-group DESTINATION bin)
 install(PROGRAMS deploy/fleet/moebius-host DESTINATION libexec/moebius)
 install(DIRECTORY deploy/fleet DESTINATION share/moebius FILES_MATCHING PATTERN "*.py")
-install(DIRECTORY deploy/containers deploy/kubernetes deploy/helm deploy/slurm
+install(DIRECTORY deploy/balancers deploy/monitoring
+    deploy/containers deploy/kubernetes deploy/helm deploy/slurm
   DESTINATION share/moebius/deploy)
 
 # All that is installed.

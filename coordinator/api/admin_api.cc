@@ -8,6 +8,7 @@
 #include "coordinator/api/access.h"
 #include "coordinator/api/control.h"
 #include "coordinator/api/fault_routes.h"
+#include "coordinator/api/page_routes.h"
 #include "coordinator/api/probe_routes.h"
 #include "coordinator/http/api_error.h"
 #include "coordinator/text/json_text.h"
@@ -18,16 +19,17 @@ namespace {
 constexpr std::string_view kServed =
     "POST /admin/layout, POST /admin/drain, POST /admin/undrain, GET "
     "/admin/operations/ID, GET /status, "
-    "GET /metrics, GET /progress, GET /health, GET /ready, GET "
+    "GET /metrics, GET /progress, GET /openapi.json, GET /health, GET /ready, "
+    "GET "
     "/ranks/N/health and GET /version; "
     "models are on the public listener";
 
 constexpr std::string_view kOperations = "/admin/operations/";
 
 bool IsGet(std::string_view path) {
-  constexpr std::array<std::string_view, 4> kPaths = {"/status", "/metrics",
-                                                      "/progress", "/version"};
-  if (IsProbe(path)) return true;
+  constexpr std::array<std::string_view, 5> kPaths = {
+      "/status", "/metrics", "/progress", "/version", kDescriptionPath};
+  if (IsProbe(path) || IsPage(path)) return true;
   for (std::string_view known : kPaths) {
     if (path == known) return true;
   }
@@ -42,6 +44,7 @@ AdminApi::AdminApi(Engine& engine, const ServerReport& report,
 
 std::optional<HttpResponse> AdminApi::Refuse(const HttpRequest& head) {
   auto refusal = RefuseAtTheDoor(options_.admission, head);
+  if (IsPage(head.path)) return refusal;
   return refusal ? refusal : RefuseWithoutKey(options_.keys, head);
 }
 
@@ -67,7 +70,11 @@ void AdminApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   }
   if (post) return HandleControl(std::move(exchange));
   HttpResponse response;
-  if (operation) {
+  if (IsPage(path)) {
+    response = PageResponse(path, options_.keys.has_value());
+  } else if (path == kDescriptionPath) {
+    response = DescriptionResponse();
+  } else if (operation) {
     response = OperationResponse(engine_.GetStatus().operations.get(),
                                  path.substr(kOperations.size()));
   } else if (path == "/status") {

@@ -43,7 +43,9 @@ struct AdminApiOptions {
 //   GET, POST, DELETE /admin/faults   faults armed, and points reached; arms
 //        {"arm":["worker.pull@1=crash", ...]}; disarms all. 404 unless faults
 //        are enabled.
-//   GET  /status, /metrics, /health, /ready, /ranks/N/health, /progress,
+//   GET  /   the operators' page, with /page.js and /page.css
+//   GET  /openapi.json, /status, /metrics, /health, /ready, /ranks/N/health,
+//   /progress,
 //        /version
 //
 // Threading: thread-safe. Engine and report outlive it.

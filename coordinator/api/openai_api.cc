@@ -9,6 +9,7 @@
 #include "common/base/cat.h"
 #include "common/base/logging.h"
 #include "coordinator/api/access.h"
+#include "coordinator/api/page_routes.h"
 #include "coordinator/api/probe_routes.h"
 #include "coordinator/http/api_error.h"
 #include "coordinator/status/orca.h"
@@ -29,7 +30,8 @@ constexpr std::string_view kTokenize = "/tokenize";
 constexpr std::string_view kDetokenize = "/detokenize";
 constexpr std::string_view kServed =
     "POST /v1/completions, POST /v1/chat/completions, GET /v1/models, POST "
-    "/tokenize, POST /detokenize, GET /status, GET /metrics, GET /health, GET "
+    "/tokenize, POST /detokenize, GET /status, GET /metrics, GET "
+    "/openapi.json, GET /health, GET "
     "/ready, GET /ranks/N/health and GET /version; control is on the admin "
     "listener";
 
@@ -45,7 +47,8 @@ bool IsModelsPath(std::string_view path) {
 // What metrics call a path: one of a few, whatever clients ask for.
 std::string RouteOf(std::string_view path) {
   if (IsModelsPath(path)) return std::string(kModels);
-  const bool known = IsPostPath(path) || IsReport(path) || path == "/version";
+  const bool known = IsPostPath(path) || IsReport(path) || path == "/version" ||
+                     path == kDescriptionPath;
   if (IsProbe(path)) return ProbeRoute(path);
   return known ? std::string(path) : "other";
 }
@@ -101,7 +104,8 @@ void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
   const bool post = IsPostPath(path);
   const bool model = IsModelsPath(path);
   const bool report = IsReport(path) && options_.report != nullptr;
-  const bool get = model || report || IsProbe(path) || path == "/version";
+  const bool get = model || report || IsProbe(path) || path == "/version" ||
+                   path == kDescriptionPath;
   const std::string route = RouteOf(path);
   if (IsPreflight(options_.admission, request)) {
     return Answer(*exchange, route, PreflightResponse(request));
@@ -127,6 +131,9 @@ void OpenAiApi::Handle(std::shared_ptr<HttpExchange> exchange) {
                   path == "/status"
                       ? options_.report->Status(Audience::kClients)
                       : options_.report->Metrics(request));
+  }
+  if (path == kDescriptionPath) {
+    return Answer(*exchange, route, DescriptionResponse());
   }
   if (path == "/version") {
     return Answer(*exchange, route, VersionResponse(options_.version));

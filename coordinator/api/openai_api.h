@@ -45,7 +45,7 @@ struct OpenAiApiOptions {
 //
 //   POST /v1/completions, /v1/chat/completions, /tokenize, /detokenize
 //   GET  /v1/models, /v1/models/{model}, /health, /ready, /ranks/N/health,
-//        /version, /status, /metrics
+//        /openapi.json, /version, /status, /metrics
 //   OPTIONS of anything, as browsers ask before a page of an allowed origin
 //   does
 //

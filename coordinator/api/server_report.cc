@@ -33,8 +33,10 @@ ServerInfo ServerReport::InfoNow() const {
 }
 
 HttpResponse ServerReport::Status(Audience audience) const {
+  const EngineStatus status = engine_.GetStatus();
   HttpResponse response;
-  response.body = StatusJson(engine_.GetStatus(), InfoNow(), audience);
+  response.body = statuses_[audience == Audience::kOperators].Get(
+      status, [&] { return StatusJson(status, InfoNow(), audience); });
   return response;
 }
 
@@ -46,16 +48,22 @@ HttpResponse ServerReport::Metrics(const HttpRequest& request) const {
   const MetricsFormat format = PrefersOpenMetrics(request)
                                    ? MetricsFormat::kOpenMetrics
                                    : MetricsFormat::kPrometheus;
+  const EngineStatus status = engine_.GetStatus();
+  const bool open = format == MetricsFormat::kOpenMetrics;
+  const auto text = [&] {
+    return MetricsText(status, InfoNow(), metrics_.Get(), format);
+  };
   HttpResponse response;
   response.content_type = MetricsContentType(format);
   response.headers.emplace_back("Vary", "Accept, Accept-Encoding");
-  response.body =
-      MetricsText(engine_.GetStatus(), InfoNow(), metrics_.Get(), format);
-  if (!TakesGzip(request)) return response;
-  std::string compressed = Gzip(response.body);
-  if (compressed.empty()) return response;
-  response.headers.emplace_back("Content-Encoding", "gzip");
-  response.body = std::move(compressed);
+  if (TakesGzip(request)) {
+    response.body = compressed_[open].Get(status, [&] { return Gzip(text()); });
+  }
+  if (response.body.empty()) {  // not wanted, or zlib has no memory
+    response.body = metrics_texts_[open].Get(status, text);
+  } else {
+    response.headers.emplace_back("Content-Encoding", "gzip");
+  }
   return response;
 }
 

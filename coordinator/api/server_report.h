@@ -1,11 +1,13 @@
 // What a server says of itself, on both listeners: /status and /metrics.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <functional>
 #include <string>
 #include <string_view>
 
+#include "coordinator/api/text_keeper.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/http/http_message.h"
 #include "coordinator/status/front_metrics.h"
@@ -42,6 +44,9 @@ class ServerReport {
   const ServerInfo info_;
   const std::function<int()> num_connections_;
   const std::chrono::steady_clock::time_point started_;
+  mutable std::array<TextKeeper, 2> statuses_;  // for clients, for operators
+  // As Prometheus' own text, as OpenMetrics:
+  mutable std::array<TextKeeper, 2> metrics_texts_, compressed_;
 };
 
 // Whether `path` is one of its routes.

@@ -105,6 +105,7 @@ struct WorkerStatus {
 
 // A snapshot for status and metrics.
 struct EngineStatus {
+  uint64_t version = 0;  // of the snapshot; another one has another
   bool ready = false;
   bool draining = false;
   std::string not_ready_reason;

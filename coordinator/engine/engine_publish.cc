@@ -81,6 +81,7 @@ void EngineHost::Publish() {
     status_.operations = std::make_shared<const std::vector<KnownOperation>>(
         options_.journal->state().operations());
   }
+  ++status_.version;
   absl::MutexLock lock(&mutex_);
   published_ = status_;
   if (published_.ready && !published_.journal_trouble.empty()) {

@@ -194,6 +194,8 @@ Json StateOf(const EngineStatus& status, const ServerInfo& info) {
           {"model_path", info.model_path},
           {"max_model_len", info.max_model_len},
           {"uptime_s", info.uptime_seconds},
+          {"now_unix_ms", static_cast<int64_t>(1e3 * (info.started_unix_s +
+                                                      info.uptime_seconds))},
           {"pid", info.pid},
           {"term", info.term},
           {"ready", status.ready},

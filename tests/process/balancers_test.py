@@ -73,7 +73,8 @@ class BalancersTest(unittest.TestCase):
                     self.assertEqual((status, body), (200, ""), check)
                 status, head, _ = raw(port, "OPTIONS / HTTP/1.0\r\n\r\n")
                 self.assertIn("Allow: GET, HEAD, OPTIONS", head)
-                self.assertEqual(raw(port, "GET / HTTP/1.0\r\n\r\n")[0], 404)
+            self.assertEqual(
+                raw(group.port, "GET / HTTP/1.0\r\n\r\n")[0], 404)
             for rank in (0, 1):
                 answer = group.get(f"/ranks/{rank}/health")
                 self.assertEqual((answer.status, answer.json()["alive"]),

@@ -118,6 +118,34 @@ class ReportsTest(unittest.TestCase):
             self.assertEqual({name for name in types if "vllm:" in name},
                              {row[0].strip("`") for row in rows})
 
+    def test_each_router_finds_what_it_reads(self):
+        types, samples = parse(self.metrics().body.decode())
+        with open(os.path.join(ROOT, "docs", "operators.md")) as page:
+            section = page.read().partition("## What routers ask")[2]
+        rows = [line for line in section.partition("\n## ")[0].splitlines()
+                if "`vllm:" in line]
+        self.assertEqual(len(rows), 3)
+        for row in rows:
+            for name in re.findall(r"vllm:[a-z_]+", row):
+                self.assertIn(name, types, row)
+                found = [(labels, value) for (has, labels), value
+                         in samples.items() if has == name]
+                self.assertEqual(len(found), 1, f"{name} is to be one series")
+                labels, value = dict(found[0][0]), found[0][1]
+                self.assertTrue(value >= 0, name)
+                if name == "vllm:cache_config_info":
+                    self.assertEqual((labels["block_size"], value), ("16", 1))
+                    self.assertGreater(int(labels["num_gpu_blocks"]), 0)
+                elif name == "vllm:lora_requests_info":
+                    self.assertLessEqual({"max_lora", "running_lora_adapters",
+                                          "waiting_lora_adapters"}, set(labels))
+                else:
+                    self.assertEqual(labels["model_name"], "verse-moe")
+        for path in ("/v1/models", "/health"):
+            self.assertEqual(self.group.get(path).status, 200)
+        models = self.group.get("/v1/models").json()["data"]
+        self.assertEqual([model["id"] for model in models], ["verse-moe"])
+
     def test_our_own_names_are_those_of_the_table(self):
         types, _ = parse(self.metrics().body.decode())
         listed = set()

@@ -89,7 +89,9 @@ class FakeEngine final : public Engine {
 
   EngineStatus GetStatus() const override {
     std::lock_guard lock(mutex_);
-    return status_;
+    EngineStatus status = status_;
+    status.version = ++num_asked_;  // as if there were something new each time
+    return status;
   }
 
   void Drain(DrainCallback ended) override {
@@ -220,6 +222,7 @@ class FakeEngine final : public Engine {
   std::condition_variable changed_;
   absl::Status submit_error_;
   EngineStatus status_;
+  mutable uint64_t num_asked_ = 0;
   uint64_t next_id_ = 1;
   std::vector<Submitted> submitted_;
   std::vector<std::string> contexts_;
