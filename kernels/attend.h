@@ -5,7 +5,7 @@
 // sequence; nothing here knows of layouts or ranks.
 //
 // Exactness: a row's result depends on its query, its position and the K and V
-// of positions 0..position alone; not on the other rows, on the chunking, on
+// of the positions that it sees alone; not on the other rows, on the chunking, on
 // which pages hold the tokens, or on what lies in a page beyond the row's
 // position (those bytes may be anything).
 #pragma once
@@ -47,12 +47,17 @@ struct Rotary {
   }
 };
 
-// What is done to queries and keys: RMSNorm of each head, then the rotation of
+// What is done to queries and keys: RMSNorm of each head, or of all heads of a
+// row at once (OLMoE, arXiv 2409.02060, section 4.2.5), then the rotation of
 // Qwen3 and Llama that pairs element i with i + head_dim/2 (Su et al. 2021,
 // arXiv 2104.09864; "half-split" order).
 template <class D>
 struct HeadPreparation {
-  Norm<D> q_norm, k_norm;  // size 0: none
+  // Size 0: none; head_dim: of each head. Else of all heads of the model, whose
+  // weights are those of the heads that are prepared, and whose sums of squares
+  // are given: [rows][heads of the model], added in that order.
+  Norm<D> q_norm, k_norm;
+  View<const float, D> q_squares, k_squares;
   Rotary<D> rotary;
 };
 
@@ -60,11 +65,17 @@ struct HeadPreparation {
 template <class D>
 struct RowSet;
 
-// The K and V of one layer in a rank's pages.
+// The K and V of one layer in a rank's pages, and what of them a row sees.
 template <class D>
 struct KvLayer {
   PagePool<D> pool;
   int layer = 0;
+  // Positions that a row sees, its own the last of them (Beltagy et al. 2020,
+  // arXiv 2004.05150); 0: all.
+  int window = 0;
+  // [query heads that are computed] logits that take part in the softmax and
+  // have no value (Xiao et al. 2023, arXiv 2309.17453; gpt-oss); null: none.
+  const float* sinks = nullptr;
 };
 
 struct QueryChunk {
@@ -83,6 +94,11 @@ struct RowSet<Cpu> {
   absl::Span<const QueryChunk> chunks;  // of all of the rows
 };
 
+// squares [rows][heads] = the sum of squares of each head of a row, by itself.
+// REQUIRES: heads is [rows][squares.cols * head_dim].
+void SquareHeads(const Cpu& device, int head_dim, ConstRows heads,
+                 Rows squares);
+
 // Prepares queries and keys in place, and stores keys and values in the rows'
 // pages. `qkv` may be the columns of keys and values alone: shape.num_q == 0.
 // REQUIRES: qkv is [rows.size][shape.cols()]; positions below max_positions; no
@@ -95,9 +111,9 @@ void PrepareQueries(const Cpu& device, const HeadShape& shape,
                     const HeadPreparation<Cpu>& how, const RowSet<Cpu>& rows,
                     Rows queries);
 
-// Queries become softmax(q . K / sqrt(head_dim)) V over positions 0..position
-// of their sequence. `queries` is [rows.size][shape.q_cols()].
-// REQUIRES: K and V of all these positions were stored.
+// Queries become softmax(q . K / sqrt(head_dim)) V over the positions of their
+// sequence that they see. `queries` is [rows.size][shape.q_cols()].
+// REQUIRES: K and V of all positions 0..position were stored.
 void Attend(const Cpu& device, const HeadShape& shape, const RowSet<Cpu>& rows,
             const KvLayer<Cpu>& kv, Rows queries);
 

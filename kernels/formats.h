@@ -72,6 +72,7 @@ struct ColumnParallel {
   const Bf16* data = nullptr;
   int n = 0;
   int k = 0;
+  const float* bias = nullptr;  // [n], added to the outputs; null: none
 
   static constexpr size_t NumElements(int n, int k) {
     return size_t{kPanelRows} * ((static_cast<size_t>(n) + 15) / 16) *
@@ -83,7 +84,8 @@ struct ColumnParallel {
   // Outputs [begin, end) as a view. REQUIRES: begin is a multiple of 16.
   ColumnParallel OutputRange(int begin, int end) const {
     CHECK(begin % kPanelRows == 0 && 0 <= begin && begin <= end && end <= n);
-    return {panel(begin / kPanelRows), end - begin, k};
+    return {panel(begin / kPanelRows), end - begin, k,
+            bias == nullptr ? nullptr : bias + begin};
   }
 };
 using PackedMatrix = ColumnParallel<Cpu>;
@@ -124,6 +126,35 @@ struct ExpertBlock {
   }
 };
 
+// What stands between the two products of an expert, of gate g and up u:
+// silu(g) * u (Shazeer 2020, arXiv 2002.05202), or, with a limit,
+// g' * sigmoid(alpha * g') * (u' + 1), where g' is g up to `limit`, and u' is u
+// within +-limit (gpt-oss).
+struct GatedActivation {
+  float limit = 0.0f;  // 0: none
+  float alpha = 1.0f;
+};
+
+// Biases of the products of experts, or of one; null: none.
+template <class D>
+struct ExpertBias {
+  const float* gate = nullptr;  // of the first row that is held
+  const float* up = nullptr;
+  // [hidden], weighted like the expert; null where another rank adds it, which
+  // has the expert's first row.
+  const float* down = nullptr;
+  ptrdiff_t rows_stride = 0;    // of gate and up, from an expert to the next
+  ptrdiff_t hidden_stride = 0;  // of down
+
+  ExpertBias Of(int e) const {
+    const auto at = [e](const float* first, ptrdiff_t stride) {
+      return first == nullptr ? nullptr : first + e * stride;
+    };
+    return {at(gate, rows_stride), at(up, rows_stride), at(down, hidden_stride),
+            rows_stride, hidden_stride};
+  }
+};
+
 // One expert, or the part of it that a rank holds, in pieces (drawn above).
 template <class D>
 struct Expert {
@@ -132,6 +163,8 @@ struct Expert {
   int rows = 0;  // of a piece; a multiple of 16
   int num_pieces = 1;
   ptrdiff_t piece_stride = 0;  // elements from one piece to the next
+  GatedActivation activation;
+  ExpertBias<D> bias;
 
   int intermediate() const { return rows * num_pieces; }
   ExpertBlock piece(int p) const requires(D::kHostMemory) {
@@ -152,19 +185,26 @@ struct ExpertSlot {
   ptrdiff_t piece_stride = 0;  // elements: of a block
   int num_experts = 0;
   int experts_per_block = 1;
+  GatedActivation activation;
+  ExpertBias<D> bias;  // of the first expert
 
   Expert<D> expert(int e) const {
     const ptrdiff_t owner = e / experts_per_block;
     const ptrdiff_t piece = ptrdiff_t{3} * rows * hidden;
     return {data + owner * num_pieces * piece_stride +
                 e % experts_per_block * piece,
-            hidden, rows, num_pieces, piece_stride};
+            hidden,
+            rows,
+            num_pieces,
+            piece_stride,
+            activation,
+            bias.Of(e)};
   }
   // Pieces [begin, end) of every expert as a view; may be none.
-  // REQUIRES: one block of owners.
+  // REQUIRES: one block of owners, and no biases.
   ExpertSlot PieceRange(int begin, int end) const {
     CHECK(0 <= begin && begin <= end && end <= num_pieces);
-    CHECK(num_experts <= experts_per_block);
+    CHECK(num_experts <= experts_per_block && bias.gate == nullptr);
     ExpertSlot range = *this;
     range.data += begin * piece_stride;
     range.num_pieces = end - begin;

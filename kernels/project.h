@@ -8,12 +8,13 @@
 #pragma once
 
 #include "absl/types/span.h"
+#include "common/base/ids.h"
 #include "kernels/formats.h"
 #include "kernels/norm.h"
 
 namespace moebius {
 
-// out = x * concat(parts)^T: the parts' outputs stand side by side, in order. A
+// out = x * concat(parts)^T + their biases: the parts' outputs stand side by side, in order. A
 // rank passes its ranges of Q, K and V at once.
 // REQUIRES: part.k == x.cols; out.cols == sum of part.n; out.rows == x.rows.
 void Project(const Cpu& device, ConstRows x,
@@ -41,10 +42,15 @@ struct ResidualNorm {
   View<float, D> residual;
   Norm<D> norm;
   View<float, D> normed;
+  const float* bias = nullptr;  // [cols], added with the sums; null: none
 };
 
-// to.residual += sum of the sources; to.normed = RmsNorm(to.residual).
-// REQUIRES: equal shapes; 1 to kMaxRanks sources.
+// Two of each rank: of a layer's experts, and of what every row goes to.
+inline constexpr int kMaxSumSources = 2 * kMaxRanks;
+
+// to.residual += sum of the sources, and then to.bias; to.normed =
+// RmsNorm(to.residual).
+// REQUIRES: equal shapes; 1 to kMaxSumSources sources.
 void AddPartials(const Cpu& device, absl::Span<const ConstFixedRows> sources,
                  const ResidualNorm<Cpu>& to);
 

@@ -38,7 +38,7 @@ struct ExpertRange {
 template <class D>
 class Routing;
 
-// For each row: softmax of x * router^T, then the top_k experts in descending
+// For each row: softmax of x * router^T and the router's bias, then the top_k experts in descending
 // order of probability, ties to the lowest id, with these probabilities.
 // A NaN logit counts as -infinity; a row with nothing finite chooses the lowest
 // ids with equal weights.
@@ -54,5 +54,10 @@ void Group(const Cpu& device, const Assignments<Cpu>& assignments,
 
 // One group of all rows with weight 1: a dense MLP is a single expert.
 void GroupAllRows(const Cpu& device, int num_rows, Routing<Cpu>& routing);
+
+// The same with weight sigmoid(gate . x_r) of row r: an expert that rows share
+// (Qwen2-MoE). REQUIRES: gate has x.cols elements.
+void GroupGatedRows(const Cpu& device, ConstRows x, const float* gate,
+                    Routing<Cpu>& routing);
 
 }  // namespace moebius

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -111,6 +112,31 @@ absl::StatusOr<std::vector<bool>> ReadSparseLayers(const JsonKeys& keys,
   return sparse;
 }
 
+// Scaled rotary embedding serves `factor` times the positions that the weights
+// were trained for, whether max_position_embeddings says so or not.
+absl::StatusOr<int> ReadPositions(const JsonKeys& keys) {
+  ASSIGN_OR_RETURN(int positions,
+                   keys.Integer("max_position_embeddings", 1, kMaxPositions));
+  for (const char* name : {"rope_scaling", "rope_parameters"}) {
+    ASSIGN_OR_RETURN(const std::optional<JsonKeys> rope, keys.Object(name));
+    if (!rope.has_value()) continue;
+    bool scaled = false;
+    for (const char* key : {"type", "rope_type"}) {
+      const JsonKeys::Json* type = rope->Find(key);
+      scaled |= type != nullptr && (*type == "yarn" || *type == "linear");
+    }
+    if (!scaled) continue;
+    ASSIGN_OR_RETURN(const double factor,
+                     rope->Number("factor", 1.0, 1e4, 1.0));
+    ASSIGN_OR_RETURN(const int original,
+                     rope->Integer("original_max_position_embeddings", 1,
+                                   kMaxPositions, positions));
+    const double stretched = std::min<double>(factor * original, kMaxPositions);
+    positions = std::max(positions, static_cast<int>(stretched));
+  }
+  return positions;
+}
+
 }  // namespace
 
 int ModelConfig::num_moe_layers() const {
@@ -136,8 +162,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
   if (config.num_experts == 0) config.is_moe_layer.assign(num_layers, false);
   RETURN_IF_ERROR(ReadHeads(keys, config));
   ASSIGN_OR_RETURN(config.vocab_size, keys.Integer("vocab_size", 1, kMaxVocab));
-  ASSIGN_OR_RETURN(config.max_positions,
-                   keys.Integer("max_position_embeddings", 1, kMaxPositions));
+  ASSIGN_OR_RETURN(config.max_positions, ReadPositions(keys));
   return config;
 }
 

@@ -19,7 +19,8 @@ struct ModelConfig {
   int num_q_heads = 0;
   int num_kv_heads = 0;  // divides num_q_heads
   int vocab_size = 0;
-  int max_positions = 0;  // max_position_embeddings
+  // max_position_embeddings, or more where rotary embedding is scaled.
+  int max_positions = 0;
   int num_moe_layers() const;
 };
 

@@ -39,6 +39,8 @@ struct AttentionTile {
   int num_kv_heads = 0;
   int group = 0;  // query heads of a KV head
   int layer = 0;
+  int window = 0;                // as KvLayer's
+  const float* sinks = nullptr;  // [group], of the tile's heads
 };
 
 inline constexpr int kBlockPages = 4;
@@ -50,13 +52,15 @@ struct AttentionScratch {
   std::vector<float> value;    // [queries][2][head_dim]: even, odd positions
   std::vector<float> sum;      // [queries][16]
   std::vector<float> maximum;  // [queries]
-  std::vector<int> length;     // [queries] valid positions
+  std::vector<int> length;     // [queries] behind the last position seen
+  std::vector<int> begin;      // [queries] the first position seen
   void Resize(int queries, int head_dim) {
     query.resize(static_cast<size_t>(queries) * head_dim);
     value.assign(static_cast<size_t>(queries) * 2 * head_dim, 0.0f);
     sum.assign(static_cast<size_t>(queries) * kPanelRows, 0.0f);
     maximum.assign(queries, -std::numeric_limits<float>::infinity());
     length.resize(queries);
+    begin.resize(queries);
   }
 };
 
@@ -166,10 +170,18 @@ HWY_INLINE void BlockScores(const float* query, int head_dim, const T* const* k,
   }
 }
 
-// Turns `count` scores of a query into probabilities relative to the new
-// maximum; returns the factor by which earlier sums must shrink.
-HWY_INLINE float SoftmaxBlock(float* scores, int count, float* maximum,
+// Positions [begin, end) of a block.
+struct Seen {
+  int begin = 0;
+  int end = 0;
+};
+
+// Turns the scores of a query into probabilities relative to the new maximum,
+// zero for what it does not see; returns the factor by which earlier sums must
+// shrink.
+HWY_INLINE float SoftmaxBlock(float* scores, Seen seen, float* maximum,
                               float* sum) {
+  const int count = seen.end;
   const PanelFloats df;
   const auto minus_infinity =
       hn::Set(df, -std::numeric_limits<float>::infinity());
@@ -180,6 +192,12 @@ HWY_INLINE float SoftmaxBlock(float* scores, int count, float* maximum,
     const auto valid = hn::FirstN(df, count - full * kVecLanes);
     hn::StoreU(hn::IfThenElse(valid, hn::LoadU(df, tail), minus_infinity), df,
                tail);
+  }
+  for (int i = 0; i * kVecLanes < seen.begin; ++i) {
+    float* at = scores + i * kVecLanes;
+    const auto hidden = hn::FirstN(df, seen.begin - i * kVecLanes);
+    hn::StoreU(hn::IfThenElse(hidden, minus_infinity, hn::LoadU(df, at)), df,
+               at);
   }
   auto highest = minus_infinity;
   for (int i = 0; i < vectors; ++i) {
@@ -329,13 +347,17 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
                             const T* const* v, const T* const* next_k,
                             int before, AttentionScratch& scratch) {
   HWY_ALIGN float p[kQueries * kBlockTokens];
-  int counts[kQueries];
+  Seen seen[kQueries];
   int least = kBlockTokens, most = 0;
   MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
-    counts[r] = std::clamp(scratch.length[first + r] - before, 0, kBlockTokens);
-    least = std::min(least, counts[r]);
-    most = std::max(most, counts[r]);
+    const int end =
+        std::clamp(scratch.length[first + r] - before, 0, kBlockTokens);
+    const int begin = std::clamp(scratch.begin[first + r] - before, 0, end);
+    seen[r] = begin == end ? Seen{} : Seen{begin, end};
+    // Where some see only the end of a block, each goes by itself.
+    least = begin > 0 ? 0 : std::min(least, seen[r].end);
+    most = std::max(most, seen[r].end);
   }
   if (most == 0) return;
   const ptrdiff_t query_at = ptrdiff_t{first} * head_dim;
@@ -345,9 +367,9 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
   MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
     factors[r] = 1.0f;
-    if (counts[r] == 0) continue;
+    if (seen[r].end == 0) continue;
     factors[r] = SoftmaxBlock(
-        p + r * kBlockTokens, counts[r], &scratch.maximum[first + r],
+        p + r * kBlockTokens, seen[r], &scratch.maximum[first + r],
         scratch.sum.data() + ptrdiff_t{first + r} * kPanelRows);
   }
   float* value = scratch.value.data() + 2 * query_at;
@@ -355,9 +377,10 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
   const float keep = 1.0f;
   MOEBIUS_UNROLL
   for (int r = 0; r < kQueries; ++r) {
-    if (counts[r] == least) continue;
-    BlockValues<T, 1>(p + r * kBlockTokens, v, next_k, head_dim, least,
-                      counts[r], &keep, value + ptrdiff_t{r} * 2 * head_dim);
+    if (seen[r].end == least) continue;
+    BlockValues<T, 1>(p + r * kBlockTokens, v, next_k, head_dim,
+                      std::max(least, seen[r].begin), seen[r].end, &keep,
+                      value + ptrdiff_t{r} * 2 * head_dim);
   }
 }
 
@@ -380,6 +403,7 @@ HWY_INLINE void AttendTileOf(ConstRows q, const AttentionTile& tile,
     const int row = tile.first_row + i / tile.group;
     length = chunk.first_position + row + 1;
     scratch.length[i] = length;
+    scratch.begin[i] = tile.window == 0 ? 0 : std::max(0, length - tile.window);
     const float* from = q.row(chunk.first_row + row) + first_column +
                         ptrdiff_t{i % tile.group} * head_dim;
     float* to = scratch.query.data() + ptrdiff_t{i} * head_dim;
@@ -393,7 +417,10 @@ HWY_INLINE void AttendTileOf(ConstRows q, const AttentionTile& tile,
                                       static_cast<size_t>(tile.kv_head)];
     return pool.base + page * format.page_bytes();
   };
-  for (int before = 0; before < length; before += kBlockTokens) {
+  // Blocks before the first one that the first row sees are seen by nobody.
+  const int first_block = scratch.begin[0] / kBlockTokens;
+  for (int before = first_block * kBlockTokens; before < length;
+       before += kBlockTokens) {
     const T* k[kBlockPages];
     const T* v[kBlockPages];
     const T* next_k[kBlockPages];
@@ -434,8 +461,13 @@ HWY_INLINE void AttendTileOf(ConstRows q, const AttentionTile& tile,
       sum = hn::Add(sum, hn::LoadU(df, scratch.sum.data() + i * kPanelRows +
                                            v * kVecLanes));
     }
-    const auto inverse =
-        hn::Set(df, 1.0f / hn::GetLane(hn::SumOfLanes(df, sum)));
+    float total = hn::GetLane(hn::SumOfLanes(df, sum));
+    if (tile.sinks != nullptr) {
+      // Never infinite: a sink far above the scores takes all the weight.
+      const float relative = tile.sinks[i % tile.group] - scratch.maximum[i];
+      total += hn::GetLane(FastExp(df, hn::Set(df, relative)));
+    }
+    const auto inverse = hn::Set(df, 1.0f / total);
     for (int d = 0; d < head_dim; d += kVecLanes) {
       hn::StoreU(hn::Mul(hn::Add(hn::LoadU(df, even + d),
                                  hn::LoadU(df, even + head_dim + d)),

@@ -91,12 +91,13 @@ void WriteKv(ConstRows k, ConstRows v, absl::Span<const QueryChunk> chunks,
 }
 
 void PagedAttention(ConstRows q, absl::Span<const QueryChunk> chunks,
-                    int num_kv_heads, int layer, const KvPool& pool, Rows out,
+                    int num_kv_heads, const KvLayer<Cpu>& kv, Rows out,
                     ThreadPool* threads) {
+  const KvPool& pool = kv.pool;
   const int head_dim = pool.format.head_dim;
   CHECK(num_kv_heads > 0 && head_dim % kPanelRows == 0);
   CHECK(q.cols % (num_kv_heads * head_dim) == 0 && out.cols == q.cols);
-  CHECK(0 <= layer && layer < pool.format.num_layers);
+  CHECK(0 <= kv.layer && kv.layer < pool.format.num_layers && kv.window >= 0);
   const int group = q.cols / (num_kv_heads * head_dim);
   const int tile_rows = std::max(1, kTileQueries / group);
   thread_local std::vector<Tile> tiles;
@@ -119,7 +120,11 @@ void PagedAttention(ConstRows q, absl::Span<const QueryChunk> chunks,
     args.kv_head = tile.kv_head;
     args.num_kv_heads = num_kv_heads;
     args.group = group;
-    args.layer = layer;
+    args.layer = kv.layer;
+    args.window = kv.window;
+    if (kv.sinks != nullptr) {
+      args.sinks = kv.sinks + ptrdiff_t{tile.kv_head} * group;
+    }
     HWY_DYNAMIC_DISPATCH(AttendTile)(q, args, pool, out);
   });
 }

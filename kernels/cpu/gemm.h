@@ -3,7 +3,8 @@
 // of threads, and the way ranks share the work.
 //
 //   Gemm             columns shared: every output is one chain
-//                    acc = fma(w[k], x[k], acc), k ascending from 0.
+//                    acc = fma(w[k], x[k], acc), k ascending from 0, and then
+//                    its bias.
 //   RowParallelGemm  the reduced dimension shared: it is cut into slices that
 //                    do not depend on the number of ranks; a slice's sum is
 //                    such a chain, clamped to +-kFixedPointLimit, rounded to
@@ -24,7 +25,7 @@
 
 namespace moebius {
 
-// out[:, :] = x * concat(parts)^T. The parts' outputs stand side by side in
+// out[:, :] = x * concat(parts)^T + their biases. The parts' outputs stand side by side in
 // `out`, in order: a TP rank passes its ranges of Q, K and V at once.
 // REQUIRES: part.k == x.cols; out.cols == sum of part.n; out.rows == x.rows.
 void Gemm(ConstRows x, absl::Span<const PackedMatrix> parts, Rows out,
@@ -49,7 +50,7 @@ void ZeroFixedPoint(FixedRows acc, ThreadPool* pool);
 
 // residual[i][j] += float(sum over sources of source[i][j] * 2^-32), the
 // integers' sum rounded to float once (to nearest, ties to even).
-// REQUIRES: every source has residual's shape; 1 to kMaxRanks sources.
+// REQUIRES: every source has residual's shape; 1 to kMaxSumSources sources.
 void ReduceFixedPoint(absl::Span<const ConstFixedRows> sources, Rows residual,
                       ThreadPool* pool);
 

@@ -3,6 +3,7 @@
 #include "common/base/check.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/project.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/gemm_cpu.cc"
@@ -26,6 +27,13 @@ HWY_INLINE int RowsPerChunk(int k) {
                        kMaxTileRows);
 }
 
+// A panel of a part, and the columns that it gives.
+struct Panel {
+  const float* bias;  // null: none
+  int column;
+  int count;
+};
+
 // Walks the panels of parts that stand side by side.
 class PanelCursor {
  public:
@@ -37,17 +45,19 @@ class PanelCursor {
     }
     panel_ = panel;
   }
-  // Writes the next panel's weights, first column and number of columns.
-  void Take(const Bf16** weights, int* column, int* count) {
+  // The next panel, and its weights.
+  Panel Take(const Bf16** weights) {
     while (panel_ == PanelsOf(part_)) {
       column_ += parts_[part_].n;
       ++part_;
       panel_ = 0;
     }
     *weights = parts_[part_].panel(panel_);
-    *column = column_ + panel_ * kPanelRows;
-    *count = std::min(kPanelRows, parts_[part_].n - panel_ * kPanelRows);
+    const int first = panel_ * kPanelRows;
+    const float* const bias = parts_[part_].bias;
     ++panel_;
+    return {bias == nullptr ? nullptr : bias + first, column_ + first,
+            std::min(kPanelRows, parts_[part_].n - first)};
   }
 
  private:
@@ -60,15 +70,24 @@ class PanelCursor {
   int column_ = 0;
 };
 
-HWY_INLINE void StorePanel(const PanelVec (&v)[kVecs], int count, float* out) {
+HWY_INLINE void StorePanel(const PanelVec (&v)[kVecs], const Panel& panel,
+                           float* out) {
   const PanelFloats df;
-  if (count == kPanelRows) {
-    for (int i = 0; i < kVecs; ++i) hn::StoreU(v[i], df, out + i * kVecLanes);
+  if (panel.count == kPanelRows) {
+    for (int i = 0; i < kVecs; ++i) {
+      PanelVec sum = v[i];
+      if (panel.bias != nullptr) {
+        sum = hn::Add(sum, hn::LoadU(df, panel.bias + i * kVecLanes));
+      }
+      hn::StoreU(sum, df, out + i * kVecLanes);
+    }
     return;
   }
   HWY_ALIGN float lanes[kPanelRows];
   for (int i = 0; i < kVecs; ++i) hn::Store(v[i], df, lanes + i * kVecLanes);
-  std::copy_n(lanes, count, out);
+  for (int i = 0; i < panel.count; ++i) {
+    out[i] = panel.bias == nullptr ? lanes[i] : lanes[i] + panel.bias[i];
+  }
 }
 
 void GemmPanels(ConstRows x, absl::Span<const PackedMatrix> parts, Rows out,
@@ -81,10 +100,8 @@ void GemmPanels(ConstRows x, absl::Span<const PackedMatrix> parts, Rows out,
     for (int panel = begin; panel < end;) {
       const int panels = PanelsToTake(end - panel, most);
       const Bf16* weights[8];
-      int columns[8], counts[8];
-      for (int j = 0; j < panels; ++j) {
-        cursor.Take(&weights[j], &columns[j], &counts[j]);
-      }
+      Panel places[8];
+      for (int j = 0; j < panels; ++j) places[j] = cursor.Take(&weights[j]);
       int row = first_row;
       for (int t = 0; t < tiles.tiles; ++t) {
         const int size = tiles.SizeOf(t);
@@ -95,7 +112,8 @@ void GemmPanels(ConstRows x, absl::Span<const PackedMatrix> parts, Rows out,
           Chains<kRows, kPanels>(rows, weights, x.cols, acc);
           for (int m = 0; m < kRows; ++m) {
             for (int j = 0; j < kPanels; ++j) {
-              StorePanel(acc.v[m][j], counts[j], out.row(row + m) + columns[j]);
+              StorePanel(acc.v[m][j], places[j],
+                         out.row(row + m) + places[j].column);
             }
           }
         });
@@ -217,7 +235,7 @@ void ZeroFixedPoint(FixedRows acc, ThreadPool* pool) {
 
 void ReduceFixedPoint(absl::Span<const ConstFixedRows> sources, Rows residual,
                       ThreadPool* pool) {
-  CHECK(!sources.empty() && sources.size() <= kMaxRanks);
+  CHECK(!sources.empty() && sources.size() <= kMaxSumSources);
   for (const ConstFixedRows& source : sources) {
     CHECK(source.rows == residual.rows && source.cols == residual.cols);
   }
@@ -227,7 +245,7 @@ void ReduceFixedPoint(absl::Span<const ConstFixedRows> sources, Rows residual,
         static_cast<int>(int64_t{residual.rows} * (task + 1) / tasks);
     for (int i = static_cast<int>(int64_t{residual.rows} * task / tasks);
          i < end; ++i) {
-      const int64_t* rows[kMaxRanks];
+      const int64_t* rows[kMaxSumSources];
       for (size_t s = 0; s < sources.size(); ++s) rows[s] = sources[s].row(i);
       HWY_DYNAMIC_DISPATCH(ReduceRow)
       (rows, static_cast<int>(sources.size()), residual.cols, residual.row(i));

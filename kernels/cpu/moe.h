@@ -56,6 +56,7 @@ class ExpertWorkspace {
 
 // For each group e and each row r of it, with weight w:
 //   h = silu(x_r gate_e^T) * (x_r up_e^T) * w;   acc_r += fixed(h down_e^T)
+// with biases and another activation as the experts say (kernels/experts.h),
 // where the last product is cut into slices of slice_rows of the intermediate
 // dimension as in RowParallelGemm. experts[e] is the expert of group e; all
 // have the same sizes. The integers do not depend on how many pieces an expert

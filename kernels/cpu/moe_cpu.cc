@@ -118,6 +118,26 @@ HWY_INLINE PanelVec SiluTimes(PanelVec gate, PanelVec up, PanelVec weight) {
   return hn::Mul(hn::Mul(hn::Div(gate, denominator), up), weight);
 }
 
+HWY_INLINE PanelVec ClampedTimes(PanelVec gate, PanelVec up, PanelVec weight,
+                                 const GatedActivation& activation) {
+  const PanelFloats d;
+  const auto one = hn::Set(d, 1.0f);
+  const auto limit = hn::Set(d, activation.limit);
+  const auto g = hn::Min(gate, limit);
+  const auto u = hn::Max(hn::Min(up, limit), hn::Neg(limit));
+  const auto exponent = hn::Mul(g, hn::Set(d, -activation.alpha));
+  const auto swish = hn::Div(g, hn::Add(one, FastExp(d, exponent)));
+  return hn::Mul(hn::Mul(swish, hn::Add(u, one)), weight);
+}
+
+// Vectors v of the bias of 16 rows from `row` on, added.
+HWY_INLINE PanelVec AddBias(PanelVec x, const float* bias, ptrdiff_t row,
+                            int v) {
+  if (bias == nullptr) return x;
+  const PanelFloats d;
+  return hn::Add(x, hn::LoadU(d, bias + row + v * kVecLanes));
+}
+
 // The panels of units [unit, unit + units): all gates, then all ups.
 HWY_INLINE void UnitPanels(const ExpertView& expert, int unit, int units,
                            const Bf16** panels) {
@@ -148,9 +168,15 @@ void GateUpUnits(ConstRows x, const ExpertView& expert, const ExpertRows& rows,
       const auto store = [&](int m, int j, const PanelVec(&g)[kVecs],
                              const PanelVec(&u)[kVecs]) HWY_ATTR {
         const auto weight = hn::Set(d, rows.weights[first + m]);
-        float* to = rows.row(first + m) + ptrdiff_t{unit + j} * kUnitRows;
+        const ptrdiff_t row = ptrdiff_t{unit + j} * kUnitRows;
+        float* to = rows.row(first + m) + row;
         for (int v = 0; v < kVecs; ++v) {
-          hn::StoreU(SiluTimes(g[v], u[v], weight), d, to + v * kVecLanes);
+          const PanelVec gate = AddBias(g[v], expert.bias.gate, row, v);
+          const PanelVec up = AddBias(u[v], expert.bias.up, row, v);
+          hn::StoreU(expert.activation.limit > 0.0f
+                         ? ClampedTimes(gate, up, weight, expert.activation)
+                         : SiluTimes(gate, up, weight),
+                     d, to + v * kVecLanes);
         }
       };
       // On targets whose tiles take one panel, gate and up run one by one.
@@ -190,10 +216,30 @@ void GateUpUnits(ConstRows x, const ExpertView& expert, const ExpertRows& rows,
 // activations and weights of a dense MLP would else not stay in the caches.
 constexpr int kRunSteps = 1536;
 
+// acc += fixed(weight * bias), panels [begin, end).
+HWY_INLINE void AddDownBias(const float* bias, const ExpertRows& rows,
+                            FixedRows acc, int begin, int end) {
+  const PanelFloats d;
+  for (int m = 0; m < rows.count; ++m) {
+    const auto weight = hn::Set(d, rows.weights[m]);
+    for (int panel = begin; panel < end; ++panel) {
+      const ptrdiff_t column = ptrdiff_t{panel} * kPanelRows;
+      PanelVec sums[kVecs];
+      for (int v = 0; v < kVecs; ++v) {
+        sums[v] = hn::Mul(hn::LoadU(d, bias + column + v * kVecLanes), weight);
+      }
+      AddFixed(sums, acc.row(rows.rows[m]) + column);
+    }
+  }
+}
+
 // acc += fixed(hidden down^T), panels [begin, end).
 void DownPanels(const ExpertView& expert, const ExpertRows& rows,
                 int slice_rows, FixedRows acc, int begin, int end) {
   constexpr int kChunk = 64;
+  if (expert.bias.down != nullptr) {
+    AddDownBias(expert.bias.down, rows, acc, begin, end);
+  }
   const int num_slices = expert.intermediate() / slice_rows;
   const int run = std::max(1, kRunSteps / slice_rows);
   for (int slice = 0; slice < num_slices; slice += run) {

@@ -21,6 +21,20 @@ void EmbedRows(PackedMatrix table, absl::Span<const int32_t> ids, Rows out,
 void RmsNorm(ConstRows x, absl::Span<const float> weight, float eps, Rows out,
              ThreadPool* pool);
 
+// out[i] = the sum of x[i][j] * w[j].
+void RowDots(ConstRows x, const float* w, absl::Span<float> out,
+             ThreadPool* pool);
+
+// squares [rows][heads] = the sum of squares of each head of a row.
+// REQUIRES: heads.cols == squares.cols * head_dim.
+void HeadSquares(ConstRows heads, int head_dim, Rows squares, ThreadPool* pool);
+
+// Heads of rows of `norm.size` elements in all, whose heads have these sums of
+// squares, in place: x / sqrt(sum of them / size + eps) * weight.
+// REQUIRES: norm.weight has heads.cols elements; squares.rows == heads.rows.
+void WholeRowNorm(Rows heads, const Norm<Cpu>& norm, ConstRows squares,
+                  ThreadPool* pool);
+
 // For each row and each head (head_dim consecutive columns), in place:
 // RMSNorm with `weight` [head_dim] (skipped when `weight` is empty), then the
 // rotation of Qwen3 and Llama that pairs element i with i + head_dim/2

@@ -65,6 +65,51 @@ void NormalizeRows(ConstRows x, const float* weight, float eps, Rows out,
   }
 }
 
+HWY_INLINE float Dot(const float* x, const float* w, int n) {
+  const hn::CappedTag<float, 16> d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  auto sums = hn::Zero(d);
+  int i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    sums = hn::MulAdd(hn::LoadU(d, x + i), hn::LoadU(d, w + i), sums);
+  }
+  float sum = hn::GetLane(hn::SumOfLanes(d, sums));
+  for (; i < n; ++i) sum += x[i] * w[i];
+  return sum;
+}
+
+void DotRows(ConstRows x, const float* w, float* out, int begin, int end) {
+  for (int i = begin; i < end; ++i) out[i] = Dot(x.row(i), w, x.cols);
+}
+
+void SquareRows(ConstRows heads, int head_dim, Rows squares, int begin,
+                int end) {
+  for (int i = begin; i < end; ++i) {
+    for (int h = 0; h < squares.cols; ++h) {
+      squares.row(i)[h] =
+          SumOfSquares(heads.row(i) + ptrdiff_t{h} * head_dim, head_dim);
+    }
+  }
+}
+
+void ScaleRows(Rows heads, const Norm<Cpu>& norm, ConstRows squares, int begin,
+               int end) {
+  const hn::CappedTag<float, 16> d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int i = begin; i < end; ++i) {
+    float sum = 0.0f;
+    for (int h = 0; h < squares.cols; ++h) sum += squares.row(i)[h];
+    const float mean = sum / static_cast<float>(norm.size);
+    const auto factor = hn::Set(d, 1.0f / std::sqrt(mean + norm.eps));
+    float* const row = heads.row(i);
+    // A head is a multiple of 16.
+    for (int j = 0; j < heads.cols; j += lanes) {
+      const auto scaled = hn::Mul(hn::LoadU(d, row + j), factor);
+      hn::StoreU(hn::Mul(scaled, hn::LoadU(d, norm.weight + j)), d, row + j);
+    }
+  }
+}
+
 void RotateRows(Rows heads, const float* weight, float eps,
                 const int32_t* positions, const Rotary<Cpu>& table, int begin,
                 int end) {
@@ -99,6 +144,9 @@ namespace moebius {
 namespace {
 
 HWY_EXPORT(NormalizeRows);
+HWY_EXPORT(DotRows);
+HWY_EXPORT(SquareRows);
+HWY_EXPORT(ScaleRows);
 HWY_EXPORT(RotateRows);
 
 // Calls fn(begin, end) for the rows, shared out among the threads.
@@ -137,6 +185,30 @@ void RmsNorm(ConstRows x, absl::Span<const float> weight, float eps, Rows out,
   ForRows(pool, x.rows, [&](int begin, int end) {
     HWY_DYNAMIC_DISPATCH(NormalizeRows)
     (x, weight.data(), eps, out, begin, end);
+  });
+}
+
+void RowDots(ConstRows x, const float* w, absl::Span<float> out,
+             ThreadPool* pool) {
+  CHECK(static_cast<int>(out.size()) == x.rows);
+  ForRows(pool, x.rows, [&](int begin, int end) {
+    HWY_DYNAMIC_DISPATCH(DotRows)(x, w, out.data(), begin, end);
+  });
+}
+
+void HeadSquares(ConstRows heads, int head_dim, Rows squares,
+                 ThreadPool* pool) {
+  CHECK(heads.rows == squares.rows && heads.cols == squares.cols * head_dim);
+  ForRows(pool, heads.rows, [&](int begin, int end) {
+    HWY_DYNAMIC_DISPATCH(SquareRows)(heads, head_dim, squares, begin, end);
+  });
+}
+
+void WholeRowNorm(Rows heads, const Norm<Cpu>& norm, ConstRows squares,
+                  ThreadPool* pool) {
+  CHECK(squares.rows == heads.rows && heads.cols % kPanelRows == 0);
+  ForRows(pool, heads.rows, [&](int begin, int end) {
+    HWY_DYNAMIC_DISPATCH(ScaleRows)(heads, norm, squares, begin, end);
   });
 }
 

@@ -1,6 +1,8 @@
 // The operators of a forward pass on the CPU, out of their small parts.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "common/base/check.h"
 #include "kernels/attend.h"
@@ -32,6 +34,29 @@ void BeginSums(const Cpu& device, const ExpertGroups& groups,
       if (begun[i] != 0) std::fill_n(sums.row(i), sums.cols, int64_t{0});
     }
   });
+}
+
+void AddBias(const float* bias, Rows x) {
+  for (int i = 0; i < x.rows; ++i) {
+    float* const row = x.row(i);
+    for (int j = 0; j < x.cols; ++j) row[j] += bias[j];
+  }
+}
+
+struct HeadNorm {
+  Norm<Cpu> norm;
+  ConstRows squares;
+};
+
+// Norm and rotation of queries, or of keys.
+void PrepareSome(const Cpu& device, const HeadNorm& how,
+                 const RowSet<Cpu>& rows, const Rotary<Cpu>& rotary,
+                 Rows heads) {
+  const bool whole_row = how.norm.size > rotary.head_dim;
+  if (whole_row) WholeRowNorm(heads, how.norm, how.squares, device.pool);
+  HeadNormRotary(heads,
+                 whole_row ? absl::Span<const float>() : WeightOf(how.norm),
+                 how.norm.eps, rows.positions, rotary, device.pool);
 }
 
 }  // namespace
@@ -68,6 +93,7 @@ void ProjectPartial(const Cpu& device, ConstRows x, const RowSlices<Cpu>& w,
 void AddPartials(const Cpu& device, absl::Span<const ConstFixedRows> sources,
                  const ResidualNorm<Cpu>& to) {
   ReduceFixedPoint(sources, to.residual, device.pool);
+  if (to.bias != nullptr) AddBias(to.bias, to.residual);
   RmsNorm(device, to.residual, to.norm, to.normed);
 }
 
@@ -78,8 +104,7 @@ void PrepareHeads(const Cpu& device, const HeadShape& shape,
   const int q = shape.q_cols(), k = shape.kv_cols();
   const Rows keys = qkv.ColRange(q, k);
   if (q > 0) PrepareQueries(device, shape, how, rows, qkv.ColRange(0, q));
-  HeadNormRotary(keys, WeightOf(how.k_norm), how.k_norm.eps, rows.positions,
-                 how.rotary, device.pool);
+  PrepareSome(device, {how.k_norm, how.k_squares}, rows, how.rotary, keys);
   WriteKv(keys, qkv.ColRange(q + k, k), rows.chunks, shape.num_kv, kv.layer,
           kv.pool, device.pool);
 }
@@ -88,15 +113,18 @@ void PrepareQueries(const Cpu& device, const HeadShape& shape,
                     const HeadPreparation<Cpu>& how, const RowSet<Cpu>& rows,
                     Rows queries) {
   CHECK(queries.cols == shape.q_cols());
-  HeadNormRotary(queries, WeightOf(how.q_norm), how.q_norm.eps, rows.positions,
-                 how.rotary, device.pool);
+  PrepareSome(device, {how.q_norm, how.q_squares}, rows, how.rotary, queries);
+}
+
+void SquareHeads(const Cpu& device, int head_dim, ConstRows heads,
+                 Rows squares) {
+  HeadSquares(heads, head_dim, squares, device.pool);
 }
 
 void Attend(const Cpu& device, const HeadShape& shape, const RowSet<Cpu>& rows,
             const KvLayer<Cpu>& kv, Rows queries) {
   CHECK(queries.rows == rows.size && queries.cols == shape.q_cols());
-  PagedAttention(queries, rows.chunks, shape.num_kv, kv.layer, kv.pool, queries,
-                 device.pool);
+  PagedAttention(queries, rows.chunks, shape.num_kv, kv, queries, device.pool);
 }
 
 void Route(const Cpu& device, const RouterShape& shape, ConstRows x,
@@ -123,6 +151,14 @@ void Group(const Cpu&, const Assignments<Cpu>& assignments, ExpertRange range,
 
 void GroupAllRows(const Cpu&, int num_rows, Routing<Cpu>& routing) {
   GroupAllRows(num_rows, &routing.groups);
+}
+
+void GroupGatedRows(const Cpu& device, ConstRows x, const float* gate,
+                    Routing<Cpu>& routing) {
+  GroupAllRows(x.rows, &routing.groups);
+  std::vector<float>& weights = routing.groups.weights;
+  RowDots(x, gate, absl::MakeSpan(weights), device.pool);
+  for (float& weight : weights) weight = 1.0f / (1.0f + std::exp(-weight));
 }
 
 void Experts(const Cpu& device, const ExpertSlot<Cpu>& slot, int slice_rows,

@@ -102,7 +102,8 @@ __global__ void __launch_bounds__(kDim)
   const float* const parts =
       args.partials +
       (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * args.num_parts * size;
-  const int splits = chunk.first_position / kSplitTokens + 1;
+  const int splits = chunk.first_position / kSplitTokens + 1 -
+                     FirstSeen(args, chunk.first_position) / kSplitTokens;
   const int count = kSplitIsPart ? splits : min(splits, args.num_parts);
   float sum = 0.0f, weights = 0.0f, maximum = -INFINITY;
   for (int begin = 0; begin < count; begin += 32) {
@@ -126,6 +127,7 @@ __global__ void __launch_bounds__(kDim)
     }
   }
   if (col >= args.head_dim) return;
+  weights += SinkWeight(args, static_cast<int>(blockIdx.x), maximum);
   args.queries[chunk.first_row * args.stride +
                static_cast<int>(blockIdx.x) * args.head_dim + col] =
       sum / weights;
@@ -204,7 +206,8 @@ template <Numerics N, class T>
 bool GoesWide(const AttendLaunch<N>& launch) {
   constexpr int kFewestRows = 16;
   return N == Numerics::kFast && std::is_same_v<T, __nv_bfloat16> &&
-         launch.args.head_dim == 128 &&
+         launch.args.head_dim == 128 && launch.args.window == 0 &&
+         launch.args.sinks == nullptr &&
          launch.rows.max_chunk_rows >= kFewestRows && wide::HasWarpgroups();
 }
 
@@ -269,6 +272,8 @@ void Attend(const Cuda<N>& device, const HeadShape& shape,
   args.head_dim = shape.head_dim;
   args.scale =
       static_cast<float>(1.0 / (std::log(2.0) * std::sqrt(shape.head_dim)));
+  args.window = kv.window;
+  args.sinks = kv.sinks;
   const AttendLaunch<N> launch{device, rows, args};
   if (kv.pool.format.type == KvType::kFloat32) {
     AttendWith<N, float>(launch);

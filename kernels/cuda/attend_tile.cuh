@@ -16,6 +16,10 @@
 // queries share a tile. A block of positions behind a query's own changes
 // nothing: its probabilities are zero, and factors one.
 //
+// With a window a block of threads begins with the split in which the first
+// position is that its first row sees. What is before a query's own changes
+// nothing either: it is nothing yet, and the next split is taken as it is.
+//
 // And queries and probabilities are split into two BF16 numbers, as are float32
 // keys and values. Fast numerics: a block of threads begins once, and a split
 // is what it takes at a time, 64 positions.
@@ -52,6 +56,8 @@ struct AttendArguments {
   int group = 0;  // query heads of a KV head
   int head_dim = 0;
   float scale = 0.0f;  // of scores, whose exponentials are of base 2
+  int window = 0;      // as KvLayer's
+  const float* sinks = nullptr;
   // Results of parts, [chunk][query head][part][head_dim + 2]: the weighted
   // sum, the sum of the weights, and the maximum. A part is a split, or, fast,
   // what a block of threads has. Null: none are written, a block of threads
@@ -59,6 +65,14 @@ struct AttendArguments {
   float* partials = nullptr;
   int num_parts = 0;
 };
+
+// The first position that a row sees.
+__host__ __device__ inline int FirstSeen(const AttendArguments& args,
+                                         int position) {
+  return args.window == 0 || position < args.window
+             ? 0
+             : position - args.window + 1;
+}
 
 // Rows of one chunk, and one KV head.
 struct QueryTile {
@@ -257,6 +271,14 @@ __device__ inline float PowerOfTwo(float x) {
 // What a maximum is subtracted as: nothing was seen while it is -infinity.
 __device__ inline float BaseOf(float maximum) {
   return maximum == -INFINITY ? 0.0f : maximum;
+}
+
+// What a sink adds to the sum of the weights of a query head.
+__device__ inline float SinkWeight(const AttendArguments& args, int head,
+                                   float maximum) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  if (args.sinks == nullptr) return 0.0f;
+  return PowerOfTwo(fminf(args.sinks[head] * kLog2E - maximum, 120.0f));
 }
 
 // How two results go together, wherever they are: their factors, and sums.

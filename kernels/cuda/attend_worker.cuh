@@ -29,17 +29,22 @@ class TileWorker {
     for (int r = 0; r < 2; ++r) {
       const int row = Query(r) / args.group;
       position_[r] = row < tile.num_rows ? tile.first_position + row : -1;
+      first_seen_[r] = FirstSeen(args, position_[r]);
     }
     const int count = tile.num_rows * args.group;
     const int last = min(first_query() + kTileQueries, count) - 1;
     first_position_ = tile.first_position + first_query() / args.group;
     last_position_ =
         first_query() < count ? tile.first_position + last / args.group : -1;
+    all_see_from_ = FirstSeen(args, last_position_);
+    skipped_splits_ = FirstSeen(args, tile.first_position) /
+                      (P::kSplitBlocks * kBlockTokens);
   }
 
-  // Goes through every `step`th split from `first_split` on.
+  // Goes through every `step`th split from the `first_split`th on of those that
+  // some row sees.
   __device__ void Run(int first_split, int step) {
-    BlockWalk<P::kSplitBlocks> walk(first_split, step);
+    BlockWalk<P::kSplitBlocks> walk(skipped_splits_ + first_split, step);
     const int num_tokens = tile_.first_position + tile_.num_rows;
     if (walk.block * kBlockTokens >= num_tokens) return WaitForEarlier();
     KvLoader<P> loader(args_, tile_, walk, stages_);
@@ -67,7 +72,7 @@ class TileWorker {
       if constexpr (kMerges) {
         if (!ends && walk.block * kBlockTokens < num_tokens) continue;
         if (IsPart()) {
-          WritePartials(split);
+          WritePartials(split - skipped_splits_);
         } else {
           total.Merge(sums_);
         }
@@ -225,7 +230,10 @@ class TileWorker {
     for (int i = 0; i < 8; ++i) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        if (first + 8 * i + c % 2 > position_[c / 2]) scores[i][c] = -INFINITY;
+        const int token = first + 8 * i + c % 2;
+        if (token > position_[c / 2] || token < first_seen_[c / 2]) {
+          scores[i][c] = -INFINITY;
+        }
       }
     }
   }
@@ -234,7 +242,8 @@ class TileWorker {
   // are added by them.
   __device__ void AddBlock(float (&scores)[8][4], int block) {
     const int first_token = block * kBlockTokens;
-    if (first_token + kBlockTokens - 1 > first_position_) {
+    if (first_token + kBlockTokens - 1 > first_position_ ||
+        first_token < all_see_from_) {
       HideTokens(first_token, scores);
     }
     float seen[2] = {-INFINITY, -INFINITY};
@@ -318,10 +327,15 @@ class TileWorker {
   }
 
   __device__ void WriteResults(const WeightedSums<P::kWarpDims>& sums) const {
+    float weights[2];
+    for (int r = 0; r < 2; ++r) {
+      const int head = tile_.kv_head * args_.group + Query(r) % args_.group;
+      weights[r] =
+          sums.weights[2 * r] + SinkWeight(args_, head, sums.maximum[r]);
+    }
     ForColumns([&](int r, int col, int i, int c) {
       *reinterpret_cast<float2*>(HeadOf(Query(r)) + col) = {
-          sums.values[i][c] / sums.weights[c],
-          sums.values[i][c + 1] / sums.weights[c]};
+          sums.values[i][c] / weights[r], sums.values[i][c + 1] / weights[r]};
     });
   }
 
@@ -355,6 +369,9 @@ class TileWorker {
   int position_[2];     // of this thread's queries; -1: none
   int first_position_;  // of the warp's queries
   int last_position_;   // -1: it has none
+  int first_seen_[2];   // by this thread's queries
+  int all_see_from_;    // of the warp's queries
+  int skipped_splits_;  // that no row sees
   int stage_ = 0;
   WeightedSums<P::kWarpDims> sums_;
 };

@@ -137,6 +137,10 @@ __device__ const uint4* GateOrUp(const ExpertArgs<N>& args, const uint4* expert,
          panel % 2 * args.matrix_words();
 }
 
+__device__ inline float AddBias(const float* bias, ptrdiff_t at, float value) {
+  return bias == nullptr ? value : value + bias[at];
+}
+
 // hidden = silu(x gate^T) * (x up^T) * weight
 template <Numerics N, class T>
 __global__ void __launch_bounds__(kThreads, kBlocks<N, false, T>)
@@ -162,6 +166,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<N, false, T>)
   float* const hidden =
       args.hidden + ptrdiff_t{block.first} * args.intermediate();
   const float* const weights = args.weights + block.first;
+  const ExpertBias<Cuda<N>>& bias = args.slot.bias;
+  const ptrdiff_t bias_at = block.group * bias.rows_stride;
   MultiplyRows<N, false, T>(work, [&](int panel, int row, int output,
                                       const float(&values)[T::kPanels]) {
     float* const of_row =
@@ -170,9 +176,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks<N, false, T>)
     for (int p = 0; p < T::kPanels; p += 2) {
       const int unit = (first_panel + panel + p) / 2;
       if (unit >= num_units) continue;
-      const float gate = values[p], up = values[p + 1];
-      const float silu = gate / (1.0f + expf(-gate));
-      of_row[unit * kUnitRows] = silu * up * weights[row];
+      const ptrdiff_t at = bias_at + unit * kUnitRows + output;
+      of_row[unit * kUnitRows] =
+          Activate(args.slot.activation, AddBias(bias.gate, at, values[p]),
+                   AddBias(bias.up, at, values[p + 1])) *
+          weights[row];
     }
   });
 }
@@ -182,6 +190,16 @@ __device__ inline void AddTo(int64_t* sum, int64_t value) {
             static_cast<unsigned long long>(value));
 }
 __device__ inline void AddTo(float* sum, float value) { atomicAdd(sum, value); }
+
+// What a part of a bias adds to a sum.
+template <Numerics N>
+__device__ typename Cuda<N>::Partial PartialOf(float value) {
+  if constexpr (N == Numerics::kExact) {
+    return ToFixedPoint(value);
+  } else {
+    return value;
+  }
+}
 
 // sums += hidden down^T
 template <Numerics N, class T>
@@ -211,13 +229,22 @@ __global__ void __launch_bounds__(kThreads, kBlocks<N, true, T>)
   work.rows = {args.hidden, args.intermediate(), nullptr, block.first,
                block.count};
   const int32_t* const rows = args.rows + block.first;
+  const float* const weights = args.weights + block.first;
+  const ExpertBias<Cuda<N>>& biases = args.slot.bias;
+  const float* const bias =
+      biases.down == nullptr ? nullptr
+                             : biases.down + block.group * biases.hidden_stride;
   MultiplyRows<N, true, T>(work, [&](int panel, int row, int output,
                                      const Partial(&values)[T::kPanels]) {
     Partial* const of_row = args.sums.data + rows[row] * args.sums.stride;
 #pragma unroll
     for (int p = 0; p < T::kPanels; ++p) {
       const int at = first_panel + panel + p;
-      if (at < num_panels) AddTo(of_row + at * kPanelRows + output, values[p]);
+      if (at >= num_panels) continue;
+      const int col = at * kPanelRows + output;
+      Partial value = values[p];
+      if (bias != nullptr) value += PartialOf<N>(bias[col] * weights[row]);
+      AddTo(of_row + col, value);
     }
   });
 }

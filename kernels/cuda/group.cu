@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/operators.h"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/workspace.h"
 
 namespace moebius {
@@ -171,6 +172,23 @@ __global__ void GroupEveryRow(int num_rows, int32_t* begins, int32_t* rows,
   weights[i] = 1.0f;
 }
 
+constexpr int kGateWarps = 8;
+
+// A warp a row: its weight is sigmoid(gate . x). Behind GroupEveryRow.
+__global__ void __launch_bounds__(32 * kGateWarps)
+    WeighRows(const float* x, ptrdiff_t stride, int num_rows, int cols,
+              const float* gate, float* weights) {
+  const int row = static_cast<int>(blockIdx.x * kGateWarps + threadIdx.x / 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  WaitForEarlier();
+  if (row >= num_rows) return;
+  const float* const of_row = x + row * stride;
+  float sum = 0.0f;
+  for (int j = lane; j < cols; j += 32) sum = fmaf(of_row[j], gate[j], sum);
+  sum = SumOfWarp(sum);
+  if (lane == 0) weights[row] = 1.0f / (1.0f + expf(-sum));
+}
+
 // Room for `groups` groups of `entries` assignments; false, and noted, without.
 template <Numerics N>
 bool MakeRoom(const Cuda<N>& device, int groups, int entries,
@@ -259,10 +277,25 @@ void GroupAllRows(const Cuda<N>& device, int num_rows,
               routing.rows.data(), routing.weights.data());
 }
 
-#define MOEBIUS_INSTANTIATE(N)                                        \
-  template void Group<N>(const Cuda<N>&, const Assignments<Cuda<N>>&, \
-                         ExpertRange, Routing<Cuda<N>>&);             \
-  template void GroupAllRows<N>(const Cuda<N>&, int, Routing<Cuda<N>>&);
+template <Numerics N>
+void GroupGatedRows(const Cuda<N>& device, ConstGpuRows<N> x, const float* gate,
+                    Given<Routing<Cuda<N>>&> routing) {
+  GroupAllRows<N>(device, x.rows, routing);
+  if (x.rows == 0 || x.rows > routing.entry_room) return;
+  LaunchEarly(device.stream, device.failure, "the gates of rows",
+              {dim3(static_cast<unsigned>(x.rows / kGateWarps + 1)),
+               32 * kGateWarps},
+              WeighRows, x.data, x.stride, x.rows, x.cols, gate,
+              routing.weights.data());
+}
+
+#define MOEBIUS_INSTANTIATE(N)                                             \
+  template void Group<N>(const Cuda<N>&, const Assignments<Cuda<N>>&,      \
+                         ExpertRange, Routing<Cuda<N>>&);                  \
+  template void GroupAllRows<N>(const Cuda<N>&, int, Routing<Cuda<N>>&);   \
+  template void GroupGatedRows<N>(const Cuda<N>&,                          \
+                                  View<const float, Cuda<N>>, const float*, \
+                                  Routing<Cuda<N>>&);
 MOEBIUS_INSTANTIATE(Numerics::kExact)
 MOEBIUS_INSTANTIATE(Numerics::kFast)
 #undef MOEBIUS_INSTANTIATE

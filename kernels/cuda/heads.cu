@@ -15,16 +15,24 @@ constexpr int kWarps = 4;
 constexpr int kMaxHeadDim = 256;
 constexpr int kMaxPairs = kMaxHeadDim / 2 / 32;  // of a lane
 
+// Of queries, or of keys.
+struct HeadNorm {
+  const float* weight = nullptr;  // null: no norm
+  float eps = 0.0f;
+  int size = 0;
+  // Sums of squares of all heads of the rows; null: each head has its own norm.
+  const float* squares = nullptr;
+  ptrdiff_t squares_stride = 0;
+  int num_squares = 0;
+};
+
 struct HeadArguments {
   float* x = nullptr;  // rows of num_q + 2 * num_kv heads
   ptrdiff_t stride = 0;
   int num_q = 0;
   int num_kv = 0;
   int head_dim = 0;
-  const float* q_weight = nullptr;  // null: no norm
-  const float* k_weight = nullptr;
-  float q_eps = 0.0f;
-  float k_eps = 0.0f;
+  HeadNorm q_norm, k_norm;
   const float* cos = nullptr;
   const float* sin = nullptr;
   const int32_t* positions = nullptr;
@@ -55,24 +63,39 @@ __device__ void ForPairs(int half, const Fn& fn) {
   }
 }
 
-// Root-mean-square norm of the head, unless `weight` is null; then the
-// rotation.
-__device__ void PreparePairs(const HeadArguments& args, const float* weight,
-                             float eps, int position, HeadPairs& pairs) {
-  const int half = args.head_dim / 2;
-  if (weight != nullptr) {
-    float squares = 0.0f;
-    ForPairs(half, [&](int j, int) {
-      squares = fmaf(pairs.low[j], pairs.low[j], squares);
-      squares = fmaf(pairs.high[j], pairs.high[j], squares);
-    });
-    const float mean = SumOfWarp(squares) / static_cast<float>(args.head_dim);
-    const float scale = 1.0f / sqrtf(mean + eps);
-    ForPairs(half, [&](int j, int i) {
-      pairs.low[j] = pairs.low[j] * scale * weight[i];
-      pairs.high[j] = pairs.high[j] * scale * weight[half + i];
-    });
+__device__ float SumOfSquares(int half, const HeadPairs& pairs) {
+  float squares = 0.0f;
+  ForPairs(half, [&](int j, int) {
+    squares = fmaf(pairs.low[j], pairs.low[j], squares);
+    squares = fmaf(pairs.high[j], pairs.high[j], squares);
+  });
+  return SumOfWarp(squares);
+}
+
+// Root-mean-square norm of head number `head` of its kind in a row.
+__device__ void NormPairs(const HeadNorm& norm, int head_dim, int row, int head,
+                          HeadPairs& pairs) {
+  const int half = head_dim / 2;
+  float squares = 0.0f;
+  if (norm.squares == nullptr) {
+    squares = SumOfSquares(half, pairs);
+  } else {
+    const float* const of_row = norm.squares + row * norm.squares_stride;
+    for (int h = 0; h < norm.num_squares; ++h) squares += of_row[h];
   }
+  const float* const weight =
+      norm.weight + (norm.squares == nullptr ? 0 : head * head_dim);
+  const float mean = squares / static_cast<float>(norm.size);
+  const float scale = 1.0f / sqrtf(mean + norm.eps);
+  ForPairs(half, [&](int j, int i) {
+    pairs.low[j] = pairs.low[j] * scale * weight[i];
+    pairs.high[j] = pairs.high[j] * scale * weight[half + i];
+  });
+}
+
+__device__ void TurnPairs(const HeadArguments& args, int position,
+                          HeadPairs& pairs) {
+  const int half = args.head_dim / 2;
   const ptrdiff_t at = static_cast<ptrdiff_t>(position) * half;
   ForPairs(half, [&](int j, int i) {
     const float a = pairs.low[j], b = pairs.high[j];
@@ -102,8 +125,12 @@ __global__ void __launch_bounds__(32 * kWarps)
   const bool query = head < args.num_q;
   const bool value = head >= args.num_q + args.num_kv;
   if (!value) {
-    PreparePairs(args, query ? args.q_weight : args.k_weight,
-                 query ? args.q_eps : args.k_eps, position, pairs);
+    const HeadNorm& norm = query ? args.q_norm : args.k_norm;
+    if (norm.weight != nullptr) {
+      NormPairs(norm, args.head_dim, row, query ? head : head - args.num_q,
+                pairs);
+    }
+    TurnPairs(args, position, pairs);
     ForPairs(half, [&](int j, int i) {
       x[i] = pairs.low[j];
       x[half + i] = pairs.high[j];
@@ -123,6 +150,34 @@ __global__ void __launch_bounds__(32 * kWarps)
   });
 }
 
+// A warp a head of a row.
+__global__ void __launch_bounds__(32 * kWarps)
+    SquareHead(const float* x, ptrdiff_t stride, int head_dim, int num_heads,
+               float* squares, ptrdiff_t squares_stride) {
+  const int row = static_cast<int>(blockIdx.x);
+  const int head = static_cast<int>(blockIdx.y * kWarps + threadIdx.x / 32);
+  WaitForEarlier();
+  if (head >= num_heads) return;
+  const int half = head_dim / 2;
+  const float* const of_head = x + row * stride + head * head_dim;
+  HeadPairs pairs;
+  ForPairs(half, [&](int j, int i) {
+    pairs.low[j] = of_head[i];
+    pairs.high[j] = of_head[half + i];
+  });
+  const float sum = SumOfSquares(half, pairs);
+  if (threadIdx.x % 32 == 0) squares[row * squares_stride + head] = sum;
+}
+
+template <Numerics N>
+HeadNorm NormOf(const Norm<Cuda<N>>& norm,
+                const View<const float, Cuda<N>>& squares, int head_dim) {
+  if (norm.size == 0) return {};
+  if (norm.size <= head_dim) return {norm.weight, norm.eps, norm.size};
+  return {norm.weight, norm.eps,      norm.size,
+          squares.data, squares.stride, squares.cols};
+}
+
 template <Numerics N>
 HeadArguments ArgumentsOf(const HeadShape& shape,
                           const HeadPreparation<Cuda<N>>& how,
@@ -132,10 +187,8 @@ HeadArguments ArgumentsOf(const HeadShape& shape,
   args.stride = x.stride;
   args.num_q = shape.num_q;
   args.head_dim = shape.head_dim;
-  args.q_weight = how.q_norm.size == 0 ? nullptr : how.q_norm.weight;
-  args.k_weight = how.k_norm.size == 0 ? nullptr : how.k_norm.weight;
-  args.q_eps = how.q_norm.eps;
-  args.k_eps = how.k_norm.eps;
+  args.q_norm = NormOf<N>(how.q_norm, how.q_squares, shape.head_dim);
+  args.k_norm = NormOf<N>(how.k_norm, how.k_squares, shape.head_dim);
   args.cos = how.rotary.cos;
   args.sin = how.rotary.sin;
   args.positions = rows.positions;
@@ -183,13 +236,31 @@ void PrepareQueries(const Cuda<N>& device, const HeadShape& shape,
          KvType::kFloat32);
 }
 
+template <Numerics N>
+void SquareHeads(const Cuda<N>& device, int head_dim, ConstGpuRows<N> heads,
+                 GpuRows<N> squares) {
+  if (heads.rows == 0 || squares.cols == 0) return;
+  if (head_dim > kMaxHeadDim) {
+    return device.failure->Note(
+        absl::UnimplementedError("heads of more than 256 dimensions"));
+  }
+  const dim3 grid(static_cast<unsigned>(heads.rows),
+                  static_cast<unsigned>((squares.cols + kWarps - 1) / kWarps));
+  LaunchEarly(device.stream, device.failure, "the squares of heads",
+              {grid, 32 * kWarps}, SquareHead, heads.data, heads.stride,
+              head_dim, squares.cols, squares.data, squares.stride);
+}
+
 #define MOEBIUS_INSTANTIATE(N)                                                \
   template void PrepareHeads<N>(                                              \
       const Cuda<N>&, const HeadShape&, const HeadPreparation<Cuda<N>>&,      \
       const RowSet<Cuda<N>>&, const KvLayer<Cuda<N>>&, View<float, Cuda<N>>); \
   template void PrepareQueries<N>(                                            \
       const Cuda<N>&, const HeadShape&, const HeadPreparation<Cuda<N>>&,      \
-      const RowSet<Cuda<N>>&, View<float, Cuda<N>>);
+      const RowSet<Cuda<N>>&, View<float, Cuda<N>>);                          \
+  template void SquareHeads<N>(const Cuda<N>&, int,                           \
+                               View<const float, Cuda<N>>,                    \
+                               View<float, Cuda<N>>);
 MOEBIUS_INSTANTIATE(Numerics::kExact)
 MOEBIUS_INSTANTIATE(Numerics::kFast)
 #undef MOEBIUS_INSTANTIATE

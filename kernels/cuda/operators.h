@@ -82,6 +82,9 @@ void PrepareQueries(const Cuda<N>& device, const HeadShape& shape,
                     Given<const HeadPreparation<Cuda<N>>&> how,
                     Given<const RowSet<Cuda<N>>&> rows, GpuRows<N> queries);
 template <Numerics N>
+void SquareHeads(const Cuda<N>& device, int head_dim, ConstGpuRows<N> heads,
+                 GpuRows<N> squares);
+template <Numerics N>
 void Attend(const Cuda<N>& device, const HeadShape& shape,
             Given<const RowSet<Cuda<N>>&> rows,
             Given<const KvLayer<Cuda<N>>&> kv, GpuRows<N> queries);
@@ -99,6 +102,10 @@ void Group(const Cuda<N>& device,
 template <Numerics N>
 void GroupAllRows(const Cuda<N>& device, int num_rows,
                   Given<Routing<Cuda<N>>&> routing);
+
+template <Numerics N>
+void GroupGatedRows(const Cuda<N>& device, ConstGpuRows<N> x, const float* gate,
+                    Given<Routing<Cuda<N>>&> routing);
 
 // experts.h
 template <Numerics N>

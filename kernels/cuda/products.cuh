@@ -23,6 +23,7 @@
 #include "kernels/cuda/few_rows.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/many_rows.cuh"
+#include "kernels/formats.h"
 
 namespace moebius::products {
 
@@ -42,6 +43,15 @@ template <Numerics N, bool kSliced, class T>
 inline constexpr int kBlocks =
     T::kMany&& N == Numerics::kExact&& kSliced&& T::kPanels* T::kGroups > 4 ? 1
                                                                             : 2;
+
+// activation(gate, up) of an expert (formats.h).
+__device__ inline float Activate(const GatedActivation& activation, float gate,
+                                 float up) {
+  if (activation.limit <= 0.0f) return gate / (1.0f + expf(-gate)) * up;
+  const float g = fminf(gate, activation.limit);
+  const float u = fminf(fmaxf(up, -activation.limit), activation.limit);
+  return g / (1.0f + expf(-activation.alpha * g)) * (u + 1.0f);
+}
 
 inline int DivideUp(int a, int b) { return (a + b - 1) / b; }
 

@@ -19,6 +19,7 @@ constexpr int kOnePiece = std::numeric_limits<int>::max();
 // col_ends[i] of the output.
 struct Parts {
   const uint4* data[kMaxParts] = {};
+  const float* biases[kMaxParts] = {};  // null: none
   int panel_ends[kMaxParts] = {};
   int col_ends[kMaxParts] = {};
   int count = 0;
@@ -37,7 +38,8 @@ struct ProjectArgs {
 struct PanelOfPart {
   const uint4* tiles;
   int first_col;
-  int end_col;  // of its part
+  int end_col;        // of its part
+  const float* bias;  // of its first column; null: none
 };
 
 // Beyond the last panel: the last one, and no columns.
@@ -51,7 +53,9 @@ __device__ PanelOfPart FindPanel(const Parts& parts, const Cut& cut,
   const int in_part = panel - (i == 0 ? 0 : parts.panel_ends[i - 1]);
   const int begin = i == 0 ? 0 : parts.col_ends[i - 1];
   return {parts.data[i] + ptrdiff_t{in_part} * cut.num_tiles * kTileWords,
-          begin + in_part * kPanelRows, beyond ? 0 : parts.col_ends[i]};
+          begin + in_part * kPanelRows, beyond ? 0 : parts.col_ends[i],
+          parts.biases[i] == nullptr ? nullptr
+                                     : parts.biases[i] + in_part * kPanelRows};
 }
 
 // The block's rows out of all of them.
@@ -86,7 +90,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<N, false, T>)
       const PanelOfPart at =
           FindPanel(args.parts, args.cut, first_panel + panel + p);
       const int col = at.first_col + output;
-      if (col < at.end_col) out[row * args.out_stride + col] = values[p];
+      if (col >= at.end_col) continue;
+      out[row * args.out_stride + col] =
+          at.bias == nullptr ? values[p] : values[p] + at.bias[output];
     }
   });
 }
@@ -138,6 +144,7 @@ void ProjectWide(const CudaFast& device, const View<const float, CudaFast>& x,
   for (const ColumnParallel<CudaFast>& part : parts) {
     panels += part.n / kPanelRows;
     product.parts[product.num_parts] = part.data;
+    product.biases[product.num_parts] = part.bias;
     product.panel_ends[product.num_parts++] = panels;
   }
   const int num_tiles = x.cols / kTileRows;
@@ -171,12 +178,13 @@ constexpr int kAddCols = 4;
 
 template <Numerics N>
 struct AddArgs {
-  const typename Cuda<N>::Partial* sources[kMaxRanks] = {};
-  ptrdiff_t strides[kMaxRanks] = {};
+  const typename Cuda<N>::Partial* sources[kMaxSumSources] = {};
+  ptrdiff_t strides[kMaxSumSources] = {};
   int count = 0;
   View<float, Cuda<N>> residual;
   Norm<Cuda<N>> norm;
   View<float, Cuda<N>> normed;
+  const float* bias = nullptr;
 };
 
 struct FourFixed {
@@ -243,6 +251,13 @@ __global__ void __launch_bounds__(kAddThreads)
     x.y += sums.ToFloat(1);
     x.z += sums.ToFloat(2);
     x.w += sums.ToFloat(3);
+    if (args.bias != nullptr) {
+      const float* const bias = args.bias + j;
+      x.x += bias[0];
+      x.y += bias[1];
+      x.z += bias[2];
+      x.w += bias[3];
+    }
     *reinterpret_cast<float4*>(residual + j) = x;
     squares = fmaf(x.x, x.x, squares);
     squares = fmaf(x.y, x.y, squares);
@@ -279,6 +294,7 @@ void Project(const Cuda<N>& device, ConstGpuRows<N> x,
     cols += part.n;
     args.parts.data[args.parts.count] =
         reinterpret_cast<const uint4*>(part.data);
+    args.parts.biases[args.parts.count] = part.bias;
     args.parts.panel_ends[args.parts.count] = panels;
     args.parts.col_ends[args.parts.count++] = cols;
   }
@@ -338,7 +354,7 @@ template <Numerics N>
 void AddPartials(const Cuda<N>& device,
                  Given<absl::Span<const ConstPartialRows<Cuda<N>>>> sources,
                  Given<const ResidualNorm<Cuda<N>>&> to) {
-  CHECK(!sources.empty() && sources.size() <= kMaxRanks);
+  CHECK(!sources.empty() && sources.size() <= kMaxSumSources);
   CHECK(to.residual.cols % kAddCols == 0 && to.norm.size == to.residual.cols);
   CHECK(to.normed.rows == to.residual.rows &&
         to.normed.cols == to.residual.cols);
@@ -352,6 +368,7 @@ void AddPartials(const Cuda<N>& device,
   args.residual = to.residual;
   args.norm = to.norm;
   args.normed = to.normed;
+  args.bias = to.bias;
   LaunchEarly(device.stream, device.failure, "sums of ranks",
               {dim3(static_cast<unsigned>(to.residual.rows)), kAddThreads},
               AddPartialsKernel<N>, args);

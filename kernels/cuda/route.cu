@@ -25,6 +25,7 @@ struct LogitArguments {
   ptrdiff_t stride = 0;
   int num_rows = 0;
   const Bf16* router = nullptr;
+  const float* bias = nullptr;  // [n]; null: none
   int n = 0;
   int k = 0;
   float* logits = nullptr;  // [num_rows][n]
@@ -129,7 +130,8 @@ __device__ void StoreLogits(const LogitArguments& args,
     expert += panel * kTileRows;
     row += first_row;
     if (expert < args.n && row < args.num_rows) {
-      args.logits[int64_t{row} * args.n + expert] = logit;
+      args.logits[int64_t{row} * args.n + expert] =
+          args.bias == nullptr ? logit : logit + args.bias[expert];
     }
   };
   const int expert = lane / 4, row = lane % 4 * 2;
@@ -360,6 +362,7 @@ void Route(const Cuda<N>& device, const RouterShape& shape, ConstGpuRows<N> x,
                               x.stride,
                               x.rows,
                               router.data,
+                              router.bias,
                               router.n,
                               router.k,
                               routing.logits.data()};

@@ -113,6 +113,17 @@ class GroupedTiles {
   const int panel_blocks_;
 };
 
+// As Activate (products.cuh).
+__device__ float ActivateFast(const GatedActivation& activation, float gate,
+                              float up) {
+  if (activation.limit <= 0.0f) {
+    return __fdividef(gate, 1.0f + __expf(-gate)) * up;
+  }
+  const float g = fminf(gate, activation.limit);
+  const float u = fminf(fmaxf(up, -activation.limit), activation.limit);
+  return __fdividef(g, 1.0f + __expf(-activation.alpha * g)) * (u + 1.0f);
+}
+
 // hidden = silu(x gate^T) * (x up^T) * weight. A tile is 8 units' gates and
 // ups; a warp has both of a unit.
 template <int kRows>
@@ -142,12 +153,22 @@ class GateUpTask {
     __nv_bfloat16* const to = reinterpret_cast<__nv_bfloat16*>(results) +
                               (WarpGroup() * 4 + WarpInGroup()) * kTileRows;
     const float* const weights = args_.weights + tile.first;
+    const int unit =
+        tile.panel_block * kTileUnits + WarpGroup() * 4 + WarpInGroup();
+    const ExpertBias<CudaFast>& bias = args_.slot.bias;
+    const ptrdiff_t bias_at =
+        tile.group * bias.rows_stride + ptrdiff_t{unit} * kTileRows;
+    const bool biased = bias.gate != nullptr && unit < num_units_;
     ForSums<kRows>([&](int output, int row, int i) {
       const float weight = row < tile.count ? weights[row] : 0.0f;
-      const float gate = sums[0][i];
-      const float silu = __fdividef(gate, 1.0f + __expf(-gate));
+      float gate = sums[0][i], up = sums[1][i];
+      if (biased) {
+        gate += bias.gate[bias_at + output];
+        up += bias.up[bias_at + output];
+      }
       to[row * kHiddenPitch + output] =
-          __float2bfloat16_rn(silu * sums[1][i] * weight);
+          __float2bfloat16_rn(ActivateFast(args_.slot.activation, gate, up) *
+                              weight);
     });
   }
   __device__ void Store(const Tile& tile, int row, std::byte* results) const {
@@ -189,14 +210,27 @@ class DownTask {
       panels[m] = down + min(panel, num_panels_ - 1) * args_.places.panel;
     }
   }
-  __device__ void Finish(const Tile&, const float (&sums)[2][kRows / 2],
+  __device__ void Finish(const Tile& tile, const float (&sums)[2][kRows / 2],
                          std::byte* results) const {
-    __nv_bfloat16* const to = reinterpret_cast<__nv_bfloat16*>(results) +
-                              (WarpGroup() * 8 + WarpInGroup()) * kTileRows;
+    const int first = WarpGroup() * 8 + WarpInGroup();
+    __nv_bfloat16* const to =
+        reinterpret_cast<__nv_bfloat16*>(results) + first * kTileRows;
+    const int panel = tile.panel_block * kTilePanels + first;
+    const ExpertBias<CudaFast>& biases = args_.slot.bias;
+    const float* const bias =
+        biases.down == nullptr ? nullptr
+                               : biases.down + tile.group * biases.hidden_stride;
+    const float* const weights = args_.weights + tile.first;
     ForSums<kRows>([&](int output, int row, int i) {
       __nv_bfloat16* const at = to + row * kOutputPitch + output;
-      at[0] = __float2bfloat16_rn(sums[0][i]);
-      at[4 * kTileRows] = __float2bfloat16_rn(sums[1][i]);
+      float low = sums[0][i], high = sums[1][i];
+      if (bias != nullptr && row < tile.count) {
+        const float* const of = bias + panel * kTileRows + output;
+        if (panel < num_panels_) low += of[0] * weights[row];
+        if (panel + 4 < num_panels_) high += of[4 * kTileRows] * weights[row];
+      }
+      at[0] = __float2bfloat16_rn(low);
+      at[4 * kTileRows] = __float2bfloat16_rn(high);
     });
   }
   __device__ void Store(const Tile& tile, int row, std::byte* results) const {

@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(kRoundThreads)
 // kSharedRowBlocks blocks of rows all panels, before the next ones.
 struct DenseArgs {
   const uint4* parts[kMaxParts] = {};
+  const float* biases[kMaxParts] = {};  // null: none
   int panel_ends[kMaxParts] = {};
   int num_parts = 0;
   TilePlaces places;
@@ -55,6 +56,14 @@ struct DenseArgs {
     int i = 0;
     while (panel >= panel_ends[i]) ++i;
     return parts[i] + (panel - (i == 0 ? 0 : panel_ends[i - 1])) * places.panel;
+  }
+  // Of a panel's outputs; null: none.
+  __device__ const float* BiasOf(int panel) const {
+    panel = min(panel, num_panels() - 1);
+    int i = 0;
+    while (panel >= panel_ends[i]) ++i;
+    if (biases[i] == nullptr) return nullptr;
+    return biases[i] + (panel - (i == 0 ? 0 : panel_ends[i - 1])) * kTileRows;
   }
 };
 constexpr int kSharedRowBlocks = 16;
@@ -86,9 +95,19 @@ class DenseTask {
                               m * 4 + WarpInGroup());
     }
   }
-  __device__ void Finish(const Tile&, const float (&sums)[2][kRows / 2],
+  __device__ void Finish(const Tile& tile, const float (&sums)[2][kRows / 2],
                          std::byte* results) const {
-    PutFloats<kRows>(sums, results);
+    float* const to = reinterpret_cast<float*>(results) +
+                      (WarpGroup() * 8 + WarpInGroup()) * kTileRows;
+    const int panel =
+        tile.panel_block * kTilePanels + WarpGroup() * 8 + WarpInGroup();
+    const float* const low = args_.BiasOf(panel);
+    const float* const high = args_.BiasOf(panel + 4);
+    ForSums<kRows>([&](int output, int row, int i) {
+      float* const at = to + row * kFloatPitch + output;
+      at[0] = low == nullptr ? sums[0][i] : sums[0][i] + low[output];
+      at[4 * kTileRows] = high == nullptr ? sums[1][i] : sums[1][i] + high[output];
+    });
   }
   __device__ void Store(const Tile& tile, int row, std::byte* results) const {
     const int first = tile.panel_block * kTilePanels;
@@ -213,9 +232,12 @@ class ClusterRunner {
     const int col = threadIdx.x % kRowThreads * 4;
     const int first_col = tile_.panel_block * kClusterOutputs;
     if (first_col + col >= args_.num_panels() * kTileRows) return;
+    const float* bias = args_.BiasOf((first_col + col) / kTileRows);
+    if (bias != nullptr) bias += col % kTileRows;
     for (int row = threadIdx.x / kRowThreads * blocks + cluster_.block_rank();
          row < tile_.count; row += kRound * blocks) {
       float4 sum{};
+      if (bias != nullptr) sum = {bias[0], bias[1], bias[2], bias[3]};
       for (int block = 0; block < blocks; ++block) {
         const float4 part = *reinterpret_cast<const float4*>(
             cluster_.map_shared_rank(mine, block) + row * kClusterPitch + col);
@@ -348,6 +370,7 @@ void Multiply(const CudaFast& device, const char* what,
   DenseArgs args;
   for (int i = 0; i < product.num_parts; ++i) {
     args.parts[i] = reinterpret_cast<const uint4*>(product.parts[i]);
+    args.biases[i] = product.biases[i];
     args.panel_ends[i] = product.panel_ends[i];
   }
   args.num_parts = product.num_parts;

@@ -192,18 +192,6 @@ __device__ void ForSums(const Put& put) {
     put(lane / 4 + i / 2 % 2 * 8, i / 4 * 8 + lane % 4 * 2 + i % 2, i);
   }
 }
-template <int kRows>
-__device__ void PutFloats(const float (&sums)[2][kRows / 2],
-                          std::byte* results) {
-  float* const to = reinterpret_cast<float*>(results) +
-                    (WarpGroup() * 8 + WarpInGroup()) * kTileRows;
-  ForSums<kRows>([&](int output, int row, int i) {
-    float* const at = to + row * kFloatPitch + output;
-    at[0] = sums[0][i];
-    at[4 * kTileRows] = sums[1][i];
-  });
-}
-
 // Runs tiles blockIdx.x, blockIdx.x + gridDim.x, ... of the task:
 //   Tile Find(int index)        that tile; no rows beyond the last one
 //   Rows rows()                 what tiles' rows are of

@@ -55,24 +55,33 @@ Matrix HeadNormRotary(const Matrix& x, int head_dim,
 }
 
 Matrix Attention(const Matrix& q, const Matrix& k, const Matrix& v,
-                 int kv_heads, int head_dim, int first_position) {
+                 int kv_heads, int head_dim, int first_position,
+                 const Sight& sight) {
   Matrix out(q.rows, q.cols);
   const int q_heads = q.cols / head_dim;
   for (int i = 0; i < q.rows; ++i) {
     const int length = first_position + i + 1;
+    const int first = sight.window == 0 ? 0 : std::max(0, length - sight.window);
     for (int h = 0; h < q_heads; ++h) {
       const int kv = h / (q_heads / kv_heads) * head_dim;
       std::vector<double> scores(length, 0.0);
-      for (int t = 0; t < length; ++t) {
+      for (int t = first; t < length; ++t) {
         for (int d = 0; d < head_dim; ++d) {
           scores[t] += q.at(i, h * head_dim + d) * k.at(t, kv + d);
         }
         scores[t] /= std::sqrt(static_cast<double>(head_dim));
       }
-      const double highest = *std::max_element(scores.begin(), scores.end());
+      double highest =
+          *std::max_element(scores.begin() + first, scores.end());
       double sum = 0.0;
-      for (double& score : scores) sum += score = std::exp(score - highest);
-      for (int t = 0; t < length; ++t) {
+      if (!sight.sinks.empty()) {
+        highest = std::max<double>(highest, sight.sinks[h]);
+        sum = std::exp(sight.sinks[h] - highest);
+      }
+      for (int t = first; t < length; ++t) {
+        sum += scores[t] = std::exp(scores[t] - highest);
+      }
+      for (int t = first; t < length; ++t) {
         for (int d = 0; d < head_dim; ++d) {
           out.at(i, h * head_dim + d) += scores[t] / sum * v.at(t, kv + d);
         }
@@ -105,16 +114,23 @@ Route RouteTopK(absl::Span<const float> logits, int top_k, bool renormalize) {
 std::vector<double> Expert(absl::Span<const double> x,
                            absl::Span<const Bf16> gate,
                            absl::Span<const Bf16> up,
-                           absl::Span<const Bf16> down, int intermediate) {
+                           absl::Span<const Bf16> down, int intermediate,
+                           const ExpertRules& rules) {
   const size_t hidden = x.size();
   std::vector<double> out(hidden, 0.0);
+  for (size_t k = 0; k < rules.down.size(); ++k) out[k] = rules.down[k];
   for (int i = 0; i < intermediate; ++i) {
-    double g = 0.0, u = 0.0;
+    double g = rules.gate.empty() ? 0.0 : rules.gate[i];
+    double u = rules.up.empty() ? 0.0 : rules.up[i];
     for (size_t k = 0; k < hidden; ++k) {
       g += x[k] * ToFloat(gate[i * hidden + k]);
       u += x[k] * ToFloat(up[i * hidden + k]);
     }
-    const double h = g / (1.0 + std::exp(-g)) * u;
+    if (rules.limit > 0.0) {
+      g = std::min(g, rules.limit);
+      u = std::clamp(u, -rules.limit, rules.limit) + 1.0;
+    }
+    const double h = g / (1.0 + std::exp(-rules.alpha * g)) * u;
     for (size_t k = 0; k < hidden; ++k) {
       out[k] += h * ToFloat(down[k * intermediate + i]);
     }

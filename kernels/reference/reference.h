@@ -37,10 +37,17 @@ Matrix HeadNormRotary(const Matrix& x, int head_dim,
                       absl::Span<const float> weight, double eps,
                       absl::Span<const int32_t> positions, double theta);
 
+// What of a sequence a row sees (kernels/attend.h, KvLayer).
+struct Sight {
+  int window = 0;
+  std::vector<float> sinks;  // [q_heads], or none
+};
+
 // Attention of one sequence: q [rows][q_heads * head_dim] at positions
 // first_position .. , k and v [positions][kv_heads * head_dim].
 Matrix Attention(const Matrix& q, const Matrix& k, const Matrix& v,
-                 int kv_heads, int head_dim, int first_position);
+                 int kv_heads, int head_dim, int first_position,
+                 const Sight& sight = {});
 
 struct Route {
   std::vector<int> experts;
@@ -49,11 +56,20 @@ struct Route {
 // Of one row of logits.
 Route RouteTopK(absl::Span<const float> logits, int top_k, bool renormalize);
 
+// Biases of an expert's products, and the limit of its activation
+// (kernels/formats.h).
+struct ExpertRules {
+  std::vector<float> gate, up, down;  // or none
+  double limit = 0;                   // 0: silu
+  double alpha = 1;
+};
+
 // silu(x gate^T) * (x up^T) down^T of one row; gate and up [I][H], down [H][I].
 std::vector<double> Expert(absl::Span<const double> x,
                            absl::Span<const Bf16> gate,
                            absl::Span<const Bf16> up,
-                           absl::Span<const Bf16> down, int intermediate);
+                           absl::Span<const Bf16> down, int intermediate,
+                           const ExpertRules& rules = {});
 
 std::vector<double> LogSoftmax(absl::Span<const float> logits);
 

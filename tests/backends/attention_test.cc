@@ -69,7 +69,8 @@ ConstRows RowsOf(const Activations& x, int begin, int count) {
 // chunk written and attended to as a step of its own.
 Activations RunInChunks(const Shape& shape, const Sequence& sequence,
                         std::vector<int> sizes, KvType type, uint64_t seed,
-                        ThreadPool* threads = nullptr) {
+                        ThreadPool* threads = nullptr,
+                        const reference::Sight& sight = {}) {
   const int length = sequence.q.view().rows;
   const int blocks = (length + kPageTokens - 1) / kPageTokens;
   const uint32_t num_pages = blocks * shape.kv_heads + 3;
@@ -84,9 +85,20 @@ Activations RunInChunks(const Shape& shape, const Sequence& sequence,
     const auto chunks = absl::MakeConstSpan(&chunk, 1);
     WriteKv(RowsOf(sequence.k, at, size), RowsOf(sequence.v, at, size), chunks,
             shape.kv_heads, 1, cache.pool(), threads);
-    PagedAttention(RowsOf(sequence.q, at, size), chunks, shape.kv_heads, 1,
-                   cache.pool(), out.rows().RowRange(at, size), threads);
+    const float* const sinks =
+        sight.sinks.empty() ? nullptr : sight.sinks.data();
+    PagedAttention(RowsOf(sequence.q, at, size), chunks, shape.kv_heads,
+                   {cache.pool(), 1, sight.window, sinks},
+                   out.rows().RowRange(at, size), threads);
     at += size;
+    // Pages that no later row sees.
+    const int unseen = sight.window == 0 ? 0 : at - sight.window + 1;
+    for (int block = 0; (block + 1) * kPageTokens <= unseen; ++block) {
+      for (int h = 0; h < shape.kv_heads; ++h) {
+        std::memset(cache.page(pages[size_t(block) * shape.kv_heads + h]), 0xff,
+                    cache.pool().format.page_bytes());
+      }
+    }
   }
   return out;
 }
@@ -185,6 +197,37 @@ TEST(PagedAttention, ChunksDecodeThreadsAndPageOrderGiveTheSameBits) {
   }
 }
 
+// What no row sees any more is NaN by then.
+TEST(PagedAttention, WindowsAndSinksAreTheSameBitsInEveryChunking) {
+  ThreadPool threads(2);
+  const Shape shape{8, 4, 32};
+  const int length = 301;
+  const Sequence sequence = RandomSequence(shape, length, 78);
+  reference::Sight sight;
+  for (int h = 0; h < 8; ++h) sight.sinks.push_back(1.5f * h - 4.0f);
+  for (const int window : {1, 15, 64, 100, 250}) {
+    sight.window = window;
+    const auto want = reference::Attention(
+        sequence.q.ToDouble(), sequence.k.ToDouble(), sequence.v.ToDouble(),
+        shape.kv_heads, shape.head_dim, 0, sight);
+    const Activations whole = RunInChunks(
+        shape, sequence, {length}, KvType::kFloat32, 1, nullptr, sight);
+    for (int i = 0; i < length; ++i) {
+      for (int j = 0; j < want.cols; ++j) {
+        ASSERT_NEAR(whole.at(i, j), want.at(i, j), 2e-5)
+            << "window " << window << ", at " << i << ", " << j;
+      }
+    }
+    for (const auto& sizes :
+         std::vector<std::vector<int>>{{1}, {3}, {64}, {17, 5, 64, 1, 31}}) {
+      ASSERT_EQ(RunInChunks(shape, sequence, sizes, KvType::kFloat32, 2,
+                            &threads, sight),
+                whole)
+          << "window " << window << ", chunks of " << sizes[0];
+    }
+  }
+}
+
 // Several sequences in one step, against each alone; and a head alone.
 TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
   const Shape shape{8, 4, 32};
@@ -220,7 +263,7 @@ TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
     }
   }
   for (int j = 0; j < width; ++j) out.at(3, j) = 5.0f;
-  PagedAttention(q.view(), chunks, shape.kv_heads, 0, pool, out.rows(),
+  PagedAttention(q.view(), chunks, shape.kv_heads, {pool, 0}, out.rows(),
                  nullptr);
   for (int j = 0; j < width; ++j) ASSERT_EQ(out.at(3, j), 5.0f);
   for (size_t s = 0; s < lengths.size(); ++s) {
@@ -246,7 +289,7 @@ TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
           part.at(i, j) = q.at(i, 6 * 32 + j);
         }
       }
-      PagedAttention(part.view(), absl::MakeConstSpan(&chunk, 1), 1, 0, pool,
+      PagedAttention(part.view(), absl::MakeConstSpan(&chunk, 1), 1, {pool, 0},
                      got.rows(), nullptr);
       for (int i = 0; i < counts[s]; ++i) {
         for (int j = 0; j < q_heads * 32; ++j) {
@@ -257,7 +300,7 @@ TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
     }
   }
   // In place.
-  PagedAttention(q.view(), chunks, shape.kv_heads, 0, pool, q.rows(), nullptr);
+  PagedAttention(q.view(), chunks, shape.kv_heads, {pool, 0}, q.rows(), nullptr);
   for (int i = 0; i < 7; ++i) {
     for (int j = 0; i != 3 && j < width; ++j) {
       ASSERT_EQ(q.at(i, j), out.at(i, j));

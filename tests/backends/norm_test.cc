@@ -66,7 +66,7 @@ TEST(RmsNorm, BatchAndThreadsDoNotChangeARow) {
 
 TEST(RotaryTable, RefusesShapesItCannotServe) {
   const auto refuses = [](int positions, int head_dim, double theta) {
-    return RotaryTable::Create(positions, head_dim, theta).status().code() ==
+    return RotaryTable::Create(positions, PlainAngles(head_dim, theta)).status().code() ==
            absl::StatusCode::kInvalidArgument;
   };
   EXPECT_TRUE(refuses(0, 32, 1e4));
@@ -76,13 +76,13 @@ TEST(RotaryTable, RefusesShapesItCannotServe) {
   EXPECT_TRUE(refuses(10, 1040, 1e4));
   EXPECT_TRUE(refuses(10, 32, 0.5));
   EXPECT_TRUE(refuses(10, 32, std::numeric_limits<double>::quiet_NaN()));
-  EXPECT_THAT(RotaryTable::Create(10, 32, 1e4), IsOk());
+  EXPECT_THAT(RotaryTable::Create(10, PlainAngles(32, 1e4)), IsOk());
 }
 
 TEST(HeadNormRotary, EqualsTheReferenceWithAndWithoutNorm) {
   RandomTensors random(5);
   for (const int head_dim : {16, 32, 80, 128}) {
-    const auto table = RotaryTable::Create(5000, head_dim, 1e6);
+    const auto table = RotaryTable::Create(5000, PlainAngles(head_dim, 1e6));
     ASSERT_THAT(table, IsOk());
     const std::vector<int32_t> positions = {0, 1, 4999, 17};
     const auto weight = random.Floats(head_dim);
@@ -104,7 +104,7 @@ TEST(HeadNormRotary, EqualsTheReferenceWithAndWithoutNorm) {
 
 TEST(HeadNormRotary, HeadsOfARankEqualThoseOfTheWhole) {
   RandomTensors random(6);
-  const auto table = RotaryTable::Create(100, 32, 1e4);
+  const auto table = RotaryTable::Create(100, PlainAngles(32, 1e4));
   const auto weight = random.Floats(32);
   const std::vector<int32_t> positions = {4, 99};
   Activations whole = random.Rows(2, 4 * 32);

@@ -2,6 +2,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/operators.h"
 #include "tests/backends/gpu_under_test.h"
+#include "tests/backends/operator_rules_tests.h"
 #include "tests/backends/operators_tests.h"
 
 namespace moebius {
@@ -9,6 +10,7 @@ namespace {
 
 using Gpus = testing::Types<CudaExact, CudaFast>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Gpu, OperatorsTest, Gpus);
+INSTANTIATE_TYPED_TEST_SUITE_P(Gpu, OperatorRulesTest, Gpus);
 
 }  // namespace
 }  // namespace moebius

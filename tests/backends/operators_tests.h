@@ -189,7 +189,7 @@ TYPED_TEST_P(OperatorsTest, HeadsArePreparedStoredAndAttended) {
   using D = TypeParam;
   constexpr int kQ = 4, kKv = 2, kDim = 32;
   constexpr HeadShape kShape{kQ, kKv, kDim};
-  const auto table = RotaryTable::Create(64, kDim, 1e4);
+  const auto table = RotaryTable::Create(64, PlainAngles(kDim, 1e4));
   ASSERT_TRUE(table.ok());
   const auto q_norm = this->random.Floats(kDim),
              k_norm = this->random.Floats(kDim);

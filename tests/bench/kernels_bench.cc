@@ -308,7 +308,7 @@ void RotaryBench(benchmark::State& state, int heads, int head_dim) {
   RandomTensors random(1);
   Activations x = random.Rows(32, heads * head_dim);
   const auto weight = random.Floats(head_dim);
-  const auto table = RotaryTable::Create(4096, head_dim, 1e4);
+  const auto table = RotaryTable::Create(4096, PlainAngles(head_dim, 1e4));
   std::vector<int32_t> positions(32);
   for (int i = 0; i < 32; ++i) positions[i] = 100 * i;
   for (auto _ : state) {
@@ -356,7 +356,7 @@ void AttentionBench(benchmark::State& state, Heads heads, KvType type, int rows,
     if (write) {
       WriteKv(kv.view(), kv.view(), chunks, heads.kv, 0, pool, nullptr);
     } else {
-      PagedAttention(q.view(), chunks, heads.kv, 0, pool, out.rows(), nullptr);
+      PagedAttention(q.view(), chunks, heads.kv, {pool, 0}, out.rows(), nullptr);
     }
     benchmark::ClobberMemory();
   }

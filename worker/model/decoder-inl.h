@@ -9,6 +9,7 @@
 #include "common/base/status_macros.h"
 #include "kernels/rotary.h"
 #include "worker/model/decoder.h"
+#include "worker/model/rotary_angles.h"
 #include "worker/peers/exchange.h"
 
 namespace moebius {
@@ -341,8 +342,8 @@ absl::StatusOr<std::unique_ptr<Decoder<D>>> Decoder<D>::Create(
         kMaxRotaryBytes, " bytes; set max_model_len lower"));
   }
   ASSIGN_OR_RETURN(const RotaryTable rotary,
-                   RotaryTable::Create(positions, shape.head_dim,
-                                       shape.spec.layers[0].rotary.theta));
+                   RotaryTable::Create(
+                       positions, AnglesOf(shape.spec.layers[0].rotary)));
   return std::unique_ptr<Decoder>(new Decoder(device, options, rotary));
 }
 

@@ -30,9 +30,6 @@ Missing MissingOf(const RotarySpec& rotary, int head_dim) {
   if (rotary.pairs != RotarySpec::Pairs::kHalfSplit) {
     return "interleaved rotary embedding";
   }
-  if (std::holds_alternative<YarnScaling>(rotary.scaling)) {
-    return "YaRN scaling of rotary embedding";
-  }
   if (std::holds_alternative<Llama3Scaling>(rotary.scaling)) {
     return "Llama 3 scaling of rotary embedding";
   }

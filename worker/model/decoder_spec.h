@@ -19,6 +19,12 @@
 
 namespace moebius {
 
+// All frequencies divided by `factor` (Chen et al. 2023, arXiv 2306.15595).
+struct LinearScaling {
+  double factor = 1;
+  bool operator==(const LinearScaling&) const = default;
+};
+
 // Frequencies of long contexts by parts: those that turn more than beta_fast
 // times in the original context stay, those that turn less than beta_slow times
 // are divided by `factor`, and between them it goes linearly (Peng et al. 2023,
@@ -53,7 +59,8 @@ struct RotarySpec {
   double theta = 10000;
   int dims = 0;  // that are turned, from the head's first; GLM-4 turns half
   Pairs pairs = Pairs::kHalfSplit;
-  std::variant<std::monostate, YarnScaling, Llama3Scaling> scaling;
+  std::variant<std::monostate, LinearScaling, YarnScaling, Llama3Scaling>
+      scaling;
   bool operator==(const RotarySpec&) const = default;
 };
 

@@ -1,6 +1,8 @@
 #include "worker/model/families/json_terms.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
@@ -72,6 +74,66 @@ absl::StatusOr<int> ReadHeadDim(const JsonKeys& keys, const ModelConfig& config,
   return head_dim;
 }
 
+namespace {
+
+constexpr double kMaxScalingFactor = 1e4;
+
+// Of cos and sin (arXiv 2309.00071, section 3.4).
+double AttentionFactor(double factor, double mscale) {
+  return factor <= 1.0 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
+
+absl::StatusOr<YarnScaling> ReadYarn(const JsonKeys& keys,
+                                     const JsonKeys& rope) {
+  YarnScaling yarn;
+  ASSIGN_OR_RETURN(yarn.factor,
+                   rope.Number("factor", 1.0, kMaxScalingFactor, 1.0));
+  ASSIGN_OR_RETURN(const int positions,
+                   keys.Integer("max_position_embeddings", 1, INT32_MAX));
+  ASSIGN_OR_RETURN(yarn.original_positions,
+                   rope.Integer("original_max_position_embeddings", 1,
+                                INT32_MAX, positions));
+  ASSIGN_OR_RETURN(yarn.beta_fast, rope.Number("beta_fast", 1e-3, 1e6, 32.0));
+  ASSIGN_OR_RETURN(yarn.beta_slow, rope.Number("beta_slow", 1e-3, 1e6, 1.0));
+  ASSIGN_OR_RETURN(yarn.truncate, rope.Bool("truncate", true));
+  ASSIGN_OR_RETURN(const double mscale, rope.Number("mscale", 0.0, 1e3, 0.0));
+  ASSIGN_OR_RETURN(const double mscale_all_dim,
+                   rope.Number("mscale_all_dim", 0.0, 1e3, 0.0));
+  const double by_default =
+      mscale > 0.0 && mscale_all_dim > 0.0
+          ? AttentionFactor(yarn.factor, mscale) /
+                AttentionFactor(yarn.factor, mscale_all_dim)
+          : AttentionFactor(yarn.factor, 1.0);
+  ASSIGN_OR_RETURN(yarn.attention_factor,
+                   rope.Number("attention_factor", 1e-3, 1e3, by_default));
+  return yarn;
+}
+
+// "type" in files older than "rope_type".
+absl::Status ReadScaling(const JsonKeys& keys, const JsonKeys& rope,
+                         RotarySpec& rotary) {
+  for (const char* name : {"type", "rope_type"}) {
+    const JsonKeys::Json* type = rope.Find(name);
+    if (type == nullptr || *type == "default") continue;
+    if (*type == "yarn") {
+      ASSIGN_OR_RETURN(rotary.scaling, ReadYarn(keys, rope));
+    } else if (*type == "linear") {
+      LinearScaling linear;
+      ASSIGN_OR_RETURN(linear.factor,
+                       rope.Number("factor", 1.0, kMaxScalingFactor, 1.0));
+      rotary.scaling = linear;
+    } else {
+      return rope.Error(
+          name, absl::StrCat(JsonKeys::Show(*type),
+                             " is not supported; allowed: \"default\", "
+                             "\"linear\" or \"yarn\""));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<RotarySpec> ReadRotary(const JsonKeys& keys, int head_dim,
                                       double theta) {
   RotarySpec rotary;
@@ -80,8 +142,7 @@ absl::StatusOr<RotarySpec> ReadRotary(const JsonKeys& keys, int head_dim,
   for (const char* name : {"rope_scaling", "rope_parameters"}) {
     ASSIGN_OR_RETURN(const std::optional<JsonKeys> rope, keys.Object(name));
     if (!rope.has_value()) continue;
-    RETURN_IF_ERROR(rope->Only("type", "default"));
-    RETURN_IF_ERROR(rope->Only("rope_type", "default"));
+    RETURN_IF_ERROR(ReadScaling(keys, *rope, rotary));
     ASSIGN_OR_RETURN(rotary.theta,
                      rope->Number("rope_theta", 1.0, 1e12, rotary.theta));
     ASSIGN_OR_RETURN(const double partial,

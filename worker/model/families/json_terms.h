@@ -40,9 +40,9 @@ absl::Status OnlyFullAttention(const JsonKeys& keys);
 absl::StatusOr<int> ReadHeadDim(const JsonKeys& keys, const ModelConfig& config,
                                 int hidden_size);
 
-// Rotary embedding of whole heads without scaling, as older files spell it
-// (rope_theta, rope_scaling) and as newer ones do (rope_parameters). `theta` is
-// what an absent rope_theta means.
+// Rotary embedding of whole heads, as it is or scaled ("linear", "yarn"), as
+// older files spell it (rope_theta, rope_scaling) and as newer ones do
+// (rope_parameters). `theta` is what an absent rope_theta means.
 absl::StatusOr<RotarySpec> ReadRotary(const JsonKeys& keys, int head_dim,
                                       double theta = 10000.0);
 

@@ -83,8 +83,6 @@ INSTANTIATE_TEST_SUITE_P(
         Feature{
             "layer 2: interleaved rotary embedding",
             [](auto& s) { Rotary(s).pairs = RotarySpec::Pairs::kInterleaved; }},
-        Feature{"layer 2: YaRN scaling",
-                [](auto& s) { Rotary(s).scaling = YarnScaling{}; }},
         Feature{"layer 2: Llama 3 scaling",
                 [](auto& s) { Rotary(s).scaling = Llama3Scaling{}; }},
         Feature{"layers of different rotary embedding",

@@ -91,9 +91,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadKey{"rms_norm_eps", "\"small\"", "not a number from"},
         BadKey{"rope_theta", "0.5", "not a number from"},
         BadKey{"rope_theta", "1e13", "not a number from"},
-        BadKey{"rope_scaling", R"({"rope_type": "yarn", "factor": 4})",
-               "allowed: \"default\""},
-        BadKey{"rope_scaling", R"({"type": "linear"})", "allowed: \"default\""},
+        BadKey{"rope_scaling", R"({"rope_type": "yarn", "factor": 0.5})",
+               "not a number from 1"},
+        BadKey{"rope_scaling", R"({"type": "linear", "factor": "x"})",
+               "not a number from 1"},
+        BadKey{"rope_scaling",
+               R"({"rope_type": "yarn", "original_max_position_embeddings": 0})",
+               "not an integer from 1"},
+        BadKey{"rope_scaling", R"({"rope_type": "dynamic"})",
+               "allowed: \"default\", \"linear\" or \"yarn\""},
         BadKey{"rope_scaling", "[1]", "neither null nor an object"},
         BadKey{"rope_parameters", R"({"rope_type": "llama3"})",
                "allowed: \"default\""},
@@ -165,6 +171,31 @@ TEST(Qwen3Moe, AbsentKeysHaveTheFormatsDefaults) {
   json["num_attention_heads"] = 12;
   EXPECT_THAT(Parse(json), StatusIs(absl::StatusCode::kInvalidArgument,
                                     HasSubstr("head_dim: missing")));
+}
+
+// As Qwen3's cards say for contexts beyond 32,768 tokens.
+TEST(Qwen3Moe, ScaledRotaryEmbeddingIsRead) {
+  Json json = Base();
+  json["rope_scaling"] = {{"rope_type", "yarn"},
+                          {"factor", 4.0},
+                          {"original_max_position_embeddings", 2048}};
+  auto spec = Parse(json);
+  ASSERT_THAT(spec, IsOk());
+  const auto* yarn = std::get_if<YarnScaling>(&spec->layers[0].rotary.scaling);
+  ASSERT_NE(yarn, nullptr);
+  EXPECT_EQ(yarn->factor, 4.0);
+  EXPECT_EQ(yarn->original_positions, 2048);
+  EXPECT_TRUE(yarn->truncate);
+  EXPECT_NEAR(yarn->attention_factor, 1.138629436, 1e-9);
+  EXPECT_EQ(spec->max_positions, 8192);
+  EXPECT_THAT(CheckSupported(*spec), IsOk());
+
+  json["rope_scaling"] = {{"type", "linear"}, {"factor", 2.5}};
+  spec = Parse(json);
+  ASSERT_THAT(spec, IsOk());
+  EXPECT_EQ(std::get<LinearScaling>(spec->layers[0].rotary.scaling).factor,
+            2.5);
+  EXPECT_EQ(spec->max_positions, 10240);
 }
 
 TEST(Qwen3Moe, BothSpellingsOfRotaryParametersAreRead) {
