@@ -14,9 +14,9 @@
 
 namespace moebius {
 
-// out = x * concat(parts)^T + their biases: the parts' outputs stand side by side, in order. A
-// rank passes its ranges of Q, K and V at once.
-// REQUIRES: part.k == x.cols; out.cols == sum of part.n; out.rows == x.rows.
+// out = x * concat(parts)^T + their biases: the parts' outputs stand side by
+// side, in order. A rank passes its ranges of Q, K and V at once. REQUIRES:
+// part.k == x.cols; out.cols == sum of part.n; out.rows == x.rows.
 void Project(const Cpu& device, ConstRows x,
              absl::Span<const PackedMatrix> parts, Rows out);
 

@@ -36,9 +36,8 @@ absl::StatusOr<RotaryTable> RotaryTable::Create(int max_positions,
   }
   for (const double frequency : angles.frequencies) {
     if (frequency > 0.0 && frequency <= 1.0) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("rotary frequencies must be above 0 and at most 1, not ",
-                     frequency));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rotary frequencies must be above 0 and at most 1, not ", frequency));
   }
   RotaryTable table;
   table.max_positions_ = max_positions;

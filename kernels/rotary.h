@@ -22,7 +22,8 @@ RotaryAngles PlainAngles(int head_dim, double theta);
 class RotaryTable {
  public:
   // kInvalidArgument unless 1 <= max_positions <= 2^24, head_dim is a positive
-  // multiple of 16 up to 1024, frequencies are finite and at most 1 and above 0.
+  // multiple of 16 up to 1024, frequencies are finite and at most 1 and above
+  // 0.
   static absl::StatusOr<RotaryTable> Create(int max_positions,
                                             const RotaryAngles& angles);
   int max_positions() const { return max_positions_; }

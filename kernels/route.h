@@ -38,11 +38,11 @@ struct ExpertRange {
 template <class D>
 class Routing;
 
-// For each row: softmax of x * router^T and the router's bias, then the top_k experts in descending
-// order of probability, ties to the lowest id, with these probabilities.
-// A NaN logit counts as -infinity; a row with nothing finite chooses the lowest
-// ids with equal weights.
-// REQUIRES: 1 <= top_k <= min(experts, kMaxExpertsPerToken); `out` has a row
+// For each row: softmax of x * router^T and the router's bias, then the top_k
+// experts in descending order of probability, ties to the lowest id, with these
+// probabilities. A NaN logit counts as -infinity; a row with nothing finite
+// chooses the lowest ids with equal weights. REQUIRES: 1 <= top_k <=
+// min(experts, kMaxExpertsPerToken); `out` has a row
 //   for each of x.
 void Route(const Cpu& device, const RouterShape& shape, ConstRows x,
            const PackedMatrix& router, Routing<Cpu>& routing,

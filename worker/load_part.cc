@@ -1,8 +1,10 @@
 #include "worker/load_part.h"
 
 #include <memory>
+#include <utility>
 
 #include "common/base/status_macros.h"
+#include "worker/model/families/families.h"
 #include "worker/model/safetensors.h"
 
 namespace moebius {
@@ -17,6 +19,7 @@ absl::StatusOr<LoadStats> LoadPart(const Config& config, const WorkerPlan& plan,
     source = MakeDummyWeights();
   } else {
     ASSIGN_OR_RETURN(source, Checkpoint::Open(config.model.path));
+    source = TensorsOf(plan.adapt, plan.shape.spec, std::move(source));
   }
   const auto sink = device.MakeSink();
   return LoadWeights({plan.shape, plan.names, rank, experts}, *source, *sink,

@@ -102,6 +102,7 @@ absl::StatusOr<WorkerPlan> PlanWorker(const Config& config,
   WorkerPlan plan;
   ASSIGN_OR_RETURN(const Model model, LoadModel(config.model.path));
   plan.names = model.names;
+  plan.adapt = model.adapt;
   ASSIGN_OR_RETURN(plan.shape,
                    MakeModelShape(model.spec, config.workers.count, 1));
   ExpertShape& experts = plan.shape.experts;

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "common/config/config.h"
 #include "worker/memory/worker_memory.h"
+#include "worker/model/families/families.h"
 #include "worker/model/kv_layout.h"
 #include "worker/model/model_shape.h"
 #include "worker/model/tensor_names.h"
@@ -18,6 +19,7 @@ class WorkerPlatform;
 struct WorkerPlan {
   ModelShape shape;
   TensorNames names = nullptr;
+  AdaptTensors adapt = nullptr;
   uint64_t model_digest = 0;  // workers of one model have it in common
   int context_length = 0;
   KvLayout kv;

@@ -112,6 +112,21 @@ absl::StatusOr<std::vector<bool>> ReadSparseLayers(const JsonKeys& keys,
   return sparse;
 }
 
+// Names how the weights are quantised, where the file says.
+absl::Status RefuseQuantised(const JsonKeys& keys) {
+  constexpr const char* kKey = "quantization_config";
+  const JsonKeys::Json* found = keys.Find(kKey);
+  if (found == nullptr) return absl::OkStatus();
+  std::string method;
+  if (found->is_object() && found->contains("quant_method")) {
+    method = absl::StrCat(" (", JsonKeys::Show((*found)["quant_method"]), ")");
+  }
+  return keys.Error(
+      kKey, absl::StrCat("quantised weights", method,
+                         " are not supported, convert them to BF16; allowed: "
+                         "null"));
+}
+
 // Scaled rotary embedding serves `factor` times the positions that the weights
 // were trained for, whether max_position_embeddings says so or not.
 absl::StatusOr<int> ReadPositions(const JsonKeys& keys) {
@@ -151,10 +166,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json,
   const JsonKeys keys(document, file_name);
   ModelConfig config;
   ASSIGN_OR_RETURN(config.architecture, ReadArchitecture(keys));
-  if (keys.Find("quantization_config") != nullptr) {
-    return keys.Error("quantization_config",
-                      "quantised weights are not supported; allowed: null");
-  }
+  RETURN_IF_ERROR(RefuseQuantised(keys));
   ASSIGN_OR_RETURN(const int num_layers,
                    keys.Integer("num_hidden_layers", 1, kMaxLayers));
   ASSIGN_OR_RETURN(config.num_experts, ReadNumExperts(keys));

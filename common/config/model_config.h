@@ -26,8 +26,8 @@ struct ModelConfig {
 
 // Each has a family; a test compares.
 inline constexpr std::string_view kServedArchitectures[] = {
-    "Qwen3MoeForCausalLM",
-    "MixtralForCausalLM",
+    "Qwen3MoeForCausalLM", "MixtralForCausalLM", "OlmoeForCausalLM",
+    "Qwen2MoeForCausalLM", "GptOssForCausalLM",
 };
 
 // Longest sequence served: what the model allows, or `max_model_len` where that

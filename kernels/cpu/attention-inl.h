@@ -368,9 +368,9 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
   for (int r = 0; r < kQueries; ++r) {
     factors[r] = 1.0f;
     if (seen[r].end == 0) continue;
-    factors[r] = SoftmaxBlock(
-        p + r * kBlockTokens, seen[r], &scratch.maximum[first + r],
-        scratch.sum.data() + ptrdiff_t{first + r} * kPanelRows);
+    factors[r] =
+        SoftmaxBlock(p + r * kBlockTokens, seen[r], &scratch.maximum[first + r],
+                     scratch.sum.data() + ptrdiff_t{first + r} * kPanelRows);
   }
   float* value = scratch.value.data() + 2 * query_at;
   BlockValues<T, kQueries>(p, v, next_k, head_dim, 0, least, factors, value);
@@ -381,6 +381,41 @@ HWY_INLINE void AttendBlock(int first, int head_dim, const T* const* k,
     BlockValues<T, 1>(p + r * kBlockTokens, v, next_k, head_dim,
                       std::max(least, seen[r].begin), seen[r].end, &keep,
                       value + ptrdiff_t{r} * 2 * head_dim);
+  }
+}
+
+// What the tile's queries have seen becomes their results.
+HWY_INLINE void WriteResults(const AttentionTile& tile, int head_dim,
+                             const AttentionScratch& scratch, Rows out) {
+  const PanelFloats df;
+  const QueryChunk& chunk = *tile.chunk;
+  const int queries = tile.num_rows * tile.group;
+  const ptrdiff_t first_column =
+      ptrdiff_t{tile.kv_head} * tile.group * head_dim;
+  for (int i = 0; i < queries; ++i) {
+    const int row = tile.first_row + i / tile.group;
+    float* to = out.row(chunk.first_row + row) + first_column +
+                ptrdiff_t{i % tile.group} * head_dim;
+    const float* even = scratch.value.data() + ptrdiff_t{i} * 2 * head_dim;
+    auto sum = hn::Zero(df);
+    MOEBIUS_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      sum = hn::Add(sum, hn::LoadU(df, scratch.sum.data() + i * kPanelRows +
+                                           v * kVecLanes));
+    }
+    float total = hn::GetLane(hn::SumOfLanes(df, sum));
+    if (tile.sinks != nullptr) {
+      // Never infinite: a sink far above the scores takes all the weight.
+      const float relative = tile.sinks[i % tile.group] - scratch.maximum[i];
+      total += hn::GetLane(FastExp(df, hn::Set(df, relative)));
+    }
+    const auto inverse = hn::Set(df, 1.0f / total);
+    for (int d = 0; d < head_dim; d += kVecLanes) {
+      hn::StoreU(hn::Mul(hn::Add(hn::LoadU(df, even + d),
+                                 hn::LoadU(df, even + head_dim + d)),
+                         inverse),
+                 df, to + d);
+    }
   }
 }
 
@@ -450,31 +485,7 @@ HWY_INLINE void AttendTileOf(ConstRows q, const AttentionTile& tile,
       AttendBlock<T, 1>(i, head_dim, k, v, next_k, before, scratch);
     }
   }
-  for (int i = 0; i < queries; ++i) {
-    const int row = tile.first_row + i / tile.group;
-    float* to = out.row(chunk.first_row + row) + first_column +
-                ptrdiff_t{i % tile.group} * head_dim;
-    const float* even = scratch.value.data() + ptrdiff_t{i} * 2 * head_dim;
-    auto sum = hn::Zero(df);
-    MOEBIUS_UNROLL
-    for (int v = 0; v < kVecs; ++v) {
-      sum = hn::Add(sum, hn::LoadU(df, scratch.sum.data() + i * kPanelRows +
-                                           v * kVecLanes));
-    }
-    float total = hn::GetLane(hn::SumOfLanes(df, sum));
-    if (tile.sinks != nullptr) {
-      // Never infinite: a sink far above the scores takes all the weight.
-      const float relative = tile.sinks[i % tile.group] - scratch.maximum[i];
-      total += hn::GetLane(FastExp(df, hn::Set(df, relative)));
-    }
-    const auto inverse = hn::Set(df, 1.0f / total);
-    for (int d = 0; d < head_dim; d += kVecLanes) {
-      hn::StoreU(hn::Mul(hn::Add(hn::LoadU(df, even + d),
-                                 hn::LoadU(df, even + head_dim + d)),
-                         inverse),
-                 df, to + d);
-    }
-  }
+  WriteResults(tile, head_dim, scratch, out);
 }
 
 void AttendTile(ConstRows q, const AttentionTile& tile, const KvPool& pool,

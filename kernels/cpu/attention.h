@@ -5,8 +5,8 @@
 // sequence; nothing here knows of layouts or ranks.
 //
 // Exactness: a row's result depends on its query, its position and the K and V
-// of the positions that it sees alone; not on the other rows, on the chunking, on
-// which pages hold the tokens, or on what lies in a page beyond the row's
+// of the positions that it sees alone; not on the other rows, on the chunking,
+// on which pages hold the tokens, or on what lies in a page beyond the row's
 // position (those bytes may be anything).
 //
 // Threading: a null pool means the calling thread alone.

@@ -25,9 +25,10 @@
 
 namespace moebius {
 
-// out[:, :] = x * concat(parts)^T + their biases. The parts' outputs stand side by side in
-// `out`, in order: a TP rank passes its ranges of Q, K and V at once.
-// REQUIRES: part.k == x.cols; out.cols == sum of part.n; out.rows == x.rows.
+// out[:, :] = x * concat(parts)^T + their biases. The parts' outputs stand side
+// by side in `out`, in order: a TP rank passes its ranges of Q, K and V at
+// once. REQUIRES: part.k == x.cols; out.cols == sum of part.n; out.rows ==
+// x.rows.
 void Gemm(ConstRows x, absl::Span<const PackedMatrix> parts, Rows out,
           ThreadPool* pool);
 inline void Gemm(ConstRows x, PackedMatrix w, Rows out, ThreadPool* pool) {

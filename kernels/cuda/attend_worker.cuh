@@ -37,8 +37,8 @@ class TileWorker {
     last_position_ =
         first_query() < count ? tile.first_position + last / args.group : -1;
     all_see_from_ = FirstSeen(args, last_position_);
-    skipped_splits_ = FirstSeen(args, tile.first_position) /
-                      (P::kSplitBlocks * kBlockTokens);
+    skipped_splits_ =
+        FirstSeen(args, tile.first_position) / (P::kSplitBlocks * kBlockTokens);
   }
 
   // Goes through every `step`th split from the `first_split`th on of those that

@@ -282,20 +282,19 @@ void GroupGatedRows(const Cuda<N>& device, ConstGpuRows<N> x, const float* gate,
                     Given<Routing<Cuda<N>>&> routing) {
   GroupAllRows<N>(device, x.rows, routing);
   if (x.rows == 0 || x.rows > routing.entry_room) return;
-  LaunchEarly(device.stream, device.failure, "the gates of rows",
-              {dim3(static_cast<unsigned>(x.rows / kGateWarps + 1)),
-               32 * kGateWarps},
-              WeighRows, x.data, x.stride, x.rows, x.cols, gate,
-              routing.weights.data());
+  LaunchEarly(
+      device.stream, device.failure, "the gates of rows",
+      {dim3(static_cast<unsigned>(x.rows / kGateWarps + 1)), 32 * kGateWarps},
+      WeighRows, x.data, x.stride, x.rows, x.cols, gate,
+      routing.weights.data());
 }
 
-#define MOEBIUS_INSTANTIATE(N)                                             \
-  template void Group<N>(const Cuda<N>&, const Assignments<Cuda<N>>&,      \
-                         ExpertRange, Routing<Cuda<N>>&);                  \
-  template void GroupAllRows<N>(const Cuda<N>&, int, Routing<Cuda<N>>&);   \
-  template void GroupGatedRows<N>(const Cuda<N>&,                          \
-                                  View<const float, Cuda<N>>, const float*, \
-                                  Routing<Cuda<N>>&);
+#define MOEBIUS_INSTANTIATE(N)                                                \
+  template void Group<N>(const Cuda<N>&, const Assignments<Cuda<N>>&,         \
+                         ExpertRange, Routing<Cuda<N>>&);                     \
+  template void GroupAllRows<N>(const Cuda<N>&, int, Routing<Cuda<N>>&);      \
+  template void GroupGatedRows<N>(const Cuda<N>&, View<const float, Cuda<N>>, \
+                                  const float*, Routing<Cuda<N>>&);
 MOEBIUS_INSTANTIATE(Numerics::kExact)
 MOEBIUS_INSTANTIATE(Numerics::kFast)
 #undef MOEBIUS_INSTANTIATE

@@ -174,7 +174,7 @@ HeadNorm NormOf(const Norm<Cuda<N>>& norm,
                 const View<const float, Cuda<N>>& squares, int head_dim) {
   if (norm.size == 0) return {};
   if (norm.size <= head_dim) return {norm.weight, norm.eps, norm.size};
-  return {norm.weight, norm.eps,      norm.size,
+  return {norm.weight,  norm.eps,       norm.size,
           squares.data, squares.stride, squares.cols};
 }
 
@@ -258,9 +258,8 @@ void SquareHeads(const Cuda<N>& device, int head_dim, ConstGpuRows<N> heads,
   template void PrepareQueries<N>(                                            \
       const Cuda<N>&, const HeadShape&, const HeadPreparation<Cuda<N>>&,      \
       const RowSet<Cuda<N>>&, View<float, Cuda<N>>);                          \
-  template void SquareHeads<N>(const Cuda<N>&, int,                           \
-                               View<const float, Cuda<N>>,                    \
-                               View<float, Cuda<N>>);
+  template void SquareHeads<N>(                                               \
+      const Cuda<N>&, int, View<const float, Cuda<N>>, View<float, Cuda<N>>);
 MOEBIUS_INSTANTIATE(Numerics::kExact)
 MOEBIUS_INSTANTIATE(Numerics::kFast)
 #undef MOEBIUS_INSTANTIATE

@@ -358,14 +358,9 @@ void Route(const Cuda<N>& device, const RouterShape& shape, ConstGpuRows<N> x,
     routing.logit_room = routing.logits.data() == nullptr ? 0 : room;
   }
   if (routing.logits.data() == nullptr) return;  // noted
-  const LogitArguments logits{x.data,
-                              x.stride,
-                              x.rows,
-                              router.data,
-                              router.bias,
-                              router.n,
-                              router.k,
-                              routing.logits.data()};
+  const LogitArguments logits{
+      x.data,      x.stride, x.rows,   router.data,
+      router.bias, router.n, router.k, routing.logits.data()};
   LaunchLogits(device, logits);
   const ChoiceArguments choice{
       routing.positions, routing.logits.data(), x.rows,      router.n,

@@ -166,9 +166,8 @@ class GateUpTask {
         gate += bias.gate[bias_at + output];
         up += bias.up[bias_at + output];
       }
-      to[row * kHiddenPitch + output] =
-          __float2bfloat16_rn(ActivateFast(args_.slot.activation, gate, up) *
-                              weight);
+      to[row * kHiddenPitch + output] = __float2bfloat16_rn(
+          ActivateFast(args_.slot.activation, gate, up) * weight);
     });
   }
   __device__ void Store(const Tile& tile, int row, std::byte* results) const {
@@ -218,8 +217,9 @@ class DownTask {
     const int panel = tile.panel_block * kTilePanels + first;
     const ExpertBias<CudaFast>& biases = args_.slot.bias;
     const float* const bias =
-        biases.down == nullptr ? nullptr
-                               : biases.down + tile.group * biases.hidden_stride;
+        biases.down == nullptr
+            ? nullptr
+            : biases.down + tile.group * biases.hidden_stride;
     const float* const weights = args_.weights + tile.first;
     ForSums<kRows>([&](int output, int row, int i) {
       __nv_bfloat16* const at = to + row * kOutputPitch + output;

@@ -106,7 +106,8 @@ class DenseTask {
     ForSums<kRows>([&](int output, int row, int i) {
       float* const at = to + row * kFloatPitch + output;
       at[0] = low == nullptr ? sums[0][i] : sums[0][i] + low[output];
-      at[4 * kTileRows] = high == nullptr ? sums[1][i] : sums[1][i] + high[output];
+      at[4 * kTileRows] =
+          high == nullptr ? sums[1][i] : sums[1][i] + high[output];
     });
   }
   __device__ void Store(const Tile& tile, int row, std::byte* results) const {

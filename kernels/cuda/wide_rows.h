@@ -36,8 +36,8 @@ struct TilePlaces {
   int num_tiles = 0;
 };
 
-// out = x * W^T and the parts' biases for all rows. Parts stand side by side; part i ends before
-// panel panel_ends[i].
+// out = x * W^T and the parts' biases for all rows. Parts stand side by side;
+// part i ends before panel panel_ends[i].
 struct DenseProduct {
   const Bf16* parts[kMaxParts] = {};
   const float* biases[kMaxParts] = {};  // null: none

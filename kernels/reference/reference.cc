@@ -61,7 +61,8 @@ Matrix Attention(const Matrix& q, const Matrix& k, const Matrix& v,
   const int q_heads = q.cols / head_dim;
   for (int i = 0; i < q.rows; ++i) {
     const int length = first_position + i + 1;
-    const int first = sight.window == 0 ? 0 : std::max(0, length - sight.window);
+    const int first =
+        sight.window == 0 ? 0 : std::max(0, length - sight.window);
     for (int h = 0; h < q_heads; ++h) {
       const int kv = h / (q_heads / kv_heads) * head_dim;
       std::vector<double> scores(length, 0.0);
@@ -71,8 +72,7 @@ Matrix Attention(const Matrix& q, const Matrix& k, const Matrix& v,
         }
         scores[t] /= std::sqrt(static_cast<double>(head_dim));
       }
-      double highest =
-          *std::max_element(scores.begin() + first, scores.end());
+      double highest = *std::max_element(scores.begin() + first, scores.end());
       double sum = 0.0;
       if (!sight.sinks.empty()) {
         highest = std::max<double>(highest, sight.sinks[h]);

@@ -210,8 +210,8 @@ TEST(PagedAttention, WindowsAndSinksAreTheSameBitsInEveryChunking) {
     const auto want = reference::Attention(
         sequence.q.ToDouble(), sequence.k.ToDouble(), sequence.v.ToDouble(),
         shape.kv_heads, shape.head_dim, 0, sight);
-    const Activations whole = RunInChunks(
-        shape, sequence, {length}, KvType::kFloat32, 1, nullptr, sight);
+    const Activations whole = RunInChunks(shape, sequence, {length},
+                                          KvType::kFloat32, 1, nullptr, sight);
     for (int i = 0; i < length; ++i) {
       for (int j = 0; j < want.cols; ++j) {
         ASSERT_NEAR(whole.at(i, j), want.at(i, j), 2e-5)
@@ -234,7 +234,7 @@ TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
   const std::vector<int> lengths = {1, 40, 130, 64};
   const uint32_t num_pages = 100;
   Cache cache(shape, 1, num_pages, KvType::kFloat32);
-  const KvPool pool = cache.pool();
+  const KvLayer<Cpu> kv{cache.pool(), 0};
   const auto pages = Pages(18, shape.kv_heads, num_pages, 9);
   std::vector<Sequence> sequences;
   std::vector<absl::Span<const uint32_t>> tables;
@@ -246,7 +246,8 @@ TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
     used += count;
     const QueryChunk chunk{0, lengths[s], 0, tables[s]};
     WriteKv(sequences[s].k.view(), sequences[s].v.view(),
-            absl::MakeConstSpan(&chunk, 1), shape.kv_heads, 0, pool, nullptr);
+            absl::MakeConstSpan(&chunk, 1), shape.kv_heads, 0, kv.pool,
+            nullptr);
   }
   // The last rows of each: three of the third, one of the others; row 3 idle.
   const int width = shape.q_heads * shape.head_dim;
@@ -263,8 +264,7 @@ TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
     }
   }
   for (int j = 0; j < width; ++j) out.at(3, j) = 5.0f;
-  PagedAttention(q.view(), chunks, shape.kv_heads, {pool, 0}, out.rows(),
-                 nullptr);
+  PagedAttention(q.view(), chunks, shape.kv_heads, kv, out.rows(), nullptr);
   for (int j = 0; j < width; ++j) ASSERT_EQ(out.at(3, j), 5.0f);
   for (size_t s = 0; s < lengths.size(); ++s) {
     const Activations alone =
@@ -289,7 +289,7 @@ TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
           part.at(i, j) = q.at(i, 6 * 32 + j);
         }
       }
-      PagedAttention(part.view(), absl::MakeConstSpan(&chunk, 1), 1, {pool, 0},
+      PagedAttention(part.view(), absl::MakeConstSpan(&chunk, 1), 1, kv,
                      got.rows(), nullptr);
       for (int i = 0; i < counts[s]; ++i) {
         for (int j = 0; j < q_heads * 32; ++j) {
@@ -300,7 +300,7 @@ TEST(PagedAttention, OtherSequencesAndHeadsDoNotMatter) {
     }
   }
   // In place.
-  PagedAttention(q.view(), chunks, shape.kv_heads, {pool, 0}, q.rows(), nullptr);
+  PagedAttention(q.view(), chunks, shape.kv_heads, kv, q.rows(), nullptr);
   for (int i = 0; i < 7; ++i) {
     for (int j = 0; i != 3 && j < width; ++j) {
       ASSERT_EQ(q.at(i, j), out.at(i, j));

@@ -66,8 +66,9 @@ TEST(RmsNorm, BatchAndThreadsDoNotChangeARow) {
 
 TEST(RotaryTable, RefusesShapesItCannotServe) {
   const auto refuses = [](int positions, int head_dim, double theta) {
-    return RotaryTable::Create(positions, PlainAngles(head_dim, theta)).status().code() ==
-           absl::StatusCode::kInvalidArgument;
+    return RotaryTable::Create(positions, PlainAngles(head_dim, theta))
+               .status()
+               .code() == absl::StatusCode::kInvalidArgument;
   };
   EXPECT_TRUE(refuses(0, 32, 1e4));
   EXPECT_TRUE(refuses((1 << 24) + 1, 32, 1e4));

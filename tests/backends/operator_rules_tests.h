@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,42 @@
 #include "tests/backends/operators_tests.h"
 
 namespace moebius {
+
+// Rows [first, first + count).
+inline Activations RowsFrom(const Activations& x, int first, int count) {
+  const int cols = x.view().cols;
+  Activations rows(count, cols);
+  for (int i = 0; i < count; ++i) {
+    for (int j = 0; j < cols; ++j) rows.at(i, j) = x.at(first + i, j);
+  }
+  return rows;
+}
+
+inline std::vector<double> RowOf(const Activations& x, int row) {
+  std::vector<double> values;
+  for (int j = 0; j < x.view().cols; ++j) values.push_back(x.at(row, j));
+  return values;
+}
+
+// Experts with biases, all of them one behind the other as slots have them.
+struct BiasedExperts {
+  std::vector<PlainExpert> experts;
+  std::vector<reference::ExpertRules> rules;
+  std::vector<float> gate, up, down;
+
+  BiasedExperts(RandomTensors& random, int count, int rows, int hidden) {
+    for (int e = 0; e < count; ++e) {
+      experts.push_back({random.Weights(rows, hidden),
+                         random.Weights(rows, hidden),
+                         random.Weights(hidden, rows)});
+      rules.push_back({random.Floats(rows), random.Floats(rows),
+                       random.Floats(hidden), 1.5, 1.702});
+      gate.insert(gate.end(), rules[e].gate.begin(), rules[e].gate.end());
+      up.insert(up.end(), rules[e].up.begin(), rules[e].up.end());
+      down.insert(down.end(), rules[e].down.begin(), rules[e].down.end());
+    }
+  }
+};
 
 template <class D>
 class OperatorRulesTest : public OperatorsTest<D> {
@@ -85,7 +122,9 @@ TYPED_TEST_P(OperatorRulesTest, ABiasIsAddedOnceWhateverTheSources) {
     const View<float, D> normed =
         this->dut.PutRows(Activations(kRows, kHidden));
     AddPartials(this->dut.device(), sources,
-                {residual, {this->PutFloats(ones), kHidden, 1e-6f}, normed,
+                {residual,
+                 {this->PutFloats(ones), kHidden, 1e-6f},
+                 normed,
                  this->PutFloats(bias)});
     this->ExpectNear(this->dut.TakeRows(residual), want);
     this->ExpectNear(this->dut.TakeRows(normed),
@@ -99,8 +138,7 @@ TYPED_TEST_P(OperatorRulesTest, ANormOfWholeRowsTakesTheSquaresOfAllHeads) {
   constexpr int kHeads = 4, kDim = 32, kRows = 6, kCols = kHeads * kDim;
   const Activations x = this->random.Rows(kRows, kCols);
   const auto weight = this->random.Floats(kCols);
-  const View<float, D> squares =
-      this->dut.PutRows(Activations(kRows, kHeads));
+  const View<float, D> squares = this->dut.PutRows(Activations(kRows, kHeads));
   const View<float, D> all = this->dut.PutRows(x);
   for (int half = 0; half < 2; ++half) {
     SquareHeads(this->dut.device(), kDim,
@@ -159,15 +197,10 @@ TYPED_TEST_P(OperatorRulesTest, RowsSeeTheirWindowAndTheirSinks) {
       kv.window = window;
       if (sunk) kv.sinks = this->PutFloats(sinks);
       const auto run = [&](int first, int count) {
-        Activations rows(count, kShape.cols());
-        std::vector<int32_t> positions;
-        for (int i = 0; i < count; ++i) {
-          positions.push_back(first + i);
-          for (int j = 0; j < kShape.cols(); ++j) {
-            rows.at(i, j) = qkv.at(first + i, j);
-          }
-        }
-        const View<float, D> on_device = this->dut.PutRows(rows);
+        std::vector<int32_t> positions(count);
+        std::iota(positions.begin(), positions.end(), first);
+        const View<float, D> on_device =
+            this->dut.PutRows(RowsFrom(qkv, first, count));
         const RowSet<D> set =
             this->dut.PutRowSet(positions, {{0, count, first, pages}});
         PrepareHeads(this->dut.device(), kShape, how, set, kv, on_device);
@@ -177,10 +210,10 @@ TYPED_TEST_P(OperatorRulesTest, RowsSeeTheirWindowAndTheirSinks) {
       };
       reference::Sight sight{window, {}};
       if (sunk) sight.sinks = sinks;
-      const auto want = reference::Attention(
-          ColumnsOf(qkv, 0, q), ColumnsOf(qkv, q, kv_cols),
-          ColumnsOf(qkv, q + kv_cols, kv_cols), kShape.num_kv, kShape.head_dim,
-          0, sight);
+      const auto want =
+          reference::Attention(ColumnsOf(qkv, 0, q), ColumnsOf(qkv, q, kv_cols),
+                               ColumnsOf(qkv, q + kv_cols, kv_cols),
+                               kShape.num_kv, kShape.head_dim, 0, sight);
       const Activations whole = run(0, kLength);
       this->ExpectNear(whole, want, 5.0);
       for (const int position : {0, 15, 99, 100, 257, 512, 699}) {
@@ -203,8 +236,7 @@ TYPED_TEST_P(OperatorRulesTest, ARoutersBiasChangesItsChoice) {
   constexpr int kHidden = 32, kExperts = 6, kTopK = 2, kCount = 9;
   const auto w = this->random.Weights(kExperts, kHidden);
   const std::vector<float> bias = {0, 0, 40, 0, 0, 30};
-  ColumnParallel<D> router =
-      this->dut.PutColumnParallel(w, kExperts, kHidden);
+  ColumnParallel<D> router = this->dut.PutColumnParallel(w, kExperts, kHidden);
   router.bias = this->PutFloats(bias);
   const std::vector<int32_t> ids(kCount * kTopK, -1);
   const std::vector<float> weights(kCount * kTopK, 0.0f);
@@ -226,25 +258,7 @@ TYPED_TEST_P(OperatorRulesTest, ARoutersBiasChangesItsChoice) {
 TYPED_TEST_P(OperatorRulesTest, ExpertsHaveBiasesAndAClampedActivation) {
   using D = TypeParam;
   constexpr int kHidden = 32, kRows = 64, kExperts = 2, kCount = 6;
-  constexpr GatedActivation kActivation{1.5f, 1.702f};
-  std::vector<PlainExpert> experts;
-  std::vector<reference::ExpertRules> rules;
-  std::vector<float> gate, up, down;
-  for (int e = 0; e < kExperts; ++e) {
-    experts.push_back({this->random.Weights(kRows, kHidden),
-                       this->random.Weights(kRows, kHidden),
-                       this->random.Weights(kHidden, kRows)});
-    rules.push_back({this->random.Floats(kRows), this->random.Floats(kRows),
-                     this->random.Floats(kHidden), kActivation.limit,
-                     kActivation.alpha});
-    const auto append = [](std::vector<float>& to,
-                           const std::vector<float>& from) {
-      to.insert(to.end(), from.begin(), from.end());
-    };
-    append(gate, rules[e].gate);
-    append(up, rules[e].up);
-    append(down, rules[e].down);
-  }
+  const BiasedExperts all(this->random, kExperts, kRows, kHidden);
   const Activations x = this->random.Rows(kCount, kHidden);
   const View<float, D> rows = this->dut.PutRows(x);
   // Rows take turns between the experts, which is their only one.
@@ -254,27 +268,23 @@ TYPED_TEST_P(OperatorRulesTest, ExpertsHaveBiasesAndAClampedActivation) {
   for (int i = 0; i < kCount; ++i) {
     ids.push_back(i % kExperts);
     weights.push_back(0.25f * static_cast<float>(i + 1));
-    std::vector<double> row;
-    for (int j = 0; j < kHidden; ++j) row.push_back(x.at(i, j));
-    const PlainExpert& expert = experts[ids[i]];
-    const auto out = reference::Expert(row, expert.gate, expert.up, expert.down,
-                                       kRows, rules[ids[i]]);
+    const PlainExpert& expert = all.experts[ids[i]];
+    const auto out = reference::Expert(RowOf(x, i), expert.gate, expert.up,
+                                       expert.down, kRows, all.rules[ids[i]]);
     for (int j = 0; j < kHidden; ++j) want.at(i, j) = weights[i] * out[j];
   }
   const Assignments<D> assignments{this->dut.Put(absl::MakeConstSpan(ids)),
                                    this->dut.Put(absl::MakeConstSpan(weights)),
                                    kCount, 1};
-  ExpertBias<D> bias{this->PutFloats(gate), this->PutFloats(up),
-                     this->PutFloats(down), kRows, kHidden};
-  ExpertSlot<D> whole =
-      this->dut.PutExperts(experts, kHidden, kRows, 2);
-  whole.activation = kActivation;
+  const ExpertBias<D> bias{this->PutFloats(all.gate), this->PutFloats(all.up),
+                           this->PutFloats(all.down), kRows, kHidden};
+  ExpertSlot<D> whole = this->dut.PutExperts(all.experts, kHidden, kRows, 2);
+  whole.activation = {1.5f, 1.702f};
   Activations first(0, 0);
   for (const int ranks : {1, 2}) {
     std::vector<ConstPartialRows<D>> sources;
     for (int r = 0; r < ranks; ++r) {
-      ExpertSlot<D> part =
-          ranks == 1 ? whole : whole.PieceRange(r, r + 1);
+      ExpertSlot<D> part = ranks == 1 ? whole : whole.PieceRange(r, r + 1);
       part.bias = bias;
       part.bias.gate += r * kRows / 2;
       part.bias.up += r * kRows / 2;

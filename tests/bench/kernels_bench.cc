@@ -356,7 +356,8 @@ void AttentionBench(benchmark::State& state, Heads heads, KvType type, int rows,
     if (write) {
       WriteKv(kv.view(), kv.view(), chunks, heads.kv, 0, pool, nullptr);
     } else {
-      PagedAttention(q.view(), chunks, heads.kv, {pool, 0}, out.rows(), nullptr);
+      PagedAttention(q.view(), chunks, heads.kv, {pool, 0}, out.rows(),
+                     nullptr);
     }
     benchmark::ClobberMemory();
   }

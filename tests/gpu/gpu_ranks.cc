@@ -179,7 +179,8 @@ void GpuRanks<N>::Load(OneRank& rank, Rank r, const GroupOptions& options,
     if (options.model_dir.empty()) {
       source = MakeDummyWeights();
     } else {
-      source = Must(Checkpoint::Open(options.model_dir));
+      source = TensorsOf(options.adapt, shape.spec,
+                         Must(Checkpoint::Open(options.model_dir)));
     }
     const auto sink =
         MakeGpuWeightSink(rank.dense.data(), rank.experts.data(), 0);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/split_mix.h"
@@ -138,20 +139,32 @@ StepWork WorkOf(const StepCase& one, const ModelShape& shape, KvType kv_type,
     const double q = share.heads.num_q() * d, kv = share.heads.num_kv() * d;
     size_t moe_layer = 0;
     for (int l = 0; l < shape.spec.num_layers(); ++l) {
+      const auto& attention =
+          std::get<GroupedQueryAttention>(shape.spec.layers[l].attention);
+      const auto inside = [&](double positions) {
+        return attention.window == 0
+                   ? positions
+                   : std::min<double>(positions, attention.window);
+      };
       // Of the last layer only K and V of rows that nobody wants.
       const bool last = l == shape.spec.num_layers() - 1;
       const double rows = last ? share.sequences : share.rows;
       double elements = reads * hidden * (2 * q + 2 * kv);
       work.operations += 2 * hidden * (share.rows * 2 * kv + rows * 2 * q) +
-                         4 * q * rows * (last ? length : seen);
-      work.bytes += kv_bytes * 2 * kv * share.sequences * (length + written);
+                         4 * q * rows * inside(last ? length : seen);
+      work.bytes +=
+          kv_bytes * 2 * kv * share.sequences * (inside(length) + written);
       if (const MoeMlp* moe = shape.spec.layers[l].moe()) {
         const double router = hidden * moe->router.num_experts;
         elements += reads * router +
                     part * expert_elements *
                         experts_named[static_cast<size_t>(rank)][moe_layer++];
+        const double shared =
+            moe->shared.has_value() ? 3 * hidden * moe->shared->rows : 0;
+        elements += reads * part * shared;
         work.operations +=
-            2 * rows * (router + part * moe->router.top_k * expert_elements);
+            2 * rows *
+            (router + part * (moe->router.top_k * expert_elements + shared));
       } else if (const DenseMlp* mlp = shape.spec.layers[l].dense()) {
         elements += reads * part * 3 * hidden * mlp->rows;
         work.operations += 2 * rows * part * 3 * hidden * mlp->rows;

@@ -66,9 +66,22 @@ HeadPreparation<D> Decoder<D>::PreparationOf(int l) const {
   const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
   HeadPreparation<D> how = preparation_;
   if (weights.q_norm == nullptr) return how;
-  how.q_norm = NormOf(weights.q_norm, shape_.head_dim);
-  how.k_norm = NormOf(weights.k_norm, shape_.head_dim);
+  const int d = shape_.head_dim;
+  if (whole_row_norm(l)) {
+    how.q_norm = NormOf(weights.q_norm + heads_.q_begin * d, shape_.q_size());
+    how.k_norm = NormOf(weights.k_norm + heads_.kv_begin * d, shape_.kv_size());
+  } else {
+    how.q_norm = NormOf(weights.q_norm, d);
+    how.k_norm = NormOf(weights.k_norm, d);
+  }
   return how;
+}
+
+template <class D>
+KvLayer<D> Decoder<D>::KvOf(int l) const {
+  const float* const sinks = weights_.layers[l].sinks;
+  return {kv_, l, AttentionOf(l).window,
+          sinks == nullptr ? nullptr : sinks + heads_.q_begin};
 }
 
 template <class D>
@@ -135,7 +148,8 @@ absl::Status Decoder<D>::RunLayers(const Pass<D>& pass) {
 
 template <class D>
 absl::Status Decoder<D>::Layer(int l, const Pass<D>& pass) {
-  const int rows = Attention(l, pass).size;
+  ASSIGN_OR_RETURN(const RowSet<D>* const going_on, Attention(l, pass));
+  const int rows = going_on->size;
   const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
   const int stride = head_shape_.cols(), q = head_shape_.q_cols();
   Part(PassPart::kOutput);
@@ -148,53 +162,123 @@ absl::Status Decoder<D>::Layer(int l, const Pass<D>& pass) {
                                                 : DenseMlp(l, rows);
 }
 
-// The first columns of qkv become the attention of the rows that go on.
+// In the last layer all groups go the same way where they meet in it.
 template <class D>
-const RowSet<D>& Decoder<D>::Attention(int l, const Pass<D>& pass) {
+absl::StatusOr<const RowSet<D>*> Decoder<D>::Attention(int l,
+                                                       const Pass<D>& pass) {
   const int rows = pass.rows.size;
   const View<float, D> qkv{qkv_.data(), rows, head_shape_.cols(),
                            head_shape_.cols()};
   const bool last = l == shape_.spec.num_layers() - 1;
-  if (last && pass.wanted.size < rows) {
-    LastAttention(l, pass, qkv);
-    return pass.wanted;
+  if (last && (pass.wanted.size < rows || whole_row_norm(l))) {
+    RETURN_IF_ERROR(LastAttention(l, pass, qkv));
+    return &pass.wanted;
   }
+  const int q = head_shape_.q_cols();
   Part(PassPart::kQkv);
   Project(device_, Normed(rows), ProjectionsOf(l), qkv);
   Part(PassPart::kHeads);
-  PrepareHeads(device_, head_shape_, PreparationOf(l), pass.rows, KvOf(l), qkv);
+  HeadPreparation<D> how = PreparationOf(l);
+  RETURN_IF_ERROR(ShareSquares(l, qkv.ColRange(0, q),
+                               qkv.ColRange(q, head_shape_.kv_cols()), how));
+  PrepareHeads(device_, head_shape_, how, pass.rows, KvOf(l), qkv);
   Part(PassPart::kAttention);
-  Attend(device_, head_shape_, pass.rows, KvOf(l),
-         qkv.ColRange(0, head_shape_.q_cols()));
-  return pass.rows;
+  Attend(device_, head_shape_, pass.rows, KvOf(l), qkv.ColRange(0, q));
+  return &pass.rows;
+}
+
+template <class D>
+absl::Status Decoder<D>::ShareSquares(int l, View<const float, D> queries,
+                                      View<const float, D> keys,
+                                      HeadPreparation<D>& how) {
+  if (!whole_row_norm(l)) return absl::OkStatus();
+  const int rows = queries.rows, d = shape_.head_dim;
+  const int q_heads = shape_.attention.num_q_heads;
+  const int kv_heads = shape_.attention.num_kv_heads;
+  const View<float, D> own = peers_.HeadSquares(rows);
+  if (queries.cols > 0) {
+    SquareHeads(device_, d, queries,
+                own.ColRange(heads_.q_begin, heads_.num_q()));
+  }
+  if (keys.cols > 0) {
+    SquareHeads(device_, d, keys,
+                own.ColRange(q_heads + heads_.kv_begin, heads_.num_kv()));
+  }
+  const IndexRange wanted{queries.cols > 0 ? 0 : q_heads,
+                          keys.cols > 0 ? q_heads + kv_heads : q_heads};
+  ASSIGN_OR_RETURN(const auto squares, peers_.ShareSquares(rows, wanted));
+  how.q_squares = squares.ColRange(0, q_heads);
+  how.k_squares = squares.ColRange(q_heads, kv_heads);
+  return absl::OkStatus();
 }
 
 // The last layer stores K and V of every row, but computes only the rows whose
 // logits are wanted; they move to the front.
 template <class D>
-void Decoder<D>::LastAttention(int l, const Pass<D>& pass, View<float, D> qkv) {
+absl::Status Decoder<D>::LastAttention(int l, const Pass<D>& pass,
+                                       View<float, D> qkv) {
   const int q = head_shape_.q_cols();
   const std::array<ColumnParallel<D>, 3> parts = ProjectionsOf(l);
   const absl::Span<const ColumnParallel<D>> all_parts = parts;
-  const HeadPreparation<D> how = PreparationOf(l);
+  HeadPreparation<D> how = PreparationOf(l);
   const View<float, D> kv = qkv.ColRange(q, 2 * head_shape_.kv_cols());
   Part(PassPart::kQkv);
   Project(device_, Normed(qkv.rows), all_parts.subspan(1), kv);
   Part(PassPart::kHeads);
+  RETURN_IF_ERROR(ShareSquares(l, kv.ColRange(0, 0),
+                               kv.ColRange(0, head_shape_.kv_cols()), how));
   PrepareHeads(device_, HeadShape{0, head_shape_.num_kv, head_shape_.head_dim},
                how, pass.rows, KvOf(l), kv);
 
   const int wanted = pass.wanted.size;
-  if (wanted == 0) return;
+  if (wanted == 0 && !whole_row_norm(l)) return absl::OkStatus();
   Part(PassPart::kQkv);
   KeepRows(device_, pass.wanted_rows, wanted, Residual(qkv.rows));
   KeepRows(device_, pass.wanted_rows, wanted, Normed(qkv.rows));
   const View<float, D> queries = qkv.RowRange(0, wanted).ColRange(0, q);
   Project(device_, Normed(wanted), all_parts.first(1), queries);
   Part(PassPart::kHeads);
+  RETURN_IF_ERROR(ShareSquares(l, queries, queries.ColRange(0, 0), how));
   PrepareQueries(device_, head_shape_, how, pass.wanted, queries);
   Part(PassPart::kAttention);
   Attend(device_, head_shape_, pass.wanted, KvOf(l), queries);
+  return absl::OkStatus();
+}
+
+// This rank's experts of a layer.
+template <class D>
+ExpertSlot<D> Decoder<D>::SlotOf(int l, const StepLayout& layout) const {
+  const MoeMlp& moe = *shape_.spec.layers[l].moe();
+  const ExpertsState& state = layout.experts;
+  const Layout of_layer = state.LayoutOf(shape_.experts, moe_index_[l]);
+  ExpertSlot<D> slot =
+      ViewSlot<D>(shape_, of_layer,
+                  experts_ + state.SlotOf(shape_.experts, moe_index_[l]) *
+                                 shape_.experts.slot_bytes());
+  if (const auto* clamped = std::get_if<ClampedSwiGlu>(&moe.activation)) {
+    slot.activation = {static_cast<float>(clamped->limit),
+                       static_cast<float>(clamped->alpha)};
+  }
+  if (!moe.bias) return slot;
+  const SlotView view = ViewOf(shape_.experts, of_layer, rank_);
+  slot.bias = weights_.layers[l].expert_bias.Of(view.first_expert);
+  slot.bias.gate += view.first_row;
+  slot.bias.up += view.first_row;
+  if (view.first_row > 0) slot.bias.down = nullptr;
+  return slot;
+}
+
+// The expert that every row goes to, as a dense MLP.
+template <class D>
+void Decoder<D>::Shared(int l, View<const float, D> x) {
+  const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
+  if (weights.shared_gate == nullptr) return;
+  const IndexRange slices = ShareOf(shape_.num_shared_slices, layout_.tp_size,
+                                    layout_.part_of(rank_));
+  Part(PassPart::kExperts);
+  GroupGatedRows(device_, x, weights.shared_gate, *routing_);
+  Experts(device_, weights.shared.PieceRange(slices.begin, slices.end),
+          shape_.shared_slice_rows, x, *routing_, peers_.SharedSums(x.rows));
 }
 
 template <class D>
@@ -204,20 +288,21 @@ absl::Status Decoder<D>::Moe(int l, int rows, const Pass<D>& pass) {
   const Layout layout = state.LayoutOf(shape_.experts, moe_layer);
   const SlotView view = ViewOf(shape_.experts, layout, rank_);
   const ExpertRange range{view.first_expert, view.num_experts};
-  const ExpertSlot<D> slot =
-      ViewSlot<D>(shape_, layout,
-                  experts_ + state.SlotOf(shape_.experts, moe_layer) *
-                                 shape_.experts.slot_bytes());
+  const ExpertSlot<D> slot = SlotOf(l, pass.layout);
   const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
   const RouterSpec& router = shape_.spec.layers[l].moe()->router;
 
   const Entering<D> entering = peers_.EnteringRows(rows);
   Part(PassPart::kSums);
   RETURN_IF_ERROR(peers_.SumAttention(
-      device_,
-      {Residual(rows), NormOf(weights.post_norm, hidden()), entering.x}));
+      device_, {Residual(rows), NormOf(weights.post_norm, hidden()), entering.x,
+                weights.output_bias}));
+  Shared(l, entering.x);
   Part(PassPart::kRouting);
-  Route(device_, {router.top_k, router.renormalize}, entering.x, weights.router,
+  // The softmax of the chosen logits is that of all, normalised anew.
+  const bool renormalize =
+      router.renormalize || router.score == RouterSpec::Score::kSoftmaxOfChosen;
+  Route(device_, {router.top_k, renormalize}, entering.x, weights.router,
         *routing_, entering.assignments);
   const bool last = l == shape_.spec.num_layers() - 1;
   Part(PassPart::kExchange);
@@ -243,8 +328,8 @@ absl::Status Decoder<D>::DenseMlp(int l, int rows) {
   const typename DenseWeights<D>::Layer& weights = weights_.layers[l];
   Part(PassPart::kSums);
   RETURN_IF_ERROR(peers_.SumAttention(
-      device_,
-      {Residual(rows), NormOf(weights.post_norm, hidden()), Normed(rows)}));
+      device_, {Residual(rows), NormOf(weights.post_norm, hidden()),
+                Normed(rows), weights.output_bias}));
   const IndexRange slices =
       ShareOf(shape_.num_mlp_slices, layout_.tp_size, layout_.part_of(rank_));
   Part(PassPart::kExperts);
@@ -341,9 +426,9 @@ absl::StatusOr<std::unique_ptr<Decoder<D>>> Decoder<D>::Create(
         "decoder: rotary tables of ", positions, " positions are larger than ",
         kMaxRotaryBytes, " bytes; set max_model_len lower"));
   }
-  ASSIGN_OR_RETURN(const RotaryTable rotary,
-                   RotaryTable::Create(
-                       positions, AnglesOf(shape.spec.layers[0].rotary)));
+  ASSIGN_OR_RETURN(
+      const RotaryTable rotary,
+      RotaryTable::Create(positions, AnglesOf(shape.spec.layers[0].rotary)));
   return std::unique_ptr<Decoder>(new Decoder(device, options, rotary));
 }
 

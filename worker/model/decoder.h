@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -106,7 +107,14 @@ class Decoder {
   Norm<D> NormOf(const float* weight, int size) const;
   // Behind layer l: the next one's, or the last one.
   Norm<D> NormBehind(int l) const;
-  KvLayer<D> KvOf(int l) const { return {kv_, l}; }
+  KvLayer<D> KvOf(int l) const;
+  const GroupedQueryAttention& AttentionOf(int l) const {
+    return std::get<GroupedQueryAttention>(shape_.spec.layers[l].attention);
+  }
+  // Whether heads are normed by the squares of all heads of their row.
+  bool whole_row_norm(int l) const {
+    return AttentionOf(l).qk_norm == GroupedQueryAttention::QkNorm::kWholeRow;
+  }
   HeadPreparation<D> PreparationOf(int l) const;
   // This rank's queries, keys and values among a layer's outputs.
   std::array<ColumnParallel<D>, 3> ProjectionsOf(int l) const;
@@ -117,8 +125,15 @@ class Decoder {
   absl::Status Begin(const Pass<D>& pass);
   absl::Status RunLayers(const Pass<D>& pass);
   absl::Status Layer(int l, const Pass<D>& pass);
-  const RowSet<D>& Attention(int l, const Pass<D>& pass);
-  void LastAttention(int l, const Pass<D>& pass, View<float, D> qkv);
+  // What of the rows' attention goes on; the first columns of qkv become it.
+  absl::StatusOr<const RowSet<D>*> Attention(int l, const Pass<D>& pass);
+  absl::Status LastAttention(int l, const Pass<D>& pass, View<float, D> qkv);
+  // Squares of all heads of the model, where heads are normed by those: of
+  // queries and keys, or of those that have columns.
+  absl::Status ShareSquares(int l, View<const float, D> queries,
+                            View<const float, D> keys, HeadPreparation<D>& how);
+  ExpertSlot<D> SlotOf(int l, const StepLayout& layout) const;
+  void Shared(int l, View<const float, D> x);
   absl::Status Moe(int l, int rows, const Pass<D>& pass);
   absl::Status DenseMlp(int l, int rows);
   absl::Status Logits(const Pass<D>& pass);

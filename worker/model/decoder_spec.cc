@@ -13,13 +13,12 @@ namespace {
 using Missing = std::string_view;
 
 Missing MissingOf(const GroupedQueryAttention& attention) {
-  if (attention.qk_norm == GroupedQueryAttention::QkNorm::kWholeRow) {
-    return "QK-norm over the whole row";
+  const bool whole_row =
+      attention.qk_norm == GroupedQueryAttention::QkNorm::kWholeRow;
+  // A norm of as many elements as a head has is that of each head.
+  if (whole_row && attention.kv_heads == 1) {
+    return "QK-norm over the whole row of one KV head";
   }
-  if (attention.qkv_bias) return "biases of queries, keys and values";
-  if (attention.output_bias) return "a bias of attention's output";
-  if (attention.sinks) return "attention sinks";
-  if (attention.window != 0) return "a sliding window";
   return {};
 }
 
@@ -36,23 +35,14 @@ Missing MissingOf(const RotarySpec& rotary, int head_dim) {
   return {};
 }
 
-Missing MissingOf(const ActivationSpec& activation) {
-  if (std::holds_alternative<ClampedSwiGlu>(activation)) {
-    return "clamped SwiGLU";
-  }
-  return {};
-}
-
 Missing MissingOf(const RouterSpec& router) {
   switch (router.score) {
     case RouterSpec::Score::kSoftmax:
-      break;
     case RouterSpec::Score::kSoftmaxOfChosen:
-      return "a router's softmax after the choice";
+      break;
     case RouterSpec::Score::kSigmoid:
       return "sigmoid routers";
   }
-  if (router.bias) return "a router's bias";
   if (router.correction_bias) return "a router's correction bias";
   if (router.groups != 1 || router.top_groups != 1) {
     return "groups of experts in a router";
@@ -63,14 +53,17 @@ Missing MissingOf(const RouterSpec& router) {
 
 Missing MissingOf(const DenseMlp& mlp) {
   if (mlp.bias) return "biases of a dense MLP";
-  return MissingOf(mlp.activation);
+  if (std::holds_alternative<ClampedSwiGlu>(mlp.activation)) {
+    return "clamped SwiGLU of a dense MLP";
+  }
+  return {};
 }
 
 Missing MissingOf(const MoeMlp& mlp) {
-  if (mlp.bias) return "biases of experts";
-  if (mlp.shared.has_value()) return "a shared expert";
-  const Missing missing = MissingOf(mlp.router);
-  return missing.empty() ? MissingOf(mlp.activation) : missing;
+  if (mlp.shared.has_value() && !mlp.shared->gated) {
+    return "a shared expert without a gate";
+  }
+  return MissingOf(mlp.router);
 }
 
 Missing MissingOf(const LayerSpec& layer) {

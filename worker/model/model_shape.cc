@@ -21,6 +21,8 @@ struct LayerSizes {
   int top_k = 0;
   int expert_rows = 0;
   int mlp_rows = 0;
+  int shared_rows = 0;
+  int num_shared = 0;  // MoE layers with an expert that rows share
 };
 
 // Takes `value` for the first layer that says one; later ones must say the
@@ -50,11 +52,20 @@ absl::StatusOr<LayerSizes> SizesOf(const DecoderSpec& spec) {
           Agree("experts of a row", l, moe->router.top_k, &sizes.top_k));
       RETURN_IF_ERROR(
           Agree("moe_intermediate_size", l, moe->rows, &sizes.expert_rows));
+      if (moe->shared.has_value()) {
+        RETURN_IF_ERROR(Agree("shared_expert_intermediate_size", l,
+                              moe->shared->rows, &sizes.shared_rows));
+        ++sizes.num_shared;
+      }
     }
     if (const DenseMlp* dense = layer.dense()) {
       RETURN_IF_ERROR(
           Agree("intermediate_size", l, dense->rows, &sizes.mlp_rows));
     }
+  }
+  if (sizes.num_shared != 0 && sizes.num_shared != spec.num_moe_layers()) {
+    return absl::InvalidArgumentError(
+        "model: a shared expert in some of the MoE layers is not supported");
   }
   return sizes;
 }
@@ -104,6 +115,15 @@ ExpertShape ExpertsOf(const DecoderSpec& spec, const LayerSizes& sizes,
   return shape;
 }
 
+// As many slices as attention's output has, if they divide.
+int SlicesOf(int rows, int num_slices) {
+  const int units = rows / kUnitRows;
+  if (units % num_slices == 0) return num_slices;
+  int slices = std::min(kMaxMlpSlices, units);
+  while (units % slices != 0) --slices;
+  return slices;
+}
+
 absl::Status CheckMultiple(const char* key, int value) {
   if (value > 0 && value % kUnitRows == 0) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -134,6 +154,10 @@ absl::StatusOr<ModelShape> MakeModelShape(const DecoderSpec& spec,
   if (has_mlps) {
     RETURN_IF_ERROR(CheckMultiple("intermediate_size", sizes.mlp_rows));
   }
+  if (sizes.shared_rows > 0) {
+    RETURN_IF_ERROR(
+        CheckMultiple("shared_expert_intermediate_size", sizes.shared_rows));
+  }
   ModelShape shape;
   shape.spec = spec;
   shape.num_ranks = num_ranks;
@@ -154,14 +178,12 @@ absl::StatusOr<ModelShape> MakeModelShape(const DecoderSpec& spec,
   shape.output_slice_rows = shape.q_size() / num_slices;
   CHECK(shape.output_slice_rows * num_slices == shape.q_size());
   if (has_mlps) {
-    const int units = sizes.mlp_rows / kUnitRows;
-    int slices = num_slices;
-    if (units % slices != 0) {
-      slices = std::min(kMaxMlpSlices, units);
-      while (units % slices != 0) --slices;
-    }
-    shape.num_mlp_slices = slices;
-    shape.mlp_slice_rows = sizes.mlp_rows / slices;
+    shape.num_mlp_slices = SlicesOf(sizes.mlp_rows, num_slices);
+    shape.mlp_slice_rows = sizes.mlp_rows / shape.num_mlp_slices;
+  }
+  if (sizes.shared_rows > 0) {
+    shape.num_shared_slices = SlicesOf(sizes.shared_rows, num_slices);
+    shape.shared_slice_rows = sizes.shared_rows / shape.num_shared_slices;
   }
   return shape;
 }

@@ -26,7 +26,7 @@ namespace moebius {
 //   experts              the longest slice with which no group size pays more
 //                        padding of rows than with the shortest one
 //   dense MLPs           need not divide: their slices are dealt out as evenly
-//                        as they go
+//   and shared experts   as they go
 struct ModelShape {
   DecoderSpec spec;
   int num_ranks = 1;
@@ -38,6 +38,8 @@ struct ModelShape {
   int expert_slice_rows = 0;  // of an expert; 0 without experts
   int mlp_slice_rows = 0;     // of a dense MLP; 0 without one
   int num_mlp_slices = 0;
+  int shared_slice_rows = 0;  // of the expert that rows share; 0 without one
+  int num_shared_slices = 0;
 
   int q_size() const { return attention.num_q_heads * head_dim; }
   int kv_size() const { return attention.num_kv_heads * head_dim; }

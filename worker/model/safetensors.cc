@@ -304,6 +304,21 @@ absl::StatusOr<const Checkpoint::Entry*> Checkpoint::Typed(
   return &found->second;
 }
 
+absl::StatusOr<const Checkpoint::Entry*> Checkpoint::AsMatrix(
+    const std::string& name, int64_t rows, int64_t cols) const {
+  const TensorInfo* const info = Find(name);
+  if (info == nullptr) return Typed(name, {rows, cols});
+  int64_t rows_there = 1;
+  for (size_t i = 0; i + 1 < info->shape.size(); ++i) {
+    rows_there *= info->shape[i];
+  }
+  const bool fits =
+      !info->shape.empty() && rows_there == rows && info->shape.back() == cols;
+  if (fits) return Typed(name, info->shape);
+  if (rows == 1) return Typed(name, {cols});
+  return Typed(name, {rows, cols});
+}
+
 absl::Status Checkpoint::Check(const std::string& name,
                                absl::Span<const int64_t> shape) {
   return Typed(name, shape).status();
@@ -326,7 +341,7 @@ absl::Status Checkpoint::ReadBf16(const std::string& name, MatrixSlice slice,
         slice.row_end <= slice.rows && 0 <= slice.col_begin &&
         slice.col_begin <= slice.col_end && slice.col_end <= slice.cols);
   CHECK(static_cast<int64_t>(out.size()) == slice.num_elements());
-  ASSIGN_OR_RETURN(const Entry* entry, Typed(name, {slice.rows, slice.cols}));
+  ASSIGN_OR_RETURN(const Entry* entry, AsMatrix(name, slice.rows, slice.cols));
   if (slice.num_elements() == 0) return absl::OkStatus();
   const TensorType type = entry->info.type;
   const int64_t size = SizeOf(type);
@@ -361,7 +376,7 @@ absl::Status Checkpoint::ReadBf16(const std::string& name, MatrixSlice slice,
 absl::Status Checkpoint::ReadFloat(const std::string& name,
                                    absl::Span<float> out) {
   ASSIGN_OR_RETURN(const Entry* entry,
-                   Typed(name, {static_cast<int64_t>(out.size())}));
+                   AsMatrix(name, 1, static_cast<int64_t>(out.size())));
   const TensorType type = entry->info.type;
   const int64_t bytes = static_cast<int64_t>(out.size()) * SizeOf(type);
   std::vector<std::byte> buffer(static_cast<size_t>(bytes));

@@ -95,6 +95,10 @@ class Checkpoint : public TensorSource {
                          const std::string& index_path);
   absl::StatusOr<const Entry*> Typed(const std::string& name,
                                      absl::Span<const int64_t> shape) const;
+  // The tensor whose last dimension is `cols`, and whose others are `rows`
+  // together.
+  absl::StatusOr<const Entry*> AsMatrix(const std::string& name, int64_t rows,
+                                        int64_t cols) const;
   absl::Status ReadBytes(const Entry& entry, int64_t offset, int64_t size,
                          std::byte* out);
 

@@ -17,18 +17,31 @@ enum class TensorRole {
   kQuery,          // [query heads * head_dim][hidden]
   kKey,            // [KV heads * head_dim][hidden]
   kValue,
-  kQueryNorm,  // [head_dim]
+  kQueryBias,
+  kKeyBias,
+  kValueBias,
+  kQueryNorm,  // [head_dim], or of all heads
   kKeyNorm,
+  kSinks,            // [query heads]
   kAttentionOutput,  // [hidden][query heads * head_dim]
-  kRouter,           // [experts][hidden]
-  kGate,             // [rows][hidden], of a dense MLP
+  kAttentionOutputBias,
+  kRouter,  // [experts][hidden]
+  kRouterBias,
+  kGate,  // [rows][hidden], of a dense MLP
   kUp,
-  kDown,  // [hidden][rows]
+  kDown,        // [hidden][rows]
+  kSharedGate,  // of the expert that every row goes to
+  kSharedUp,
+  kSharedDown,
+  kSharedRouter,  // [1][hidden]: by how much
 
   // Of an expert of a layer.
   kExpertGate,
   kExpertUp,
   kExpertDown,
+  kExpertGateBias,  // [rows]
+  kExpertUpBias,
+  kExpertDownBias,  // [hidden]
 };
 
 // The name of a tensor of one role. `layer` counts for roles of a layer and of

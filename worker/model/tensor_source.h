@@ -46,12 +46,13 @@ class TensorSource {
   // OK when the tensor is there with this shape and a type that can be read.
   virtual absl::Status Check(const std::string& name,
                              absl::Span<const int64_t> shape) = 0;
-  // out [slice.num_rows()][slice.num_cols()] = the slice of matrix `name`.
+  // out [slice.num_rows()][slice.num_cols()] = the slice of matrix `name`. Of a
+  // tensor with more dimensions all but the last one count as rows.
   // REQUIRES: the slice lies inside its matrix, out.size() is its size.
   // Errors: as Check, or the reason why it cannot be read.
   virtual absl::Status ReadBf16(const std::string& name, MatrixSlice slice,
                                 absl::Span<Bf16> out) = 0;
-  // The vector `name` of out.size() elements.
+  // The vector `name` of out.size() elements, or the one row of a matrix.
   virtual absl::Status ReadFloat(const std::string& name,
                                  absl::Span<float> out) = 0;
   // Bytes read from files so far.

@@ -42,14 +42,25 @@ class TensorList {
     const int64_t q = shape_.q_size(), kv = shape_.kv_size();
     Add(TensorRole::kAttentionNorm, {hidden}, l);
     Add(TensorRole::kMlpNorm, {hidden}, l);
-    if (HasQkNorm(shape_.spec.layers[l])) {
-      Add(TensorRole::kQueryNorm, {shape_.head_dim}, l);
-      Add(TensorRole::kKeyNorm, {shape_.head_dim}, l);
+    if (const QkNormSizes norms = QkNormSizesOf(shape_, l); norms.q > 0) {
+      Add(TensorRole::kQueryNorm, {norms.q}, l);
+      Add(TensorRole::kKeyNorm, {norms.k}, l);
     }
+    const auto& attention =
+        std::get<GroupedQueryAttention>(shape_.spec.layers[l].attention);
     Add(TensorRole::kQuery, {q, hidden}, l);
     Add(TensorRole::kKey, {kv, hidden}, l);
     Add(TensorRole::kValue, {kv, hidden}, l);
+    if (attention.qkv_bias) {
+      Add(TensorRole::kQueryBias, {q}, l);
+      Add(TensorRole::kKeyBias, {kv}, l);
+      Add(TensorRole::kValueBias, {kv}, l);
+    }
+    if (attention.sinks) Add(TensorRole::kSinks, {attention.q_heads}, l);
     Add(TensorRole::kAttentionOutput, {hidden, q}, l);
+    if (attention.output_bias) {
+      Add(TensorRole::kAttentionOutputBias, {hidden}, l);
+    }
   }
 
   void Mlp(int l) {
@@ -65,10 +76,23 @@ class TensorList {
     const MoeMlp& moe = *layer.moe();
     const int64_t rows = moe.rows;
     Add(TensorRole::kRouter, {moe.router.num_experts, hidden}, l);
+    if (moe.router.bias) {
+      Add(TensorRole::kRouterBias, {moe.router.num_experts}, l);
+    }
+    if (moe.shared.has_value()) {
+      Add(TensorRole::kSharedGate, {moe.shared->rows, hidden}, l);
+      Add(TensorRole::kSharedUp, {moe.shared->rows, hidden}, l);
+      Add(TensorRole::kSharedDown, {hidden, moe.shared->rows}, l);
+      Add(TensorRole::kSharedRouter, {1, hidden}, l);
+    }
     for (int e = 0; e < moe.router.num_experts; ++e) {
       Add(TensorRole::kExpertGate, {rows, hidden}, l, e);
       Add(TensorRole::kExpertUp, {rows, hidden}, l, e);
       Add(TensorRole::kExpertDown, {hidden, rows}, l, e);
+      if (!moe.bias) continue;
+      Add(TensorRole::kExpertGateBias, {rows}, l, e);
+      Add(TensorRole::kExpertUpBias, {rows}, l, e);
+      Add(TensorRole::kExpertDownBias, {hidden}, l, e);
     }
   }
 
@@ -101,11 +125,13 @@ class Planner {
     for (int l = 0; l < spec.num_layers(); ++l) {
       Attention(l);
       if (const MoeMlp* moe = spec.layers[l].moe()) {
-        Matrix(names_(TensorRole::kRouter, l, 0), moe->router.num_experts,
-               hidden, dense_.layers[l].router);
+        Moe(l, *moe);
         Slot(l, moe_layer++);
       } else {
-        Mlp(l, spec.layers[l].dense()->rows);
+        AddMlp({names_(TensorRole::kGate, l, 0), names_(TensorRole::kUp, l, 0),
+                names_(TensorRole::kDown, l, 0)},
+               spec.layers[l].dense()->rows, shape_.mlp_slice_rows,
+               dense_.layers[l].mlp);
       }
     }
     return std::move(parts_);
@@ -118,8 +144,9 @@ class Planner {
     parts_.push_back({{region, offset, packing}, std::move(sources)});
   }
 
-  void Vector(const std::string& name, int size, int64_t offset) {
-    Add(WeightRegion::kDense, offset, VectorPacking{size},
+  void Vector(const std::string& name, int size, int64_t offset,
+              int zeros = 0) {
+    Add(WeightRegion::kDense, offset, VectorPacking{size, zeros},
         {{name, MatrixSlice::Whole(1, size)}});
   }
 
@@ -142,10 +169,9 @@ class Planner {
     const int q = shape_.q_size(), kv = shape_.kv_size();
     Vector(names_(TensorRole::kAttentionNorm, l, 0), hidden, place.input_norm);
     Vector(names_(TensorRole::kMlpNorm, l, 0), hidden, place.post_norm);
-    if (HasQkNorm(shape_.spec.layers[l])) {
-      Vector(names_(TensorRole::kQueryNorm, l, 0), shape_.head_dim,
-             place.q_norm);
-      Vector(names_(TensorRole::kKeyNorm, l, 0), shape_.head_dim, place.k_norm);
+    if (const QkNormSizes norms = QkNormSizesOf(shape_, l); norms.q > 0) {
+      Vector(names_(TensorRole::kQueryNorm, l, 0), norms.q, place.q_norm);
+      Vector(names_(TensorRole::kKeyNorm, l, 0), norms.k, place.k_norm);
     }
     // One matrix [q + k + v][hidden]; each of the three is whole panels.
     const int64_t row_bytes = int64_t{hidden} * int64_t{sizeof(Bf16)};
@@ -154,35 +180,89 @@ class Planner {
            place.qkv + q * row_bytes);
     Matrix(names_(TensorRole::kValue, l, 0), kv, hidden,
            place.qkv + (q + kv) * row_bytes);
+    AttentionVectors(l);
     Add(WeightRegion::kDense, place.output, RowParallelPacking{hidden, q},
         {{names_(TensorRole::kAttentionOutput, l, 0),
           MatrixSlice::Whole(hidden, q)}});
   }
 
+  void AttentionVectors(int l) {
+    const DenseLayout::Layer& place = dense_.layers[l];
+    const int q = shape_.q_size(), kv = shape_.kv_size();
+    if (place.qkv_bias >= 0) {
+      Vector(names_(TensorRole::kQueryBias, l, 0), q, place.qkv_bias);
+      Vector(names_(TensorRole::kKeyBias, l, 0), kv,
+             place.qkv_bias + int64_t{q} * 4);
+      Vector(names_(TensorRole::kValueBias, l, 0), kv,
+             place.qkv_bias + (int64_t{q} + kv) * 4);
+    }
+    if (place.sinks >= 0) {
+      Vector(names_(TensorRole::kSinks, l, 0), shape_.attention.num_q_heads,
+             place.sinks);
+    }
+    if (place.output_bias >= 0) {
+      Vector(names_(TensorRole::kAttentionOutputBias, l, 0),
+             shape_.spec.hidden_size, place.output_bias);
+    }
+  }
+
+  // The names of an MLP's matrices.
+  struct MlpNames {
+    std::string gate, up, down;
+  };
+
   // Rows `range` of an expert of `rows` rows: rows of gate and up, columns of
   // down.
-  std::vector<TensorSlice> RowsOf(std::string gate, std::string up,
-                                  std::string down, int rows,
+  std::vector<TensorSlice> RowsOf(MlpNames names, int rows,
                                   IndexRange range) const {
     const int hidden = shape_.spec.hidden_size;
     const auto by_row =
         MatrixSlice::RowRange(rows, hidden, range.begin, range.end);
     const auto by_col =
         MatrixSlice::ColRange(hidden, rows, range.begin, range.end);
-    return {{std::move(gate), by_row},
-            {std::move(up), by_row},
-            {std::move(down), by_col}};
+    return {{std::move(names.gate), by_row},
+            {std::move(names.up), by_row},
+            {std::move(names.down), by_col}};
   }
 
-  void Mlp(int l, int rows) {
+  // An MLP that all rows go to, in slices.
+  void AddMlp(MlpNames names, int rows, int slice, int64_t offset) {
     const int hidden = shape_.spec.hidden_size;
-    const int slice = shape_.mlp_slice_rows;
     const int64_t slice_bytes = static_cast<int64_t>(
         ExpertBlock::NumElements(hidden, slice) * sizeof(Bf16));
-    Add(WeightRegion::kDense, dense_.layers[l].mlp,
+    Add(WeightRegion::kDense, offset,
         ExpertPacking{hidden, rows, slice, rows / slice, slice_bytes},
-        RowsOf(names_(TensorRole::kGate, l, 0), names_(TensorRole::kUp, l, 0),
-               names_(TensorRole::kDown, l, 0), rows, {0, rows}));
+        RowsOf(std::move(names), rows, {0, rows}));
+  }
+
+  // All of a MoE layer that is dense.
+  void Moe(int l, const MoeMlp& moe) {
+    const DenseLayout::Layer& place = dense_.layers[l];
+    const int hidden = shape_.spec.hidden_size;
+    const int experts = moe.router.num_experts;
+    Matrix(names_(TensorRole::kRouter, l, 0), experts, hidden, place.router);
+    if (moe.router.bias) {
+      Vector(names_(TensorRole::kRouterBias, l, 0), experts, place.router_bias);
+    }
+    if (moe.shared.has_value()) {
+      AddMlp({names_(TensorRole::kSharedGate, l, 0),
+              names_(TensorRole::kSharedUp, l, 0),
+              names_(TensorRole::kSharedDown, l, 0)},
+             moe.shared->rows, shape_.shared_slice_rows, place.shared);
+      Vector(names_(TensorRole::kSharedRouter, l, 0), hidden,
+             place.shared_gate);
+    }
+    if (!moe.bias) return;
+    const int padded = shape_.experts.padded_rows();
+    const int64_t rows_bytes = int64_t{padded} * 4;
+    for (int e = 0; e < experts; ++e) {
+      Vector(names_(TensorRole::kExpertGateBias, l, e), moe.rows,
+             place.gate_bias + e * rows_bytes, padded - moe.rows);
+      Vector(names_(TensorRole::kExpertUpBias, l, e), moe.rows,
+             place.up_bias + e * rows_bytes, padded - moe.rows);
+      Vector(names_(TensorRole::kExpertDownBias, l, e), hidden,
+             place.down_bias + e * int64_t{hidden} * 4);
+    }
   }
 
   void Slot(int l, int moe_layer) {
@@ -211,10 +291,10 @@ class Planner {
     std::vector<TensorSlice> sources;
     if (expert < experts.num_experts && range.size() > 0) {
       packing.rows = range.size();
-      sources =
-          RowsOf(names_(TensorRole::kExpertGate, l, expert),
-                 names_(TensorRole::kExpertUp, l, expert),
-                 names_(TensorRole::kExpertDown, l, expert), model_rows, range);
+      sources = RowsOf({names_(TensorRole::kExpertGate, l, expert),
+                        names_(TensorRole::kExpertUp, l, expert),
+                        names_(TensorRole::kExpertDown, l, expert)},
+                       model_rows, range);
     }
     Add(WeightRegion::kExperts, offset, packing, std::move(sources));
   }

@@ -22,7 +22,9 @@ int64_t HostBytes(const ExpertPacking& part) {
   return Bytes(ExpertBlock::NumElements(part.hidden, part.rows));
 }
 
-int64_t PackedBytes(const VectorPacking& part) { return HostBytes(part); }
+int64_t PackedBytes(const VectorPacking& part) {
+  return (int64_t{part.size} + part.zeros) * int64_t{sizeof(float)};
+}
 int64_t PackedBytes(const MatrixPacking& part) {
   return Bytes(PackedMatrix::NumElements(part.n, part.k));
 }

@@ -18,9 +18,10 @@ enum class WeightRegion { kDense, kExperts };
 // What is handed over, in host memory as in a checkpoint, and what becomes of
 // it (kernels/formats.h has the packed formats).
 
-// float32 [size], as it is.
+// float32 [size], as it is, and zeros behind it.
 struct VectorPacking {
   int size = 0;
+  int zeros = 0;
 };
 // BF16 [n][k] -> the panels of a PackedMatrix.
 struct MatrixPacking {

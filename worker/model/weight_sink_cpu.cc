@@ -48,7 +48,9 @@ void PackWithZeros(const ExpertRows& expert, int first, int count,
 }
 
 void Pack(const VectorPacking& part, const std::byte* host, std::byte* out) {
-  std::memcpy(out, host, static_cast<size_t>(part.size) * sizeof(float));
+  const size_t bytes = static_cast<size_t>(part.size) * sizeof(float);
+  std::memcpy(out, host, bytes);
+  std::memset(out + bytes, 0, static_cast<size_t>(part.zeros) * sizeof(float));
 }
 
 void Pack(const MatrixPacking& part, const std::byte* host, std::byte* out) {

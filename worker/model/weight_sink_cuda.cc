@@ -146,11 +146,17 @@ class GpuWeightSink final : public WeightSink {
 
   absl::Status Pack(const VectorPacking& part, const Room& room,
                     std::byte* out) {
+    const size_t bytes = static_cast<size_t>(part.size) * sizeof(float);
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemcpyAsync(out, room.gpu, bytes,
+                                   cudaMemcpyDeviceToDevice, stream_->get()),
+                   "a copy of a vector on the GPU"));
+    if (part.zeros == 0) return absl::OkStatus();
     return CudaStatus(
-        cudaMemcpyAsync(out, room.gpu,
-                        static_cast<size_t>(part.size) * sizeof(float),
-                        cudaMemcpyDeviceToDevice, stream_->get()),
-        "a copy of a norm on the GPU");
+        cudaMemsetAsync(out + bytes, 0,
+                        static_cast<size_t>(part.zeros) * sizeof(float),
+                        stream_->get()),
+        "zeros behind a vector on the GPU");
   }
 
   absl::Status Pack(const MatrixPacking& part, const Room& room,

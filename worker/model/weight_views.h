@@ -17,17 +17,36 @@ struct DenseWeights {
   struct Layer {
     const float* input_norm = nullptr;  // [hidden]
     const float* post_norm = nullptr;   // [hidden], after attention
-    const float* q_norm = nullptr;      // [head_dim]; null without QK-norm
+    const float* q_norm = nullptr;      // null without QK-norm
     const float* k_norm = nullptr;      // the same
     ColumnParallel<D> qkv;
+    const float* sinks = nullptr;  // [query heads]; null: none
     RowParallel<D> output;
-    ColumnParallel<D> router;  // MoE layers
-    ExpertSlot<D> mlp;         // dense layers: one expert, a piece a slice
+    const float* output_bias = nullptr;  // [hidden]; null: none
+    ExpertSlot<D> mlp;          // dense layers: one expert, a piece a slice
+    ColumnParallel<D> router;   // MoE layers, and all of this
+    ExpertBias<D> expert_bias;  // of the model's first expert and row
+    ExpertSlot<D> shared;       // as mlp; of no experts: none
+    const float* shared_gate = nullptr;  // [hidden]
   };
   ColumnParallel<D> embedding, lm_head;
   const float* final_norm = nullptr;  // [hidden]
   std::vector<Layer> layers;
 };
+
+// An MLP that all rows go to: one expert, a piece of `slice_rows` a slice.
+template <class D>
+ExpertSlot<D> ViewMlp(const Bf16* data, int hidden, int slice_rows,
+                      int num_slices) {
+  return {.data = data,
+          .hidden = hidden,
+          .rows = slice_rows,
+          .num_pieces = num_slices,
+          .piece_stride = static_cast<ptrdiff_t>(
+              ExpertBlock::NumElements(hidden, slice_rows)),
+          .num_experts = 1,
+          .experts_per_block = 1};
+}
 
 // `dense`: base of the region, a multiple of 64.
 template <class D>
@@ -38,8 +57,10 @@ DenseWeights<D> ViewDense(const ModelShape& shape, const std::byte* dense) {
   const auto at = [dense](int64_t offset) {
     return reinterpret_cast<const Bf16*>(dense + offset);
   };
+  // Null where there are none.
   const auto floats = [dense](int64_t offset) {
-    return reinterpret_cast<const float*>(dense + offset);
+    return offset < 0 ? nullptr
+                      : reinterpret_cast<const float*>(dense + offset);
   };
   DenseWeights<D> weights;
   weights.embedding = {at(plan.embedding), spec.vocab_size, hidden};
@@ -51,22 +72,30 @@ DenseWeights<D> ViewDense(const ModelShape& shape, const std::byte* dense) {
     typename DenseWeights<D>::Layer& layer = weights.layers[l];
     layer.input_norm = floats(place.input_norm);
     layer.post_norm = floats(place.post_norm);
-    if (place.q_norm >= 0) layer.q_norm = floats(place.q_norm);
-    if (place.k_norm >= 0) layer.k_norm = floats(place.k_norm);
-    layer.qkv = {at(place.qkv), shape.q_size() + 2 * shape.kv_size(), hidden};
+    layer.q_norm = floats(place.q_norm);
+    layer.k_norm = floats(place.k_norm);
+    layer.qkv = {at(place.qkv), shape.q_size() + 2 * shape.kv_size(), hidden,
+                 floats(place.qkv_bias)};
+    layer.sinks = floats(place.sinks);
     layer.output = {at(place.output), hidden, shape.q_size()};
-    if (const MoeMlp* moe = spec.layers[l].moe()) {
-      layer.router = {at(place.router), moe->router.num_experts, hidden};
+    layer.output_bias = floats(place.output_bias);
+    const MoeMlp* moe = spec.layers[l].moe();
+    if (moe == nullptr) {
+      layer.mlp = ViewMlp<D>(at(place.mlp), hidden, shape.mlp_slice_rows,
+                             shape.num_mlp_slices);
       continue;
     }
-    layer.mlp = {.data = at(place.mlp),
-                 .hidden = hidden,
-                 .rows = shape.mlp_slice_rows,
-                 .num_pieces = shape.num_mlp_slices,
-                 .piece_stride = static_cast<ptrdiff_t>(
-                     ExpertBlock::NumElements(hidden, shape.mlp_slice_rows)),
-                 .num_experts = 1,
-                 .experts_per_block = 1};
+    layer.router = {at(place.router), moe->router.num_experts, hidden,
+                    floats(place.router_bias)};
+    layer.expert_bias = {floats(place.gate_bias), floats(place.up_bias),
+                         floats(place.down_bias), shape.experts.padded_rows(),
+                         hidden};
+    if (moe->shared.has_value()) {
+      layer.shared =
+          ViewMlp<D>(at(place.shared), hidden, shape.shared_slice_rows,
+                     shape.num_shared_slices);
+      layer.shared_gate = floats(place.shared_gate);
+    }
   }
   return weights;
 }

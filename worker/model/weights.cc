@@ -13,9 +13,18 @@ int64_t Bytes(size_t num_elements) {
 
 }  // namespace
 
-bool HasQkNorm(const LayerSpec& layer) {
-  return std::get<GroupedQueryAttention>(layer.attention).qk_norm !=
-         GroupedQueryAttention::QkNorm::kNone;
+QkNormSizes QkNormSizesOf(const ModelShape& shape, int layer) {
+  using QkNorm = GroupedQueryAttention::QkNorm;
+  switch (std::get<GroupedQueryAttention>(shape.spec.layers[layer].attention)
+              .qk_norm) {
+    case QkNorm::kNone:
+      break;
+    case QkNorm::kPerHead:
+      return {shape.head_dim, shape.head_dim};
+    case QkNorm::kWholeRow:
+      return {shape.q_size(), shape.kv_size()};
+  }
+  return {};
 }
 
 DenseLayout PlanDense(const ModelShape& shape) {
@@ -27,6 +36,7 @@ DenseLayout PlanDense(const ModelShape& shape) {
     next += (bytes + kAlign - 1) / kAlign * kAlign;
     return at;
   };
+  const auto floats = [&take](int64_t size) { return take(size * 4); };
   DenseLayout dense;
   const int64_t table =
       Bytes(PackedMatrix::NumElements(spec.vocab_size, hidden));
@@ -38,17 +48,34 @@ DenseLayout PlanDense(const ModelShape& shape) {
     DenseLayout::Layer& layer = dense.layers[l];
     layer.input_norm = take(int64_t{hidden} * 4);
     layer.post_norm = take(int64_t{hidden} * 4);
-    if (HasQkNorm(spec.layers[l])) {
-      layer.q_norm = take(int64_t{shape.head_dim} * 4);
-      layer.k_norm = take(int64_t{shape.head_dim} * 4);
+    if (const QkNormSizes norms = QkNormSizesOf(shape, l); norms.q > 0) {
+      layer.q_norm = floats(norms.q);
+      layer.k_norm = floats(norms.k);
     }
-    layer.qkv = take(Bytes(PackedMatrix::NumElements(
-        shape.q_size() + 2 * shape.kv_size(), hidden)));
+    const auto& attention =
+        std::get<GroupedQueryAttention>(spec.layers[l].attention);
+    const int qkv = shape.q_size() + 2 * shape.kv_size();
+    layer.qkv = take(Bytes(PackedMatrix::NumElements(qkv, hidden)));
+    if (attention.qkv_bias) layer.qkv_bias = floats(qkv);
+    if (attention.sinks) layer.sinks = floats(attention.q_heads);
     layer.output =
         take(Bytes(RowParallelMatrix::NumElements(hidden, shape.q_size())));
+    if (attention.output_bias) layer.output_bias = floats(hidden);
     if (const MoeMlp* moe = spec.layers[l].moe()) {
+      const int64_t experts = moe->router.num_experts;
       layer.router = take(
           Bytes(PackedMatrix::NumElements(moe->router.num_experts, hidden)));
+      if (moe->router.bias) layer.router_bias = floats(experts);
+      if (moe->bias) {
+        layer.gate_bias = floats(experts * shape.experts.padded_rows());
+        layer.up_bias = floats(experts * shape.experts.padded_rows());
+        layer.down_bias = floats(experts * hidden);
+      }
+      if (moe->shared.has_value()) {
+        layer.shared =
+            take(Bytes(ExpertBlock::NumElements(hidden, moe->shared->rows)));
+        layer.shared_gate = floats(hidden);
+      }
     } else {
       layer.mlp = take(Bytes(
           ExpertBlock::NumElements(hidden, spec.layers[l].dense()->rows)));

@@ -39,7 +39,11 @@ struct Entered {
 // without rows:
 //
 //   Begin                                     a pass
+//   HeadSquares, ShareSquares                 where heads are normed by those
+//                                             of all, of queries and of keys
 //   AttentionSums, SumAttention               each layer
+//   SharedSums                                a MoE layer with an expert that
+//                                             all rows go to
 //   Entering, Enter, Leave                    a MoE layer
 //   DenseSums, SumDense                       a dense layer
 //   LogitColumns, ShareLogits                 but in EP, for each chunk of

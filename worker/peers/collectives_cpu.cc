@@ -62,6 +62,7 @@ Collectives<Cpu>::Collectives(const Cpu& device, const Options& options)
   rows_ = {device, "entered rows", rows * hidden()};
   weights_ = {device, "entered weights", assignments};
   experts_ = {device, "entered experts", assignments};
+  squares_ = {device, "squares of heads", rows * NumHeads(shape_)};
 }
 
 absl::Status Collectives<Cpu>::Wait() {
@@ -78,6 +79,37 @@ ConstFixedRows Collectives<Cpu>::PeerSums(Rank rank, int which, int first,
   const int64_t* const base =
       reinterpret_cast<const int64_t*>(peers_[rank] + place_.sums[which]);
   return {base + int64_t{first} * hidden(), rows, hidden(), hidden()};
+}
+
+Rows Collectives<Cpu>::HeadSquares(int rows) {
+  const int heads = NumHeads(shape_);
+  return {reinterpret_cast<float*>(exchange_ + place_.squares), rows, heads,
+          heads};
+}
+
+absl::StatusOr<ConstRows> Collectives<Cpu>::ShareSquares(int rows,
+                                                         IndexRange heads) {
+  if (!shared()) return HeadSquares(rows);
+  RETURN_IF_ERROR(Wait());
+  const int num_heads = NumHeads(shape_);
+  for (Rank r = group_begin(); r < group_begin() + attention_.tp_size; ++r) {
+    const float* const from =
+        reinterpret_cast<const float*>(peers_[r] + place_.squares);
+    for (const IndexRange& part : HeadColumns(shape_, attention_, r)) {
+      const int begin = std::max(part.begin, heads.begin);
+      const int count = std::min(part.end, heads.end) - begin;
+      for (int64_t i = 0; count > 0 && i < rows; ++i) {
+        std::copy_n(from + i * num_heads + begin, count,
+                    squares_.data() + i * num_heads + begin);
+      }
+    }
+  }
+  return ConstRows{squares_.data(), rows, num_heads, num_heads};
+}
+
+FixedRows Collectives<Cpu>::SharedSums(int rows) {
+  return {reinterpret_cast<int64_t*>(exchange_ + place_.shared), rows, hidden(),
+          hidden()};
 }
 
 absl::Status Collectives<Cpu>::SumAll(const Cpu& device, int which,
@@ -194,11 +226,18 @@ absl::Status Collectives<Cpu>::Leave(const Cpu& device, Layout experts,
   for (int row = 0, end = 0; row < rows; row = end) {
     const uint32_t ranks = ranks_of(row);
     for (end = row + 1; end < rows && ranks_of(end) == ranks;) ++end;
-    ConstFixedRows sources[kMaxRanks];
+    ConstFixedRows sources[kMaxSumSources];
     size_t num_sources = 0;
     for (Rank r = 0; r < num_ranks(); ++r) {
       if ((ranks >> r & 1) == 0) continue;
       sources[num_sources++] = PeerSums(r, 1, first_row_ + row, end - row);
+    }
+    for (int i = 0; shape_.num_shared_slices > 0 && i < attention_.tp_size;
+         ++i) {
+      const int64_t* const base = reinterpret_cast<const int64_t*>(
+          peers_[group_begin() + i] + place_.shared);
+      sources[num_sources++] = {base + int64_t{row} * hidden(), end - row,
+                                hidden(), hidden()};
     }
     AddPartials(device, absl::MakeConstSpan(sources, num_sources),
                 {to.residual.RowRange(row, end - row), to.norm,

@@ -46,6 +46,14 @@ class Collectives<Cpu> {
     logits_ = 0;
   }
 
+  // ---- sums of squares of heads
+  // Of the model's query heads, and then its KV heads, where ours go:
+  // [rows][heads].
+  Rows HeadSquares(int rows);
+  // The same with those in `heads` of all ranks that have our rows; what was
+  // shared of other heads before stays.
+  absl::StatusOr<ConstRows> ShareSquares(int rows, IndexRange heads);
+
   // ---- partial sums of attention's output, and of a dense MLP
   FixedRows AttentionSums(int rows) { return Sums(0, rows); }
   absl::Status SumAttention(const Cpu& device, const ResidualNorm<Cpu>& to);
@@ -59,6 +67,8 @@ class Collectives<Cpu> {
   absl::StatusOr<Entered<Cpu>> Enter(int rows,
                                      absl::Span<const int> rows_of_group,
                                      ExpertRange range);
+  // Of the expert that all rows go to, of our group's rows; Leave() adds them.
+  FixedRows SharedSums(int rows);
   // Adds the sums of all ranks that hold something of a row's experts, which
   // are in layout `experts`.
   absl::Status Leave(const Cpu& device, Layout experts,
@@ -105,7 +115,8 @@ class Collectives<Cpu> {
   // Rows of a MoE layer, of all groups.
   Buffer<float, Cpu> rows_, weights_;
   Buffer<int32_t, Cpu> experts_;
-  int first_row_ = 0;  // of our own among them
+  Buffer<float, Cpu> squares_;  // of all heads
+  int first_row_ = 0;           // of our own among them
 };
 
 }  // namespace moebius

@@ -45,13 +45,22 @@ ExchangeLayout PlanOf(const ModelShape& shape, int max_rows) {
       {int{sizeof(typename Cuda<N>::Partial)}, kLogitChunkBytes});
 }
 
-// Two a layer, or three of a layout between EP and TP; one for each chunk of
-// logits, and one at the end.
+// Two a layer, or three of a layout between EP and TP; one more where squares
+// of heads are shared, and two in the last; one for each chunk of logits, and
+// one at the end.
 int MostMeetings(const ModelShape& shape, int max_rows, int logit_rows) {
   if (shape.num_ranks == 1) return 0;
-  const int of_layer = LayoutsOf(shape.attention).size() > 2 ? 3 : 2;
+  int of_layer = LayoutsOf(shape.attention).size() > 2 ? 3 : 2;
+  for (const LayerSpec& layer : shape.spec.layers) {
+    if (std::get<GroupedQueryAttention>(layer.attention).qk_norm !=
+        GroupedQueryAttention::QkNorm::kWholeRow) {
+      continue;
+    }
+    ++of_layer;
+    break;
+  }
   return of_layer * shape.spec.num_layers() +
-         (max_rows + logit_rows - 1) / logit_rows + 1;
+         (max_rows + logit_rows - 1) / logit_rows + 2;
 }
 
 // The places of tokens are behind the rest.
@@ -120,6 +129,7 @@ Collectives<Cuda<N>>::Collectives(const D& device, const Options& options)
   rows_ = {device, "entered rows", rows * hidden()};
   weights_ = {device, "entered weights", assignments};
   experts_ = {device, "entered experts", assignments};
+  squares_ = {device, "squares of heads", rows * NumHeads(shape_)};
   token_places_.num_ranks = num_ranks();
   token_places_.count = options.max_slots;
   for (Rank r = 0; r < num_ranks(); ++r) {
@@ -167,10 +177,49 @@ Assignments<Cuda<N>> Collectives<Cuda<N>>::AssignmentsOf(Rank rank,
 template <Numerics N>
 void Collectives<Cuda<N>>::Sum(int meeting, const RowSources& from,
                                const ResidualNorm<D>& to) const {
-  LaunchSum<N>(
-      Behind(meeting), from,
-      {to.residual.rows, to.residual.data, to.residual.stride, to.normed.data,
-       to.normed.stride, to.norm.weight, to.norm.eps, to.residual.cols});
+  LaunchSum<N>(Behind(meeting), from,
+               {to.residual.rows, to.residual.data, to.residual.stride,
+                to.normed.data, to.normed.stride, to.norm.weight, to.norm.eps,
+                to.bias, to.residual.cols});
+}
+
+template <Numerics N>
+View<float, Cuda<N>> Collectives<Cuda<N>>::HeadSquares(int rows) {
+  const int heads = NumHeads(shape_);
+  return {reinterpret_cast<float*>(At(rank_, place_.squares)), rows, heads,
+          heads};
+}
+
+template <Numerics N>
+absl::StatusOr<View<const float, Cuda<N>>> Collectives<Cuda<N>>::ShareSquares(
+    int rows, IndexRange heads) {
+  if (!shared()) return HeadSquares(rows);
+  const int meeting = NextMeeting(rows);
+  SquareParts parts;
+  parts.num_parts = attention_.tp_size;
+  for (int i = 0; i < parts.num_parts; ++i) {
+    const Rank r = group_begin() + i;
+    const auto columns = HeadColumns(shape_, attention_, r);
+    parts.squares[i] = reinterpret_cast<const float*>(At(r, place_.squares));
+    parts.q_begin[i] = columns[0].begin;
+    parts.q_end[i] = columns[0].end;
+    parts.k_begin[i] = columns[1].begin;
+    parts.k_end[i] = columns[1].end;
+  }
+  parts.stride = NumHeads(shape_);
+  parts.begin = heads.begin;
+  parts.end = heads.end;
+  parts.rows = rows;
+  parts.out = squares_.data();
+  if (rows > 0) LaunchSquares(Behind(meeting), parts);
+  return View<const float, D>{squares_.data(), rows, parts.stride,
+                              parts.stride};
+}
+
+template <Numerics N>
+PartialRows<Cuda<N>> Collectives<Cuda<N>>::SharedSums(int rows) {
+  return {reinterpret_cast<typename D::Partial*>(At(rank_, place_.shared)),
+          rows, hidden(), hidden()};
 }
 
 template <Numerics N>
@@ -271,6 +320,12 @@ absl::Status Collectives<Cuda<N>>::Leave(const D&, Layout experts,
     from.sums[r] =
         reinterpret_cast<const typename D::Partial*>(At(r, place_.sums[1])) +
         int64_t{first_row_} * hidden();
+  }
+  if (shape_.num_shared_slices > 0) {
+    from.num_shared = attention_.tp_size;
+    for (int i = 0; i < from.num_shared; ++i) {
+      from.shared[i] = At(group_begin() + i, place_.shared);
+    }
   }
   from.experts = experts_.data() + int64_t{first_row_} * shape_.top_k;
   from.top_k = shape_.top_k;

@@ -84,6 +84,10 @@ class Collectives<Cuda<N>> {
   // Where tokens are drawn to, on all ranks.
   const TokenPlaces& token_places() const { return token_places_; }
 
+  // ---- sums of squares of heads
+  View<float, D> HeadSquares(int rows);
+  absl::StatusOr<View<const float, D>> ShareSquares(int rows, IndexRange heads);
+
   // ---- partial sums of attention's output, and of a dense MLP
   PartialRows<D> AttentionSums(int rows) { return Sums(0, rows); }
   absl::Status SumAttention(const D& device, const ResidualNorm<D>& to);
@@ -95,6 +99,7 @@ class Collectives<Cuda<N>> {
   absl::StatusOr<Entered<D>> Enter(int rows,
                                    absl::Span<const int> rows_of_group,
                                    ExpertRange range);
+  PartialRows<D> SharedSums(int rows);
   absl::Status Leave(const D& device, Layout experts,
                      const ResidualNorm<D>& to);
 
@@ -147,7 +152,8 @@ class Collectives<Cuda<N>> {
   // Rows of a MoE layer, of all groups.
   Buffer<float, D> rows_, weights_;
   Buffer<int32_t, D> experts_;
-  int first_row_ = 0;  // of our own among them
+  Buffer<float, D> squares_;  // of all heads
+  int first_row_ = 0;         // of our own among them
 };
 
 }  // namespace moebius

@@ -41,6 +41,19 @@ ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
   layout.weights = take(rows * top_k * 4);
   layout.sums[1] = take(rows * hidden * elements.partial_bytes);
 
+  const auto whole_row_norm = [](const LayerSpec& layer) {
+    return std::get<GroupedQueryAttention>(layer.attention).qk_norm ==
+           GroupedQueryAttention::QkNorm::kWholeRow;
+  };
+  layout.squares = next;
+  if (std::any_of(shape.spec.layers.begin(), shape.spec.layers.end(),
+                  whole_row_norm)) {
+    take(rows * 4 *
+         (shape.attention.num_q_heads + shape.attention.num_kv_heads));
+  }
+  layout.shared = next;
+  if (shape.num_shared_slices > 0) take(rows * hidden * elements.partial_bytes);
+
   const int64_t row_bytes = int64_t{shape.spec.vocab_size} * 4;
   layout.logit_rows =
       static_cast<int>(std::clamp<int64_t>(

@@ -16,9 +16,18 @@
 //             attention's group 0, then of group 1, ...
 //   logits    float32 [logit_rows][columns of this rank, whole panels], twice
 //
+//   squares   float32 [rows][query heads + KV heads], where heads are normed by
+//             those of all; shown but in EP. A layer's are read before the
+//             barrier of its attention's sums.
+//   shared    [rows][hidden] partial sums of the expert that all rows go to,
+//             where there is one; shown but in EP. They are written behind a
+//             layer's barrier of attention's sums, and read behind that of the
+//             experts', which is before the next layer's.
+//
 // There is room for what any layout needs.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -38,6 +47,8 @@ struct ExchangeLayout {
   int64_t rows = 0;          // offsets of the rest of buffer 0
   int64_t experts = 0;
   int64_t weights = 0;
+  int64_t squares = 0;
+  int64_t shared = 0;
   int64_t logits[2] = {0, 0};
   int64_t size_bytes = 0;
 };
@@ -52,6 +63,19 @@ struct ExchangeElements {
 // REQUIRES: max_rows >= 1.
 ExchangeLayout PlanExchange(const ModelShape& shape, int max_rows,
                             const ExchangeElements& elements = {});
+
+// Query heads and KV heads of the model.
+inline int NumHeads(const ModelShape& shape) {
+  return shape.attention.num_q_heads + shape.attention.num_kv_heads;
+}
+// Those that a rank computes, among the columns of `squares`.
+inline std::array<IndexRange, 2> HeadColumns(const ModelShape& shape,
+                                             Layout attention, Rank rank) {
+  const HeadRange heads = HeadsOf(shape.attention, attention, rank);
+  const int q_heads = shape.attention.num_q_heads;
+  return {IndexRange{heads.q_begin, heads.q_end},
+          IndexRange{q_heads + heads.kv_begin, q_heads + heads.kv_end}};
+}
 
 // Columns of the vocabulary that a rank computes of its group's rows, whole
 // panels: in EP all.

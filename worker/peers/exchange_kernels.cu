@@ -131,12 +131,16 @@ __global__ void __launch_bounds__(kSumThreads)
   for (int i = 0; i < kStripes; ++i) {
     const int j = begin + i * kStripe;
     if (j >= to.hidden) break;
-    const Sum sum =
-        SumOfSources<Sum, Partial>(from, of_row, int64_t{row} * to.hidden + j);
+    const int64_t at = int64_t{row} * to.hidden + j;
+    Sum sum = SumOfSources<Sum, Partial>(from, of_row, at);
+    for (int s = 0; s < from.num_shared; ++s) {
+      sum.Add(Sum::Load(static_cast<const Partial*>(from.shared[s]) + at));
+    }
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       float& element = Elements(x[i])[e];
       element += sum.Value(e);
+      if (to.bias != nullptr) element += to.bias[j + e];
       squares = fmaf(element, element, squares);
     }
     *reinterpret_cast<float4*>(residual + j) = x[i];
@@ -152,6 +156,25 @@ __global__ void __launch_bounds__(kSumThreads)
     *reinterpret_cast<float4*>(normed + j) =
         make_float4(x[i].x * scale * w.x, x[i].y * scale * w.y,
                     x[i].z * scale * w.z, x[i].w * scale * w.w);
+  }
+}
+
+// ---- squares of heads
+
+__global__ void __launch_bounds__(kThreads)
+    SquaresKernel(const __grid_constant__ MeetingRanks ranks, int meeting,
+                  const __grid_constant__ SquareParts parts) {
+  if (!Meet(ranks, meeting)) return;
+  const int64_t row = int64_t{blockIdx.x} * parts.stride;
+  for (int head = parts.begin + static_cast<int>(threadIdx.x); head < parts.end;
+       head += kThreads) {
+    for (int i = 0; i < parts.num_parts; ++i) {
+      const bool has = (parts.q_begin[i] <= head && head < parts.q_end[i]) ||
+                       (parts.k_begin[i] <= head && head < parts.k_end[i]);
+      if (!has) continue;
+      parts.out[row + head] = parts.squares[i][row + head];
+      break;
+    }
   }
 }
 
@@ -264,6 +287,12 @@ void LaunchGather(const BehindMeeting& at, const ShownRows& from,
   GatherKernel<<<to.count, kThreads, 0, at.stream>>>(at.ranks, at.index, from,
                                                      to);
   NoteLaunch(at, "rows for a rank's experts");
+}
+
+void LaunchSquares(const BehindMeeting& at, const SquareParts& parts) {
+  SquaresKernel<<<static_cast<unsigned>(parts.rows), kThreads, 0, at.stream>>>(
+      at.ranks, at.index, parts);
+  NoteLaunch(at, "squares of heads");
 }
 
 int64_t LogitBlocks(const LogitParts& parts) {

@@ -31,6 +31,9 @@ struct RowSources {
   // Of each source, at the first row; [row][hidden].
   const void* sums[kMaxRanks] = {};
   int num_sources = 0;
+  // Sums that are added as well, whatever the row's experts.
+  const void* shared[kMaxRanks] = {};
+  int num_shared = 0;
   // Null: all. Else of the ranks that hold something of a row's experts:
   // [row][top_k], expert e at ranks [e / group * tp_size, + tp_size).
   const int32_t* experts = nullptr;
@@ -48,7 +51,8 @@ struct SummedRows {
   int64_t normed_stride = 0;
   const float* weight = nullptr;
   float eps = 0;
-  int hidden = 0;  // a multiple of 4, at most kMaxSumHidden
+  const float* bias = nullptr;  // added with the sums; null: none
+  int hidden = 0;               // a multiple of 4, at most kMaxSumHidden
 };
 inline constexpr int kMaxSumHidden = 16384;
 
@@ -57,6 +61,21 @@ inline constexpr int kMaxSumHidden = 16384;
 template <Numerics N>
 void LaunchSum(const BehindMeeting& at, const RowSources& from,
                const SummedRows& to);
+
+// Sums of squares of heads out of those of every rank that has the rows.
+struct SquareParts {
+  int num_parts = 0;
+  const float* squares[kMaxRanks] = {};  // [row][stride]
+  // Heads that each part has: of queries and of keys.
+  int q_begin[kMaxRanks] = {}, q_end[kMaxRanks] = {};
+  int k_begin[kMaxRanks] = {}, k_end[kMaxRanks] = {};
+  int stride = 0;
+  int begin = 0, end = 0;  // heads that are wanted
+  int rows = 0;
+  float* out = nullptr;  // [row][stride]
+};
+// A block a row. REQUIRES: there are rows.
+void LaunchSquares(const BehindMeeting& at, const SquareParts& parts);
 
 // What each group of attention shows of a MoE layer's rows.
 struct ShownRows {

@@ -14,4 +14,8 @@ std::string NameInLayer(int layer, const char* tensor);
 // (transformers, LlamaForCausalLM). REQUIRES: the role is such a one.
 std::string DenseTensorName(TensorRole role, int layer);
 
+// The same, and the MLPs' as Qwen and those after it spell them. REQUIRES: the
+// role is no bias of an expert and of no expert that rows share.
+std::string QwenTensorName(TensorRole role, int layer, int expert);
+
 }  // namespace moebius

@@ -1,12 +1,17 @@
 #include "worker/model/families/families.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/files.h"
 #include "common/base/status_macros.h"
+#include "worker/model/families/fused_experts.h"
+#include "worker/model/families/gpt_oss.h"
 #include "worker/model/families/mixtral.h"
+#include "worker/model/families/olmoe.h"
+#include "worker/model/families/qwen2_moe.h"
 #include "worker/model/families/qwen3_moe.h"
 
 namespace moebius {
@@ -15,6 +20,10 @@ absl::Span<const ModelFamily> ModelFamilies() {
   static constexpr ModelFamily kFamilies[] = {
       {"Qwen3MoeForCausalLM", "qwen3_moe", &ReadQwen3Moe, &Qwen3MoeTensorName},
       {"MixtralForCausalLM", "mixtral", &ReadMixtral, &MixtralTensorName},
+      {"OlmoeForCausalLM", "olmoe", &ReadOlmoe, &OlmoeTensorName},
+      {"Qwen2MoeForCausalLM", "qwen2_moe", &ReadQwen2Moe, &Qwen2MoeTensorName},
+      {"GptOssForCausalLM", "gpt_oss", &ReadGptOss, &GptOssTensorName,
+       &SplitFusedExperts},
   };
   return kFamilies;
 }
@@ -35,7 +44,15 @@ absl::StatusOr<Model> ParseModel(std::string_view json,
   Model model;
   ASSIGN_OR_RETURN(model.spec, family->read(keys, config));
   model.names = family->names;
+  model.adapt = family->adapt;
   return model;
+}
+
+std::unique_ptr<TensorSource> TensorsOf(
+    AdaptTensors adapt, const DecoderSpec& spec,
+    std::unique_ptr<TensorSource> checkpoint) {
+  return adapt == nullptr ? std::move(checkpoint)
+                          : adapt(std::move(checkpoint), spec);
 }
 
 absl::StatusOr<Model> LoadModel(const std::string& model_dir) {

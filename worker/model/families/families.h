@@ -2,6 +2,7 @@
 // Each is a file of its own here, and nothing else knows families.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -11,8 +12,12 @@
 #include "common/config/model_config.h"
 #include "worker/model/decoder_spec.h"
 #include "worker/model/tensor_names.h"
+#include "worker/model/tensor_source.h"
 
 namespace moebius {
+
+using AdaptTensors = std::unique_ptr<TensorSource> (*)(
+    std::unique_ptr<TensorSource> checkpoint, const DecoderSpec& spec);
 
 struct ModelFamily {
   std::string_view architecture;  // as config.json spells it
@@ -22,6 +27,9 @@ struct ModelFamily {
   absl::StatusOr<DecoderSpec> (*read)(const JsonKeys& keys,
                                       const ModelConfig& config);
   TensorNames names;
+  // Null: the checkpoint's tensors are those of `names`. Else what makes them
+  // of the checkpoint's.
+  AdaptTensors adapt = nullptr;
 };
 
 // One for each of kServedArchitectures.
@@ -31,7 +39,13 @@ absl::Span<const ModelFamily> ModelFamilies();
 struct Model {
   DecoderSpec spec;
   TensorNames names = nullptr;
+  AdaptTensors adapt = nullptr;
 };
+
+// The tensors of a model out of its checkpoint's.
+std::unique_ptr<TensorSource> TensorsOf(
+    AdaptTensors adapt, const DecoderSpec& spec,
+    std::unique_ptr<TensorSource> checkpoint);
 
 // Errors: kInvalidArgument that names `file_name`, the key and what is allowed.
 absl::StatusOr<Model> ParseModel(std::string_view json,

@@ -9,6 +9,31 @@
 
 namespace moebius {
 
+namespace {
+
+absl::StatusOr<int> ReadHeadDim(const JsonKeys& keys, const ModelConfig& config,
+                                int hidden_size) {
+  if (keys.Find("head_dim") == nullptr &&
+      hidden_size % config.num_q_heads != 0) {
+    return keys.Error(
+        "head_dim",
+        absl::StrCat("missing, and hidden_size ", hidden_size,
+                     " has no share for ", config.num_q_heads, " heads"));
+  }
+  ASSIGN_OR_RETURN(const int head_dim,
+                   keys.Integer("head_dim", 2, kMaxHeadDim,
+                                hidden_size / config.num_q_heads));
+  if (head_dim < 2 || head_dim > kMaxHeadDim || head_dim % 2 != 0) {
+    return keys.Error("head_dim", absl::StrCat(head_dim,
+                                               " is not an even number from 2 "
+                                               "to ",
+                                               kMaxHeadDim));
+  }
+  return head_dim;
+}
+
+}  // namespace
+
 absl::StatusOr<DecoderSpec> ReadSizes(const JsonKeys& keys,
                                       const ModelConfig& config,
                                       double norm_eps) {
@@ -40,6 +65,14 @@ absl::StatusOr<GroupedQueryAttention> ReadHeads(const JsonKeys& keys,
   return attention;
 }
 
+absl::Status OnlyMoeLayers(const JsonKeys& keys, const ModelConfig& config,
+                           const char* key) {
+  if (config.num_moe_layers() == static_cast<int>(config.is_moe_layer.size())) {
+    return absl::OkStatus();
+  }
+  return keys.Error(key, "every layer must have experts; allowed: at least 1");
+}
+
 absl::Status OnlyFullAttention(const JsonKeys& keys) {
   const JsonKeys::Json* types = keys.Find("layer_types");
   if (types == nullptr) return absl::OkStatus();
@@ -51,27 +84,6 @@ absl::Status OnlyFullAttention(const JsonKeys& keys) {
   if (full) return absl::OkStatus();
   return keys.Error("layer_types",
                     "not supported; allowed: a list of \"full_attention\"");
-}
-
-absl::StatusOr<int> ReadHeadDim(const JsonKeys& keys, const ModelConfig& config,
-                                int hidden_size) {
-  if (keys.Find("head_dim") == nullptr &&
-      hidden_size % config.num_q_heads != 0) {
-    return keys.Error(
-        "head_dim",
-        absl::StrCat("missing, and hidden_size ", hidden_size,
-                     " has no share for ", config.num_q_heads, " heads"));
-  }
-  ASSIGN_OR_RETURN(const int head_dim,
-                   keys.Integer("head_dim", 2, kMaxHeadDim,
-                                hidden_size / config.num_q_heads));
-  if (head_dim < 2 || head_dim > kMaxHeadDim || head_dim % 2 != 0) {
-    return keys.Error("head_dim", absl::StrCat(head_dim,
-                                               " is not an even number from 2 "
-                                               "to ",
-                                               kMaxHeadDim));
-  }
-  return head_dim;
 }
 
 namespace {
@@ -123,10 +135,10 @@ absl::Status ReadScaling(const JsonKeys& keys, const JsonKeys& rope,
                        rope.Number("factor", 1.0, kMaxScalingFactor, 1.0));
       rotary.scaling = linear;
     } else {
-      return rope.Error(
-          name, absl::StrCat(JsonKeys::Show(*type),
-                             " is not supported; allowed: \"default\", "
-                             "\"linear\" or \"yarn\""));
+      return rope.Error(name,
+                        absl::StrCat(JsonKeys::Show(*type),
+                                     " is not supported; allowed: \"default\", "
+                                     "\"linear\" or \"yarn\""));
     }
   }
   return absl::OkStatus();

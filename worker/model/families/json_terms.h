@@ -27,18 +27,18 @@ absl::StatusOr<DecoderSpec> ReadSizes(const JsonKeys& keys,
 // num_experts_per_tok of config.num_experts.
 absl::StatusOr<int> ReadTopK(const JsonKeys& keys, const ModelConfig& config);
 
-// Heads of grouped queries, without anything else.
+// Heads of grouped queries, without anything else. head_dim is an even number;
+// hidden_size / num_attention_heads when it is absent.
 absl::StatusOr<GroupedQueryAttention> ReadHeads(const JsonKeys& keys,
                                                 const ModelConfig& config,
                                                 int hidden_size);
 
+// Every layer must have experts, whose number is under `key`.
+absl::Status OnlyMoeLayers(const JsonKeys& keys, const ModelConfig& config,
+                           const char* key);
+
 // layer_types: all of them "full_attention", where the key is there.
 absl::Status OnlyFullAttention(const JsonKeys& keys);
-
-// head_dim, an even number; hidden_size / num_attention_heads when it is
-// absent.
-absl::StatusOr<int> ReadHeadDim(const JsonKeys& keys, const ModelConfig& config,
-                                int hidden_size);
 
 // Rotary embedding of whole heads, as it is or scaled ("linear", "yarn"), as
 // older files spell it (rope_theta, rope_scaling) and as newer ones do

@@ -14,10 +14,7 @@ namespace {
 // up to 1.
 absl::StatusOr<MoeMlp> ReadMoe(const JsonKeys& keys,
                                const ModelConfig& config) {
-  if (config.num_moe_layers() != static_cast<int>(config.is_moe_layer.size())) {
-    return keys.Error("num_local_experts",
-                      "every layer must have experts; allowed: at least 1");
-  }
+  RETURN_IF_ERROR(OnlyMoeLayers(keys, config, "num_local_experts"));
   MoeMlp moe;
   ASSIGN_OR_RETURN(moe.activation, ReadActivation(keys));
   moe.router.num_experts = config.num_experts;

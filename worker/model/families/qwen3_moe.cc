@@ -3,7 +3,6 @@
 #include <optional>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "worker/model/families/dense_names.h"
 #include "worker/model/families/json_terms.h"
@@ -70,11 +69,6 @@ absl::Status ReadLayers(const JsonKeys& keys, const ModelConfig& config,
   return absl::OkStatus();
 }
 
-std::string InExpert(int layer, int expert, const char* matrix) {
-  return absl::StrCat("model.layers.", layer, ".mlp.experts.", expert, ".",
-                      matrix, ".weight");
-}
-
 }  // namespace
 
 absl::StatusOr<DecoderSpec> ReadQwen3Moe(const JsonKeys& keys,
@@ -85,24 +79,7 @@ absl::StatusOr<DecoderSpec> ReadQwen3Moe(const JsonKeys& keys,
 }
 
 std::string Qwen3MoeTensorName(TensorRole role, int layer, int expert) {
-  switch (role) {
-    case TensorRole::kRouter:
-      return NameInLayer(layer, "mlp.gate.weight");
-    case TensorRole::kGate:
-      return NameInLayer(layer, "mlp.gate_proj.weight");
-    case TensorRole::kUp:
-      return NameInLayer(layer, "mlp.up_proj.weight");
-    case TensorRole::kDown:
-      return NameInLayer(layer, "mlp.down_proj.weight");
-    case TensorRole::kExpertGate:
-      return InExpert(layer, expert, "gate_proj");
-    case TensorRole::kExpertUp:
-      return InExpert(layer, expert, "up_proj");
-    case TensorRole::kExpertDown:
-      return InExpert(layer, expert, "down_proj");
-    default:
-      return DenseTensorName(role, layer);
-  }
+  return QwenTensorName(role, layer, expert);
 }
 
 }  // namespace moebius

@@ -14,7 +14,8 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(DecoderTest);
 
 namespace {
 
-constexpr const char* kCheckpoints[] = {"mixtral"};
+constexpr const char* kCheckpoints[] = {"mixtral", "olmoe", "qwen2_moe",
+                                        "gpt_oss"};
 
 std::string FolderOf(const char* checkpoint) {
   return std::string("tests/checkpoints/") + checkpoint;
@@ -53,6 +54,7 @@ TEST_P(FamilyLayouts, LogitsAreTheSameBitsInEveryLayoutGroupAndChunking) {
   GroupOptions options;
   options.spec = model->spec;
   options.names = model->names;
+  options.adapt = model->adapt;
   options.model_dir = dir;
   const LogitMap expected = RunAll(options, 1000, kSequences, Want::kAll);
   for (const int n : {1, 2, 4}) {

@@ -170,6 +170,20 @@ void GroupAllRows(const Recorder& device, int num_rows, Routing<Recorder>&) {
   device.log->Note(absl::StrCat("GroupAllRows ", num_rows));
 }
 
+void GroupGatedRows(const Recorder& device, ConstRecorderView x,
+                    const float* gate, Routing<Recorder>&) {
+  CallLog& log = *device.log;
+  log.Note(
+      absl::StrCat("GroupGatedRows ", Show(log, x), " by ", log.Show(gate)));
+}
+
+void SquareHeads(const Recorder& device, int head_dim, ConstRecorderView heads,
+                 RecorderView squares) {
+  CallLog& log = *device.log;
+  log.Note(absl::StrCat("SquareHeads of ", head_dim, ", ", Show(log, heads),
+                        " -> ", Show(log, squares)));
+}
+
 void Experts(const Recorder& device, const ExpertSlot<Recorder>& slot,
              int slice_rows, ConstRecorderView x, Routing<Recorder>&,
              PartialRows<Recorder> sums) {
@@ -198,6 +212,9 @@ Collectives<Recorder>::Collectives(const Recorder& device,
   attention_sums_ = {device, "attention sums", cells};
   dense_sums_ = {device, "dense sums", cells};
   expert_sums_ = {device, "expert sums", cells};
+  shared_sums_ = {device, "shared sums", cells};
+  squares_ = {device, "squares", int64_t{max_rows} * NumHeads(shape)};
+  all_squares_ = {device, "all squares", int64_t{max_rows} * NumHeads(shape)};
   rows_ = {device, "entering rows", cells};
   experts_ = {device, "entering experts", assignments};
   weights_ = {device, "entering weights", assignments};
@@ -230,6 +247,23 @@ absl::Status Collectives<Recorder>::SumAttention(
   log_->Note(
       absl::StrCat("SumAttention, ", WhoShares(), ", ", Show(*log_, to)));
   return absl::OkStatus();
+}
+
+RecorderView Collectives<Recorder>::HeadSquares(int rows) {
+  const int heads = NumHeads(shape_);
+  return {squares_.data(), rows, heads, heads};
+}
+
+absl::StatusOr<ConstRecorderView> Collectives<Recorder>::ShareSquares(
+    int rows, IndexRange heads) {
+  log_->Note(absl::StrCat("ShareSquares of ", rows, " rows, heads ",
+                          heads.begin, ":", heads.end, ", ", WhoShares()));
+  const int all = NumHeads(shape_);
+  return ConstRecorderView{all_squares_.data(), rows, all, all};
+}
+
+PartialRows<Recorder> Collectives<Recorder>::SharedSums(int rows) {
+  return Sums(shared_sums_, rows);
 }
 
 PartialRows<Recorder> Collectives<Recorder>::DenseSums(int rows) {

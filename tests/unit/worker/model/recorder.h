@@ -119,6 +119,10 @@ void Group(const Recorder& device, const Assignments<Recorder>& assignments,
            ExpertRange range, Routing<Recorder>& routing);
 void GroupAllRows(const Recorder& device, int num_rows,
                   Routing<Recorder>& routing);
+void GroupGatedRows(const Recorder& device, ConstRecorderView x,
+                    const float* gate, Routing<Recorder>& routing);
+void SquareHeads(const Recorder& device, int head_dim, ConstRecorderView heads,
+                 RecorderView squares);
 void Experts(const Recorder& device, const ExpertSlot<Recorder>& slot,
              int slice_rows, ConstRecorderView x, Routing<Recorder>& routing,
              PartialRows<Recorder> sums);
@@ -133,6 +137,8 @@ class Collectives<Recorder> {
               int max_rows);
 
   void Begin(Layout attention) { attention_ = attention; }
+  RecorderView HeadSquares(int rows);
+  absl::StatusOr<ConstRecorderView> ShareSquares(int rows, IndexRange heads);
   PartialRows<Recorder> AttentionSums(int rows);
   absl::Status SumAttention(const Recorder& device,
                             const ResidualNorm<Recorder>& to);
@@ -143,6 +149,7 @@ class Collectives<Recorder> {
   absl::StatusOr<Entered<Recorder>> Enter(int rows,
                                           absl::Span<const int> rows_of_group,
                                           ExpertRange range);
+  PartialRows<Recorder> SharedSums(int rows);
   absl::Status Leave(const Recorder& device, Layout experts,
                      const ResidualNorm<Recorder>& to);
   int logit_rows() const { return 16; }
@@ -158,7 +165,9 @@ class Collectives<Recorder> {
   const ModelShape shape_;
   const Rank rank_;
   Layout attention_;
-  Buffer<int64_t, Recorder> attention_sums_, dense_sums_, expert_sums_;
+  Buffer<int64_t, Recorder> attention_sums_, dense_sums_, expert_sums_,
+      shared_sums_;
+  Buffer<float, Recorder> squares_, all_squares_;
   Buffer<float, Recorder> rows_, entered_rows_, weights_, entered_weights_,
       logits_;
   Buffer<int32_t, Recorder> experts_, entered_experts_;

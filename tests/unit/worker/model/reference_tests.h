@@ -72,6 +72,7 @@ class ReferenceTest : public testing::TestWithParam<ReferenceCase> {
     GroupOptions options;
     options.spec = model.spec;
     options.names = model.names;
+    options.adapt = model.adapt;
     options.num_ranks = GetParam().num_ranks;
     options.layout =
         GetParam().tp ? TensorParallel(options.num_ranks) : ExpertParallel();

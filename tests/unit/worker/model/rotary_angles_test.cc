@@ -40,8 +40,13 @@ TEST(RotaryAngles, YarnDividesTheSlowPairsAlone) {
   rotary.scaling = YarnScaling{4.0, 32768, 32, 1, true, 1.1386};
   const RotaryAngles angles = AnglesOf(rotary);
   EXPECT_EQ(angles.amplitude, 1.1386);
-  for (const auto& [i, frequency] : std::vector<std::pair<int, double>>{
-{0, 1.0}, {20, 0.01333521432163324}, {30, 0.001064360981247002}, {40, 4.445698525097307e-05}, {50, 5.133812566142866e-06}, {63, 3.102344401879299e-07}}) {
+  for (const auto& [i, frequency] :
+       std::vector<std::pair<int, double>>{{0, 1.0},
+                                           {20, 0.01333521432163324},
+                                           {30, 0.001064360981247002},
+                                           {40, 4.445698525097307e-05},
+                                           {50, 5.133812566142866e-06},
+                                           {63, 3.102344401879299e-07}}) {
     EXPECT_NEAR(angles.frequencies[i] / frequency, 1.0, 1e-12) << i;
   }
 }
@@ -51,8 +56,13 @@ TEST(RotaryAngles, YarnWithoutWholeBounds) {
   RotarySpec rotary = Spec(64, 150000.0);
   rotary.scaling = YarnScaling{32.0, 4096, 32, 1, false, 1.0};
   const RotaryAngles angles = AnglesOf(rotary);
-  for (const auto& [i, frequency] : std::vector<std::pair<int, double>>{
-{0, 1.0}, {8, 0.050813274815461475}, {12, 0.006794959489732219}, {16, 0.00045648391922324086}, {20, 1.818833668168956e-05}, {31, 3.0235114281192144e-07}}) {
+  for (const auto& [i, frequency] :
+       std::vector<std::pair<int, double>>{{0, 1.0},
+                                           {8, 0.050813274815461475},
+                                           {12, 0.006794959489732219},
+                                           {16, 0.00045648391922324086},
+                                           {20, 1.818833668168956e-05},
+                                           {31, 3.0235114281192144e-07}}) {
     EXPECT_NEAR(angles.frequencies[i] / frequency, 1.0, 1e-12) << i;
   }
 }

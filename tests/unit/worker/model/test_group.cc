@@ -57,6 +57,7 @@ absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
     source = MakeDummyWeights();
   } else {
     ASSIGN_OR_RETURN(source, Checkpoint::Open(model_dir));
+    source = TensorsOf(target.adapt, shape.spec, std::move(source));
   }
   const auto sink = MakeCpuWeightSink(target.dense, target.experts);
   return LoadWeights({shape, names, target.rank, target.state}, *source, *sink,
@@ -112,7 +113,7 @@ class CpuRanks final : public TestRanks {
       Must(LoadWeights(shape, options.names, options.model_dir,
                        options.model_dir.empty(),
                        {r, options.experts_state(), ranks_[r]->dense.data(),
-                        ranks_[r]->experts.data()}));
+                        ranks_[r]->experts.data(), options.adapt}));
     }
     for (Rank r = 0; r < options.num_ranks; ++r) Build(r, options, shape);
   }

@@ -18,6 +18,7 @@
 #include "common/layout/kv_plan.h"
 #include "tests/unit/worker/model/small_model.h"
 #include "worker/model/decoder.h"
+#include "worker/model/families/families.h"
 #include "worker/model/tensor_source.h"
 #include "worker/model/weight_loader.h"
 #include "worker/model/weights.h"
@@ -55,6 +56,7 @@ struct LoadTarget {
   ExpertsState state;
   std::byte* dense = nullptr;
   std::byte* experts = nullptr;
+  AdaptTensors adapt = nullptr;
 };
 absl::StatusOr<LoadStats> LoadWeights(const ModelShape& shape,
                                       TensorNames names,
@@ -98,6 +100,7 @@ using MakeTestRanks = std::function<std::unique_ptr<TestRanks>(
 struct GroupOptions {
   DecoderSpec spec;
   TensorNames names = kSmallModelNames;
+  AdaptTensors adapt = nullptr;
   int num_ranks = 1;
   Layout layout;  // of attention
   // The experts: in the same layout, low, unless given.

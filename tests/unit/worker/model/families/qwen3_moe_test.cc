@@ -95,9 +95,10 @@ INSTANTIATE_TEST_SUITE_P(
                "not a number from 1"},
         BadKey{"rope_scaling", R"({"type": "linear", "factor": "x"})",
                "not a number from 1"},
-        BadKey{"rope_scaling",
-               R"({"rope_type": "yarn", "original_max_position_embeddings": 0})",
-               "not an integer from 1"},
+        BadKey{
+            "rope_scaling",
+            R"({"rope_type": "yarn", "original_max_position_embeddings": 0})",
+            "not an integer from 1"},
         BadKey{"rope_scaling", R"({"rope_type": "dynamic"})",
                "allowed: \"default\", \"linear\" or \"yarn\""},
         BadKey{"rope_scaling", "[1]", "neither null nor an object"},

@@ -1,0 +1,60 @@
+"""A checkpoint of each family is served: greedy tokens are those of the
+reference in every layout, also where the layout changes beneath them."""
+
+import json
+import os
+import tempfile
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+
+from group import MODEL, ROOT, Group
+
+CHECKPOINTS = os.path.join(ROOT, "tests", "checkpoints")
+
+
+class FamiliesTest(unittest.TestCase):
+    def serve(self, name, arguments):
+        """The checkpoint with the tokenizer of models/verse-moe."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        for source in (os.path.join(CHECKPOINTS, name), MODEL):
+            for file in os.listdir(source):
+                link = os.path.join(folder.name, file)
+                if not os.path.lexists(link):
+                    os.symlink(os.path.join(source, file), link)
+        return Group(arguments, model=folder.name)
+
+    def check_row(self, group, row):
+        answer = group.complete({
+            "prompt": row["prompt_ids"], "max_tokens": len(row["greedy_ids"]),
+            "temperature": 0, "ignore_eos": True, "return_token_ids": True})
+        self.assertEqual(answer["choices"][0]["token_ids"], row["greedy_ids"])
+
+    def check_family(self, name):
+        with open(os.path.join(CHECKPOINTS, name, "reference.json"),
+                  encoding="utf-8") as file:
+            rows = json.load(file)["rows"]
+        with self.serve(name, ["--workers", "2", "--layout", "ep"]) as group:
+            with ThreadPoolExecutor(len(rows)) as pool:
+                for layout in ("tp", "ep", "tp"):
+                    answers = [pool.submit(self.check_row, group, row)
+                               for row in rows]
+                    self.assertTrue(group.switch(layout)["done"])
+                    for answer in answers:
+                        answer.result()
+
+    def test_mixtral(self):
+        self.check_family("mixtral")
+
+    def test_olmoe(self):
+        self.check_family("olmoe")
+
+    def test_qwen2_moe(self):
+        self.check_family("qwen2_moe")
+
+    def test_gpt_oss(self):
+        self.check_family("gpt_oss")
+
+
+if __name__ == "__main__":
+    unittest.main()
