@@ -3,6 +3,7 @@
 // bits.
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/unit/worker/model/decoder_tests.h"
 #include "tests/unit/worker/model/reference_tests.h"
@@ -44,6 +45,52 @@ INSTANTIATE_TEST_SUITE_P(Families, ReferenceTest, testing::ValuesIn(Cases()),
                            return folder.substr(folder.rfind('/') + 1) +
                                   NameOf(info);
                          });
+
+// All that families ask for at once, and experts and rows that do not divide.
+DecoderSpec EveryRule() {
+  SmallModel config = OddConfig();
+  config.num_experts = 6;
+  config.moe_intermediate_size = 80;
+  config.is_moe_layer = {true, true, true};
+  DecoderSpec spec = SpecOf(config);
+  for (int l = 0; l < spec.num_layers(); ++l) {
+    auto& attention = std::get<GroupedQueryAttention>(spec.layers[l].attention);
+    attention.qk_norm = GroupedQueryAttention::QkNorm::kWholeRow;
+    attention.qkv_bias = attention.output_bias = attention.sinks = true;
+    attention.window = l % 2 == 0 ? 21 : 0;
+    auto& moe = std::get<MoeMlp>(spec.layers[l].mlp);
+    moe.bias = moe.router.bias = true;
+    moe.router.score = RouterSpec::Score::kSoftmaxOfChosen;
+    moe.activation = ClampedSwiGlu{1.702, 0.75};
+    moe.shared = SharedExpert{112, true};
+  }
+  return spec;
+}
+
+std::string AnyTensorName(TensorRole role, int layer, int expert) {
+  return absl::StrCat("tensor ", static_cast<int>(role), " of ", layer, ", ",
+                      expert);
+}
+
+TEST(FamilyRules, AllAtOnceGiveTheSameBitsInEveryLayoutWithPadding) {
+  GroupOptions options;
+  options.spec = EveryRule();
+  options.names = &AnyTensorName;
+  const LogitMap expected = RunAll(options, 1000, kSequences, Want::kAll);
+  ASSERT_NE(expected.at({0, 0}), expected.at({1, 0}));
+  for (const int n : {2, 4, 8}) {
+    const auto shape = MakeModelShape(options.spec, n);
+    ASSERT_THAT(shape, IsOk());
+    EXPECT_EQ(shape->experts.padded_rows() > 80, n > 1);
+    for (const Layout layout : LayoutsOf(shape->attention)) {
+      SCOPED_TRACE(testing::Message() << n << " ranks, " << layout.tp_size);
+      options.num_ranks = n;
+      options.layout = layout;
+      ExpectSameBits(RunAll(options, 16, 2, Want::kAll), expected);
+      ExpectSameBits(RunAll(options, 7, 1, Want::kLast), expected);
+    }
+  }
+}
 
 class FamilyLayouts : public testing::TestWithParam<const char*> {};
 

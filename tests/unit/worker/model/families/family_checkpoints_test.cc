@@ -233,6 +233,29 @@ INSTANTIATE_TEST_SUITE_P(
         BadTensor{"gpt_oss", "model.layers.1.mlp.experts.down_proj_bias",
                   "128,8", StatusCode::kInvalidArgument}));
 
+// Of the sizes that made-up weights are served in.
+TEST(FamilyCheckpoints, PublishedSizesCanBeDivided) {
+  for (const char* name : {"mixtral-8x7b", "olmoe-1b-7b", "qwen1.5-moe-a2.7b",
+                           "gpt-oss-20b", "qwen3-30b-a3b", "qwen3-235b-a22b"}) {
+    SCOPED_TRACE(name);
+    const auto model =
+        LoadModel(SourceDir(absl::StrCat("configs/models/", name)));
+    ASSERT_THAT(model, IsOk());
+    for (const int num_ranks : {1, 2, 4, 8}) {
+      EXPECT_THAT(MakeModelShape(model->spec, num_ranks), IsOk());
+    }
+  }
+}
+
+TEST(FamilyCheckpoints, ASharedExpertIsInEveryMoeLayerOrInNone) {
+  auto model = LoadModel(DirOf("qwen2_moe"));
+  ASSERT_THAT(model, IsOk());
+  std::get<MoeMlp>(model->spec.layers[1].mlp).shared.reset();
+  EXPECT_THAT(MakeModelShape(model->spec, 2),
+              StatusIs(StatusCode::kInvalidArgument,
+                       HasSubstr("in some of the MoE layers")));
+}
+
 // As a checkpoint of two shards with an index.
 TEST(FamilyCheckpoints, AreReadFromShardsToo) {
   for (const char* name : {"mixtral", "olmoe", "qwen2_moe", "gpt_oss"}) {

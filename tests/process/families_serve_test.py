@@ -14,15 +14,18 @@ CHECKPOINTS = os.path.join(ROOT, "tests", "checkpoints")
 
 class FamiliesTest(unittest.TestCase):
     def serve(self, name, arguments):
-        """The checkpoint with the tokenizer of models/verse-moe."""
+        """The checkpoint with the tokenizer of models/verse-moe, and its name,
+        which requests have."""
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
+        model = os.path.join(folder.name, os.path.basename(MODEL))
+        os.mkdir(model)
         for source in (os.path.join(CHECKPOINTS, name), MODEL):
             for file in os.listdir(source):
-                link = os.path.join(folder.name, file)
+                link = os.path.join(model, file)
                 if not os.path.lexists(link):
                     os.symlink(os.path.join(source, file), link)
-        return Group(arguments, model=folder.name)
+        return Group(arguments, model=model)
 
     def check_row(self, group, row):
         answer = group.complete({
