@@ -127,6 +127,8 @@ class _File:
         if not isinstance(node, yaml.MappingNode):
             return
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # safe_load refuses it
             path = (*keys, key_node.value)
             if path in self.lines:
                 raise InventoryError(

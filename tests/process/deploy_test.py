@@ -91,6 +91,10 @@ class FilesTest(unittest.TestCase):
                 ("", "FILE:1: key 'groups': there is no group"),
                 ("- a\n", "FILE:1: allowed is a mapping of keys"),
                 ("hosts: [", "FILE:1: "),
+                ("? [a, b]\n: c\n", "FILE:1: "),
+                ("hosts: &a\n  b: *a\n" + group, "FILE: "),
+                (hosts + "groups:\n  g:\n",
+                 "FILE:4: key 'groups.g': allowed is a mapping of keys"),
                 ("a: &a [*a]\n", "FILE:1: key 'a': is unknown"),
                 ("hots: {}\n", "FILE:1: key 'hots': is unknown (did you mean "
                                "'hosts'?)"),
@@ -174,8 +178,30 @@ class GroupTest(unittest.TestCase):
         streams = Streams(self.deployment)
         streams.wait_begun()
         self.assertIn(None, streams.results)
-        self.assertIn(second, self.well("upgrade"))
+        # Somebody goes on asking all the while.
+        late = ResumedStream(self.deployment, {**bodies()[1], "max_tokens": 50},
+                             "late")
+        statuses = []
+        upgraded = threading.Event()
+
+        def ask():
+            while not upgraded.is_set():
+                try:
+                    statuses.append(self.refusal())
+                except OSError:
+                    statuses.append(0)  # nobody listens just now
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            self.assertIn(second, self.well("upgrade"))
+        finally:
+            upgraded.set()
+            asking.join()
         self.assertEqual(streams.finish(), quiet)
+        self.assertLessEqual(set(statuses), {200, 503, 0})
+        self.assertIn(503, statuses)
+        self.assertEqual(late.run(), quiet[1][:50])
         self.assertNotIn(None, quiet)
         self.assertEqual(self.refusal(), 200)
         self.assertTrue(all(second in line
