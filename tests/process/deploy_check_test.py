@@ -4,6 +4,7 @@ import copy
 import importlib.machinery
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -70,6 +71,22 @@ class CheckTest(unittest.TestCase):
                 done = check(os.path.join(tree, "bin", "check"))
                 self.assertIn(said, done.stdout)
                 self.assertEqual(done.returncode, 1)
+
+
+class VersionTest(unittest.TestCase):
+    def test_what_is_deployed_is_of_the_build_s_version(self):
+        def text(*path):
+            with open(os.path.join(ROOT, *path)) as file:
+                return file.read()
+
+        version = re.search(r"project\(moebius VERSION ([0-9.]+)",
+                            text("CMakeLists.txt")).group(1)
+        chart = text("deploy", "helm", "moebius", "Chart.yaml")
+        self.assertIn(f"\nversion: {version}\n", chart)
+        self.assertIn(f'\nappVersion: "{version}"\n', chart)
+        self.assertIn(f'newTag: "{version}"\n',
+                      text("deploy", "kubernetes", "base",
+                           "kustomization.yaml"))
 
 
 class PodTest(unittest.TestCase):
