@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "tests/gpu/gpu_ranks.h"
 #include "tests/unit/worker/model/decoder_tests.h"
+#include "tests/unit/worker/model/family_tests.h"
 #include "tests/unit/worker/model/reference_tests.h"
 #include "tests/unit/worker/model/test_group.h"
 
@@ -32,6 +33,16 @@ INSTANTIATE_TEST_SUITE_P(
                     ReferenceCase{4, false, {50}, kExact},
                     ReferenceCase{4, true, {128, 5}, kExact}),
     NameOf);
+
+INSTANTIATE_TEST_SUITE_P(GpuExactFamilies, ReferenceTest,
+                         testing::ValuesIn(FamilyCases(kExact)),
+                         NameOfFamilyCase);
+
+INSTANTIATE_TEST_SUITE_P(GpuExact, FamilyLayouts,
+                         testing::ValuesIn(FamiliesOn(kExact)),
+                         [](const auto& info) {
+                           return std::string(info.param.checkpoint);
+                         });
 
 // Activations have 8 bits, so that a router chooses another expert now and
 // then. In the last rows of the 27 prompts the chosen and the best of the
@@ -67,11 +78,9 @@ void ExpectNear(const LogitMap& got, const LogitMap& expected,
   testing::Test::RecordProperty("worst", std::to_string(worst));
 }
 
-void ExpectTheProcessorsNumbers(const MakeTestRanks& make_ranks, KvType kv_type,
+void ExpectTheProcessorsNumbers(GroupOptions options,
+                                const MakeTestRanks& make_ranks,
                                 double tolerance) {
-  GroupOptions options;
-  options.spec = SpecOf(OddConfig());
-  options.kv_type = kv_type;
   const LogitMap expected = RunAll(options, 1000, kSequences, Want::kAll);
   options.make_ranks = make_ranks;
   for (const int n : {1, 2, 4}) {
@@ -85,15 +94,32 @@ void ExpectTheProcessorsNumbers(const MakeTestRanks& make_ranks, KvType kv_type,
   }
 }
 
+GroupOptions Odd(KvType kv_type) {
+  GroupOptions options;
+  options.spec = SpecOf(OddConfig());
+  options.kv_type = kv_type;
+  return options;
+}
+
+// What families other than Qwen3-MoE ask for.
+GroupOptions Rules() {
+  GroupOptions options;
+  options.spec = EveryRule();
+  options.names = &AnyTensorName;
+  return options;
+}
+
 TEST(GpuDecoder, ExactHasTheProcessorsNumbers) {
-  ExpectTheProcessorsNumbers(kExact, KvType::kFloat32, 1e-3);
+  ExpectTheProcessorsNumbers(Odd(KvType::kFloat32), kExact, 1e-3);
   // A last bit of keys and values falls this way here and that way there.
-  ExpectTheProcessorsNumbers(kExact, KvType::kBf16, 5e-3);
+  ExpectTheProcessorsNumbers(Odd(KvType::kBf16), kExact, 5e-3);
+  ExpectTheProcessorsNumbers(Rules(), kExact, 1e-3);
 }
 
 TEST(GpuDecoder, FastHasTheProcessorsNumbersNearly) {
-  ExpectTheProcessorsNumbers(kFast, KvType::kFloat32, 5e-2);
-  ExpectTheProcessorsNumbers(kFast, KvType::kBf16, 5e-2);
+  ExpectTheProcessorsNumbers(Odd(KvType::kFloat32), kFast, 5e-2);
+  ExpectTheProcessorsNumbers(Odd(KvType::kBf16), kFast, 5e-2);
+  ExpectTheProcessorsNumbers(Rules(), kFast, 5e-2);
 }
 
 }  // namespace
