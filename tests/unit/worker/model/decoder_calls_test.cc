@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -37,7 +38,7 @@ SmallModel Model() {
   return model;
 }
 
-// The parts of a rank's weights by their names.
+// The parts of a rank's weights by their names, in their order.
 void NameWeights(const ModelShape& shape, std::byte* dense, std::byte* experts,
                  CallLog& log) {
   const DenseLayout plan = PlanDense(shape);
@@ -55,14 +56,41 @@ void NameWeights(const ModelShape& shape, std::byte* dense, std::byte* experts,
     name(layer.q_norm, absl::StrCat("q_norm ", l));
     name(layer.k_norm, absl::StrCat("k_norm ", l));
     name(layer.qkv, absl::StrCat("qkv ", l));
+    name(layer.qkv_bias, absl::StrCat("qkv_bias ", l));
+    name(layer.sinks, absl::StrCat("sinks ", l));
     name(layer.output, absl::StrCat("output ", l));
-    name(layer.router, absl::StrCat("router ", l));
+    name(layer.output_bias, absl::StrCat("output_bias ", l));
     name(layer.mlp, absl::StrCat("mlp ", l));
+    name(layer.router, absl::StrCat("router ", l));
+    name(layer.router_bias, absl::StrCat("router_bias ", l));
+    name(layer.gate_bias, absl::StrCat("gate_bias ", l));
+    name(layer.up_bias, absl::StrCat("up_bias ", l));
+    name(layer.down_bias, absl::StrCat("down_bias ", l));
+    name(layer.shared, absl::StrCat("shared ", l));
+    name(layer.shared_gate, absl::StrCat("shared_gate ", l));
   }
   for (int slot = 0; slot < shape.experts.num_slots(); ++slot) {
     log.Name(experts + slot * shape.experts.slot_bytes(),
              shape.experts.slot_bytes(), absl::StrCat("slot ", slot));
   }
+}
+
+// What other families ask for, in two MoE layers.
+DecoderSpec AllRules() {
+  SmallModel model = Model();
+  model.is_moe_layer = {true, true};
+  DecoderSpec spec = SpecOf(model);
+  for (LayerSpec& layer : spec.layers) {
+    auto& attention = std::get<GroupedQueryAttention>(layer.attention);
+    attention.qk_norm = GroupedQueryAttention::QkNorm::kWholeRow;
+    attention.qkv_bias = attention.output_bias = attention.sinks = true;
+    attention.window = 24;
+    auto& moe = std::get<MoeMlp>(layer.mlp);
+    moe.bias = moe.router.bias = true;
+    moe.router.score = RouterSpec::Score::kSoftmaxOfChosen;
+    moe.shared = SharedExpert{96, true};
+  }
+  return spec;
 }
 
 struct Scene {
@@ -76,10 +104,10 @@ struct Scene {
 };
 
 // What the decoder calls for one pass.
-std::string Play(const Scene& scene) {
+std::string Play(const Scene& scene, const DecoderSpec& spec) {
   CallLog log;
   const Recorder device{&log};
-  const ModelShape shape = *MakeModelShape(SpecOf(Model()), scene.num_ranks);
+  const ModelShape shape = *MakeModelShape(spec, scene.num_ranks);
   constexpr int kMaxRows = 32;
   DecoderOptions<Recorder> options;
   options.shape = shape;
@@ -150,7 +178,14 @@ std::string PlayAll() {
        {2}},
   };
   std::string all;
-  for (const Scene& scene : scenes) all += Play(scene) + "\n";
+  for (const Scene& scene : scenes) {
+    all += Play(scene, SpecOf(Model())) + "\n";
+  }
+  const Scene rules[] = {
+      {"all rules, one rank", 1, 0, ep, at(ep), 5, 2, {5}, {2}},
+      {"all rules, TP, rank 1 of 2", 2, 1, tp, at(tp), 5, 3, {5}, {3}},
+  };
+  for (const Scene& scene : rules) all += Play(scene, AllRules()) + "\n";
   return all;
 }
 

@@ -13,16 +13,22 @@
 namespace moebius {
 namespace {
 
+// What may not be there.
+std::string ShowMore(const CallLog& log, const char* before, const void* at) {
+  return at == nullptr ? "" : absl::StrCat(before, log.Show(at));
+}
+
 template <class T>
 std::string Show(const CallLog& log, const View<T, Recorder>& view) {
   return log.Show(view.data, sizeof(T), view.rows, view.cols, view.stride);
 }
 std::string Show(const CallLog& log, const ColumnParallel<Recorder>& w) {
-  return log.Show(w.data, 2, w.n, w.k, w.k);
+  return log.Show(w.data, 2, w.n, w.k, w.k) + ShowMore(log, " + ", w.bias);
 }
 std::string Show(const CallLog& log, const ResidualNorm<Recorder>& to) {
-  return absl::StrCat(Show(log, to.residual), ", ", log.Show(to.norm.weight),
-                      " -> ", Show(log, to.normed));
+  return absl::StrCat(Show(log, to.residual), ShowMore(log, " + ", to.bias),
+                      ", ", log.Show(to.norm.weight), " -> ",
+                      Show(log, to.normed));
 }
 std::string Show(const HeadShape& shape) {
   return absl::StrCat(shape.num_q, " q, ", shape.num_kv, " kv of ",
@@ -30,7 +36,14 @@ std::string Show(const HeadShape& shape) {
 }
 std::string Show(const CallLog& log, const HeadPreparation<Recorder>& how) {
   return absl::StrCat(log.Show(how.q_norm.weight), ", ",
-                      log.Show(how.k_norm.weight));
+                      log.Show(how.k_norm.weight),
+                      ShowMore(log, " over ", how.q_squares.data),
+                      ShowMore(log, " and ", how.k_squares.data));
+}
+std::string Show(const CallLog& log, const KvLayer<Recorder>& kv) {
+  std::string text = absl::StrCat("pages of layer ", kv.layer);
+  if (kv.window > 0) absl::StrAppend(&text, ", window ", kv.window);
+  return text + ShowMore(log, ", ", kv.sinks);
 }
 
 }  // namespace
@@ -143,9 +156,8 @@ void Attend(const Recorder& device, const HeadShape& shape,
             const RowSet<Recorder>& rows, const KvLayer<Recorder>& kv,
             RecorderView queries) {
   CallLog& log = *device.log;
-  log.Note(absl::StrCat("Attend ", rows.name, ", ", Show(shape),
-                        ", pages of layer ", kv.layer, " -> ",
-                        Show(log, queries)));
+  log.Note(absl::StrCat("Attend ", rows.name, ", ", Show(shape), ", ",
+                        Show(log, kv), " -> ", Show(log, queries)));
 }
 
 void Route(const Recorder& device, const RouterShape& shape,
@@ -188,10 +200,12 @@ void Experts(const Recorder& device, const ExpertSlot<Recorder>& slot,
              int slice_rows, ConstRecorderView x, Routing<Recorder>&,
              PartialRows<Recorder> sums) {
   CallLog& log = *device.log;
-  log.Note(absl::StrCat("Experts ", Show(log, x), " by ", slot.num_experts,
-                        " of ", log.Show(slot.data), ", ", slot.num_pieces,
-                        " pieces of ", slot.rows, " rows, slices of ",
-                        slice_rows, " -> ", Show(log, sums)));
+  log.Note(absl::StrCat(
+      "Experts ", Show(log, x), " by ", slot.num_experts, " of ",
+      log.Show(slot.data), ", ", slot.num_pieces, " pieces of ", slot.rows,
+      " rows, slices of ", slice_rows, ShowMore(log, ", ", slot.bias.gate),
+      ShowMore(log, ", ", slot.bias.up), ShowMore(log, ", ", slot.bias.down),
+      " -> ", Show(log, sums)));
 }
 
 void Sample(const Recorder& device, RecorderView logits,
