@@ -20,6 +20,8 @@ BALANCERS = os.path.join(ROOT, "deploy", "balancers")
 BODIES = [{"prompt": prompt, "max_tokens": 60, "ignore_eos": True,
            "temperature": 0, "return_token_ids": True}
           for prompt in ("In the beginning", "And the LORD said", "Blessed")]
+# Under way for long enough to be killed in the middle.
+LONG = {**BODIES[0], "max_tokens": 1000}
 SWITCHES = ("tp", "ep", "tp")
 
 
@@ -193,9 +195,34 @@ class BalancerProgramsTest(unittest.TestCase):
             self.assertTrue(b.switch(layout)["done"])
             load.wait(served_by(name_b))
         self.assertEqual([r.answers for r in load.done if r.broken], [])
-        os.kill(a.coordinator_pid(), signal.SIGKILL)
-        load.wait(lambda done: any(r.resumes for r in done))
+        self.kill_in_mid_stream(load, a, name_a)
         load.wait(served_by(name_a))
+
+    def kill_in_mid_stream(self, load, a, name_a):
+        expected = a.complete(LONG)["choices"][0]["token_ids"]
+        at_a = threading.Event()
+        requests = [Request(load.balancer, LONG, f"long-{i}") for i in range(8)]
+
+        def run(request):
+            request.on_event = lambda _: (
+                at_a.set() if request.answers[-1][1] == name_a else None)
+            request.run()
+
+        threads = [threading.Thread(target=run, args=(request,))
+                   for request in requests]
+        for thread in threads:
+            thread.start()
+        try:
+            self.assertTrue(at_a.wait(60))
+            os.kill(a.coordinator_pid(), signal.SIGKILL)
+        finally:
+            for thread in threads:
+                thread.join()
+        self.assertGreater(sum(request.resumes for request in requests), 0)
+        for request in requests:
+            self.assertEqual(request.tokens, expected, request.key)
+        with load.condition:
+            load.done += requests
 
     def verdict(self, load, killed):
         broken = [r for r in load.done if r.broken]
