@@ -256,8 +256,8 @@ absl::StatusOr<std::unique_ptr<LineServer>> StartAgent(
   return agent;
 }
 
-ServerInfo InfoOf(const CoordinatorOptions& options, int max_model_len,
-                  Term term) {
+ServerInfo InfoOf(const CoordinatorOptions& options, const ModelConfig& model,
+                  int max_model_len, Term term) {
   const Config& config = options.config;
   return {.version = kVersion,
           .model = ServedModelName(config),
@@ -265,6 +265,8 @@ ServerInfo InfoOf(const CoordinatorOptions& options, int max_model_len,
           .max_model_len = max_model_len,
           .instance_id = InstanceId(options.dir),
           .num_workers = config.workers.count,
+          .layouts = LayoutsOf(
+              {config.workers.count, model.num_q_heads, model.num_kv_heads}),
           .max_queue = config.scheduler.max_queue,
           .token_budget = config.scheduler.token_budget,
           .started_unix_s = UnixMs() / 1e3,
@@ -328,11 +330,12 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   engine_options.term = opened.journal->state().term();
   engine_options.answer_operation = EndOf;
   const int max_model_len = engine_options.max_model_len;
-  const int vocab_size = engine_options.model.vocab_size;
-  if (const std::string names = TokensBeyond(codec->tokenizer(), vocab_size);
+  const ModelConfig model = engine_options.model;
+  if (const std::string names =
+          TokensBeyond(codec->tokenizer(), model.vocab_size);
       !names.empty()) {
     LogWarn(config.model.path, "/tokenizer.json has tokens beyond the ",
-            vocab_size,
+            model.vocab_size,
             " of config.json; a text that gives one is refused: ", names);
   }
 
@@ -366,15 +369,13 @@ absl::Status RunCoordinator(const CoordinatorOptions& options,
   std::unique_ptr<HttpServer> server, admin_server;
   const ServerReport report(
       engine, metrics,
-      InfoOf(options, max_model_len, opened.journal->state().term()),
+      InfoOf(options, model, max_model_len, opened.journal->state().term()),
       [&server] { return server->num_connections(); });
   OpenAiApiOptions api_options;
-  api_options.limits = {ServedModelName(config),
-                        max_model_len,
-                        vocab_size,
-                        std::move(defaults),
-                        config.scheduler.max_queue,
-                        config.http.allow_request_templates};
+  api_options.limits = {
+      ServedModelName(config),    max_model_len,
+      model.vocab_size,           std::move(defaults),
+      config.scheduler.max_queue, config.http.allow_request_templates};
   api_options.model_root = config.model.path;
   api_options.version = kVersion;
   api_options.report = &report;

@@ -10,9 +10,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/errno_status.h"
+#include "common/base/lasting_failure.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/channel/channel_keys.h"
+#include "common/config/layout_config.h"
 #include "common/config/model_config.h"
 #include "coordinator/engine/faulty_hub.h"
 
@@ -41,6 +43,14 @@ absl::StatusOr<EngineOptions> MakeEngineOptions(
   EngineOptions engine;
   engine.config = options.config;
   ASSIGN_OR_RETURN(engine.model, LoadModelConfig(options.config.model.path));
+  const AttentionShape attention = {options.config.workers.count,
+                                    engine.model.num_q_heads,
+                                    engine.model.num_kv_heads};
+  // Workers say what is wrong with the heads themselves.
+  if (Validate(attention).ok()) {
+    RETURN_IF_ERROR(
+        Lasting(CheckLayouts(options.config, LayoutsOf(attention))));
+  }
   engine.max_model_len = ContextLength(engine.model.max_positions,
                                        options.config.model.max_model_len);
   engine.term = options.term;

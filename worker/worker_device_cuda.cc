@@ -7,6 +7,7 @@
 
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/config/layout_config.h"
 #include "kernels/cuda/buffer.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/workspace.h"
@@ -40,24 +41,17 @@ absl::Duration StepTimeout(const Config& config) {
   return absl::Milliseconds(config.workers.step_timeout_ms);
 }
 
-// A group of one rank has one layout under two names.
-std::vector<Layout> ResidentLayoutsOf(const Config& config) {
-  const ResidentLayouts& named = config.layout.resident;
-  const Layout tp = TensorParallel(config.workers.count);
-  std::vector<Layout> layouts;
-  if (named.ep || (named.tp && tp.is_ep())) layouts.push_back(ExpertParallel());
-  if (named.tp && !tp.is_ep()) layouts.push_back(tp);
-  return layouts;
-}
-
 // EP and one other layout, when they follow one another, always lie on their
-// home sides; with more layouts each comes to lie on either.
+// home sides; with others each comes to lie on either.
 std::vector<StepLayout> StatesToCapture(const std::vector<Layout>& layouts) {
+  const bool alternate =
+      layouts.size() < 2 ||
+      (layouts.size() == 2 && (layouts[0].is_ep() || layouts[1].is_ep()));
   std::vector<StepLayout> states;
   for (const Layout layout : layouts) {
     const Side home = HomeSide(layout);
     states.push_back({layout, ExpertsState::At(layout, home)});
-    if (layouts.size() <= 2) continue;
+    if (alternate) continue;
     states.push_back({layout, ExpertsState::At(layout, OtherSide(home))});
   }
   return states;
@@ -200,7 +194,7 @@ class GpuDevice final : public WorkerDevice {
         board_mapping_,
         HostMapping::Create(board, ResultBoard::SizeBytes(options.max_rows)));
     options.results = reinterpret_cast<GpuSampledRow*>(board);
-    options.captured = ResidentLayoutsOf(config_);
+    options.captured = ResidentLayouts(config_);
     ASSIGN_OR_RETURN(passes_, GpuPasses<N>::Create(device_, options));
     return passes_->CaptureAhead(StatesToCapture(*options.captured));
   }

@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "common/base/log_level.h"
-#include "common/layout/layout.h"
+#include "common/config/layout_choice.h"
 
 namespace moebius {
 
@@ -38,16 +40,6 @@ enum class ControlTransport { kIpc, kTcp };
 // Which answers say how loaded the group is (coordinator/status/orca.h): those
 // to requests that ask for it, or all, in one format.
 enum class LoadHeader { kAsked, kText, kJson };
-
-// kAuto: the load decides.
-enum class LayoutChoice { kEp, kTp, kAuto };
-
-struct ResidentLayouts {
-  bool ep = true;
-  bool tp = true;
-  friend bool operator==(const ResidentLayouts&,
-                         const ResidentLayouts&) = default;
-};
 
 // When commits of the journal are synced. Whatever it says, they survive the
 // end of the process, and segments are synced before they take the place of
@@ -101,9 +93,16 @@ struct SchedulerConfig {
   int steps_ahead = 3;      // plans issued before their predecessor's results
 };
 
-// The layout, when it changes, and how long that may take.
+// The layout, when it changes, and how long that may take. What it means to a
+// group: layout_config.h.
 struct LayoutConfig {
   LayoutChoice choice = LayoutChoice::kEp;
+  // What the load is to choose among, in any order; none is kAuto.
+  std::vector<LayoutChoice> candidates = {LayoutChoice::kEp, LayoutChoice::kTp};
+  // Requests in flight at and above which, of two neighbours among the
+  // candidates, the one with narrower groups is preferred: ascending, from the
+  // widest pair on. Empty: from switch_threshold.
+  std::vector<int> thresholds;
   int switch_threshold = 0;  // requests in flight at and above which EP is
                              // preferred; 0: 2 * workers.count
   double hysteresis = 0.25;  // share of the threshold, each side
@@ -113,7 +112,8 @@ struct LayoutConfig {
   int switch_timeout_ms = 30000;  // of a committed switch
   int spare_slots = 0;  // slots of expert weights beyond those of the layers;
                         // 0: two where a GPU gains from them, else one
-  ResidentLayouts resident;  // whose passes a GPU has captured
+  // Whose passes a GPU has captured; nothing: those of the candidates.
+  std::optional<std::vector<LayoutChoice>> resident;
 };
 
 // The OpenAI API, and what both listeners hold to (http_server.h).
@@ -206,14 +206,6 @@ inline bool HasBfloat16Kv(const WorkersConfig& workers) {
   }
   return workers.device == DeviceChoice::kCuda &&
          workers.numerics != NumericsChoice::kExact;
-}
-
-// Layout that weights are loaded in. The automatic choice begins with TP, the
-// better one when nothing is in flight.
-inline Layout InitialLayout(const Config& config) {
-  return config.layout.choice == LayoutChoice::kEp
-             ? ExpertParallel()
-             : TensorParallel(config.workers.count);
 }
 
 }  // namespace moebius

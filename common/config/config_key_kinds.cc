@@ -53,22 +53,123 @@ bool IsOriginWord(std::string_view word) {
                      [](unsigned char c) { return absl::ascii_isgraph(c); });
 }
 
-}  // namespace
-
-bool ParseLayouts(std::string_view text, ResidentLayouts* layouts) {
-  ResidentLayouts named{false, false};
+// Names of layouts, each once, separated by spaces; auto is none of them.
+std::optional<std::vector<LayoutChoice>> ParseLayouts(std::string_view text) {
+  std::vector<LayoutChoice> layouts;
   for (absl::string_view word :
        absl::StrSplit(AbslView(text), ' ', absl::SkipEmpty())) {
-    if (word != "ep" && word != "tp") return false;
-    (word == "ep" ? named.ep : named.tp) = true;
+    const std::optional<LayoutChoice> one = ParseLayoutChoice(StdView(word));
+    if (!one.has_value() || one->is_auto() ||
+        std::find(layouts.begin(), layouts.end(), *one) != layouts.end()) {
+      return std::nullopt;
+    }
+    layouts.push_back(*one);
   }
-  *layouts = named;
-  return true;
+  return layouts;
 }
 
-std::string LayoutsText(const ResidentLayouts& layouts) {
-  if (layouts.ep) return layouts.tp ? "ep tp" : "ep";
-  return layouts.tp ? "tp" : "";
+std::string LayoutsText(const std::vector<LayoutChoice>& layouts) {
+  std::string text;
+  for (const LayoutChoice& one : layouts) {
+    text += Cat(text.empty() ? "" : " ", LayoutChoiceName(one));
+  }
+  return text;
+}
+
+}  // namespace
+
+ConfigKey LayoutChoiceKey(std::string_view name, std::string_view help,
+                          LayoutChoice LayoutConfig::*field) {
+  return ConfigKey{name,
+                   help,
+                   Cat(kLayoutNames, "; or auto"),
+                   true,
+                   [=](Config& config, std::string_view text) {
+                     const auto choice = ParseLayoutChoice(text);
+                     if (choice.has_value()) config.layout.*field = *choice;
+                     return choice.has_value();
+                   },
+                   [=](const Config& config) {
+                     return LayoutChoiceName(config.layout.*field);
+                   }};
+}
+
+ConfigKey LayoutsKey(std::string_view name, std::string_view help,
+                     std::vector<LayoutChoice> LayoutConfig::*field) {
+  ConfigKey key{
+      name,
+      help,
+      Cat("a list of layouts, each once: ", kLayoutNames),
+      true,
+      [=](Config& config, std::string_view text) {
+        auto layouts = ParseLayouts(text);
+        if (!layouts.has_value() || layouts->empty()) return false;
+        config.layout.*field = *std::move(layouts);
+        return true;
+      },
+      [=](const Config& config) { return LayoutsText(config.layout.*field); }};
+  key.is_list = true;
+  return key;
+}
+
+ConfigKey OptionalLayoutsKey(
+    std::string_view name, std::string_view help, std::string_view otherwise,
+    std::optional<std::vector<LayoutChoice>> LayoutConfig::*field) {
+  ConfigKey key{name,
+                help,
+                Cat("a list of layouts, each once, none perhaps: ",
+                    kLayoutNames, "; or the word ", otherwise),
+                true,
+                [=](Config& config, std::string_view text) {
+                  auto layouts = ParseLayouts(text);
+                  if (text == otherwise) {
+                    (config.layout.*field).reset();
+                  } else if (layouts.has_value()) {
+                    config.layout.*field = *std::move(layouts);
+                  } else {
+                    return false;
+                  }
+                  return true;
+                },
+                [=](const Config& config) {
+                  const auto& layouts = config.layout.*field;
+                  return layouts.has_value() ? LayoutsText(*layouts)
+                                             : std::string(otherwise);
+                }};
+  key.is_list = true;
+  return key;
+}
+
+ConfigKey AscendingKey(std::string_view name, std::string_view help,
+                       std::vector<int> LayoutConfig::*field, int max) {
+  ConfigKey key{name,
+                help,
+                Cat("a list of whole numbers from 1 to ", max,
+                    ", each above the one before it, none perhaps"),
+                true,
+                [=](Config& config, std::string_view text) {
+                  std::vector<int> numbers;
+                  for (absl::string_view word :
+                       absl::StrSplit(AbslView(text), ' ', absl::SkipEmpty())) {
+                    int number = 0;
+                    if (!absl::SimpleAtoi(word, &number) || number > max ||
+                        number <= (numbers.empty() ? 0 : numbers.back())) {
+                      return false;
+                    }
+                    numbers.push_back(number);
+                  }
+                  config.layout.*field = std::move(numbers);
+                  return true;
+                },
+                [=](const Config& config) {
+                  std::string text;
+                  for (const int number : config.layout.*field) {
+                    text += Cat(text.empty() ? "" : " ", number);
+                  }
+                  return text;
+                }};
+  key.is_list = true;
+  return key;
 }
 
 std::string RealText(double value) {

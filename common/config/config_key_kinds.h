@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -142,27 +143,20 @@ ConfigKey TextKey(std::string_view name, std::string_view help,
       [=](const Config& config) { return config.*section.*field; }};
 }
 
-// Any of the layouts, as words.
-bool ParseLayouts(std::string_view text, ResidentLayouts* layouts);
-std::string LayoutsText(const ResidentLayouts& layouts);
-
-template <typename Section>
+// The name of a layout, or auto.
+ConfigKey LayoutChoiceKey(std::string_view name, std::string_view help,
+                          LayoutChoice LayoutConfig::*field);
+// A list of such names but auto, each once; at least one.
 ConfigKey LayoutsKey(std::string_view name, std::string_view help,
-                     Section Config::*section,
-                     ResidentLayouts Section::*field) {
-  ConfigKey key{name,
-                help,
-                "a list of ep and tp",
-                true,
-                [=](Config& config, std::string_view text) {
-                  return ParseLayouts(text, &(config.*section.*field));
-                },
-                [=](const Config& config) {
-                  return LayoutsText(config.*section.*field);
-                }};
-  key.is_list = true;
-  return key;
-}
+                     std::vector<LayoutChoice> LayoutConfig::*field);
+// A list, be it empty, or the word `otherwise` for nothing.
+ConfigKey OptionalLayoutsKey(
+    std::string_view name, std::string_view help, std::string_view otherwise,
+    std::optional<std::vector<LayoutChoice>> LayoutConfig::*field);
+// A list of whole numbers from 1 to `max`, each above the one before it; be it
+// empty.
+ConfigKey AscendingKey(std::string_view name, std::string_view help,
+                       std::vector<int> LayoutConfig::*field, int max);
 
 // What is_allowed may be. Up to 4096 bytes without control characters: a path
 // is not empty, an optional one may be.

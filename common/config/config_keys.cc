@@ -156,12 +156,20 @@ std::vector<ConfigKey> SchedulerKeys() {
 std::vector<ConfigKey> LayoutKeys() {
   constexpr auto section = &Config::layout;
   return {
-      ChoiceKey("layout.choice",
-                "Layout to start in, or auto to let the load decide.", section,
-                &LayoutConfig::choice,
-                {{"ep", LayoutChoice::kEp},
-                 {"tp", LayoutChoice::kTp},
-                 {"auto", LayoutChoice::kAuto}}),
+      LayoutChoiceKey("layout.choice",
+                      "Layout to start in, or auto to let the load decide.",
+                      &LayoutConfig::choice),
+      LayoutsKey("layout.candidates",
+                 "auto: the layouts that the load chooses among; /status and "
+                 "/metrics tell of each how much KV it would hold.",
+                 &LayoutConfig::candidates),
+      AscendingKey("layout.thresholds",
+                   "auto: for each two neighbours of the candidates, from the "
+                   "widest groups on, requests in flight at and above which "
+                   "the narrower groups are preferred; none: "
+                   "layout.switch_threshold divided by the ranks in a group of "
+                   "the narrower.",
+                   &LayoutConfig::thresholds, 1'000'000),
       WholeNumberKey("layout.switch_threshold",
                      "auto: requests in flight at and above which EP is "
                      "preferred; 0 is twice the workers.",
@@ -190,10 +198,11 @@ std::vector<ConfigKey> LayoutKeys() {
           "meet; "
           "0 is two where layers are so small that this counts, and else one.",
           section, &LayoutConfig::spare_slots, 0, 8),
-      LayoutsKey("layout.resident",
-                 "GPUs: layouts whose passes of decode are captured at start. "
-                 "Steps in others are slower, but take no memory.",
-                 section, &LayoutConfig::resident),
+      OptionalLayoutsKey(
+          "layout.resident",
+          "GPUs: layouts whose passes of decode are captured at start. "
+          "Steps in others are slower, but take no memory.",
+          "candidates", &LayoutConfig::resident),
   };
 }
 

@@ -14,6 +14,7 @@
 #include "common/base/near_miss.h"
 #include "common/base/status_macros.h"
 #include "common/config/config_keys.h"
+#include "common/config/layout_config.h"
 
 namespace moebius {
 namespace {
@@ -301,6 +302,10 @@ absl::Status CheckConfig(const Config& config) {
             ": allowed is one address, at which the workers reach the "
             "coordinator"));
   }
+  // Of the divisors; the model's heads may have less to offer.
+  RETURN_IF_ERROR(CheckLayouts(
+      config,
+      LayoutsOf({config.workers.count, config.workers.count, /*kv heads*/ 1})));
   if (config.scheduler.token_budget < config.scheduler.max_running) {
     return absl::InvalidArgumentError(
         Cat("key 'scheduler.token_budget' is ", config.scheduler.token_budget,

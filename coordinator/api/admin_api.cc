@@ -120,7 +120,9 @@ HttpResponse AdminApi::Faults(const HttpRequest& request) {
 
 void AdminApi::HandleControl(std::shared_ptr<HttpExchange> exchange) {
   const HttpRequest& request = exchange->request();
-  const auto call = ParseControl(request.path, request.query, request.body);
+  const auto call =
+      ParseControl(request.path, request.query, request.body,
+                   report_.info().layouts, report_.info().num_workers);
   if (!call.ok()) return exchange->Respond(ErrorResponse(call.error()));
   const std::string& ours = report_.info().instance_id;
   if (!call->expected_instance_id.empty() &&

@@ -58,25 +58,13 @@ std::string_view KindName(OperationKind kind) {
   return "undrain";
 }
 
-std::string_view ChoiceName(LayoutChoice choice) {
-  switch (choice) {
-    case LayoutChoice::kEp:
-      return "ep";
-    case LayoutChoice::kTp:
-      return "tp";
-    case LayoutChoice::kAuto:
-      break;
-  }
-  return "auto";
-}
-
 std::string OperationJson(const KnownOperation& known) {
   const Operation& operation = known.operation;
   std::string out = R"({"operation_id":)";
   AppendJsonString(operation.id, &out);
   out += Cat(R"(,"kind":")", KindName(operation.kind), R"(","layout":)");
   if (operation.kind == OperationKind::kLayout) {
-    out += Cat("\"", ChoiceName(operation.choice), "\"");
+    out += Cat("\"", LayoutChoiceName(operation.choice), "\"");
   } else {
     out += "null";
   }
@@ -133,10 +121,12 @@ Parsed<ControlCall> ReadFields(std::string_view body) {
 }  // namespace
 
 Parsed<ControlCall> ParseControl(std::string_view path, std::string_view query,
-                                 std::string_view body) {
+                                 std::string_view body,
+                                 const std::vector<Layout>& layouts,
+                                 int num_ranks) {
   Operation operation;
   if (path == "/admin/layout") {
-    const auto choice = ParseLayoutBody(body);
+    const auto choice = ParseLayoutBody(body, layouts, num_ranks);
     if (!choice.ok()) return choice.error();
     operation.choice = *choice;
   } else {

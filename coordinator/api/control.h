@@ -21,9 +21,11 @@ struct ControlCall {
 
 // Reads {"layout", "operation_id", "expected_instance_id", "wait"}, all but
 // the layout optional, and ?wait=false. `path` is one of the three; a drain or
-// its end may come without a body.
+// its end may come without a body. `layouts` are those of the group.
 Parsed<ControlCall> ParseControl(std::string_view path, std::string_view query,
-                                 std::string_view body);
+                                 std::string_view body,
+                                 const std::vector<Layout>& layouts,
+                                 int num_ranks);
 
 // What a switch, a drain and its end are answered with.
 HttpResponse SwitchResponse(const absl::StatusOr<SwitchReport>& report);

@@ -489,15 +489,29 @@ Parsed<DetokenizeRequest> ParseDetokenize(std::string_view body,
   return out;
 }
 
-Parsed<LayoutChoice> ParseLayoutBody(std::string_view body) {
+Parsed<LayoutChoice> ParseLayoutBody(std::string_view body,
+                                     const std::vector<Layout>& layouts,
+                                     int num_ranks) {
   const Parsed<Json> object = ParseObject(body);
   if (!object.ok()) return object.error();
   FieldReader fields(*object);
   const Json* value = fields.Find("layout");
-  if (value != nullptr && *value == "ep") return LayoutChoice::kEp;
-  if (value != nullptr && *value == "tp") return LayoutChoice::kTp;
-  if (value != nullptr && *value == "auto") return LayoutChoice::kAuto;
-  fields.Fail("layout", "\"ep\", \"tp\" or \"auto\"", value);
+  if (value != nullptr && value->is_string()) {
+    const auto choice = ParseLayoutChoice(value->get_ref<const std::string&>());
+    if (choice.has_value() &&
+        (choice->is_auto() ||
+         std::find(layouts.begin(), layouts.end(),
+                   choice->LayoutIn(num_ranks)) != layouts.end())) {
+      return choice->InGroup(num_ranks);
+    }
+  }
+  std::string allowed;
+  for (const Layout layout : layouts) {
+    allowed += Cat("\"", LayoutName(layout, num_ranks), "\", ");
+  }
+  if (num_ranks == 1) allowed += "\"tp\", ";  // two names of one layout
+  allowed.resize(allowed.size() - std::min<size_t>(allowed.size(), 2));
+  fields.Fail("layout", Cat(allowed, " or \"auto\""), value);
   return *fields.error();
 }
 

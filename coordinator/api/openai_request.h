@@ -119,7 +119,10 @@ Parsed<TokenizeRequest> ParseTokenize(std::string_view body,
                                       const ApiLimits& limits);
 Parsed<DetokenizeRequest> ParseDetokenize(std::string_view body,
                                           const ApiLimits& limits);
-// {"layout": "ep" | "tp" | "auto"}
-Parsed<LayoutChoice> ParseLayoutBody(std::string_view body);
+// {"layout": "auto", or the name of one of `layouts`}. Two names of one layout
+// give the same choice.
+Parsed<LayoutChoice> ParseLayoutBody(std::string_view body,
+                                     const std::vector<Layout>& layouts,
+                                     int num_ranks);
 
 }  // namespace moebius

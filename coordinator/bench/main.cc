@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/base/status_macros.h"
+#include "common/config/layout_config.h"
 #include "common/vault/child_program.h"
 #include "coordinator/api/checkpoint_codec.h"
 #include "coordinator/bench/throughput_bench.h"
@@ -28,7 +29,8 @@ absl::Status Measure(const CoordinatorOptions& options, VaultClient& vault,
   ASSIGN_OR_RETURN(auto hub, BindHub(options, faults.get(), vault));
   ASSIGN_OR_RETURN(EngineOptions engine_options,
                    MakeEngineOptions(options, codec->tokenizer(), vault));
-  ThroughputBench bench(engine_options.model.vocab_size);
+  ThroughputBench bench(engine_options.model.vocab_size,
+                        CandidateLayouts(options.config));
   engine_options.on_ready = [&bench, &vault] {
     vault.Ready().IgnoreError();
     bench.engine_side().Ready();

@@ -21,11 +21,12 @@ constexpr int kMaxTimeLimitSeconds = 86400;
 constexpr int kMaxStreams = 65536;
 constexpr int kMaxTokens = 1 << 20;
 
-absl::StatusOr<LayoutChoice> ParseLayout(const std::string& word) {
-  if (word == "ep") return LayoutChoice::kEp;
-  if (word == "tp") return LayoutChoice::kTp;
-  if (word == "auto") return LayoutChoice::kAuto;
-  return absl::InvalidArgumentError("layout: allowed is ep, tp or auto");
+// Which of them the group has, the engine says.
+absl::StatusOr<LayoutChoice> ReadChoice(const std::string& word) {
+  const auto choice = ParseLayoutChoice(word);
+  if (choice.has_value()) return *choice;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "layout: allowed is ", std::string(kLayoutNames), ", or auto"));
 }
 
 double Median(std::vector<double> values) {
@@ -115,9 +116,9 @@ absl::StatusOr<ThroughputBench::Figures> ThroughputBench::RunOnce(
 // One warm-up that does not count, then `repeat` runs, as far as they come.
 absl::Status ThroughputBench::RunCase(EngineHost& engine, const Case& one,
                                       int repeat, std::vector<Figures>& runs) {
-  ASSIGN_OR_RETURN(const LayoutChoice choice, ParseLayout(one.layout));
-  if (choice == LayoutChoice::kAuto) {
-    return absl::InvalidArgumentError("layout: allowed is ep or tp");
+  ASSIGN_OR_RETURN(const LayoutChoice choice, ReadChoice(one.layout));
+  if (choice.is_auto()) {
+    return absl::InvalidArgumentError("layout: auto is for rollouts alone");
   }
   RETURN_IF_ERROR(bench_.SetLayout(engine, choice, deadline_).status());
   RETURN_IF_ERROR(RunOnce(engine, one).status());
@@ -169,16 +170,28 @@ absl::StatusOr<ThroughputBench::Rollout> ThroughputBench::ReadRollout(
       return absl::InvalidArgumentError("rollout: policies");
     }
     rollout.policies.push_back(policy.get<std::string>());
-    RETURN_IF_ERROR(ParseLayout(rollout.policies.back()).status());
+    RETURN_IF_ERROR(ReadChoice(rollout.policies.back()).status());
   }
   return rollout;
 }
 
-// A few tokens of everything in both layouts: what is made late is made.
+// A few tokens of everything in every layout that is named, and in those that
+// the load chooses among: what is made late is made.
 absl::Status ThroughputBench::WarmUp(EngineHost& engine,
                                      const Rollout& rollout) {
   constexpr int kTokens = 8;
-  for (const LayoutChoice choice : {LayoutChoice::kEp, LayoutChoice::kTp}) {
+  std::vector<LayoutChoice> layouts;
+  for (const std::string& policy : rollout.policies) {
+    ASSIGN_OR_RETURN(const LayoutChoice choice, ReadChoice(policy));
+    if (!choice.is_auto()) {
+      layouts.push_back(choice);
+      continue;
+    }
+    for (const Layout candidate : candidates_) {
+      layouts.push_back(LayoutChoice::Of(candidate));
+    }
+  }
+  for (const LayoutChoice choice : layouts) {
     RETURN_IF_ERROR(bench_.SetLayout(engine, choice, deadline_).status());
     std::vector<Generation> generations;
     for (size_t i = 0; i < rollout.output_tokens.size(); ++i) {
@@ -193,12 +206,12 @@ absl::Status ThroughputBench::WarmUp(EngineHost& engine,
 
 absl::StatusOr<ThroughputBench::RolloutRun> ThroughputBench::RunRollout(
     EngineHost& engine, const Rollout& rollout, const std::string& policy) {
-  ASSIGN_OR_RETURN(const LayoutChoice choice, ParseLayout(policy));
+  ASSIGN_OR_RETURN(const LayoutChoice choice, ReadChoice(policy));
   // What is not the rollout's own: it may be counted only when a step has
   // followed.
   uint64_t switches = engine.GetStatus().switches_total;
   const LayoutChoice begin =
-      choice == LayoutChoice::kAuto ? LayoutChoice::kTp : choice;
+      choice.is_auto() ? LayoutChoice::Of(candidates_.front()) : choice;
   ASSIGN_OR_RETURN(const bool switched,
                    bench_.SetLayout(engine, begin, deadline_));
   if (switched) ++switches;

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -38,14 +39,16 @@ namespace moebius {
 // step_ms_median is streams / decode_tokens_per_s.
 //
 // A rollout submits all its sequences at once, and ends with the last of them.
-// The automatic policy begins in TP, where the tail of the rollout before it
-// would have left the group; `switches` are those of the run with the median
-// time.
+// The automatic policy begins in the candidate for the fewest requests, where
+// the tail of the rollout before it would have left the group; `switches` are
+// those of the run with the median time.
 //
 // Threading: blocks one thread; the engine's callbacks go to `engine_side()`.
 class ThroughputBench {
  public:
-  explicit ThroughputBench(int32_t vocab_size) : vocab_size_(vocab_size) {}
+  // `candidates`: that the load chooses among, widest groups first.
+  ThroughputBench(int32_t vocab_size, std::vector<Layout> candidates)
+      : vocab_size_(vocab_size), candidates_(std::move(candidates)) {}
 
   BenchEngine& engine_side() { return bench_; }
 
@@ -97,6 +100,7 @@ class ThroughputBench {
                            nlohmann::ordered_json& results);
 
   const int32_t vocab_size_;
+  const std::vector<Layout> candidates_;
   Deadline deadline_;
   BenchEngine bench_;
 };

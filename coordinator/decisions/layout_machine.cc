@@ -45,7 +45,7 @@ struct Handler {
     return Unchanged(s);
   }
   Result operator()(const Steady& s, const Requested& e) const {
-    if (!e.target.is_ep() && e.target != TensorParallel(num_ranks)) {
+    if (!e.target.divides(num_ranks)) {
       return absl::InvalidArgumentError(
           absl::StrCat("a group of ", num_ranks,
                        " ranks has no layout with tp_size ", e.target.tp_size));

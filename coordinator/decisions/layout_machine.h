@@ -1,4 +1,4 @@
-// How a group gets from one layout to the other. A pure machine: no clock,
+// How a group gets from one layout to another. A pure machine: no clock,
 // lock, log or I/O; time and messages arrive as events, orders leave as
 // effects.
 //

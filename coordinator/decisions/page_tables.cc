@@ -1,7 +1,6 @@
 #include "coordinator/decisions/page_tables.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
@@ -20,18 +19,8 @@ PageTables::PageTables(const AttentionShape& shape, Layout layout,
 
 void PageTables::SetLayout(Layout layout) {
   layout_ = layout;
-  heads_.resize(shape_.num_ranks);
-  for (Rank r = 0; r < shape_.num_ranks; ++r) {
-    heads_[r] = static_cast<uint32_t>(HeadsOf(shape_, layout, r).num_kv());
-  }
-}
-
-uint32_t PageTables::FreeBlocksOfAll() const {
-  uint32_t least = std::numeric_limits<uint32_t>::max();
-  for (Rank r = 0; r < shape_.num_ranks; ++r) {
-    least = std::min(least, allocators_[r].num_free() / heads_[r]);
-  }
-  return least;
+  // Every rank has equally many.
+  heads_ = static_cast<uint32_t>(HeadsOf(shape_, layout, 0).num_kv());
 }
 
 void PageTables::Grow(uint32_t slot, int group, uint32_t count,
@@ -47,7 +36,7 @@ void PageTables::Grow(uint32_t slot, int group, uint32_t count,
       row.slot = slot;
       row.block = pages.num_blocks;
       row.rank = r;
-      row.pages.resize(heads_[r]);
+      row.pages.resize(heads_);
       for (PageId& page : row.pages) page = allocators_[r].Allocate();
       std::vector<PageId>& table = pages.ranks[r - first];
       table.insert(table.end(), row.pages.begin(), row.pages.end());
@@ -92,21 +81,23 @@ std::vector<std::vector<PageId>> PageTables::FreePages(size_t most) const {
 }
 
 absl::Status PageTables::CheckTable(Layout target, const KvTable& table) const {
-  const bool ep = target.is_ep();
-  const size_t expected = ep ? 1 : size_t(shape_.num_ranks);
   if (table.slot >= slots_.size() || table.num_blocks < 0 ||
-      table.tables.size() != expected) {
+      table.tables.size() != static_cast<size_t>(target.tp_size)) {
     return absl::InvalidArgumentError(
         absl::StrCat("slot ", table.slot, " has ", table.tables.size(),
                      " rank tables of ", table.num_blocks, " blocks"));
   }
   for (size_t i = 0; i < table.tables.size(); ++i) {
     const RankTable& t = table.tables[i];
-    const bool rank_ok = ep ? t.rank >= 0 && t.rank < shape_.num_ranks
-                            : t.rank == static_cast<Rank>(i);
+    // The ranks of one group, in their order.
+    const Rank first = table.tables[0].rank;
+    const bool rank_ok = first >= 0 && first < shape_.num_ranks &&
+                         target.part_of(first) == 0 &&
+                         t.rank == first + static_cast<Rank>(i);
     if (!rank_ok) {
       return absl::InvalidArgumentError(
-          absl::StrCat("slot ", table.slot, " has a table on rank ", t.rank));
+          absl::StrCat("slot ", table.slot, " has a table on rank ", t.rank,
+                       " in groups of ", target.tp_size));
     }
     const HeadRange heads = HeadsOf(shape_, target, t.rank);
     if (t.kv_begin != heads.kv_begin || t.num_kv != heads.num_kv() ||

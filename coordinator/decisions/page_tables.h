@@ -2,7 +2,9 @@
 // lock, log or I/O.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,29 +25,29 @@ constexpr uint32_t BlocksFor(uint32_t num_tokens) {
 // PageTables
 //
 // Owns the pages of all ranks and the tables of all sequence slots. Room is
-// counted in blocks, of the *group* that a sequence is in: in EP its owner's
-// rank, where a block takes a page of every KV head; in TP the one group 0,
-// where a block takes the pages of the local heads on each rank.
+// counted in blocks, of the *group* that a sequence is in (layout.h): a block
+// takes the pages of the local heads on each rank of the group, so its fullest
+// rank says what is left. In EP a group is one rank, in TP all of them.
 //
 // Memory is reused: a slot's tables keep their capacity, so a sequence that
 // grows allocates nothing but the row that tells the workers.
 // Threading: thread-compatible.
 class PageTables {
  public:
-  // REQUIRES: Validate(shape).ok(); one pool size a rank.
+  // REQUIRES: HeadsDivide(shape, layout); one pool size a rank.
   PageTables(const AttentionShape& shape, Layout layout, uint32_t max_slots,
              absl::Span<const uint32_t> pages_per_rank);
 
   Layout layout() const { return layout_; }
-  // Groups there are: the ranks in EP, one in TP.
   int num_groups() const { return layout_.num_groups(shape_.num_ranks); }
 
   // Blocks that sequences of `group` can still be given.
   uint32_t free_blocks(int group) const {
-    if (layout_.is_ep()) {
-      return allocators_[group].num_free() / heads_[group];
+    uint32_t least = std::numeric_limits<uint32_t>::max();
+    for (Rank r = FirstRank(group); r < LastRank(group); ++r) {
+      least = std::min(least, allocators_[r].num_free() / heads_);
     }
-    return FreeBlocksOfAll();
+    return least;
   }
   uint32_t free_pages(Rank rank) const { return allocators_[rank].num_free(); }
   uint32_t num_pages(Rank rank) const { return allocators_[rank].num_pages(); }
@@ -68,19 +70,19 @@ class PageTables {
   // Puts the tables of a switch to `target` in place. Slots that `tables` does
   // not name hold nothing afterwards.
   // kInvalidArgument, changing nothing, when the tables are not a state of
-  // `target`: shape, a page outside its pool, a page held twice.
+  // `target`: shape, ranks of several groups, a page outside its pool or held
+  // twice. REQUIRES: HeadsDivide(shape, target).
   absl::Status Replace(Layout target, absl::Span<const KvTable> tables);
 
  private:
   struct SlotPages {
     uint32_t num_blocks = 0;
     int group = 0;
-    // EP: [0] is the owner's. TP: [rank]. Pages are [block][heads on rank].
+    // [part of the group]; pages are [block][heads on rank].
     std::vector<std::vector<PageId>> ranks;
   };
 
   void SetLayout(Layout layout);
-  uint32_t FreeBlocksOfAll() const;
   absl::Status CheckTable(Layout target, const KvTable& table) const;
   // Ranks on which a sequence of `group` has tables, [first, last).
   Rank FirstRank(int group) const { return layout_.first_rank(group); }
@@ -88,7 +90,7 @@ class PageTables {
 
   AttentionShape shape_;
   Layout layout_;
-  std::vector<uint32_t> heads_;  // [rank] KV heads held there by a sequence
+  uint32_t heads_ = 0;  // KV heads on a rank, of a sequence of its group
   std::vector<PageAllocator> allocators_;  // [rank]
   std::vector<SlotPages> slots_;
 };

@@ -9,10 +9,28 @@
 namespace moebius {
 
 absl::Status Validate(const PolicyConfig& config) {
-  // Written so that a NaN is refused too.
-  if (!(config.threshold > 0)) {
+  const std::vector<Layout>& candidates = config.candidates;
+  if (candidates.empty() || config.thresholds.size() + 1 != candidates.size()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "switch_threshold is ", config.threshold, "; it must be above 0"));
+        candidates.size(), " candidates with ", config.thresholds.size(),
+        " thresholds; one belongs between each two neighbours"));
+  }
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const int width = candidates[i].tp_size;
+    if (width < 1 || width > kMaxRanks ||
+        (i > 0 && width >= candidates[i - 1].tp_size)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "candidate ", i, " has groups of ", width,
+          " ranks; the candidates' widths fall, from ", kMaxRanks, " at most"));
+    }
+  }
+  for (size_t i = 0; i < config.thresholds.size(); ++i) {
+    // Written so that a NaN is refused too.
+    if (!(config.thresholds[i] > (i == 0 ? 0 : config.thresholds[i - 1]))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("threshold ", i, " is ", config.thresholds[i],
+                       "; thresholds are above 0 and ascend"));
+    }
   }
   if (!(config.hysteresis >= 0 && config.hysteresis < 1)) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -23,23 +41,33 @@ absl::Status Validate(const PolicyConfig& config) {
         absl::StrCat("min_dwell_ms ", config.min_dwell_ms, " or smoothing_ms ",
                      config.smoothing_ms, " is negative"));
   }
-  if (config.num_ranks < 1 || config.num_ranks > kMaxRanks) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a group of ", config.num_ranks, " ranks"));
-  }
   return absl::OkStatus();
 }
 
 namespace {
 
-// The other layout, where the load is beyond the edge for it.
+// The candidate that the load calls for, if it is another one.
 std::optional<Layout> BetterLayout(double load, Layout current,
                                    const PolicyConfig& config) {
-  if (!current.is_ep() && load >= UpperEdge(config)) return ExpertParallel();
-  if (current.is_ep() && load <= LowerEdge(config)) {
-    return TensorParallel(config.num_ranks);
+  const std::vector<Layout>& candidates = config.candidates;
+  const size_t last = candidates.size() - 1;
+  size_t at = 0;
+  while (at < last && candidates[at] != current) ++at;
+  if (candidates[at] != current) {
+    at = 0;
+    while (at < last && load >= config.thresholds[at]) ++at;
+    return candidates[at];
   }
+  while (at < last && load >= UpperEdge(config, at)) ++at;
+  if (candidates[at] != current) return candidates[at];
+  while (at > 0 && load <= LowerEdge(config, at - 1)) --at;
+  if (candidates[at] != current) return candidates[at];
   return std::nullopt;
+}
+
+// Whether it can come to a proposal at all.
+bool HasChoice(Layout current, const PolicyConfig& config) {
+  return config.candidates.size() > 1 || config.candidates[0] != current;
 }
 
 }  // namespace
@@ -67,7 +95,7 @@ PolicyDecision Decide(const PolicyState& state, int64_t now_ms,
       next.dwell_from_ms = next.updated_ms;
     }
   }
-  if (config.num_ranks == 1 ||
+  if (!HasChoice(current, config) ||
       next.updated_ms - next.dwell_from_ms < config.min_dwell_ms) {
     return {next, std::nullopt};
   }
@@ -78,7 +106,7 @@ PolicyDecision Decide(const PolicyState& state, int64_t now_ms,
 
 PolicyOutlook Outlook(const PolicyState& state, int64_t now_ms, Layout current,
                       const PolicyConfig& config) {
-  if (config.num_ranks == 1 || !state.started) return {};
+  if (!HasChoice(current, config) || !state.started) return {};
   const int64_t since_ms =
       current == state.layout
           ? std::max<int64_t>(0, now_ms - state.dwell_from_ms)

@@ -4,19 +4,29 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "common/layout/layout.h"
 
 namespace moebius {
 
-// Requests in flight are averaged exponentially. At `threshold` and above EP is
-// the better layout; to get there from TP the average must reach
-// threshold * (1 + hysteresis), to go back to TP it must fall to
-// threshold * (1 - hysteresis).
+// The layouts to choose among stand in a row, from the one for the fewest
+// requests in flight (the widest tensor parallelism) to the one for the most
+// (EP), with a threshold between each and the next:
+//
+//       tp         tp2         ep            8 ranks, candidates ep, tp2, tp
+//   0 --------- 4 ------- 16 ----------->    requests in flight
+//
+// Requests in flight are averaged exponentially. At a threshold and above the
+// layout to its right is the better one; to go right the average must reach
+// threshold * (1 + hysteresis), to go left it must fall to threshold * (1 -
+// hysteresis). So wherever it has gone, no edge back has been reached.
 struct PolicyConfig {
-  int num_ranks = 1;
-  double threshold = 4;         // requests in flight
+  std::vector<Layout>
+      candidates;  // widest groups first; one: nothing to choose
+  // [i]: between candidates[i] and the next; requests in flight, ascending
+  std::vector<double> thresholds;
   double hysteresis = 0.25;     // share of the threshold, each side; 0 <= h < 1
   int64_t min_dwell_ms = 2000;  // between a change of layout, or a proposal of
                                 // one, and the next proposal
@@ -26,12 +36,13 @@ struct PolicyConfig {
 // kInvalidArgument naming the field.
 absl::Status Validate(const PolicyConfig& config);
 
-// The load at and above which TP is left, and at and below which EP is.
-constexpr double UpperEdge(const PolicyConfig& config) {
-  return config.threshold * (1 + config.hysteresis);
+// The load at and above which the layout to the left of a threshold is left,
+// and at and below which the one to its right is.
+inline double UpperEdge(const PolicyConfig& config, size_t threshold) {
+  return config.thresholds[threshold] * (1 + config.hysteresis);
 }
-constexpr double LowerEdge(const PolicyConfig& config) {
-  return config.threshold * (1 - config.hysteresis);
+inline double LowerEdge(const PolicyConfig& config, size_t threshold) {
+  return config.thresholds[threshold] * (1 - config.hysteresis);
 }
 
 // What the policy remembers. Starts empty.
@@ -49,10 +60,13 @@ struct PolicyDecision {
   std::optional<Layout> switch_to;
 };
 
-// Looks at the load once more and may propose the other layout. A proposal
-// that comes to nothing is made again no sooner than a dwell later. The first
-// look starts the dwell and takes the load as it is.
-//   now_ms  of a monotonic clock; a step back counts as no time
+// Looks at the load once more and may propose another candidate: the one that
+// the load calls for, however far along the row. A proposal that comes to
+// nothing is made again no sooner than a dwell later. The first look starts the
+// dwell and takes the load as it is.
+//   now_ms   of a monotonic clock; a step back counts as no time
+//   current  any layout: one that is no candidate is left for the candidate
+//            that the load calls for, hysteresis or not
 // REQUIRES: Validate(config).ok().
 PolicyDecision Decide(const PolicyState& state, int64_t now_ms,
                       int64_t in_flight, Layout current,

@@ -111,20 +111,26 @@ class Planner {
   }
 
   // The rank's part of the table, if it has pages of just its heads.
-  bool AddRank(Layout layout, Rank rank, RequestId request, KvTable& table,
+  void AddRank(Layout layout, Rank rank, RequestId request, KvTable& table,
                uint32_t& computed) const {
     const HeldSequence* held = HeldBy(rank, request);
     const HeadRange heads = HeadsOf(input_.attention, layout, rank);
     if (held == nullptr || held->num_kv != heads.num_kv() ||
         held->pages.empty()) {
-      return false;
+      return;
     }
     const int blocks = static_cast<int>(held->pages.size()) / held->num_kv;
     table.num_blocks =
         table.tables.empty() ? blocks : std::min(table.num_blocks, blocks);
     computed = std::min(computed, held->computed);
     table.tables.push_back({rank, heads.kv_begin, heads.num_kv(), held->pages});
-    return true;
+  }
+
+  // Whether just the ranks of one group are in the table, and all of them.
+  static bool IsOneGroup(Layout layout, const KvTable& table) {
+    return table.tables.size() == static_cast<size_t>(layout.tp_size) &&
+           layout.group_of(table.tables.front().rank) ==
+               layout.group_of(table.tables.back().rank);
   }
 
   void AdoptHeld(RecoveryPlan& plan) const {
@@ -137,12 +143,10 @@ class Planner {
       KvTable table;
       table.slot = slot;
       uint32_t computed = UINT32_MAX;
-      int missing = 0;
       for (Rank rank = 0; rank < num_ranks(); ++rank) {
-        if (!AddRank(plan.layout, rank, request, table, computed)) ++missing;
+        AddRank(plan.layout, rank, request, table, computed);
       }
-      const bool ep = plan.layout.is_ep();
-      if (ep ? table.tables.size() != 1 : missing > 0) continue;
+      if (!IsOneGroup(plan.layout, table)) continue;
       for (RankTable& rank : table.tables) {
         rank.pages.resize(static_cast<size_t>(table.num_blocks) * rank.num_kv);
       }

@@ -21,7 +21,7 @@ absl::Status CheckRange(const char* name, int64_t value, int64_t highest) {
 absl::StatusOr<Scheduler> Scheduler::Create(const SchedulerOptions& options) {
   RETURN_IF_ERROR(Validate(options.attention));
   const int n = options.attention.num_ranks;
-  if (!options.layout.is_ep() && options.layout != TensorParallel(n)) {
+  if (!HeadsDivide(options.attention, options.layout)) {
     return absl::InvalidArgumentError(
         absl::StrCat("a group of ", n, " ranks has no layout with tp_size ",
                      options.layout.tp_size));
@@ -99,7 +99,8 @@ absl::Status Scheduler::CheckRequest(RequestId request, int64_t n,
   }
   const int64_t limit = LimitOf(n, max_tokens);
   // The last token's KV is never needed. EP needs the most room of one rank,
-  // and the layout may change while the request waits.
+  // and the layout may change while the request waits. Wider groups hold no
+  // less of one sequence: a rank has fewer heads of it.
   const int64_t pages = int64_t{BlocksFor(static_cast<uint32_t>(limit - 1))} *
                         options_.attention.num_kv_heads;
   const int64_t pool = *std::min_element(options_.pages_per_rank.begin(),

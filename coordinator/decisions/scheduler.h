@@ -93,16 +93,17 @@ struct SchedulerCounters {
 // Scheduler
 //
 // Continuous batching: a step holds one token of every running sequence, then
-// prompt chunks up to the token budget, first come first served. In EP a
-// sequence lives on one rank, chosen at admission: least KV tokens, then fewest
-// sequences, then lowest rank, among those with room. A prompt's chunks are
-// spread over the ranks where several prompts are at hand.
+// prompt chunks up to the token budget, first come first served. A sequence
+// lives in one group of the layout (in EP on one rank), chosen at admission:
+// least KV tokens, then fewest sequences, then lowest group, among those with
+// room. A step's chunks are spread over the groups where several prompts are at
+// hand.
 //
 // Plans are made ahead of results: a decode item may name a token that only the
 // workers know yet. Workers execute plans in order, therefore pages and slots
 // are free for the next plan as soon as Finish or Abort returns.
 //
-// When pages run out the latest arrival (of the rank, in EP) is preempted: it
+// When pages run out the latest arrival (of the group) is preempted: it
 // loses its pages, waits until its outstanding samples are in, and enters again
 // before every later arrival, with prompt and generated tokens as its prompt.
 // The oldest is never preempted for a younger one, and a request is only
@@ -255,7 +256,7 @@ class Scheduler {
     uint32_t limit = 0;
     uint32_t room = 0;  // positions that have pages
     uint32_t life = 0;  // of the sequence
-    uint8_t group = 0;  // EP: its rank. TP: 0.
+    uint8_t group = 0;
     bool prompt_logprobs = false;
     uint64_t planned = 0;  // last step with an item of it
   };
@@ -292,6 +293,9 @@ class Scheduler {
   };
 
   explicit Scheduler(const SchedulerOptions& options);
+
+  // scheduler_switch.cc
+  std::string RoomIn(Layout layout) const;
 
   // scheduler.cc
   int64_t LimitOf(int64_t num_prompt, int max_tokens) const;

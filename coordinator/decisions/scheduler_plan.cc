@@ -115,9 +115,9 @@ bool Scheduler::MakeRoom(uint32_t slot) {
   return true;
 }
 
-// Prompt chunks, oldest first, then admissions, until the budget is spent. In
-// EP a first round gives each rank its share only; what is left goes out in a
-// second.
+// Prompt chunks, oldest first, then admissions, until the budget is spent. With
+// several groups a first round gives each its share only; what is left goes out
+// in a second.
 void Scheduler::PlanPrefill(Draft& draft) {
   if (draft.budget == 0) return;
   chunks_.clear();

@@ -60,9 +60,13 @@ void Scheduler::RollBack() {
 void Scheduler::LoseKv(RankSet ranks, bool everything) {
   CHECK(num_in_flight_ == 0);
   DropEnded();
-  const bool ep = layout().is_ep();
   for (const uint32_t slot : std::vector<uint32_t>(running_)) {
-    if (everything || !ep || ranks.contains(slots_[slot].group)) Preempt(slot);
+    const int group = slots_[slot].group;
+    bool lost = everything;
+    for (int part = 0; part < layout().tp_size; ++part) {
+      lost = lost || ranks.contains(layout().first_rank(group) + part);
+    }
+    if (lost) Preempt(slot);
   }
   DropEnded();
   released_.clear();

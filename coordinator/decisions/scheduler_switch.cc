@@ -1,16 +1,19 @@
 // The scheduler's part of a switch: what moves, and what it leads to.
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/cat.h"
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
+#include "common/layout/kv_room.h"
 #include "coordinator/decisions/scheduler.h"
 
 namespace moebius {
 
 absl::StatusOr<KvPlan> Scheduler::PlanSwitch(Layout target) const {
   const int n = options_.attention.num_ranks;
-  if (target == layout() || (!target.is_ep() && target != TensorParallel(n))) {
+  if (target == layout() || !HeadsDivide(options_.attention, target)) {
     return absl::InvalidArgumentError(
         absl::StrCat("no switch from tp_size ", layout().tp_size, " to ",
                      target.tp_size, " in a group of ", n));
@@ -24,13 +27,27 @@ absl::StatusOr<KvPlan> Scheduler::PlanSwitch(Layout target) const {
     tables.push_back(pages_.TableOf(slot));
     kv_tokens.push_back(slots_[slot].length);
   }
-  return PlanKv(options_.attention, layout(), target, tables, kv_tokens,
-                pages_.FreePages(most));
+  auto plan = PlanKv(options_.attention, layout(), target, tables, kv_tokens,
+                     pages_.FreePages(most));
+  if (!absl::IsResourceExhausted(plan.status())) return plan;
+  return absl::ResourceExhaustedError(
+      absl::StrCat(plan.status().message(), "; all KV memory holds ",
+                   RoomIn(layout()), " and ", RoomIn(target)));
+}
+
+// "1024 tokens in tp4".
+std::string Scheduler::RoomIn(Layout layout) const {
+  const AttentionShape& shape = options_.attention;
+  const int copies = layout.tp_size / shape.num_kv_heads;
+  return Cat(
+      KvRoomTokens(shape, layout, options_.pages_per_rank), " tokens in ",
+      LayoutName(layout, shape.num_ranks),
+      copies > 1 ? Cat(" (each KV head ", copies, " times)") : std::string());
 }
 
 absl::Status Scheduler::ApplySwitch(Layout target, const KvPlan& plan) {
   const int n = options_.attention.num_ranks;
-  if (target == layout() || (!target.is_ep() && target != TensorParallel(n))) {
+  if (target == layout() || !HeadsDivide(options_.attention, target)) {
     return absl::FailedPreconditionError(
         absl::StrCat("no switch from tp_size ", layout().tp_size, " to ",
                      target.tp_size, " in a group of ", n));

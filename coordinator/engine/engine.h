@@ -53,6 +53,7 @@ enum class SwitchCause { kOperator, kPolicy, kEarlierCoordinator };
 struct SwitchReport {
   Epoch epoch;
   Layout from, to;
+  int num_ranks = 1;  // whose layouts they are
   SwitchCause cause = SwitchCause::kOperator;
   int64_t began_unix_ms = 0, ended_unix_ms = 0;
   bool done = false;          // false: refused, or nothing to do
@@ -79,9 +80,15 @@ struct SwitchUnderWay {
 
 // What the automatic choice looks at, and what it would do if it were asked
 // (whether or not it is).
+struct PolicyEdge {
+  Layout wide, narrow;  // neighbours among the candidates
+  // Requests in flight at and above which `wide` is left for `narrow`, and at
+  // and below which it goes back.
+  double leave_wide_at = 0, leave_narrow_at = 0;
+};
 struct PolicyStatus {
   bool automatic = false;
-  double leave_tp_at = 0, leave_ep_at = 0;  // requests in flight
+  std::vector<PolicyEdge> edges;  // ascending
   std::optional<Layout> wants;
   int64_t dwell_left_ms = 0;
 };
@@ -92,6 +99,7 @@ struct KvStatus {
   uint64_t tokens = 0;
   // In a layout that is not the present one: with what is in use now.
   uint64_t tokens_free = 0;
+  int copies = 1;  // of each head, on as many ranks
 };
 
 struct WorkerStatus {
@@ -138,7 +146,8 @@ struct EngineStatus {
   uint64_t journal_bytes = 0;
   uint64_t padding_bytes = 0;  // of the experts, in all workers' memory
   EngineTotals totals;
-  std::vector<KvStatus> kv;                  // the present layout's first
+  // Of the present layout, and then of the candidates.
+  std::vector<KvStatus> kv;
   double steps_per_s = 0, tokens_per_s = 0;  // over the last kRecentSeconds
   int max_running = 0;  // scheduler.max_running, or what workers have slots for
   std::optional<SwitchUnderWay> switch_under_way;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/config/layout_config.h"
 #include "common/step/sequence_check.h"
 
 namespace moebius {
@@ -354,8 +355,7 @@ absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
                                          Layout layout, StepId first_step) {
   const Config& config = options_.config;
   SchedulerOptions scheduler;
-  scheduler.attention = {config.workers.count, options_.model.num_q_heads,
-                         options_.model.num_kv_heads};
+  scheduler.attention = Attention();
   scheduler.layout = layout;
   scheduler.first_step = first_step;
   scheduler.max_running = config.scheduler.max_running;
@@ -382,6 +382,9 @@ absl::Status EngineHost::CreateScheduler(uint64_t weight_checksum,
                     options_.unix_ms},
       &group_, &*scheduler_);
   policy_.emplace(config);
+  for (const Layout candidate : policy_->config().candidates) {
+    TotalsOf(candidate, status_.totals.steps);
+  }
   return absl::OkStatus();
 }
 
@@ -429,6 +432,9 @@ void EngineHost::TakeLayout(LayoutRequest request) {
     request.callback(absl::UnavailableError("not ready"));
     return;
   }
+  if (absl::Status there = CheckChoice(request.choice); !there.ok()) {
+    return request.callback(there);
+  }
   const std::optional<Layout> target = Choose(request);
   if (!target.has_value()) return;
   const absl::Status status = switches_->Request(
@@ -448,6 +454,7 @@ std::optional<Layout> EngineHost::Choose(const LayoutRequest& request) {
   if (!target.has_value()) {
     SwitchReport report;
     report.from = report.to = scheduler_->layout();
+    report.num_ranks = group_.num_ranks();
     request.callback(report);
   }
   return target;

@@ -199,6 +199,12 @@ class EngineHost final : public Engine {
   void ForsakeOperationWaiters();
   const KnownOperation* FindOperation(const std::string& id) const;
   std::optional<Layout> TargetOf(LayoutChoice choice) const;
+  // kInvalidArgument with the layouts that there are, if it is none of them.
+  absl::Status CheckChoice(LayoutChoice choice) const;
+  AttentionShape Attention() const {
+    return {options_.config.workers.count, options_.model.num_q_heads,
+            options_.model.num_kv_heads};
+  }
 
   // engine_publish.cc
   void PublishKv();
@@ -230,7 +236,8 @@ class EngineHost final : public Engine {
   // Until the journal wants to be looked after; -1: never.
   int JournalTickMs() const;
   TextItem Replay(Attachment attachment) const;
-  RecoveryPlan PlanFromJournal() const;
+  // kDataLoss when the journal is not of the memory that the workers have.
+  absl::StatusOr<RecoveryPlan> PlanFromJournal() const;
   // Writes how the group begins. False: it has to wait for its journal.
   absl::StatusOr<bool> WriteBeginning(const RecoveryPlan& plan);
   absl::Status Recover(const RecoveryPlan& plan);

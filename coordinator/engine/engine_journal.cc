@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/config/layout_config.h"
 #include "common/faults/fault_point.h"
 #include "common/step/sequence_check.h"
 #include "coordinator/engine/engine_host.h"
@@ -137,18 +138,32 @@ TextItem EngineHost::Replay(Attachment attachment) const {
   return attached;
 }
 
-RecoveryPlan EngineHost::PlanFromJournal() const {
+absl::StatusOr<RecoveryPlan> EngineHost::PlanFromJournal() const {
   RecoveryPlan plan;
   plan.layout = InitialLayout(options_.config);
   plan.next_step = StepId{1};
   if (options_.journal == nullptr) return plan;
   RecoveryInput input;
-  input.attention = {options_.config.workers.count, options_.model.num_q_heads,
-                     options_.model.num_kv_heads};
+  input.attention = Attention();
+  const JournalState& state = options_.journal->state();
+  const auto is_ours = [&](Layout layout) {
+    return HeadsDivide(input.attention, layout);
+  };
+  if ((state.layout().has_value() && !is_ours(*state.layout())) ||
+      (state.undone().has_value() &&
+       (!is_ours(state.undone()->from) || !is_ours(state.undone()->to)))) {
+    const bool loaded =
+        std::any_of(stands_.begin(), stands_.end(),
+                    [](const Stand& stand) { return stand.loaded; });
+    if (loaded) {
+      return absl::DataLossError(
+          "the journal tells of a layout that this group does not have");
+    }
+  }
   input.initial = plan.layout;
   input.stands = stands_;
   input.held = held_;
-  return PlanRecovery(options_.journal->state(), input);
+  return PlanRecovery(state, input);
 }
 
 // A group that begins anew has nothing to do with what the journal says of
@@ -177,8 +192,10 @@ absl::Status EngineHost::Recover(const RecoveryPlan& plan) {
   }
   switches_->Recover(journal->state().proposed(),
                      unfinished ? &*journal->state().undone() : nullptr);
-  if (journal->state().choice().has_value()) {
-    status_.choice = *journal->state().choice();
+  // It may be of a group of another size.
+  const std::optional<LayoutChoice> choice = journal->state().choice();
+  if (choice.has_value() && CheckChoice(*choice).ok()) {
+    status_.choice = *choice;
     policy_->SetChoice(status_.choice);
   }
   ResumeOperations();

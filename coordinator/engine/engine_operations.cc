@@ -35,10 +35,14 @@ const KnownOperation* EngineHost::FindOperation(const std::string& id) const {
 }
 
 std::optional<Layout> EngineHost::TargetOf(LayoutChoice choice) const {
-  if (choice == LayoutChoice::kAuto) return std::nullopt;
-  return choice == LayoutChoice::kEp
-             ? ExpertParallel()
-             : TensorParallel(options_.config.workers.count);
+  if (choice.is_auto()) return std::nullopt;
+  return choice.LayoutIn(options_.config.workers.count);
+}
+
+absl::Status EngineHost::CheckChoice(LayoutChoice choice) const {
+  return choice.is_auto()
+             ? absl::OkStatus()
+             : ParseLayout(LayoutChoiceName(choice), Attention()).status();
 }
 
 void EngineHost::TakeOperation(OperationCall call) {
@@ -115,6 +119,9 @@ void EngineHost::Perform(const Operation& operation) {
 void EngineHost::Repeat(const Operation& operation) {
   if (operation.kind != OperationKind::kLayout) return Perform(operation);
   LayoutRequest request{operation.choice, EndsOperation(operation.id)};
+  if (absl::Status there = CheckChoice(request.choice); !there.ok()) {
+    return request.callback(there);
+  }
   const std::optional<Layout> target = Choose(request);
   if (!target.has_value()) return;
   switches_->Enqueue(*target, SwitchCause::kOperator,
@@ -231,9 +238,8 @@ void EngineHost::ResumeOperations() {
         SwitchReport report;
         report.epoch = state.decided();
         report.to = *target;
-        report.from = target->is_ep()
-                          ? TensorParallel(options_.config.workers.count)
-                          : ExpertParallel();
+        report.num_ranks = group_.num_ranks();
+        report.from = state.left().value_or(*target);
         report.cause = SwitchCause::kEarlierCoordinator;
         report.began_unix_ms = one.began_unix_ms;
         report.ended_unix_ms = options_.unix_ms ? options_.unix_ms() : 0;

@@ -19,20 +19,23 @@ void EngineHost::PublishKv() {
     free[r] = scheduler_->free_pages(r);
     status_.workers[r].pages_free = free[r];
   }
-  const AttentionShape shape = {num_ranks, options_.model.num_q_heads,
-                                options_.model.num_kv_heads};
+  const AttentionShape shape = Attention();
   const auto tokens = [&](const auto& pages, Layout layout) {
     return KvRoomTokens(shape, layout,
                         absl::MakeConstSpan(pages).first(num_ranks));
   };
   const Layout now = scheduler_->layout();
   const uint64_t all = tokens(total, now), free_now = tokens(free, now);
-  status_.kv.assign(1, {now, all, free_now});
-  if (num_ranks == 1) return;
-  const Layout other =
-      now.is_ep() ? TensorParallel(num_ranks) : ExpertParallel();
-  const uint64_t there = tokens(total, other);
-  status_.kv.push_back({other, there, there - std::min(there, all - free_now)});
+  const auto copies = [&shape](Layout layout) {
+    return std::max(1, layout.tp_size / shape.num_kv_heads);
+  };
+  status_.kv.assign(1, {now, all, free_now, copies(now)});
+  for (const Layout other : policy_->config().candidates) {
+    if (other == now) continue;
+    const uint64_t there = tokens(total, other);
+    status_.kv.push_back(
+        {other, there, there - std::min(there, all - free_now), copies(other)});
+  }
 }
 
 void EngineHost::PublishSwitches(Clock::time_point now) {
@@ -46,11 +49,15 @@ void EngineHost::PublishSwitches(Clock::time_point now) {
   status_.recent_switches = switches_->recent();
   status_.load = policy_->smoothed_load();
   const PolicyOutlook outlook = policy_->OutlookAt(now, scheduler_->layout());
+  const PolicyConfig& config = policy_->config();
   status_.policy = {.automatic = policy_->automatic(),
-                    .leave_tp_at = UpperEdge(policy_->config()),
-                    .leave_ep_at = LowerEdge(policy_->config()),
                     .wants = outlook.wants,
                     .dwell_left_ms = outlook.dwell_left_ms};
+  for (size_t i = 0; i < config.thresholds.size(); ++i) {
+    status_.policy.edges.push_back(
+        {config.candidates[i], config.candidates[i + 1], UpperEdge(config, i),
+         LowerEdge(config, i)});
+  }
 }
 
 void EngineHost::Publish() {

@@ -115,7 +115,7 @@ absl::StatusOr<ExpertsState> EngineHost::ExpertsNow() {
     return ExpertsOfGroup(stands_, num_layers, scheduler_->layout(),
                           switches_->Unfinished());
   }
-  const RecoveryPlan plan = PlanFromJournal();
+  ASSIGN_OR_RETURN(const RecoveryPlan plan, PlanFromJournal());
   std::optional<UnfinishedSwitch> unfinished;
   if (plan.unfinished) {
     const journal::SwitchDecided& decided = *options_.journal->state().undone();
@@ -375,7 +375,7 @@ absl::Status EngineHost::Resume(uint64_t round) {
   const uint64_t weight_checksum =
       switches_.has_value() ? switches_->weight_checksum() : WeightChecksum();
   if (first) {
-    const RecoveryPlan plan = PlanFromJournal();
+    ASSIGN_OR_RETURN(const RecoveryPlan plan, PlanFromJournal());
     ASSIGN_OR_RETURN(const bool written, WriteBeginning(plan));
     if (!written) return absl::OkStatus();
     RETURN_IF_ERROR(

@@ -60,8 +60,8 @@ absl::Status EngineHost::OnStepResult(StepResult result) {
   last_progress_ = begin;
   Average(status_.step_ms, result.duration_us / 1000.0);
   // No step is under way when the layout changes.
-  status_.totals.step_seconds[LayoutIndex(scheduler_->layout())].Add(
-      result.duration_us * 1e-6);
+  TotalsOf(scheduler_->layout(), status_.totals.steps)
+      .seconds.Add(result.duration_us * 1e-6);
   RETURN_IF_ERROR(switches_->OnStepDone(result.step, begin));
   status_.last_step = result.step.value;
   steps_.Add(begin, 1);

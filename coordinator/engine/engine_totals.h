@@ -6,6 +6,8 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include "common/base/histogram.h"
 #include "common/layout/layout.h"
@@ -67,26 +69,45 @@ inline void CountEnd(const GenerationTimes& times, FinishReason reason,
   totals.answer_tokens.Add(times.num_tokens);
 }
 
-// Of switches to one layout.
+// Of switches from one layout to another.
 struct SwitchTotals {
+  Layout from, to;
   uint64_t done = 0, refused = 0;
   uint64_t weight_bytes = 0, kv_bytes = 0;
   // Seconds of those done: from PREPARE to its last answer, copies of the
   // slowest worker, and the longest that running streams waited.
   double prepare_seconds = 0, copy_seconds = 0;
+  std::optional<int64_t> last_took_ms;  // the last one done, as a whole
   Histogram pause{kStepBounds};
 };
 
-// EP is 0, TP is 1.
-inline constexpr int kNumServedLayouts = 2;
-constexpr size_t LayoutIndex(Layout layout) { return layout.is_ep() ? 0 : 1; }
+// Of steps in one layout: their duration on the workers.
+struct StepTotals {
+  Layout layout;
+  Histogram seconds{kStepBounds};
+};
 
+// The entry of a direction, or of a layout; made where there is none yet.
+inline SwitchTotals& TotalsOf(Layout from, Layout to,
+                              std::vector<SwitchTotals>& totals) {
+  for (SwitchTotals& one : totals) {
+    if (one.from == from && one.to == to) return one;
+  }
+  return totals.emplace_back(SwitchTotals{.from = from, .to = to});
+}
+inline StepTotals& TotalsOf(Layout layout, std::vector<StepTotals>& totals) {
+  for (StepTotals& one : totals) {
+    if (one.layout == layout) return one;
+  }
+  return totals.emplace_back(StepTotals{.layout = layout});
+}
+
+// Of the candidates there are entries from the start, of other layouts from
+// their first time on.
 struct EngineTotals {
   GenerationTotals generations;
-  std::array<SwitchTotals, kNumServedLayouts> switches;  // to this layout
-  // Duration on the workers, by the layout of the step.
-  std::array<Histogram, kNumServedLayouts> step_seconds = {
-      Histogram(kStepBounds), Histogram(kStepBounds)};
+  std::vector<SwitchTotals> switches;
+  std::vector<StepTotals> steps;
 };
 
 }  // namespace moebius

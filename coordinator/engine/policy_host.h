@@ -4,7 +4,7 @@
 #include <chrono>
 #include <optional>
 
-#include "common/config/config.h"
+#include "common/config/layout_config.h"
 #include "coordinator/decisions/policy.h"
 
 namespace moebius {
@@ -18,20 +18,17 @@ class PolicyHost {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit PolicyHost(const Config& config)
-      : automatic_(config.layout.choice == LayoutChoice::kAuto &&
-                   config.workers.count > 1) {
-    config_.num_ranks = config.workers.count;
-    config_.threshold = config.layout.switch_threshold > 0
-                            ? config.layout.switch_threshold
-                            : 2 * config.workers.count;
+  explicit PolicyHost(const Config& config) : num_ranks_(config.workers.count) {
+    SetChoice(config.layout.choice);
+    config_.candidates = CandidateLayouts(config);
+    config_.thresholds = LayoutThresholds(config);
     config_.hysteresis = config.layout.hysteresis;
     config_.min_dwell_ms = config.layout.min_dwell_ms;
     config_.smoothing_ms = config.layout.smoothing_ms;
   }
 
   void SetChoice(LayoutChoice choice) {
-    automatic_ = choice == LayoutChoice::kAuto && config_.num_ranks > 1;
+    automatic_ = choice.is_auto() && num_ranks_ > 1;
     if (automatic_) state_ = {};
   }
 
@@ -63,7 +60,8 @@ class PolicyHost {
         .count();
   }
 
-  bool automatic_;
+  bool automatic_ = false;
+  int num_ranks_;
   PolicyConfig config_;
   PolicyState state_;
 };

@@ -8,6 +8,7 @@
 #include "common/base/cat.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/config/layout_config.h"
 #include "common/faults/fault_point.h"
 
 namespace moebius {
@@ -24,7 +25,14 @@ SwitchControl::SwitchControl(const SwitchOptions& options, WorkerGroup* group,
     : options_(options),
       group_(group),
       scheduler_(scheduler),
-      state_(Steady{scheduler->layout(), Epoch{0}}) {}
+      state_(Steady{scheduler->layout(), Epoch{0}}) {
+  const std::vector<Layout> candidates = CandidateLayouts(options.config);
+  for (const Layout from : candidates) {
+    for (const Layout to : candidates) {
+      if (from != to) TotalsOf(from, to, totals_);
+    }
+  }
+}
 
 absl::Status SwitchControl::Apply(const LayoutEvent& event,
                                   Clock::time_point now) {
@@ -201,6 +209,7 @@ void SwitchControl::Recover(Epoch proposed,
   current.report.epoch = unfinished->epoch;
   current.report.from = unfinished->from;
   current.report.to = unfinished->to;
+  current.report.num_ranks = group_->num_ranks();
   current.report.cause = SwitchCause::kEarlierCoordinator;
   current.report.began_unix_ms = UnixMs();
   current.report.boundary = unfinished->boundary;
@@ -343,6 +352,7 @@ absl::Status SwitchControl::Tick(Clock::time_point now) {
     current.callback = std::move(next.callback);
     current.report.from = scheduler_->layout();
     current.report.to = next.target;
+    current.report.num_ranks = group_->num_ranks();
     current.report.cause = next.cause;
     current.report.began_unix_ms = UnixMs();
     current.switched.resize(group_->num_ranks());
@@ -377,11 +387,11 @@ void SwitchControl::Answer(bool done, std::string reason) {
   current.report.reason = std::move(reason);
   if (done) {
     const SwitchReport& r = current.report;
-    LogInfo("switch ", r.epoch.value, " ",
-            LayoutName(r.from, group_->num_ranks()), " -> ",
-            LayoutName(r.to, group_->num_ranks()), " at step ",
-            r.boundary.value, ": ", r.weight_bytes, " + ", r.kv_bytes,
-            " bytes, ", absl::StrFormat("%.2f", r.switch_ms), " ms copies, ",
+    const int n = group_->num_ranks();
+    LogInfo("switch ", r.epoch.value, " ", LayoutName(r.from, n), " -> ",
+            LayoutName(r.to, n), " at step ", r.boundary.value, ": ",
+            r.weight_bytes, " + ", r.kv_bytes, " bytes, ",
+            absl::StrFormat("%.2f", r.switch_ms), " ms copies, ",
             absl::StrFormat("%.2f", r.pause_ms), " ms pause", PartsOf(current));
   } else if (current.report.epoch.value != 0) {
     LogWarn("switch ", current.report.epoch.value,
@@ -399,8 +409,10 @@ std::optional<SwitchUnderWay> SwitchControl::under_way() const {
   const SwitchReport& report = current_->report;
   SwitchUnderWay out{report.epoch, report.from, report.to, report.cause,
                      report.began_unix_ms};
-  if (const auto took_ms = last_took_ms_[LayoutIndex(report.to)]) {
-    out.expected_end_unix_ms = report.began_unix_ms + *took_ms;
+  for (const SwitchTotals& one : totals_) {
+    if (one.from == report.from && one.to == report.to && one.last_took_ms) {
+      out.expected_end_unix_ms = report.began_unix_ms + *one.last_took_ms;
+    }
   }
   return out;
 }
@@ -414,14 +426,13 @@ void SwitchControl::Remember(const SwitchReport& report) {
   }
   recent_ =
       std::make_shared<const std::vector<SwitchReport>>(std::move(recent));
-  SwitchTotals& totals = totals_[LayoutIndex(report.to)];
+  SwitchTotals& totals = TotalsOf(report.from, report.to, totals_);
   if (!report.done) {
     ++totals.refused;
     return;
   }
   ++totals.done;
-  last_took_ms_[LayoutIndex(report.to)] =
-      report.ended_unix_ms - report.began_unix_ms;
+  totals.last_took_ms = report.ended_unix_ms - report.began_unix_ms;
   totals.weight_bytes += report.weight_bytes;
   totals.kv_bytes += report.kv_bytes;
   totals.prepare_seconds += report.prepare_ms / 1e3;

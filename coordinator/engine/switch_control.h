@@ -2,7 +2,6 @@
 // checks of what came back, and the figures of each switch.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -116,10 +115,7 @@ class SwitchControl {
   const char* state_name() const;
   uint64_t num_done() const { return num_done_; }
   uint64_t num_refused() const { return num_refused_; }
-  // [LayoutIndex of the layout switched to]
-  const std::array<SwitchTotals, kNumServedLayouts>& totals() const {
-    return totals_;
-  }
+  const std::vector<SwitchTotals>& totals() const { return totals_; }
   const std::optional<SwitchReport>& last() const { return last_; }
   std::optional<SwitchUnderWay> under_way() const;
   // The last kMaxRecentSwitches, latest first; null: none.
@@ -175,13 +171,11 @@ class SwitchControl {
   std::optional<Clock::time_point> last_result_;
   std::optional<SwitchReport> last_;
   std::shared_ptr<const std::vector<SwitchReport>> recent_;
-  // How long the last one done took, [LayoutIndex of the layout switched to].
-  std::array<std::optional<int64_t>, kNumServedLayouts> last_took_ms_;
   std::optional<Check> check_;
   uint64_t num_done_ = 0;
   uint64_t num_checked_ = 0;
   uint64_t num_refused_ = 0;
-  std::array<SwitchTotals, kNumServedLayouts> totals_;
+  std::vector<SwitchTotals> totals_;
   bool stalled_ = false;
 };
 

@@ -82,14 +82,15 @@ struct Summary {
   lastStep @4 :UInt64;
   nextRequest @5 :UInt64;
   layoutTp @6 :UInt8;  # 0: none
-  choice @7 :UInt8;    # 0: none; 1 EP, 2 TP, 3 automatic
+  choice @7 :UInt8;    # 0: none; else as layoutChosen
   draining @8 :Bool;
+  leftTp @9 :UInt8;    # 0: none
 }
 
 struct OperationBegun {
   id @0 :Data;
   kind @1 :UInt8;    # 0 layout, 1 drain, 2 undrain
-  choice @2 :UInt8;  # 1 EP, 2 TP, 3 automatic
+  choice @2 :UInt8;  # as layoutChosen
   unixMs @3 :Int64;
   decided @4 :UInt64;
 }
@@ -113,7 +114,7 @@ struct Record {
     epochProposed @7 :UInt64;
     switchDecided @8 :SwitchDecided;
     switchDone @9 :UInt64;
-    layoutChosen @10 :UInt8;  # 1 EP, 2 TP, 3 automatic
+    layoutChosen @10 :UInt8;  # 1 EP, 2 TP, 3 automatic, 64 + t: t ranks a group
     summary @11 :Summary;
     drainSet @12 :Bool;
     operationBegun @13 :OperationBegun;

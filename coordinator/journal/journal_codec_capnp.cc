@@ -153,16 +153,17 @@ void Build(schema::SwitchDecided::Builder out, const SwitchDecided& in) {
              [](auto& r) { return r.computed; });
 }
 
+// Numbers of choices: these three by their place, from 1 on; further ones by
+// the ranks in a group, from kGroupsOf on.
+constexpr LayoutChoice kChoices[] = {LayoutChoice::kEp, LayoutChoice::kTp,
+                                     LayoutChoice::kAuto};
+constexpr int kGroupsOf = 64;
+
 uint8_t NumberOf(LayoutChoice choice) {
-  switch (choice) {
-    case LayoutChoice::kEp:
-      return 1;
-    case LayoutChoice::kTp:
-      return 2;
-    case LayoutChoice::kAuto:
-      return 3;
+  for (size_t i = 0; i < std::size(kChoices); ++i) {
+    if (choice == kChoices[i]) return static_cast<uint8_t>(1 + i);
   }
-  return 0;
+  return static_cast<uint8_t>(kGroupsOf + *choice.tp_size());
 }
 
 uint8_t NumberOf(FinishReason finish) {
@@ -189,6 +190,7 @@ void Build(schema::Summary::Builder out, const Summary& in) {
   out.setLastStep(in.last_step.value);
   out.setNextRequest(in.next_request.value);
   if (in.layout.has_value()) out.setLayoutTp(in.layout->tp_size);
+  if (in.left.has_value()) out.setLeftTp(in.left->tp_size);
   if (in.choice.has_value()) out.setChoice(NumberOf(*in.choice));
 }
 
@@ -406,10 +408,11 @@ absl::StatusOr<Record> Read(schema::SwitchDecided::Reader in) {
 }
 
 absl::StatusOr<LayoutChoice> ReadChoice(unsigned number) {
-  static constexpr LayoutChoice kChoices[] = {
-      LayoutChoice::kEp, LayoutChoice::kTp, LayoutChoice::kAuto};
-  if (number < 1 || number > std::size(kChoices)) return Malformed("choice");
-  return kChoices[number - 1];
+  if (number >= 1 && number <= std::size(kChoices)) return kChoices[number - 1];
+  if (number < kGroupsOf + 2 || number > kGroupsOf + kMaxRanks) {
+    return Malformed("choice");
+  }
+  return LayoutChoice::Of(Layout{static_cast<int>(number) - kGroupsOf});
 }
 
 absl::StatusOr<Record> Read(schema::Summary::Reader in) {
@@ -426,6 +429,9 @@ absl::StatusOr<Record> Read(schema::Summary::Reader in) {
   out.next_request = RequestId{in.getNextRequest()};
   if (in.getLayoutTp() != 0) {
     ASSIGN_OR_RETURN(out.layout, ReadLayout(in.getLayoutTp()));
+  }
+  if (in.getLeftTp() != 0) {
+    ASSIGN_OR_RETURN(out.left, ReadLayout(in.getLeftTp()));
   }
   if (in.getChoice() != 0) {
     ASSIGN_OR_RETURN(out.choice, ReadChoice(in.getChoice()));

@@ -172,8 +172,8 @@ absl::Status Check(const SwitchDecided& record) {
 }
 
 bool IsChoice(LayoutChoice choice) {
-  return choice == LayoutChoice::kEp || choice == LayoutChoice::kTp ||
-         choice == LayoutChoice::kAuto;
+  const std::optional<int> tp_size = choice.tp_size();
+  return !tp_size.has_value() || IsLayout(Layout{*tp_size});
 }
 
 absl::Status Check(const LayoutChosen& record) {
@@ -205,6 +205,7 @@ absl::Status Check(const OperationEnded& record) {
 
 absl::Status Check(const Summary& record) {
   const bool ok = (!record.layout.has_value() || IsLayout(*record.layout)) &&
+                  (!record.left.has_value() || IsLayout(*record.left)) &&
                   (!record.choice.has_value() || IsChoice(*record.choice)) &&
                   record.decided <= record.proposed &&
                   record.next_request.value >= 1;

@@ -174,6 +174,7 @@ struct Summary {
   StepId last_step;
   RequestId next_request;  // ids below it are used
   std::optional<Layout> layout;
+  std::optional<Layout> left;  // by the last switch done
   std::optional<LayoutChoice> choice;
   bool draining = false;
   friend bool operator==(const Summary&, const Summary&) = default;

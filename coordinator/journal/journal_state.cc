@@ -206,6 +206,7 @@ absl::Status JournalState::Take(journal::GroupBegun record) {
   numbers_.draining = false;
   operations_.clear();
   numbers_.layout = record.layout;
+  numbers_.left.reset();
   undone_.reset();
   return absl::OkStatus();
 }
@@ -380,6 +381,7 @@ absl::Status JournalState::Take(journal::SwitchDone record) {
                       " is done without having been decided");
   }
   numbers_.layout = undone_->to;
+  numbers_.left = undone_->from;
   undone_.reset();
   return absl::OkStatus();
 }

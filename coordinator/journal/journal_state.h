@@ -104,6 +104,8 @@ class JournalState {
   // Of the last switch that is done, or that weights were loaded in; none when
   // the journal does not say.
   std::optional<Layout> layout() const { return numbers_.layout; }
+  // That the last switch done has left; none when the group had no switch yet.
+  std::optional<Layout> left() const { return numbers_.left; }
   std::optional<LayoutChoice> choice() const { return numbers_.choice; }
   StepId last_step() const { return numbers_.last_step; }
   // The lowest id that was never used.

@@ -1,15 +1,11 @@
 #include "coordinator/status/moebius_metrics.h"
 
-#include <array>
 #include <string>
 
 #include "common/layout/layout.h"
 
 namespace moebius {
 namespace {
-
-constexpr std::array<std::string_view, kNumServedLayouts> kLayoutNames = {"ep",
-                                                                          "tp"};
 
 void AddServer(const EngineStatus& status, const ServerInfo& info,
                MetricsWriter& out) {
@@ -37,7 +33,8 @@ void AddServer(const EngineStatus& status, const ServerInfo& info,
             status.journal_trouble.empty());
 }
 
-void AddGenerations(const EngineStatus& status, MetricsWriter& out) {
+void AddGenerations(const EngineStatus& status, int num_ranks,
+                    MetricsWriter& out) {
   out.Counter("moebius:generations_total", "Generations accepted.",
               status.requests_total);
   out.Counter("moebius:generations_finished_total", "Generations finished.",
@@ -51,65 +48,75 @@ void AddGenerations(const EngineStatus& status, MetricsWriter& out) {
   out.BeginGauge("moebius:kv_tokens",
                  "Tokens of KV that the group holds, by layout.");
   for (const KvStatus& kv : status.kv) {
-    out.Add(kv.tokens, {{"layout", kLayoutNames[!kv.layout.is_ep()]}});
+    out.Add(kv.tokens, {{"layout", LayoutName(kv.layout, num_ranks)}});
   }
   out.BeginGauge("moebius:kv_tokens_free",
                  "Tokens of KV that are free, or would be, by layout.");
   for (const KvStatus& kv : status.kv) {
-    out.Add(kv.tokens_free, {{"layout", kLayoutNames[!kv.layout.is_ep()]}});
+    out.Add(kv.tokens_free, {{"layout", LayoutName(kv.layout, num_ranks)}});
   }
 }
 
-void AddLayout(const EngineStatus& status, MetricsWriter& out) {
+void AddLayout(const EngineStatus& status, const ServerInfo& info,
+               MetricsWriter& out) {
   out.BeginGauge("moebius:layout", "1 for the layout that steps run in.");
-  const size_t current = LayoutIndex(status.layout);
-  for (size_t i = 0; i < kLayoutNames.size(); ++i) {
-    out.Add(i == current, {{"layout", kLayoutNames[i]}});
+  for (const Layout layout : info.layouts) {
+    out.Add(layout == status.layout,
+            {{"layout", LayoutName(layout, info.num_workers)}});
   }
   out.Gauge("moebius:layout_auto",
             "1 if the policy chooses the layout, 0 if a person did.",
-            status.choice == LayoutChoice::kAuto);
+            status.choice.is_auto());
   out.Gauge("moebius:load",
             "Requests in flight, smoothed: what the policy looks at.",
             status.load);
-  out.BeginGauge("moebius:crossover",
-                 "Load at which the policy, where it chooses, leaves a layout: "
-                 "ep at or below it, tp at or above.");
-  out.Add(status.policy.leave_ep_at, {{"layout", "ep"}});
-  out.Add(status.policy.leave_tp_at, {{"layout", "tp"}});
+  out.BeginGauge(
+      "moebius:crossover",
+      "Load at which the policy, where it chooses, leaves a layout "
+      "for another: for narrower groups (ep has the narrowest) at or "
+      "above it, for wider ones at or below.");
+  for (const PolicyEdge& edge : status.policy.edges) {
+    const std::string_view wide = LayoutName(edge.wide, info.num_workers);
+    const std::string_view narrow = LayoutName(edge.narrow, info.num_workers);
+    out.Add(edge.leave_narrow_at, {{"layout", narrow}, {"to", wide}});
+    out.Add(edge.leave_wide_at, {{"layout", wide}, {"to", narrow}});
+  }
   out.BeginGauge("moebius:switch_phase", "1 for the phase of a switch.");
   for (const char* phase : {"steady", "preparing", "committing"}) {
     out.Add(status.switch_state == phase, {{"phase", phase}});
   }
 }
 
-// A counter of switches to each layout.
+// A counter of switches in each direction.
 template <typename Value>
 void AddByDirection(std::string_view name, std::string_view help, Value value,
-                    const EngineStatus& status, MetricsWriter& out) {
+                    const EngineStatus& status, int num_ranks,
+                    MetricsWriter& out) {
   out.BeginCounter(name, help);
-  for (size_t to = 0; to < kLayoutNames.size(); ++to) {
-    out.Add(static_cast<double>(value(status.totals.switches[to])),
-            {{"from", kLayoutNames[1 - to]}, {"to", kLayoutNames[to]}});
+  for (const SwitchTotals& totals : status.totals.switches) {
+    out.Add(static_cast<double>(value(totals)),
+            {{"from", LayoutName(totals.from, num_ranks)},
+             {"to", LayoutName(totals.to, num_ranks)}});
   }
 }
 
-void AddSwitches(const EngineStatus& status, MetricsWriter& out) {
+void AddSwitches(const EngineStatus& status, int num_ranks,
+                 MetricsWriter& out) {
   out.BeginCounter("moebius:switches_total",
                    "Switches, by direction and outcome.");
-  for (size_t to = 0; to < kLayoutNames.size(); ++to) {
-    const SwitchTotals& totals = status.totals.switches[to];
-    const MetricsWriter::Label from_label = {"from", kLayoutNames[1 - to]};
-    const MetricsWriter::Label to_label = {"to", kLayoutNames[to]};
-    out.Add(totals.done, {from_label, to_label, {"outcome", "done"}});
-    out.Add(totals.refused, {from_label, to_label, {"outcome", "refused"}});
+  for (const SwitchTotals& totals : status.totals.switches) {
+    const MetricsWriter::Label from = {"from",
+                                       LayoutName(totals.from, num_ranks)};
+    const MetricsWriter::Label to = {"to", LayoutName(totals.to, num_ranks)};
+    out.Add(totals.done, {from, to, {"outcome", "done"}});
+    out.Add(totals.refused, {from, to, {"outcome", "refused"}});
   }
   out.Counter("moebius:switches_checked_total",
               "Switches whose weights were found right.",
               status.switches_checked_total);
   const auto add = [&](std::string_view name, std::string_view help,
                        auto value) {
-    AddByDirection(name, help, value, status, out);
+    AddByDirection(name, help, value, status, num_ranks, out);
   };
   add("moebius:switch_weight_bytes_total", "Weights that switches have moved.",
       [](const SwitchTotals& t) { return t.weight_bytes; });
@@ -123,18 +130,18 @@ void AddSwitches(const EngineStatus& status, MetricsWriter& out) {
       [](const SwitchTotals& t) { return t.copy_seconds; });
   out.BeginHistogram("moebius:switch_pause_seconds",
                      "Longest that a running stream waited, of each switch.");
-  for (size_t to = 0; to < kLayoutNames.size(); ++to) {
-    out.Add(status.totals.switches[to].pause,
-            {{"from", kLayoutNames[1 - to]}, {"to", kLayoutNames[to]}});
+  for (const SwitchTotals& totals : status.totals.switches) {
+    out.Add(totals.pause, {{"from", LayoutName(totals.from, num_ranks)},
+                           {"to", LayoutName(totals.to, num_ranks)}});
   }
 }
 
-void AddSteps(const EngineStatus& status, MetricsWriter& out) {
+void AddSteps(const EngineStatus& status, int num_ranks, MetricsWriter& out) {
   out.Counter("moebius:steps_total", "Steps executed.", status.last_step);
   out.BeginHistogram("moebius:step_seconds",
                      "Duration of steps on the workers, by layout.");
-  for (size_t i = 0; i < kLayoutNames.size(); ++i) {
-    out.Add(status.totals.step_seconds[i], {{"layout", kLayoutNames[i]}});
+  for (const StepTotals& totals : status.totals.steps) {
+    out.Add(totals.seconds, {{"layout", LayoutName(totals.layout, num_ranks)}});
   }
   out.Gauge("moebius:decision_seconds",
             "Recent average of the coordinator's own time for a step.",
@@ -191,10 +198,10 @@ void AddMoebiusMetrics(const EngineStatus& status, const ServerInfo& info,
                        const FrontMetrics::Snapshot& front,
                        MetricsWriter& out) {
   AddServer(status, info, out);
-  AddGenerations(status, out);
-  AddLayout(status, out);
-  AddSwitches(status, out);
-  AddSteps(status, out);
+  AddGenerations(status, info.num_workers, out);
+  AddLayout(status, info, out);
+  AddSwitches(status, info.num_workers, out);
+  AddSteps(status, info.num_workers, out);
   AddRanks(status, out);
   AddFront(front, out);
 }

@@ -22,7 +22,9 @@ std::string Dump(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-std::string Name(Layout layout) { return layout.is_ep() ? "ep" : "tp"; }
+Json Name(Layout layout, int num_ranks) {
+  return std::string(LayoutName(layout, num_ranks));
+}
 
 std::string_view CauseName(SwitchCause cause) {
   switch (cause) {
@@ -38,8 +40,8 @@ std::string_view CauseName(SwitchCause cause) {
 
 Json ToJson(const SwitchReport& report) {
   return {{"epoch", report.epoch.value},
-          {"from", Name(report.from)},
-          {"to", Name(report.to)},
+          {"from", Name(report.from, report.num_ranks)},
+          {"to", Name(report.to, report.num_ranks)},
           {"cause", CauseName(report.cause)},
           {"done", report.done},
           {"changed", report.done},
@@ -56,29 +58,16 @@ Json ToJson(const SwitchReport& report) {
           {"kv_ms", report.kv_ms}};
 }
 
-Json ToJson(const std::optional<SwitchUnderWay>& one) {
+Json ToJson(const std::optional<SwitchUnderWay>& one, int num_ranks) {
   if (!one.has_value()) return nullptr;
   return {{"epoch", one->epoch.value},
-          {"from", Name(one->from)},
-          {"to", Name(one->to)},
+          {"from", Name(one->from, num_ranks)},
+          {"to", Name(one->to, num_ranks)},
           {"cause", CauseName(one->cause)},
           {"began_unix_ms", one->began_unix_ms},
           {"expected_end_unix_ms", one->expected_end_unix_ms.has_value()
                                        ? Json(*one->expected_end_unix_ms)
                                        : Json(nullptr)}};
-}
-
-// "ep", "tp" or "auto".
-std::string LayoutChoiceName(LayoutChoice choice) {
-  switch (choice) {
-    case LayoutChoice::kEp:
-      return "ep";
-    case LayoutChoice::kTp:
-      return "tp";
-    case LayoutChoice::kAuto:
-      return "auto";
-  }
-  return "ep";
 }
 
 Json LimitsOf(const EngineStatus& status, const ServerInfo& info) {
@@ -99,37 +88,60 @@ Json UseOf(const EngineStatus& status, const ServerInfo& info) {
           {"kv", KvUsage(status)}};
 }
 
-Json KvOf(const EngineStatus& status) {
+Json KvOf(const EngineStatus& status, int num_ranks) {
   Json out = Json::array();
   for (const KvStatus& kv : status.kv) {
-    out.push_back({{"layout", Name(kv.layout)},
+    out.push_back({{"layout", Name(kv.layout, num_ranks)},
                    {"tokens", kv.tokens},
-                   {"tokens_free", kv.tokens_free}});
+                   {"tokens_free", kv.tokens_free},
+                   {"head_copies", kv.copies}});
   }
   return out;
 }
 
-std::string WhyOf(const EngineStatus& status, int num_workers) {
-  if (num_workers == 1) return "one rank has one layout";
-  const bool is_ep = status.layout.is_ep();
-  const double edge =
-      is_ep ? status.policy.leave_ep_at : status.policy.leave_tp_at;
-  return absl::StrFormat(
-      "the load of %.1f is %s%s %.1f, where %s is left", status.load,
-      status.policy.wants.has_value() ? "" : "not ",
-      is_ep ? "at or below" : "at or above", edge, is_ep ? "EP" : "TP");
+// How the load stands to the edges of the layout that steps run in.
+std::string WhyOf(const EngineStatus& status, int num_ranks) {
+  if (num_ranks == 1) return "one rank has one layout";
+  const std::string_view name = LayoutName(status.layout, num_ranks);
+  std::string why;
+  for (const PolicyEdge& edge : status.policy.edges) {
+    if (edge.wide != status.layout && edge.narrow != status.layout) continue;
+    const bool wide = edge.wide == status.layout;
+    const double at = wide ? edge.leave_wide_at : edge.leave_narrow_at;
+    const bool left = wide ? status.load >= at : status.load <= at;
+    why += absl::StrFormat(
+        "%s %s%s %.1f, where %s is left for %s", why.empty() ? "" : " and",
+        left ? "" : "not ", wide ? "at or above" : "at or below", at, name,
+        LayoutName(wide ? edge.narrow : edge.wide, num_ranks));
+  }
+  return absl::StrFormat("the load of %.1f is", status.load) +
+         (why.empty()
+              ? absl::StrFormat(" of no account: %s is no candidate, or "
+                                "the only one",
+                                name)
+              : why);
 }
 
 Json PolicyOf(const EngineStatus& status, const ServerInfo& info) {
   const PolicyStatus& policy = status.policy;
+  const int n = info.num_workers;
+  Json edges = Json::array();
+  for (const PolicyEdge& edge : policy.edges) {
+    edges.push_back({{"wide", Name(edge.wide, n)},
+                     {"narrow", Name(edge.narrow, n)},
+                     {"leave_wide_at", edge.leave_wide_at},
+                     {"leave_narrow_at", edge.leave_narrow_at}});
+  }
+  const bool any = !policy.edges.empty();
   return {{"automatic", policy.automatic},
           {"load", status.load},
-          {"leave_ep_at", policy.leave_ep_at},
-          {"leave_tp_at", policy.leave_tp_at},
-          {"wants", policy.wants.has_value() ? Json(Name(*policy.wants))
-                                             : Json(nullptr)},
+          {"leave_ep_at", any ? policy.edges.back().leave_narrow_at : 0},
+          {"leave_tp_at", any ? policy.edges.front().leave_wide_at : 0},
+          {"edges", std::move(edges)},
+          {"wants",
+           policy.wants.has_value() ? Name(*policy.wants, n) : Json(nullptr)},
           {"dwell_left_ms", policy.dwell_left_ms},
-          {"why", WhyOf(status, info.num_workers)}};
+          {"why", WhyOf(status, n)}};
 }
 
 Json WorkersOf(const EngineStatus& status) {
@@ -203,17 +215,17 @@ Json StateOf(const EngineStatus& status, const ServerInfo& info) {
           {"not_ready_reason", status.not_ready_reason},
           {"loaded_share",
            status.loaded_share ? Json(*status.loaded_share) : Json(nullptr)},
-          {"layout", Name(status.layout)},
+          {"layout", Name(status.layout, info.num_workers)},
           {"layout_choice", LayoutChoiceName(status.choice)},
           {"switch_state", status.switch_state},
-          {"switch", ToJson(status.switch_under_way)},
+          {"switch", ToJson(status.switch_under_way, info.num_workers)},
           {"policy", PolicyOf(status, info)},
           {"last_step", status.last_step},
           {"running", status.running},
           {"waiting", status.waiting},
           {"limits", LimitsOf(status, info)},
           {"use", UseOf(status, info)},
-          {"kv", KvOf(status)},
+          {"kv", KvOf(status, info.num_workers)},
           {"switches", SwitchesOf(status)},
           {"step_ms", status.step_ms},
           {"steps_per_s", status.steps_per_s},

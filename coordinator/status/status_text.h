@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "coordinator/engine/engine.h"
 
@@ -18,6 +19,7 @@ struct ServerInfo {
   // go within it.
   std::string instance_id;
   int num_workers = 0;
+  std::vector<Layout> layouts;  // that there are
   int max_queue = 0;
   int token_budget = 0;
   double uptime_seconds = 0;

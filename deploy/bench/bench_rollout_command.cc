@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/cat.h"
 #include "common/base/status_macros.h"
+#include "common/config/layout_config.h"
 #include "deploy/bench/bench_commands.h"
 #include "deploy/bench/crossover_report.h"
 #include "deploy/bench/engine_bench.h"
@@ -37,7 +39,9 @@ struct RolloutArgs {
   std::string json_file;
 };
 
-// Decode of more and more sequences in both layouts, up to all of them.
+bool IsAuto(const std::string& policy) { return policy == "auto"; }
+
+// Decode of more and more sequences in EP and TP, up to all of them.
 Json CasesOf(const RolloutArgs& args) {
   constexpr int kPromptTokens = 16, kOutputTokens = 32;
   Json cases = Json::array();
@@ -51,22 +55,34 @@ Json CasesOf(const RolloutArgs& args) {
   return cases;
 }
 
-double SecondsOf(const Json& result, const std::string& policy) {
+// The time of the automatic policy over that of the best fixed layout, less
+// one; nothing unless it and two layouts were measured.
+absl::StatusOr<double> BehindBest(const Json& result) {
+  double automatic = 0, best = std::numeric_limits<double>::infinity();
+  int layouts = 0;
   for (const Json& one : result["rollout"]) {
-    if (TextAt(one, "policy") == policy) return NumberAt(one, "seconds");
+    const double seconds = NumberAt(one, "seconds");
+    if (IsAuto(TextAt(one, "policy"))) {
+      automatic = seconds;
+    } else {
+      best = std::min(best, seconds);
+      ++layouts;
+    }
   }
-  return 0;
-}
-
-// The time of the automatic policy over that of the better fixed layout, less
-// one; nothing unless all three were measured.
-absl::StatusOr<double> BehindBetter(const Json& result) {
-  const double ep = SecondsOf(result, "ep"), tp = SecondsOf(result, "tp");
-  const double automatic = SecondsOf(result, "auto");
-  if (ep <= 0 || tp <= 0 || automatic <= 0) {
+  if (layouts < 2 || automatic <= 0) {
     return absl::NotFoundError("not all were measured");
   }
-  return automatic / std::min(ep, tp) - 1;
+  return automatic / best - 1;
+}
+
+// Those that a GPU is to have captured: all that will be used.
+std::vector<LayoutChoice> LayoutsOf(const RolloutArgs& args,
+                                    const Config& config) {
+  std::vector<LayoutChoice> layouts = config.layout.candidates;
+  for (const std::string& policy : args.policies) {
+    if (!IsAuto(policy)) layouts.push_back(*ParseLayoutChoice(policy));
+  }
+  return layouts;
 }
 
 void Show(const Json& result, const RolloutArgs& args) {
@@ -93,14 +109,18 @@ void Show(const Json& result, const RolloutArgs& args) {
   std::fputs(
       FormatTable({"layout", "seconds", "tokens/s", "switches"}, rows).c_str(),
       stdout);
-  if (const auto behind = BehindBetter(result); behind.ok()) {
-    std::printf(
-        "%s\n",
-        Cat("auto, which changes at ", CountAt(result, "threshold"),
-            " requests in flight, takes ", ShortNumber(std::abs(100 * *behind)),
-            " % ", *behind > 0 ? "more" : "less",
-            " time than the better fixed layout.")
-            .c_str());
+  if (const auto behind = BehindBest(result); behind.ok()) {
+    std::string thresholds;
+    for (const Json& one : result["thresholds"]) {
+      thresholds +=
+          Cat(thresholds.empty() ? "" : ", ", ShortNumber(one.get<double>()));
+    }
+    std::printf("%s\n", Cat("auto, which changes at ", thresholds,
+                            " requests in flight, takes ",
+                            ShortNumber(std::abs(100 * *behind)), " % ",
+                            *behind > 0 ? "more" : "less",
+                            " time than the best fixed layout.")
+                            .c_str());
   }
 }
 
@@ -117,6 +137,9 @@ absl::Status Run(const RolloutArgs& args) {
         "a group of 1 worker has one layout only; there is nothing to compare");
   }
   config.layout.choice = LayoutChoice::kEp;  // the benchmark sets it
+  if (!config.layout.resident.has_value()) {
+    config.layout.resident = LayoutsOf(args, config);
+  }
   const std::vector<int> lengths = DrawLengths(args.lengths, args.requests);
   const Json spec = {
       {"cases", CasesOf(args)},
@@ -132,10 +155,13 @@ absl::Status Run(const RolloutArgs& args) {
   }
   result["output_tokens"] = ToJson(Summarize({lengths.begin(), lengths.end()}));
   result["requests"] = args.requests;
-  result["threshold"] = config.layout.switch_threshold > 0
-                            ? config.layout.switch_threshold
-                            : 2 * config.workers.count;
-  if (const auto behind = BehindBetter(result); behind.ok()) {
+  result["candidates"] = Json::array();
+  for (const Layout layout : CandidateLayouts(config)) {
+    result["candidates"].push_back(
+        std::string(LayoutName(layout, config.workers.count)));
+  }
+  result["thresholds"] = LayoutThresholds(config);
+  if (const auto behind = BehindBest(result); behind.ok()) {
     result["auto_behind_better"] = *behind;
   }
   Show(result, args);
@@ -181,9 +207,10 @@ void AddBenchRolloutCommand(CLI::App& bench, Action& action) {
       "rollout",
       "Many sequences at once of which a few are long, until the last one has "
       "ended: in EP, in TP, and with the layout that the load decides, one "
-      "after the other in the same group. `auto` begins in TP; its threshold "
-      "is --set layout.switch_threshold=N, and `bench throughput` finds where "
-      "it should be. Starts a group of its own.");
+      "after the other in the same group. `auto` begins in TP, or in the "
+      "widest of --set layout.candidates='...'; its thresholds are --set "
+      "layout.switch_threshold=N or --set layout.thresholds='...', and `bench "
+      "throughput` finds where they should be. Starts a group of its own.");
   command->add_option("--requests", args->requests, "Sequences [default 256]")
       ->option_text("N")
       ->check(CLI::Range(1, 4096));
@@ -199,9 +226,9 @@ void AddBenchRolloutCommand(CLI::App& bench, Action& action) {
   command
       ->add_option("--layouts", args->policies,
                    "What is compared [default ep,tp,auto]")
-      ->option_text("ep|tp|auto,...")
+      ->option_text("ep|tp|tpN|auto,...")
       ->delimiter(',')
-      ->check(OneOf({"ep", "tp", "auto"}));
+      ->check(LayoutWord(/*also_auto=*/true));
   command
       ->add_option("--repeat", args->repeat,
                    "Runs of each, by turns; medians are shown [default 1]")

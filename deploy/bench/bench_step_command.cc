@@ -231,7 +231,7 @@ absl::Status Run(const StepArgs& args) {
     RETURN_IF_ERROR(ParseLayout(layout, config.workers.count).status());
   }
   config.layout.choice =
-      layouts.front() == "tp" ? LayoutChoice::kTp : LayoutChoice::kEp;
+      LayoutChoice::Of(*ParseLayout(layouts.front(), config.workers.count));
 
   ASSIGN_OR_RETURN(PrivateDir dir,
                    PrivateDir::Create(PrivateDir::DefaultBase()));

@@ -84,8 +84,12 @@ absl::Status Run(const ThroughputArgs& args) {
   defaults.log.level = LogLevel::kWarn;
   ASSIGN_OR_RETURN(Config config, args.flags.Load(defaults));
   // Only the benchmark switches.
-  config.layout.choice =
-      args.layouts.front() == "tp" ? LayoutChoice::kTp : LayoutChoice::kEp;
+  std::vector<LayoutChoice> layouts;
+  for (const std::string& name : args.layouts) {
+    layouts.push_back(*ParseLayoutChoice(name));
+  }
+  config.layout.choice = layouts.front();
+  if (!config.layout.resident.has_value()) config.layout.resident = layouts;
   const int most_streams =
       *std::max_element(args.streams.begin(), args.streams.end());
   const Json spec = MakeSpec(args);
@@ -127,9 +131,9 @@ void AddBenchThroughputCommand(CLI::App& bench, Action& action) {
   command
       ->add_option("--layouts", args->layouts,
                    "Layouts, all cases in each [default ep,tp]")
-      ->option_text("ep|tp,...")
+      ->option_text("ep|tp|tpN,...")
       ->delimiter(',')
-      ->check(OneOf({"ep", "tp"}));
+      ->check(LayoutWord(/*also_auto=*/false));
   command
       ->add_option("--prompt-tokens", args->prompt_tokens,
                    "Tokens of each prompt [default 64]")

@@ -177,7 +177,12 @@ absl::StatusOr<std::string> Chaos::SignalWorker(const ChaosAction& action,
 
 absl::StatusOr<std::string> Chaos::Switch() {
   ASSIGN_OR_RETURN(const Json status, Status());
-  const std::string to = TextAt(status, "layout") == "ep" ? "tp" : "ep";
+  std::vector<std::string> others = plan_.layouts;
+  std::erase(others, TextAt(status, "layout"));
+  const std::string& to =
+      others.size() == 1
+          ? others[0]
+          : others[ChaosDraw(plan_.seed, draws_++, others.size())];
   const auto figures = RequestLayout(loop_, admin_, to, kTimeout);
   if (absl::IsFailedPrecondition(figures.status())) {
     return Cat("to ", to, ", refused: ", figures.status().message());

@@ -14,7 +14,7 @@ enum class ChaosDeed {
   kKillWorker,       // SIGKILL
   kStopWorker,       // SIGSTOP, and SIGCONT after resume_ms
   kKillCoordinator,  // SIGKILL
-  kSwitch,           // to the other layout
+  kSwitch,           // to another layout of ChaosPlan::layouts
   kFault,            // arms a fault point
 };
 std::string_view ChaosDeedName(ChaosDeed deed);
@@ -44,6 +44,8 @@ struct ChaosPlan {
   int prompt_tokens = 32;
   int output_tokens = 400;
   uint64_t seed = 1;
+  // Where there are several to switch to, the seed draws one.
+  std::vector<std::string> layouts = {"ep", "tp"};
   std::vector<ChaosAction> actions;
   ChaosLimits limits;
 };

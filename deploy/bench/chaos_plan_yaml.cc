@@ -1,12 +1,15 @@
 // Reads chaos plans.
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <array>
+#include <optional>
 #include <set>
 
 #include "common/base/cat.h"
 #include "common/base/files.h"
 #include "common/base/status_macros.h"
+#include "common/config/layout_choice.h"
 #include "common/faults/fault_point.h"
 #include "deploy/bench/chaos_plan.h"
 
@@ -124,6 +127,23 @@ absl::StatusOr<ChaosAction> ReadAction(const std::string& path,
   return action;
 }
 
+absl::StatusOr<std::vector<std::string>> ReadLayouts(const Section& section,
+                                                     const YAML::Node& node) {
+  std::vector<std::string> layouts;
+  bool good = node.IsSequence() && node.size() >= 2;
+  for (size_t i = 0; good && i < node.size(); ++i) {
+    const auto choice =
+        node[i].IsScalar() ? ParseLayoutChoice(node[i].Scalar()) : std::nullopt;
+    good = choice.has_value() && !choice->is_auto() &&
+           std::find(layouts.begin(), layouts.end(), node[i].Scalar()) ==
+               layouts.end();
+    if (good) layouts.push_back(node[i].Scalar());
+  }
+  if (good) return layouts;
+  return section.Wrong(
+      node, Cat("layouts: a list of at least two, each once: ", kLayoutNames));
+}
+
 absl::StatusOr<ChaosPlan> ReadPlan(const std::string& path,
                                    const YAML::Node& root) {
   ChaosPlan plan;
@@ -134,6 +154,10 @@ absl::StatusOr<ChaosPlan> ReadPlan(const std::string& path,
   RETURN_IF_ERROR(section.Get("prompt_tokens", 1, 1 << 16, plan.prompt_tokens));
   RETURN_IF_ERROR(section.Get("output_tokens", 1, 1 << 20, plan.output_tokens));
   RETURN_IF_ERROR(section.Get("seed", uint64_t{0}, UINT64_MAX, plan.seed));
+  if (const YAML::Node layouts = section.Child("layouts");
+      layouts.IsDefined()) {
+    ASSIGN_OR_RETURN(plan.layouts, ReadLayouts(section, layouts));
+  }
   Section limits(path, "limits.", section.Child("limits"));
   RETURN_IF_ERROR(
       limits.Get("longest_stall_ms", 0.0, 1e9, plan.limits.longest_stall_ms));

@@ -6,6 +6,7 @@
 #include "common/base/cat.h"
 #include "common/base/near_miss.h"
 #include "common/base/printable.h"
+#include "common/config/layout_choice.h"
 
 namespace moebius {
 namespace {
@@ -126,6 +127,21 @@ CLI::Validator OneOf(std::vector<std::string> names) {
         return Cat("allowed is one of ", all, ", not '", Printable(word), "'",
                    NearMiss(word, std::vector<std::string_view>(names.begin(),
                                                                 names.end())));
+      },
+      "");
+}
+
+CLI::Validator LayoutWord(bool also_auto) {
+  return CLI::Validator(
+      [also_auto](std::string& word) {
+        const auto choice = ParseLayoutChoice(word);
+        if (choice.has_value() && (also_auto || !choice->is_auto())) {
+          return std::string();
+        }
+        std::vector<std::string_view> names = {"ep", "tp", "tp2", "tp4"};
+        if (also_auto) names.push_back("auto");
+        return Cat("allowed is ", kLayoutNames, also_auto ? ", or auto" : "",
+                   ", not '", Printable(word), "'", NearMiss(word, names));
       },
       "");
 }

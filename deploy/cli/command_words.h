@@ -18,4 +18,9 @@ std::string UnknownWord(const CLI::App& app,
 // A check for values: one of `names`, or else the nearest is named.
 CLI::Validator OneOf(std::vector<std::string> names);
 
+// A check for values: the name of a layout (ep, tp, tp2 and so on), or auto if
+// that is allowed too; else the nearest is named. Which of them a group has is
+// for it to say.
+CLI::Validator LayoutWord(bool also_auto);
+
 }  // namespace moebius

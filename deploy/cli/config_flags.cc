@@ -66,7 +66,7 @@ void ConfigFlags::AddTo(CLI::App& command, bool listeners) {
   Add(command, "--max-running", "scheduler.max_running", "N");
   Add(command, "--token-budget", "scheduler.token_budget", "N");
   if (listeners) {
-    Add(command, "--layout", "layout.choice", "ep|tp|auto");
+    Add(command, "--layout", "layout.choice", "ep|tp|tpN|auto");
     Add(command, "--max-queue", "scheduler.max_queue", "N");
     Add(command, "--host", "http.host", "ADDRESS");
     Add(command, "--port", "http.port", "PORT");

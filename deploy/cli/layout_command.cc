@@ -63,16 +63,19 @@ void AddLayoutCommand(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand(
       "layout",
       "Switch a running group between expert (ep) and tensor (tp) parallelism, "
-      "or let the load decide (auto).");
+      "or to a layout between them (tpN: tensor parallelism in groups of N "
+      "workers, expert parallelism among the groups), or let the load decide "
+      "(auto).");
   command->footer(
       "Requests in flight go on. Answers when the switch has ended. The exit "
       "code is 1 when it was refused.");
   command
       ->add_option("layout", args->layout,
-                   "expert parallel, tensor parallel, or by load")
-      ->option_text("ep|tp|auto")
+                   "expert parallel, tensor parallel, in groups of N workers, "
+                   "or by load; a wrong one is refused with those there are")
+      ->option_text("ep|tp|tpN|auto")
       ->required()
-      ->check(OneOf({"ep", "tp", "auto"}));
+      ->check(LayoutWord(/*also_auto=*/true));
   command
       ->add_option("--admin", args->admin,
                    Cat("Where the group's admin listener is [default ",

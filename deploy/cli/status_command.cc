@@ -61,6 +61,21 @@ std::string DescribeSwitch(const Json& report) {
              ShortNumber(figures.pause_ms), " ms");
 }
 
+// "512 tokens in tp4, of which 500 are free; 256 in tp".
+std::string DescribeKv(const Json& status) {
+  const auto kv = status.find("kv");
+  if (kv == status.end() || !kv->is_array() || kv->empty()) return "none yet";
+  std::string text;
+  for (const Json& one : *kv) {
+    const bool now = text.empty();
+    text += Cat(now ? "" : "; ", CountAt(one, "tokens"),
+                now ? " tokens in " : " in ", TextAt(one, "layout"));
+    if (now)
+      text += Cat(", of which ", CountAt(one, "tokens_free"), " are free");
+  }
+  return text;
+}
+
 std::string Describe(const Json& status) {
   const Json& requests = ObjectAt(status, "requests");
   const Json& tokens = ObjectAt(status, "tokens");
@@ -92,6 +107,7 @@ std::string Describe(const Json& status) {
       Cat(CountAt(status, "last_step"), "; ",
           ShortNumber(NumberAt(status, "step_ms")), " ms each, ",
           ShortNumber(NumberAt(status, "decision_us")), " us of it to decide"));
+  row("KV", DescribeKv(status));
   row("switches",
       Cat(CountAt(switches, "total"), ", ", CountAt(switches, "refused"),
           " refused; last ", DescribeSwitch(ObjectAt(switches, "last"))));

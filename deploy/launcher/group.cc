@@ -484,6 +484,19 @@ void Group::LookAfterWatchdog() {
   service_manager_.Look(std::exchange(coordinator_got_on_, false) || !all_up);
 }
 
+namespace {
+
+std::string DescribeChoice(LayoutChoice choice) {
+  if (choice.is_auto()) return "chosen by load (auto)";
+  const std::string name = LayoutChoiceName(choice);
+  return choice == LayoutChoice::kEp ? Cat("expert parallel (", name, ")")
+         : choice == LayoutChoice::kTp
+             ? Cat("tensor parallel (", name, ")")
+             : Cat("groups of tensor parallel ranks (", name, ")");
+}
+
+}  // namespace
+
 void Group::Announce() {
   console_.EndProgress();
   const Config& config = options_.config;
@@ -492,10 +505,7 @@ void Group::Announce() {
   if (options_.banner) {
     const std::string url = UrlOf(config.http.host, port_);
     const std::string name = ServedModelName(config);
-    const std::string_view layout =
-        config.layout.choice == LayoutChoice::kEp   ? "expert parallel (ep)"
-        : config.layout.choice == LayoutChoice::kTp ? "tensor parallel (tp)"
-                                                    : "chosen by load (auto)";
+    const std::string layout = DescribeChoice(config.layout.choice);
     console_.Out(Cat("Moebius serves ", name, " from ", config.workers.count,
                      config.workers.count == 1 ? " worker" : " workers",
                      ", layout ", layout, "."));
@@ -551,6 +561,7 @@ absl::Status CheckKeyFile(const std::string& path, std::string_view key) {
 
 absl::StatusOr<int> RunGroup(const GroupOptions& options, Console& console) {
   RETURN_IF_ERROR(CheckLength(options.config));
+  RETURN_IF_ERROR(CheckLayoutsOfModel(options.config));
   if (const auto free = ReadFreeMemory("")) {
     RETURN_IF_ERROR(CheckKvMemory(options.config, *free));
   }

@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "common/base/cat.h"
 #include "common/base/files.h"
+#include "common/config/layout_config.h"
 #include "common/config/model_config.h"
 #include "deploy/launcher/console.h"
 
@@ -131,6 +132,15 @@ absl::Status CheckLength(const Config& config) {
           model->max_positions,
           " (max_position_embeddings in its config.json); beyond those its "
           "answers would be nonsense"));
+}
+
+absl::Status CheckLayoutsOfModel(const Config& config) {
+  const auto model = LoadModelConfig(config.model.path);
+  if (!model.ok()) return absl::OkStatus();
+  const AttentionShape attention = {config.workers.count, model->num_q_heads,
+                                    model->num_kv_heads};
+  if (!Validate(attention).ok()) return absl::OkStatus();
+  return CheckLayouts(config, LayoutsOf(attention));
 }
 
 }  // namespace moebius

@@ -30,4 +30,9 @@ absl::Status CheckKvMemory(const Config& config, const FreeMemory& free);
 // others to complain of.
 absl::Status CheckLength(const Config& config);
 
+// kInvalidArgument with the layouts that there are if the configuration names
+// one into which the model's heads do not divide. As above of a model that
+// cannot be read, or has no layouts.
+absl::Status CheckLayoutsOfModel(const Config& config);
+
 }  // namespace moebius

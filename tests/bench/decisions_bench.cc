@@ -173,7 +173,8 @@ void BM_LayoutMachineSwitch(benchmark::State& state) {
 BENCHMARK(BM_LayoutMachineSwitch);
 
 void BM_PolicyDecide(benchmark::State& state) {
-  const PolicyConfig config{.num_ranks = 2};
+  const PolicyConfig config{.candidates = {TensorParallel(2), ExpertParallel()},
+                            .thresholds = {4}};
   PolicyState policy;
   int64_t now_ms = 0;
   for (auto _ : state) {

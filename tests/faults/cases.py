@@ -11,12 +11,12 @@ from front_cases import fronts, process_tests
 from journal_cases import journals
 from message_cases import links, messages
 from network_cases import networks
-from worker_cases import deaths, lasting, no_more, still_stands
+from worker_cases import between, deaths, lasting, no_more, still_stands
 
 
 def table(kill_seconds=60, message_seconds=30, cut_seconds=30):
     """All cases."""
-    cases = [*deaths(), *no_more(), *still_stands(), *checkpoints(),
+    cases = [*deaths(), *between(), *no_more(), *still_stands(), *checkpoints(),
              *coordinators(kill_seconds), *journals(), *fronts(),
              *process_tests(), *messages(message_seconds), *links(cut_seconds),
              *networks(cut_seconds),

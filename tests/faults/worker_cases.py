@@ -68,15 +68,17 @@ def killed_in_decode(trial, layout, point="worker.step.done",
 
 
 def trouble_in_switch(trial, to, faults, answer, nth=1, more=(),
-                      recompute=False):
+                      recompute=False, start=None):
     """Asks for a switch under load, with faults on the way.
 
+    start   the layout that is left; by default EP or TP, whichever `to` is not
     faults  texts with {rank}, {peer} and {nth} in them; the first ones are
             waited for, `more` only armed
     answer  200: must be done; 409: must be refused; None: either
     """
     bench = trial.bench
-    before, since, load = loaded_in(bench, "tp" if to == "ep" else "ep")
+    before, since, load = loaded_in(bench,
+                                    start or ("tp" if to == "ep" else "ep"))
     which = trial.nth(nth)
     names = {"rank": trial.rank, "peer": trial.peer,
              "nth": "" if which == 1 else f"#{which}"}
@@ -380,6 +382,31 @@ def deaths():
     for layout in ("ep", "tp"):
         yield Case(f"memory lost in decode {layout}", ALL, killed_in_decode,
                    layout=layout, lose_memory=True)
+
+
+def between():
+    """In layouts between EP and TP, and in switches among them: of the four
+    KV heads of the model each is on as many ranks as there are groups."""
+    for lose_memory in (False, True):
+        name = "memory lost" if lose_memory else "killed"
+        yield Case(f"{name} in decode tp2", ALL, killed_in_decode, workers=4,
+                   layout="tp2", lose_memory=lose_memory)
+    yield Case("killed in prefill tp2", ALL, killed_in_prefill, workers=4,
+               settings=("scheduler.token_budget=256",), layout="tp2")
+    for start, to in (("tp2", "tp4"), ("tp4", "tp2"), ("tp2", "tp")):
+        for name, point, more in (
+                ("at COMMIT", "commit", {}),
+                ("in a pull", "pull", {"nth": NUM_LAYERS}),
+                ("before the barrier", "pulled", {"nth": NUM_LAYERS}),
+                ("in a page move", "pages", {}),
+                ("before SWITCHED", "switched", {}),
+                ("memory lost in a pull", "pull",
+                 {"nth": NUM_LAYERS, "more": ("vault.kept@{rank}=error",),
+                  "recompute": True})):
+            yield Case(f"{name} {start}->{to}", ALL + "F", trouble_in_switch,
+                       workers=8, start=start, to=to, answer=200,
+                       faults=(f"worker.{point}@{{rank}}=crash{{nth}}",),
+                       **more)
 
 
 def still_stands():

@@ -95,7 +95,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (auto parsed = ParseDetokenize(body, Limits()); !parsed.ok()) {
     CheckError(parsed.error());
   }
-  if (auto parsed = ParseLayoutBody(body); !parsed.ok()) {
+  if (auto parsed = ParseLayoutBody(body, {{1}, {2}, {8}}, 8); !parsed.ok()) {
     CheckError(parsed.error());
   }
   return 0;

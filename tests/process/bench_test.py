@@ -109,7 +109,8 @@ class BenchRolloutTest(unittest.TestCase):
         self.assertEqual(runs["tp"]["switches"], 0)
         self.assertIn("crossover", figures)
         self.assertIn("auto_behind_better", figures)
-        self.assertEqual(figures["threshold"], 4)
+        self.assertEqual(figures["candidates"], ["tp", "ep"])
+        self.assertEqual(figures["thresholds"], [4])
         self.assertIn("better fixed layout", result.stdout)
 
     def test_errors(self):

@@ -1,6 +1,7 @@
 """Response bodies do not depend on layout, number of workers, or switches:
 tokens, text and log-probabilities are the same to the last digit."""
 
+import itertools
 import random
 import threading
 import unittest
@@ -65,10 +66,14 @@ def run_all(group):
 
 
 class Switcher:
-    """Switches back and forth, as often as the steps allow."""
+    """Switches through the layouts, over and over, as often as the steps
+    allow."""
 
-    def __init__(self, group):
+    def __init__(self, group, layouts=("tp", "ep"),
+                 steps=STEPS_BETWEEN_SWITCHES):
         self.group = group
+        self.layouts = layouts
+        self.steps = steps
         self.stop = threading.Event()
         self.boundaries = []
         self.failure = None
@@ -76,17 +81,17 @@ class Switcher:
 
     def run(self):
         try:
-            layout = "tp"
-            while not self.stop.is_set():
+            for layout in itertools.cycle(self.layouts):
+                if self.stop.is_set():
+                    return
                 report = self.group.switch(layout)
                 if not report["done"]:
                     raise AssertionError(f"no switch: {report}")
                 self.boundaries.append(report["boundary"])
-                layout = "ep" if layout == "tp" else "tp"
                 while not self.stop.is_set():
                     status = self.group.status()
                     if status["last_step"] >= (report["boundary"]
-                                               + STEPS_BETWEEN_SWITCHES):
+                                               + self.steps):
                         break
         except Exception as failure:  # shown by the test's thread
             self.failure = failure
@@ -140,6 +145,15 @@ class DeterminismTest(unittest.TestCase):
     def test_eight_workers_tp(self):
         self.check(8, "tp")
 
+    def test_four_workers_in_pairs(self):
+        self.check(4, "tp2")
+
+    def test_eight_workers_in_pairs(self):
+        self.check(8, "tp2")
+
+    def test_eight_workers_in_fours(self):
+        self.check(8, "tp4")
+
     def test_small_steps_and_several_threads(self):
         self.check(2, "ep", "--token-budget", "64",
                    "--max-running", "64", "--threads", "3")
@@ -175,6 +189,19 @@ class DeterminismTest(unittest.TestCase):
                     answers = run_all(group)
                 self.assert_quiet(answers)
                 self.assertGreater(len(switcher.boundaries), 5)
+
+    def test_a_storm_of_switches_among_all_layouts(self):
+        # Every layout is left for every other one.
+        order = ("tp2", "tp", "ep", "tp4", "tp2", "ep", "tp", "tp4", "ep",
+                 "tp2", "tp4", "tp", "tp2", "ep", "tp4", "ep")
+        # Eight workers on two cores may take long to answer.
+        with Group(["--workers", "8", "--layout", "ep", "--set",
+                    "layout.prepare_timeout_ms=20000"]) as group:
+            with Switcher(group, order, steps=3) as switcher:
+                answers = run_all(group)
+            self.assert_quiet(answers)
+            # At least once in each layout, and back.
+            self.assertGreater(len(switcher.boundaries), 5)
 
 
 if __name__ == "__main__":

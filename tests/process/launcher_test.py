@@ -98,8 +98,9 @@ class RefusesTest(unittest.TestCase):
                 (["bench", "swich"],
                  "`moebius bench` knows no command 'swich' (did you mean "
                  "'switch'?)"),
-                (["layout", "pe"], "allowed is one of ep, tp, auto, not 'pe' "
-                                   "(did you mean 'ep'?)")):
+                (["layout", "pe"], "allowed is ep, tp, or tpN with N workers in a "
+                                   "group (tp2), or auto, not 'pe' (did you "
+                                   "mean 'ep'?)")):
             result = run_moebius(*words)
             self.assertEqual(result.returncode, 2, words)
             self.assertIn(said, result.stderr)
@@ -237,7 +238,7 @@ class HelpTest(unittest.TestCase):
         result = run_moebius("serve", "--help-config")
         self.assertEqual(result.returncode, 0)
         self.assertIn("min_dwell_ms: 2000", result.stdout)
-        self.assertIn("Allowed: one of ep, tp, auto.", result.stdout)
+        self.assertIn("Allowed: ep, tp, or tpN with N workers in", result.stdout)
 
     def test_no_command_is_a_usage_error(self):
         self.assertEqual(run_moebius().returncode, 2)

@@ -1,5 +1,5 @@
 """What a group says is what the reference says: greedy tokens on every row, in
-both layouts, for every number of workers; and the prompt's log-probabilities."""
+all layouts, for every number of workers; and the prompt's log-probabilities."""
 
 import json
 import os
@@ -49,11 +49,11 @@ class OracleTest(unittest.TestCase):
                          for row in ROWS]:
                 done.result()
 
-    def check_workers(self, count):
+    def check_workers(self, count, layouts=("tp",)):
         with Group(["--workers", str(count), "--layout", "ep"]) as group:
             self.check_all(group)
-            if count > 1:
-                self.assertTrue(group.switch("tp")["done"])
+            for layout in layouts if count > 1 else ():
+                self.assertTrue(group.switch(layout)["done"])
                 self.check_all(group)
 
     def test_one_worker(self):
@@ -63,10 +63,10 @@ class OracleTest(unittest.TestCase):
         self.check_workers(2)
 
     def test_four_workers(self):
-        self.check_workers(4)
+        self.check_workers(4, ("tp2", "tp"))
 
     def test_eight_workers(self):
-        self.check_workers(8)
+        self.check_workers(8, ("tp2", "tp4", "tp"))
 
     def test_loaded_as_tensor_parallel(self):
         with Group(["--workers", "4", "--layout", "tp"]) as group:

@@ -64,6 +64,8 @@ def schema_errors(value, schema, root, path="status"):
             isinstance(value, bool) and schema["type"] != "boolean"):
         return [f"{path} is no {schema['type']}: {value!r}"]
     errors = []
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        errors.append(f"{path} is {value!r}")
     if isinstance(value, (int, float)) and not (
             schema.get("minimum", value) <= value
             <= schema.get("maximum", value)):

@@ -10,6 +10,7 @@
 #include "common/base/fnv.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/config/layout_config.h"
 #include "tests/simulation/cluster_internal.h"
 
 namespace moebius::simulation {
@@ -437,7 +438,9 @@ std::vector<Hub::Message> Cluster::TakeReports() {
 
 void Cluster::Order(LayoutChoice choice) {
   if (engine_ == nullptr) return;
-  world_.Note("order", -1, static_cast<uint64_t>(choice));
+  world_.Note(
+      "order", -1,
+      choice.is_auto() ? 0 : choice.LayoutIn(options_.num_workers).tp_size);
   ++orders_open_;
   engine_->SetLayout(choice, [this](absl::StatusOr<SwitchReport> report) {
     --orders_open_;

@@ -98,9 +98,8 @@ void Cluster::PlanWork() {
     front_.SubmitAt(at, std::move(wishes), abort_after_us);
   }
   for (int i = 0; i < options_.switches; ++i) {
-    const auto choice = work_rng_.Chance(0.1)
-                            ? LayoutChoice::kAuto
-                            : static_cast<LayoutChoice>(work_rng_.Int(0, 1));
+    const auto choice = work_rng_.Chance(0.1) ? LayoutChoice::kAuto
+                                              : AnyLayout(work_rng_, options_);
     // While there is something to do.
     const int until_ms =
         std::min(options_.fault_ms, options_.arrivals_ms + 300);

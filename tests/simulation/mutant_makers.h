@@ -119,6 +119,8 @@ inline Make OfOutputs(
 
 // Of switches, of the side of the slots, and of the check after a switch.
 void AddSwitches(std::vector<MutantInfo>& all);
+// Of the layouts between EP and TP.
+void AddLayouts(std::vector<MutantInfo>& all);
 // Of the text stage.
 void AddText(std::vector<MutantInfo>& all);
 // Of steps that are issued and collected.

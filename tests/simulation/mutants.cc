@@ -346,6 +346,7 @@ const std::vector<MutantInfo>& AllMutants() {
     auto* const all = new std::vector<MutantInfo>;
     AddRecovery(*all);
     AddSwitches(*all);
+    AddLayouts(*all);
     AddSteps(*all);
     AddMemory(*all);
     AddCoordinator(*all);

@@ -11,6 +11,17 @@ namespace {
 // Half of all seeds do without a kind of fault, so that each is also met alone.
 bool Has(Rng& rng) { return rng.Chance(0.5); }
 
+// The heads of the models divide into all of them.
+std::vector<LayoutChoice> LayoutsOf(const Options& options) {
+  std::vector<LayoutChoice> choices;
+  for (int width = 1; width <= options.num_workers; ++width) {
+    if (options.num_workers % width != 0) continue;
+    choices.push_back(
+        LayoutChoice::Of(Layout{width}).InGroup(options.num_workers));
+  }
+  return choices;
+}
+
 void ChooseGroup(Rng& rng, Options& options) {
   // Groups of eight take longest, so they are rarer.
   constexpr struct {
@@ -21,7 +32,16 @@ void ChooseGroup(Rng& rng, Options& options) {
   options.model = group.model;
   options.num_workers = group.num_workers;
   options.spare_slots = rng.Chance(0.7) ? 1 : rng.Int(2, 3);
-  options.layout = static_cast<LayoutChoice>(rng.Int(0, 2));
+  options.layout =
+      rng.Chance(0.3) ? LayoutChoice::kAuto : AnyLayout(rng, options);
+  // Half of the groups know EP and TP alone.
+  if (Has(rng)) {
+    options.candidates.clear();
+    for (const LayoutChoice choice : LayoutsOf(options)) {
+      if (rng.Chance(0.7)) options.candidates.push_back(choice);
+    }
+    if (options.candidates.empty()) options.candidates = LayoutsOf(options);
+  }
   options.steps_ahead = rng.Int(1, 4);
   options.token_budget = rng.Int(0, 1) == 0 ? rng.Int(8, 16) : rng.Int(17, 48);
   options.max_running = std::min(rng.Int(2, 12), options.token_budget);
@@ -72,6 +92,8 @@ void ChooseProcessFaults(Rng& rng, Options& options) {
 // worker after the other.
 void ChooseForgottenSwitches(Rng& rng, Options& options) {
   options.num_workers = 2;
+  options.candidates = {LayoutChoice::kEp, LayoutChoice::kTp};
+  if (!options.layout.is_auto()) options.layout = AnyLayout(rng, options);
   options.num_choices = rng.Int(1, 4);
   options.fault_ms = rng.Int(1000, 3000);
   options.arrivals_ms = options.fault_ms;
@@ -100,13 +122,12 @@ void ChooseDevice(Rng& rng, Options& options) {
   }
 }
 
-const char* NameOf(LayoutChoice choice) {
-  return choice == LayoutChoice::kEp   ? "ep"
-         : choice == LayoutChoice::kTp ? "tp"
-                                       : "auto";
-}
-
 }  // namespace
+
+LayoutChoice AnyLayout(Rng& rng, const Options& options) {
+  const std::vector<LayoutChoice> choices = LayoutsOf(options);
+  return choices[rng.Int(0, static_cast<int>(choices.size()) - 1)];
+}
 
 Options OptionsOf(uint64_t seed) {
   Rng rng(seed * 2 + 1);
@@ -165,9 +186,9 @@ std::string Show(const Options& o) {
       "%.2f of switches, segments of "
       "%llu bytes; %d losses of power",
       static_cast<unsigned long long>(o.seed), o.model, o.num_workers,
-      o.spare_slots, NameOf(o.layout), o.steps_ahead, o.token_budget,
-      o.max_running, o.pool, o.num_choices, o.arrivals_ms, o.many, o.aborts,
-      o.refused, o.switches, o.step_us, o.results_late_us,
+      o.spare_slots, LayoutChoiceName(o.layout).c_str(), o.steps_ahead,
+      o.token_budget, o.max_running, o.pool, o.num_choices, o.arrivals_ms,
+      o.many, o.aborts, o.refused, o.switches, o.step_us, o.results_late_us,
       o.results_together_us, o.completions_lost, o.steps_hung, o.loss,
       o.repetition, o.delay_min_us, o.delay_max_us,
       o.reorder ? "reordered" : "in order", o.queue_limit, o.partitions,
@@ -190,6 +211,7 @@ Config ConfigOf(const Options& options, const std::string& model_path,
   config.workers.kv_bytes =
       static_cast<int64_t>(options.pool * sequence_bytes) + 1;
   config.layout.choice = options.layout;
+  config.layout.candidates = options.candidates;
   config.scheduler.steps_ahead = options.steps_ahead;
   config.scheduler.token_budget = options.token_budget;
   config.scheduler.max_running = options.max_running;

@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "common/config/config.h"
+#include "tests/simulation/rng.h"
 
 namespace moebius::simulation {
 
@@ -17,6 +19,7 @@ struct Options {
   int num_workers = 2;
   int spare_slots = 1;
   LayoutChoice layout = LayoutChoice::kEp;
+  std::vector<LayoutChoice> candidates = {LayoutChoice::kEp, LayoutChoice::kTp};
   int steps_ahead = 2;
   int token_budget = 32;
   int max_running = 8;
@@ -63,6 +66,9 @@ struct Options {
   // Chance that a worker is not told of a step's end, and that a step has none.
   double completions_lost = 0, steps_hung = 0;
 };
+
+// One of the layouts of the group, each as likely.
+LayoutChoice AnyLayout(Rng& rng, const Options& options);
 
 // Pure: the options of a seed.
 Options OptionsOf(uint64_t seed);

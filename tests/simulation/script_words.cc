@@ -33,12 +33,6 @@ std::string DoneOf(int layers, int waves) {
              waves > 0 ? Cat(" and ", Count(waves, "wave")) : std::string());
 }
 
-const char* NameOf(LayoutChoice choice) {
-  return choice == LayoutChoice::kEp   ? "ep"
-         : choice == LayoutChoice::kTp ? "tp"
-                                       : "auto";
-}
-
 const char* NameOf(FinishReason reason) {
   return reason == FinishReason::kStop     ? "stop"
          : reason == FinishReason::kLength ? "length"
@@ -207,7 +201,7 @@ struct RecordWords {
     return Cat("SWITCH DONE epoch ", done.epoch.value);
   }
   std::string operator()(const journal::LayoutChosen& chosen) {
-    return Cat("LAYOUT CHOSEN ", NameOf(chosen.choice));
+    return Cat("LAYOUT CHOSEN ", LayoutChoiceName(chosen.choice));
   }
   std::string operator()(const journal::DrainSet& set) {
     return set.draining ? "DRAIN SET" : "DRAIN ENDED";

@@ -56,6 +56,8 @@ control: {transport: tcp, host: 10.0.0.1, port: 28}
 scheduler: {max_running: 11, max_queue: 12, token_budget: 130, steps_ahead: 4}
 layout:
   choice: tp
+  candidates: [tp4, ep, tp]
+  thresholds: [3, 44]
   switch_threshold: 9
   hysteresis: 0.125
   min_dwell_ms: 14
@@ -73,6 +75,10 @@ layout:
   EXPECT_EQ(config.scheduler.token_budget, 130);
   EXPECT_EQ(config.scheduler.steps_ahead, 4);
   EXPECT_EQ(config.layout.choice, LayoutChoice::kTp);
+  EXPECT_EQ(config.layout.candidates,
+            (std::vector<LayoutChoice>{LayoutChoice::Of(Layout{4}),
+                                       LayoutChoice::kEp, LayoutChoice::kTp}));
+  EXPECT_EQ(config.layout.thresholds, (std::vector<int>{3, 44}));
   EXPECT_EQ(config.layout.switch_threshold, 9);
   EXPECT_EQ(config.layout.hysteresis, 0.125);
   EXPECT_EQ(config.layout.min_dwell_ms, 14);
@@ -80,7 +86,8 @@ layout:
   EXPECT_EQ(config.layout.prepare_timeout_ms, 16);
   EXPECT_EQ(config.layout.switch_timeout_ms, 17);
   EXPECT_EQ(config.layout.spare_slots, 8);
-  EXPECT_EQ(config.layout.resident, (ResidentLayouts{false, true}));
+  EXPECT_EQ(config.layout.resident,
+            std::vector<LayoutChoice>{LayoutChoice::kTp});
 }
 
 TEST(ConfigKeys, FieldsOfHttpAreReadFromTheirKeys) {
@@ -162,7 +169,6 @@ TEST(ConfigKeys, KeysWithAFixedSetOfValuesTakeThoseAndNameThem) {
       {"workers.numerics", {"auto", "exact", "fast"}},
       {"workers.gpu_sharing", {"auto", "descriptor", "handle"}},
       {"control.transport", {"ipc", "tcp"}},
-      {"layout.choice", {"ep", "tp", "auto"}},
       {"http.allow_unauthenticated", {"false", "true"}},
       {"journal.fsync", {"none", "step", "always"}},
       {"log.level", {"trace", "debug", "info", "warn", "error", "off"}},
@@ -228,7 +234,7 @@ TEST(ConfigKeys, EachKeyHasAFieldOfItsOwn) {
 
 TEST(ConfigKeys, EachKeyIsDocumentedAndTakesItsDefault) {
   const std::vector<ConfigKeyInfo> keys = ConfigKeys();
-  EXPECT_EQ(keys.size(), 70u);  // the fields of Config
+  EXPECT_EQ(keys.size(), 72u);  // the fields of Config
   std::set<std::string> names;
   Config config;
   for (const ConfigKeyInfo& key : keys) {

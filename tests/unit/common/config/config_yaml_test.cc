@@ -134,8 +134,8 @@ INSTANTIATE_TEST_SUITE_P(
               {"f.yaml:2", "not a YAML document"}},
         Wrong{"ChoiceInCapitals",
               "layout:\n  choice: EP\n",
-              {"f.yaml:2: key 'layout.choice': allowed is one of ep, tp, auto, "
-               "not 'EP'"}},
+              {"f.yaml:2: key 'layout.choice': allowed is ep, tp, or tpN with "
+               "N workers in a group (tp2); or auto, not 'EP'"}},
         Wrong{"NumericsThatNobodyHas",
               "workers:\n  numerics: bf16\n",
               {"f.yaml:2: key 'workers.numerics': allowed is one of auto, "
@@ -149,8 +149,34 @@ INSTANTIATE_TEST_SUITE_P(
               {"key 'layout.spare_slots'", "not '9'"}},
         Wrong{"ResidentLayoutThatNobodyHas",
               "layout:\n  resident: [ep, dp]\n",
-              {"f.yaml:2: key 'layout.resident': allowed is a list of ep and "
-               "tp, not 'ep dp'"}},
+              {"f.yaml:2: key 'layout.resident': allowed is a list of layouts",
+               "tpN with N workers in a group", "not 'ep dp'"}},
+        Wrong{"LayoutOfNoWidth", "layout:\n  choice: tp0\n", {"not 'tp0'"}},
+        Wrong{"LayoutOfTooManyRanks",
+              "layout:\n  choice: tp17\n",
+              {"key 'layout.choice': allowed is ep, tp, or tpN", "; or auto",
+               "not 'tp17'"}},
+        Wrong{"LayoutWithALeadingZero",
+              "layout:\n  choice: tp02\n",
+              {"not 'tp02'"}},
+        Wrong{"NoCandidates",
+              "layout:\n  candidates: []\n",
+              {"key 'layout.candidates'"}},
+        Wrong{"CandidateThatIsNoLayout",
+              "layout:\n  candidates: [ep, auto]\n",
+              {"key 'layout.candidates'", "not 'ep auto'"}},
+        Wrong{"CandidateTwice",
+              "layout:\n  candidates: [ep, tp, ep]\n",
+              {"key 'layout.candidates'", "each once"}},
+        Wrong{"ThresholdsThatFall",
+              "layout:\n  thresholds: [8, 8]\n",
+              {"key 'layout.thresholds'", "each above the one before it"}},
+        Wrong{"ThresholdOfNothing",
+              "layout:\n  thresholds: [0]\n",
+              {"key 'layout.thresholds'", "not '0'"}},
+        Wrong{"ThresholdThatIsAWord",
+              "layout:\n  thresholds: [many]\n",
+              {"key 'layout.thresholds'", "not 'many'"}},
         Wrong{"ResidentLayoutsOfAList",
               "layout:\n  resident: [[ep]]\n",
               {"key 'layout.resident'", "not a list"}},
@@ -255,6 +281,9 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
   config.layout.hysteresis = 0.1;
   config.workers.spin_us = -1;
   config.layout.choice = LayoutChoice::kAuto;
+  config.layout.candidates = {LayoutChoice::kTp, LayoutChoice::Of(Layout{2})};
+  config.layout.thresholds = {5, 6};
+  config.layout.resident.emplace();
   config.admin.host = "::1";
   const std::string yaml = ToYaml(config);
   const absl::StatusOr<Config> again = ParseConfigYaml(yaml, "f");

@@ -28,6 +28,7 @@ SwitchReport Report() {
   report.epoch = Epoch{3};
   report.from = ExpertParallel();
   report.to = TensorParallel(2);
+  report.num_ranks = 2;
   report.done = true;
   report.weight_bytes = 1000;
   report.kv_bytes = 24;
@@ -61,11 +62,14 @@ class AdminApiTest : public testing::Test {
   int stalled_after_ms_ = 10'000;
   FakeEngine engine_;
   FrontMetrics metrics_;
-  const ServerReport report_{
-      engine_,
-      metrics_,
-      {.version = "1.2.3", .model = "verse", .max_model_len = 4096},
-      [] { return 5; }};
+  const ServerReport report_{engine_,
+                             metrics_,
+                             {.version = "1.2.3",
+                              .model = "verse",
+                              .max_model_len = 4096,
+                              .num_workers = 4,
+                              .layouts = {Layout{1}, Layout{2}, Layout{4}}},
+                             [] { return 5; }};
   IoThreads threads_{1, "test-admin"};
   std::unique_ptr<AdminApi> api_;
   std::unique_ptr<HttpServer> server_;
@@ -113,6 +117,25 @@ TEST_F(AdminApiTest, WrongPathsMethodsAndBodiesAreRefused) {
       client.Exchange(HttpText("POST", "/admin/layout", R"({"layout":"pp"})"));
   EXPECT_EQ(bad.status, 400);
   EXPECT_EQ(Parse(bad.body)["error"]["param"], "layout");
+  EXPECT_THAT(Parse(bad.body)["error"]["message"].get<std::string>(),
+              testing::HasSubstr(R"("ep", "tp2", "tp" or "auto")"));
+}
+
+TEST_F(AdminApiTest, LayoutsBetweenAreAskedForByName) {
+  const struct {
+    const char* body;
+    LayoutChoice choice;
+  } kCases[] = {{R"({"layout":"tp2"})", LayoutChoice::Of(Layout{2})},
+                {R"({"layout":"tp4"})", LayoutChoice::kTp}};
+  for (const auto& one : kCases) {
+    TestClient client(server_->port());
+    ASSERT_TRUE(client.Send(HttpText("POST", "/admin/layout", one.body)));
+    auto [choice, callback] = engine_.TakeLayout();
+    ASSERT_TRUE(callback);
+    EXPECT_EQ(choice, one.choice);
+    callback(Report());
+    EXPECT_EQ(client.ReadResponse().status, 200);
+  }
 }
 
 TEST_F(AdminApiTest, ARefusedSwitchIsA409WithTheReason) {
@@ -175,6 +198,7 @@ TEST_F(AdminApiTest, ALayoutThatHoldsAlreadyIsNoChange) {
   ASSERT_TRUE(
       client.Send(HttpText("POST", "/admin/layout", R"({"layout":"tp"})")));
   SwitchReport nothing;
+  nothing.num_ranks = 2;
   nothing.from = nothing.to = TensorParallel(2);
   engine_.TakeLayout().second(nothing);
   const TestResponse response = client.ReadResponse();
@@ -258,7 +282,12 @@ TEST_F(AdminApiTest, UndrainTakesRequestsAgainAndEndsTheWaiting) {
 EngineStatus FullStatus() {
   EngineStatus status;
   status.ready = true;
-  status.layout = TensorParallel(2);
+  status.layout = TensorParallel(4);
+  SwitchTotals& totals =
+      TotalsOf(Layout{2}, TensorParallel(4), status.totals.switches);
+  totals.done = 3;
+  TotalsOf(Layout{2}, status.totals.steps).seconds.Add(0.5);
+  status.kv = {{TensorParallel(4), 64, 60}, {Layout{2}, 128, 124}};
   status.choice = LayoutChoice::kAuto;
   status.switch_state = "steady";
   status.last_step = 12;
@@ -313,6 +342,11 @@ TEST_F(AdminApiTest, MetricsAreInPrometheusFormat) {
            "\nvllm:num_requests_running{engine=\"0\",model_name=\"verse\"} 3\n",
            "\nmoebius:layout{layout=\"tp\"} 1\n",
            "\nmoebius:layout{layout=\"ep\"} 0\n",
+           "\nmoebius:layout{layout=\"tp2\"} 0\n",
+           "\nmoebius:kv_tokens{layout=\"tp2\"} 128\n",
+           "\nmoebius:switches_total{from=\"tp2\",to=\"tp\","
+           "outcome=\"done\"} 3\n",
+           "\nmoebius:step_seconds_count{layout=\"tp2\"} 1\n",
            "\nmoebius:worker_connected{rank=\"1\"} 0\n",
            "\nmoebius:worker_kv_pages_free{rank=\"0\"} 60\n",
            "# TYPE vllm:generation_tokens_total counter\n",

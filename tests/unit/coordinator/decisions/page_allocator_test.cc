@@ -73,6 +73,53 @@ TEST(PageTables, CountsBlocksByGroup) {
   EXPECT_EQ(tp.free_blocks(0), 4u);  // the smaller pool, one head a block
 }
 
+// Two groups of two; each holds every head, a rank half of them.
+TEST(PageTables, TheFullestRankOfAGroupSaysWhatIsLeft) {
+  const AttentionShape shape{4, 8, 4};
+  PageTables tables(shape, Layout{2}, 4, {20, 8, 40, 41});
+  EXPECT_EQ(tables.num_groups(), 2);
+  EXPECT_EQ(tables.free_blocks(0), 4u);
+  EXPECT_EQ(tables.free_blocks(1), 20u);
+  std::vector<PageRow> rows;
+  tables.Grow(3, 0, 3, rows);
+  tables.Grow(1, 1, 1, rows);
+  EXPECT_EQ(tables.free_blocks(0), 1u);
+  EXPECT_EQ(tables.free_blocks(1), 19u);
+  EXPECT_EQ(tables.free_pages(0), 14u);
+  EXPECT_EQ(tables.free_pages(3), 39u);
+  const KvTable table = tables.TableOf(1);
+  ASSERT_EQ(table.tables.size(), 2u);
+  EXPECT_EQ(table.tables[0].rank, 2);
+  EXPECT_EQ(table.tables[0].kv_begin, 0);
+  EXPECT_EQ(table.tables[1].rank, 3);
+  EXPECT_EQ(table.tables[1].kv_begin, 2);
+  EXPECT_EQ(table.tables[1].num_kv, 2);
+}
+
+TEST(PageTables, ATableIsOfTheRanksOfOneGroup) {
+  const AttentionShape shape{4, 8, 4};
+  PageTables tables(shape, ExpertParallel(), 4, {8, 8, 8, 8});
+  const auto on = [](Rank first, Rank second) {
+    return KvTable{0, 1, {{first, 0, 2, {0, 1}}, {second, 2, 2, {0, 1}}}};
+  };
+  const Layout two{2};
+  for (const auto& [first, second] : {std::pair<Rank, Rank>{1, 2},
+                                      {0, 2},
+                                      {1, 0},
+                                      {2, 2},
+                                      {3, 4},
+                                      {-1, 0},
+                                      {4, 5}}) {
+    EXPECT_FALSE(tables.Replace(two, {on(first, second)}).ok())
+        << first << " " << second;
+  }
+  EXPECT_EQ(tables.layout(), ExpertParallel());
+  ASSERT_THAT(tables.Replace(two, {on(2, 3)}), IsOk());
+  EXPECT_EQ(tables.TableOf(0), on(2, 3));
+  EXPECT_EQ(tables.free_blocks(0), 4u);
+  EXPECT_EQ(tables.free_blocks(1), 3u);
+}
+
 TEST(PageTables, RowsSayWhatTheTablesHold) {
   PageTables tables(kShape, TensorParallel(2), 4, {16, 16});
   std::vector<PageRow> rows;

@@ -1,5 +1,6 @@
 #include "coordinator/decisions/policy.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -14,34 +15,59 @@ namespace {
 
 using testing::HasSubstr;
 
-const PolicyConfig kConfig{.num_ranks = 2,
-                           .threshold = 8,
+constexpr Layout kEp = ExpertParallel();
+const Layout kTp = TensorParallel(2);
+const PolicyConfig kConfig{.candidates = {kTp, kEp},
+                           .thresholds = {8},
                            .hysteresis = 0.25,
                            .min_dwell_ms = 1000,
                            .smoothing_ms = 500};
-constexpr Layout kEp = ExpertParallel();
-const Layout kTp = TensorParallel(2);
+
+// All layouts of eight ranks.
+constexpr Layout kTp2{2}, kTp4{4}, kTp8{8};
+const PolicyConfig kRow{.candidates = {kTp8, kTp4, kTp2, kEp},
+                        .thresholds = {4, 8, 16},
+                        .hysteresis = 0.25,
+                        .min_dwell_ms = 1000,
+                        .smoothing_ms = 500};
 
 TEST(Policy, RefusesNonsenseNamingTheField) {
-  PolicyConfig config = kConfig;
-  config.threshold = 0;
-  EXPECT_THAT(Validate(config), StatusIs(absl::StatusCode::kInvalidArgument,
-                                         HasSubstr("switch_threshold")));
-  config = kConfig;
-  config.threshold = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_FALSE(Validate(config).ok());
-  config = kConfig;
-  config.hysteresis = 1.0;
-  EXPECT_THAT(Validate(config), StatusIs(absl::StatusCode::kInvalidArgument,
-                                         HasSubstr("hysteresis")));
-  config = kConfig;
-  config.min_dwell_ms = -1;
-  EXPECT_THAT(Validate(config), StatusIs(absl::StatusCode::kInvalidArgument,
-                                         HasSubstr("min_dwell_ms")));
-  config = kConfig;
-  config.num_ranks = 0;
-  EXPECT_FALSE(Validate(config).ok());
+  struct Row {
+    const char* word;
+    void (*spoil)(PolicyConfig&);
+  };
+  for (const Row& row : {
+           Row{"threshold 0", [](PolicyConfig& c) { c.thresholds[0] = 0; }},
+           {"threshold 1",
+            [](PolicyConfig& c) { c.thresholds[1] = c.thresholds[0]; }},
+           {"threshold 2",
+            [](PolicyConfig& c) {
+              c.thresholds[2] = std::numeric_limits<double>::quiet_NaN();
+            }},
+           {"4 candidates with 2",
+            [](PolicyConfig& c) { c.thresholds.pop_back(); }},
+           {"0 candidates",
+            [](PolicyConfig& c) {
+              c.candidates.clear();
+              c.thresholds.clear();
+            }},
+           {"candidate 0 has groups of 17",
+            [](PolicyConfig& c) { c.candidates[0] = Layout{17}; }},
+           {"candidate 3 has groups of 0",
+            [](PolicyConfig& c) { c.candidates[3] = Layout{0}; }},
+           {"candidate 2 has groups of 4",
+            [](PolicyConfig& c) { c.candidates[2] = kTp4; }},
+           {"hysteresis", [](PolicyConfig& c) { c.hysteresis = 1.0; }},
+           {"min_dwell_ms", [](PolicyConfig& c) { c.min_dwell_ms = -1; }},
+           {"smoothing_ms", [](PolicyConfig& c) { c.smoothing_ms = -1; }},
+       }) {
+    PolicyConfig config = kRow;
+    row.spoil(config);
+    EXPECT_THAT(Validate(config), StatusIs(absl::StatusCode::kInvalidArgument,
+                                           HasSubstr(row.word)));
+  }
   EXPECT_THAT(Validate(kConfig), IsOk());
+  EXPECT_THAT(Validate(kRow), IsOk());
 }
 
 // A state that has dwelt long enough, with the given average at time 5000.
@@ -76,9 +102,60 @@ TEST(Policy, DoesWhatTheTableSays) {
   }
 }
 
-TEST(Policy, OneRankHasNothingToChoose) {
-  PolicyConfig config = kConfig;
-  config.num_ranks = 1;
+TEST(Policy, AmongManyItDoesWhatTheTableSays) {
+  struct Row {
+    std::string name;
+    double load;
+    Layout current;
+    std::optional<Layout> expected;
+  };
+  const std::vector<Row> rows = {
+      {"tp, idle", 0, kTp8, std::nullopt},
+      {"tp, below its edge", 4.9, kTp8, std::nullopt},
+      {"tp, at its edge", 5, kTp8, kTp4},
+      {"tp, at the next threshold, not its edge", 9, kTp8, kTp4},
+      {"tp, beyond two edges", 10, kTp8, kTp2},
+      {"tp, beyond all edges", 20, kTp8, kEp},
+      {"tp4, at the lower edge", 3, kTp4, kTp8},
+      {"tp4, above the lower edge", 3.1, kTp4, std::nullopt},
+      {"tp4, below the upper edge", 9.9, kTp4, std::nullopt},
+      {"tp4, at the upper edge", 10, kTp4, kTp2},
+      {"tp2, at the lower edge", 6, kTp2, kTp4},
+      {"tp2, beyond two edges down", 3, kTp2, kTp8},
+      {"tp2, between", 12, kTp2, std::nullopt},
+      {"ep, at its edge", 12, kEp, kTp2},
+      {"ep, beyond two edges", 6, kEp, kTp4},
+      {"ep, idle", 0, kEp, kTp8},
+      {"ep, far above", 1000, kEp, std::nullopt},
+  };
+  for (const Row& row : rows) {
+    PolicyConfig config = kRow;
+    config.smoothing_ms = 0;
+    PolicyState state = Settled(row.load, row.current);
+    state.load = row.load;
+    EXPECT_EQ(Outlook(state, 5010, row.current, config).wants, row.expected)
+        << row.name;
+  }
+}
+
+// Somebody chose a layout by hand and then left the choice to the load.
+TEST(Policy, ALayoutThatIsNoCandidateIsLeft) {
+  const PolicyConfig config{.candidates = {kTp8, kTp2}, .thresholds = {8}};
+  for (const Layout current : {kTp4, kEp}) {
+    EXPECT_EQ(Decide(Settled(7, current), 5010, 7, current, config).switch_to,
+              kTp8);
+    EXPECT_EQ(Decide(Settled(8, current), 5010, 8, current, config).switch_to,
+              kTp2);
+  }
+  const PolicyConfig only{.candidates = {kTp2}, .thresholds = {}};
+  EXPECT_EQ(Decide(Settled(0, kEp), 5010, 0, kEp, only).switch_to, kTp2);
+  EXPECT_EQ(Decide(Settled(0, kTp2), 5010, 0, kTp2, only).switch_to,
+            std::nullopt);
+}
+
+TEST(Policy, OneCandidateLeavesNothingToChoose) {
+  const PolicyConfig config{.candidates = {kEp}, .thresholds = {}};
+  EXPECT_THAT(Validate(config), IsOk());
   EXPECT_EQ(Decide(Settled(0, kEp), 9000, 0, kEp, config).switch_to,
             std::nullopt);
 }
@@ -131,23 +208,52 @@ TEST(Policy, ShortBurstsDoNotSwitch) {
   }
 }
 
+// Random rows of candidates: among 2 to 5 of the divisors of 16.
+PolicyConfig RandomConfig(std::mt19937& random) {
+  PolicyConfig config;
+  for (const int width : {16, 8, 4, 2, 1}) {
+    if (random() % 3 != 0) config.candidates.push_back(Layout{width});
+  }
+  if (config.candidates.size() < 2) config.candidates = {kTp8, kEp};
+  double threshold = 0;
+  for (size_t i = 1; i < config.candidates.size(); ++i) {
+    threshold += 1 + random() % 10;
+    config.thresholds.push_back(threshold);
+  }
+  config.hysteresis = static_cast<double>(random() % 10) / 10;
+  config.min_dwell_ms = 1000;
+  config.smoothing_ms = static_cast<int64_t>(random() % 3) * 250;
+  return config;
+}
+
 TEST(Policy, WalkNeverFlapsFasterThanTheDwell) {
   int switches = 0;
   for (uint32_t seed = 0; seed < 100; ++seed) {
     std::mt19937 random(seed);
+    const PolicyConfig config = RandomConfig(random);
+    ASSERT_THAT(Validate(config), IsOk());
     PolicyState state;
-    Layout layout = random() % 2 ? kEp : kTp;
+    Layout layout = config.candidates[random() % config.candidates.size()];
     int64_t now = 0, last_switch = 0, most = 1;
     for (int i = 0; i < 3000; ++i) {
       now += static_cast<int64_t>(random() % 40);
       if (random() % 50 == 0) most = 1 + static_cast<int64_t>(random() % 40);
       const auto decision = Decide(
-          state, now, static_cast<int64_t>(random() % most), layout, kConfig);
+          state, now, static_cast<int64_t>(random() % most), layout, config);
       state = decision.next;
       if (!decision.switch_to) continue;
       ASSERT_NE(*decision.switch_to, layout);
-      ASSERT_GE(now - last_switch, kConfig.min_dwell_ms) << "seed " << seed;
+      ASSERT_NE(std::find(config.candidates.begin(), config.candidates.end(),
+                          *decision.switch_to),
+                config.candidates.end());
+      ASSERT_GE(now - last_switch, config.min_dwell_ms) << "seed " << seed;
       last_switch = now;
+      // What is proposed is not taken back at the same load.
+      if (config.hysteresis > 0) {
+        ASSERT_EQ(Outlook(state, now, *decision.switch_to, config).wants,
+                  std::nullopt)
+            << "seed " << seed;
+      }
       if (random() % 4 != 0) layout = *decision.switch_to;  // else refused
       ++switches;
     }
@@ -156,25 +262,31 @@ TEST(Policy, WalkNeverFlapsFasterThanTheDwell) {
 }
 
 TEST(Policy, ConstantLoadSwitchesAtMostOnce) {
-  for (int64_t load = 0; load < 24; ++load) {
-    for (const Layout start : {kEp, kTp}) {
-      PolicyState state;
-      Layout layout = start;
-      int switches = 0;
-      for (int64_t t = 0; t < 60000; t += 7) {
-        const auto decision = Decide(state, t, load, layout, kConfig);
-        state = decision.next;
-        if (decision.switch_to) {
-          layout = *decision.switch_to;
-          ++switches;
+  for (uint32_t seed = 0; seed < 40; ++seed) {
+    std::mt19937 random(seed);
+    PolicyConfig config = seed == 0 ? kConfig : RandomConfig(random);
+    if (config.hysteresis == 0) config.hysteresis = 0.1;
+    const size_t last = config.candidates.size() - 1;
+    for (int64_t load = 0; load < 60; ++load) {
+      for (const Layout start : config.candidates) {
+        PolicyState state;
+        Layout layout = start;
+        int switches = 0;
+        for (int64_t t = 0; t < 6000; t += 70) {
+          const auto decision = Decide(state, t, load, layout, config);
+          state = decision.next;
+          if (decision.switch_to) {
+            layout = *decision.switch_to;
+            ++switches;
+          }
         }
-      }
-      EXPECT_LE(switches, 1) << load;
-      if (load >= 10) {
-        EXPECT_EQ(layout, kEp) << load;
-      }
-      if (load <= 6) {
-        EXPECT_EQ(layout, kTp) << load;
+        EXPECT_LE(switches, 1) << load;
+        if (static_cast<double>(load) >= UpperEdge(config, last - 1)) {
+          EXPECT_EQ(layout, config.candidates[last]) << load;
+        }
+        if (static_cast<double>(load) <= LowerEdge(config, 0)) {
+          EXPECT_EQ(layout, config.candidates[0]) << load;
+        }
       }
     }
   }

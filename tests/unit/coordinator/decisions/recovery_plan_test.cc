@@ -191,5 +191,47 @@ TEST_F(RecoveryPlanTest, MemoryLostInASwitchLosesAllKv) {
   EXPECT_TRUE(plan.adopted.empty());
 }
 
+// Four ranks in two groups of two; a request's KV is on the ranks of one.
+TEST(RecoveryPlanOfGroups, ASequenceIsAdoptedByOneWholeGroup) {
+  JournalState journal;
+  ASSERT_THAT(journal.Apply(journal::TermBegun{Term{1}}), IsOk());
+  ASSERT_THAT(journal.Apply(journal::GroupBegun{Layout{2}}), IsOk());
+  Generation generation;
+  generation.prompt.assign(40, 7);
+  generation.stop.max_tokens = 100;
+  ASSERT_THAT(
+      journal.Apply(journal::Accepted{{{RequestId{1}, generation}}, "", 0}),
+      IsOk());
+  std::vector<Stand> stands(4);
+  for (Stand& stand : stands) stand.loaded = true;
+  const HeldSequence half{5, RequestId{1}, 30, 2, {0, 1, 2, 3}};
+  const HeldSequence none{5, RequestId{1}, 30, 0, {}};
+  struct Row {
+    const char* name;
+    std::vector<const HeldSequence*> held;  // [rank]
+    Rank adopted_by;                        // -1: by nobody
+  };
+  for (const Row& row : {
+           Row{"the second group", {&none, &none, &half, &half}, 2},
+           {"the first group", {&half, &half, &none, &none}, 0},
+           {"half a group", {&none, &none, &half, &none}, -1},
+           {"halves of two", {&none, &half, &half, &none}, -1},
+           {"both", {&half, &half, &half, &half}, -1},
+           {"more than one", {&half, &half, &half, &none}, -1},
+       }) {
+    std::vector<std::vector<HeldSequence>> held;
+    for (const HeldSequence* one : row.held) held.push_back({*one});
+    const RecoveryPlan plan =
+        PlanRecovery(journal, {{4, 8, 4}, kEp, stands, held});
+    EXPECT_EQ(plan.layout, Layout{2});
+    ASSERT_EQ(plan.adopted.size(), row.adopted_by < 0 ? 0u : 1u) << row.name;
+    if (row.adopted_by < 0) continue;
+    const KvTable& table = plan.adopted[0].table;
+    ASSERT_EQ(table.tables.size(), 2u) << row.name;
+    EXPECT_EQ(table.tables[0].rank, row.adopted_by) << row.name;
+    EXPECT_EQ(table.tables[1].kv_begin, 2) << row.name;
+  }
+}
+
 }  // namespace
 }  // namespace moebius

@@ -267,5 +267,79 @@ TEST(Scheduler, RequestsThatEndWhilePreparingLeaveTheirPagesFree) {
   EXPECT_THAT(next.items, SizeIs(1));
 }
 
+// ---- layouts between -------------------------------------------------------
+
+TEST(Scheduler, SequencesGoToTheGroupWithTheLeastKv) {
+  SchedulerOptions options = Options(4, 100);
+  options.attention = {4, 8, 4};
+  options.layout = Layout{2};
+  Rig rig(options);
+  ASSERT_THAT(rig.Add(1, 20, 9), IsOk());
+  ASSERT_THAT(rig.Add(2, 10, 9), IsOk());
+  ASSERT_THAT(rig.Add(3, 9, 9), IsOk());
+  const StepPlan plan = rig.Issue();
+  ASSERT_THAT(plan.items, SizeIs(3));
+  EXPECT_EQ(plan.items[0].group, 0);
+  EXPECT_EQ(plan.items[1].group, 1);
+  EXPECT_EQ(plan.items[2].group, 1);
+  // On both ranks of a group the heads of each, on those of the other none.
+  for (const PageRow& row : plan.page_rows) {
+    EXPECT_EQ(row.rank / 2, row.slot == plan.items[0].slot ? 0 : 1);
+    EXPECT_THAT(row.pages, SizeIs(2));
+  }
+}
+
+TEST(Scheduler, ADeathTakesTheKvOfItsGroupAlone) {
+  SchedulerOptions options = Options(4, 100);
+  options.attention = {4, 8, 4};
+  options.layout = Layout{2};
+  for (Rank lost = 0; lost < 4; ++lost) {
+    Rig rig(options);
+    ASSERT_THAT(rig.Add(1, 20, 9), IsOk());
+    ASSERT_THAT(rig.Add(2, 10, 9), IsOk());
+    rig.Issue();
+    rig.DeliverAll();
+    rig.scheduler.RollBack();
+    rig.scheduler.LoseKv(RankSet().with(lost), /*everything=*/false);
+    const auto left = rig.scheduler.Snapshot();
+    ASSERT_THAT(left, SizeIs(1));
+    EXPECT_EQ(left[0].admission.request, RequestId{lost < 2 ? 2u : 1u});
+    EXPECT_EQ(rig.scheduler.counters().waiting, 1);
+  }
+}
+
+// With 8 ranks TP holds each of 4 heads twice: half of what fits in groups of
+// four.
+TEST(Scheduler, ASwitchIntoLessRoomIsRefusedWithTheNumbers) {
+  SchedulerOptions options = Options(8, 16);
+  options.attention = {8, 8, 4};
+  options.layout = Layout{4};
+  options.max_model_len = 60;
+  options.max_running = 16;
+  options.token_budget = 512;
+  Rig rig(options);
+  // Six sequences of 4 blocks in each group of 16 blocks' room: 3 in each.
+  for (uint64_t id = 1; id <= 6; ++id) {
+    ASSERT_THAT(rig.Add(id, 50, 9), IsOk());
+  }
+  ASSERT_THAT(rig.Issue().admissions, SizeIs(6));
+  EXPECT_THAT(
+      rig.scheduler.PlanSwitch(TensorParallel(8)),
+      StatusIs(absl::StatusCode::kResourceExhausted,
+               testing::HasSubstr("all KV memory holds 512 tokens in tp4 and "
+                                  "256 tokens in tp (each KV head 2 times)")));
+  EXPECT_THAT(rig.scheduler.PlanSwitch(Layout{2}), IsOk());
+  EXPECT_THAT(rig.scheduler.PlanSwitch(ExpertParallel()), IsOk());
+}
+
+TEST(Scheduler, LayoutsIntoWhichTheHeadsDoNotDivideAreNone) {
+  SchedulerOptions options = Options(12, 100);
+  options.attention = {12, 12, 4};
+  EXPECT_FALSE(Scheduler::Create(options)->PlanSwitch(Layout{6}).ok());
+  options.layout = Layout{6};
+  EXPECT_THAT(Scheduler::Create(options),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
 }  // namespace
 }  // namespace moebius

@@ -21,7 +21,8 @@ namespace {
 struct WalkFigures {
   uint64_t finished = 0, aborted = 0, preemptions = 0, switches = 0,
            switches_aborted = 0, switches_refused = 0, moves = 0,
-           queue_full = 0, prompt_logprobs = 0, recoveries = 0, steps_lost = 0;
+           switches_between = 0, queue_full = 0, prompt_logprobs = 0,
+           recoveries = 0, steps_lost = 0;
 };
 
 class Walk {
@@ -29,8 +30,8 @@ class Walk {
   Walk(const AttentionShape& shape, uint32_t seed, WalkFigures& figures)
       : random_(seed), figures_(figures) {
     options_.attention = shape;
-    options_.layout =
-        Chance(2) ? ExpertParallel() : TensorParallel(shape.num_ranks);
+    layouts_ = LayoutsOf(shape);
+    options_.layout = layouts_[Below(static_cast<int>(layouts_.size()))];
     options_.max_running = 1 + Below(16);
     options_.max_queue = 4 + Below(12);
     options_.token_budget = 1 + Below(Chance(3) ? 8 : 80);
@@ -215,12 +216,13 @@ class Walk {
 
   void Switch() {
     const Layout from = scheduler_->layout();
-    const Layout to = from == ExpertParallel()
-                          ? TensorParallel(options_.attention.num_ranks)
-                          : ExpertParallel();
+    std::vector<Layout> others = layouts_;
+    std::erase(others, from);
+    const Layout to = others[Below(static_cast<int>(others.size()))];
     const auto plan = scheduler_->PlanSwitch(to);
     if (!plan.ok()) {
-      ASSERT_THAT(plan, StatusIs(absl::StatusCode::kResourceExhausted));
+      ASSERT_THAT(plan, StatusIs(absl::StatusCode::kResourceExhausted,
+                                 testing::HasSubstr("all KV memory holds")));
       ++figures_.switches_refused;
       return;
     }
@@ -239,6 +241,10 @@ class Walk {
     ASSERT_THAT(scheduler_->ApplySwitch(to, *plan), IsOk());
     ASSERT_EQ(scheduler_->layout(), to);
     ++figures_.switches;
+    const auto between = [&](Layout layout) {
+      return !layout.is_ep() && layout.tp_size < options_.attention.num_ranks;
+    };
+    figures_.switches_between += between(from) || between(to);
     figures_.moves += plan->num_moves();
   }
 
@@ -260,6 +266,7 @@ class Walk {
   std::mt19937 random_;
   WalkFigures& figures_;
   SchedulerOptions options_;
+  std::vector<Layout> layouts_;
   int lateness_ = 1;
   bool long_answers_ = false;
   std::optional<Scheduler> scheduler_;
@@ -270,8 +277,9 @@ class Walk {
 };
 
 TEST(Scheduler, RandomWalkGivesEveryRequestItsQuietTokens) {
-  const AttentionShape shapes[] = {{1, 2, 1}, {2, 2, 2}, {2, 4, 1}, {2, 8, 4},
-                                   {3, 3, 3}, {4, 4, 2}, {4, 8, 8}, {8, 8, 2}};
+  const AttentionShape shapes[] = {{1, 2, 1}, {2, 2, 2}, {2, 4, 1},  {2, 8, 4},
+                                   {3, 3, 3}, {4, 4, 2}, {4, 8, 8},  {8, 8, 2},
+                                   {8, 8, 4}, {6, 6, 6}, {12, 12, 4}};
   WalkFigures figures;
   for (const AttentionShape& shape : shapes) {
     for (uint32_t seed = 0; seed < 60; ++seed) {
@@ -288,6 +296,7 @@ TEST(Scheduler, RandomWalkGivesEveryRequestItsQuietTokens) {
   EXPECT_GT(figures.aborted, 500u);
   EXPECT_GT(figures.preemptions, 500u);
   EXPECT_GT(figures.switches, 1000u);
+  EXPECT_GT(figures.switches_between, 300u);
   EXPECT_GT(figures.switches_aborted, 300u);
   EXPECT_GT(figures.switches_refused, 50u);
   EXPECT_GT(figures.moves, 1000u);

@@ -281,8 +281,8 @@ class SimulatedGroup {
     Slot& slot = slots_[item.slot];
     ASSERT_TRUE(slot.live);
     if (slot.refused) {
-      const bool ep = layout_.is_ep();
-      results[ep ? item.group : 0].refused.push_back({item.slot, kRefusal});
+      results[layout_.first_rank(item.group)].refused.push_back(
+          {item.slot, kRefusal});
       return;
     }
     if (std::exchange(slot.restored, false)) slot.computed = item.position;
@@ -290,15 +290,13 @@ class SimulatedGroup {
     ASSERT_GT(item.num_tokens, 0u);
     const uint32_t end = item.position + item.num_tokens;
     ASSERT_LE(end, slot.tokens.size()) << "a token nobody knows";
-    const bool ep = layout_.is_ep();
-    ASSERT_LT(item.group, ranks());
-    EXPECT_TRUE(ep || item.group == 0);
+    ASSERT_LT(item.group, layout_.num_groups(ranks()));
+    const Rank first = layout_.first_rank(item.group);
+    const Rank last = layout_.first_rank(item.group + 1);
     for (const auto& [rank, pages] : slot.tables) {
-      EXPECT_TRUE(!ep || pages.empty() || rank == item.group)
-          << "EP pages off their owner";
+      EXPECT_TRUE(pages.empty() || (rank >= first && rank < last))
+          << "pages off their group";
     }
-    const Rank first = ep ? item.group : 0;
-    const Rank last = ep ? item.group + 1 : ranks();
     uint64_t state = 0;
     for (Rank r = first; r < last; ++r) {
       const HeadRange heads = HeadsOf(options_.attention, layout_, r);
@@ -341,7 +339,7 @@ class SimulatedGroup {
       sample.slot = item.slot;
       sample.position = end;
       sample.token = TokenOf(state);
-      const Rank by = ep ? item.group : static_cast<Rank>(item.slot) % ranks();
+      const Rank by = first + static_cast<Rank>(item.slot) % layout_.tp_size;
       results[by].sampled.push_back(sample);
       slot.tokens.push_back(sample.token);
     }

@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "common/config/layout_config.h"
 #include "coordinator/engine/engine_host.h"
 #include "coordinator/engine/text_thread.h"
 #include "coordinator/journal/journal.h"

@@ -489,5 +489,92 @@ TEST_F(EngineHostTest, TheAutomaticChoiceFollowsTheLoad) {
   EXPECT_GE(engine_->GetStatus().switches_total, 1u);
 }
 
+// ---- layouts between -------------------------------------------------------
+
+class LayoutsBetweenTest : public EngineHostTest {
+ protected:
+  void SetUp() override {
+    EngineHostTest::SetUp();
+    config_.workers.count = 8;  // with 4 KV heads
+  }
+  static constexpr LayoutChoice kTp2 = LayoutChoice::Of(Layout{2});
+  static constexpr LayoutChoice kTp4 = LayoutChoice::Of(Layout{4});
+};
+
+TEST_F(LayoutsBetweenTest, StreamsGoOnThroughAllOfThem) {
+  Start();
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 12; ++i) ids.push_back(Submit(Request(10 + i, 900)));
+  Layout before = ExpertParallel();
+  for (const LayoutChoice choice :
+       {kTp2, LayoutChoice::kTp, kTp4, LayoutChoice::kEp, kTp4, kTp2}) {
+    const auto report = SwitchTo(choice);
+    ASSERT_THAT(report, IsOk());
+    EXPECT_TRUE(report->done) << report->reason;
+    EXPECT_EQ(report->from, before);
+    EXPECT_EQ(report->to, choice.LayoutIn(8));
+    before = report->to;
+  }
+  for (int i = 0; i < 12; ++i) ExpectQuietTokens(ids[i], 10 + i, 900);
+  const EngineStatus status = engine_->GetStatus();
+  EXPECT_EQ(status.switches_total, 6u);
+  EXPECT_EQ(status.layout, Layout{2});
+  EXPECT_EQ(status.choice, kTp2);
+  for (const SwitchTotals& one : status.totals.switches) {
+    const bool never = one.from == ExpertParallel() && one.to == Layout{8};
+    const bool back = one.from == Layout{8} && one.to == ExpertParallel();
+    EXPECT_EQ(one.done, never || back ? 0u : 1u)
+        << one.from.tp_size << " " << one.to.tp_size;
+  }
+}
+
+TEST_F(LayoutsBetweenTest, OneThatTheGroupDoesNotHaveIsRefusedWithThoseItHas) {
+  Start();
+  const auto report = SwitchTo(LayoutChoice::Of(Layout{3}));
+  EXPECT_THAT(report, StatusIs(absl::StatusCode::kInvalidArgument,
+                               testing::HasSubstr("ep, tp2, tp4 and tp")));
+  EXPECT_EQ(engine_->GetStatus().choice, LayoutChoice::kEp);
+  EXPECT_FALSE(failed_.HasBeenNotified());
+  ExpectQuietTokens(Submit(Request(20, 20)), 20, 20);
+}
+
+// Of 4 KV heads each is once in groups of four and twice in groups of eight.
+TEST_F(LayoutsBetweenTest, StatusTellsTheRoomInEachCandidate) {
+  config_.layout.candidates = {LayoutChoice::kEp, LayoutChoice::kTp, kTp4};
+  Start();
+  ASSERT_THAT(SwitchTo(kTp2), IsOk());
+  const EngineStatus status = engine_->GetStatus();
+  ASSERT_EQ(status.kv.size(), 4u);
+  EXPECT_EQ(status.kv[0].layout, Layout{2});
+  EXPECT_EQ(status.kv[1].layout, Layout{8});
+  EXPECT_EQ(status.kv[1].copies, 2);
+  EXPECT_EQ(status.kv[2].layout, Layout{4});
+  EXPECT_EQ(status.kv[2].copies, 1);
+  EXPECT_EQ(status.kv[3].layout, Layout{1});
+  EXPECT_EQ(status.kv[1].tokens, FakeHub::kPages * kPageTokens);
+  EXPECT_EQ(status.kv[2].tokens, 2 * status.kv[1].tokens);
+}
+
+TEST_F(LayoutsBetweenTest, TheAutomaticChoiceGoesAlongTheCandidates) {
+  config_.layout.choice = LayoutChoice::kAuto;
+  config_.layout.candidates = {LayoutChoice::kTp, kTp2};
+  config_.layout.thresholds = {8};
+  config_.layout.min_dwell_ms = 0;
+  config_.layout.smoothing_ms = 0;
+  Start();
+  EXPECT_EQ(engine_->GetStatus().layout, Layout{8});
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 24; ++i) ids.push_back(Submit(Request(20, 500)));
+  for (RequestId id : ids) {
+    EXPECT_EQ(listener_.AwaitEnd(id).tokens,
+              QuietRun(id.value, Request(20, 500).prompt, 500));
+  }
+  const EngineStatus status = engine_->GetStatus();
+  EXPECT_GE(status.switches_total, 1u);
+  for (const SwitchTotals& one : status.totals.switches) {
+    EXPECT_NE(one.to, ExpertParallel());
+  }
+}
+
 }  // namespace
 }  // namespace moebius

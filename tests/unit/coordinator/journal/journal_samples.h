@@ -110,7 +110,8 @@ inline journal::Summary SampleSummary() {
   summary.last_step = StepId{8};
   summary.next_request = RequestId{4};
   summary.layout = TensorParallel(2);
-  summary.choice = LayoutChoice::kTp;
+  summary.left = Layout{kMaxRanks};
+  summary.choice = LayoutChoice::Of(Layout{4});
   summary.draining = true;
   return summary;
 }
@@ -222,7 +223,7 @@ class RandomHistory {
     journal::SwitchDecided decision = SampleDecision();
     decision.epoch = state.proposed();
     decision.from = state.layout().value_or(ExpertParallel());
-    decision.to = Layout{3 - decision.from.tp_size};
+    decision.to = Layout{1 + (decision.from.tp_size + Below(3)) % 4};
     decision.boundary = state.last_step().next();
     decision.running.clear();
     for (RequestId id : Open(state)) {
@@ -242,14 +243,21 @@ class RandomHistory {
       case 5:
         return Operate(state);
       case 1:
-        return journal::GroupBegun{Layout{1 + Below(2)}};
+        return journal::GroupBegun{Layout{1 + Below(4)}};
       case 2: {
         const Rank rank = Below(kMaxRanks);
         return journal::WorkerJoined{rank, state.incarnation(rank).next()};
       }
       default:
-        return journal::LayoutChosen{static_cast<LayoutChoice>(Below(3))};
+        return journal::LayoutChosen{AnyChoice()};
     }
+  }
+
+  LayoutChoice AnyChoice() {
+    const LayoutChoice choices[] = {
+        LayoutChoice::kEp, LayoutChoice::kTp, LayoutChoice::kAuto,
+        LayoutChoice::Of(Layout{2 + Below(kMaxRanks - 1)})};
+    return choices[Below(4)];
   }
 
   // At most one runs.
@@ -262,8 +270,7 @@ class RandomHistory {
     journal::OperationBegun begun;
     begun.unix_ms = ++now_;
     begun.operation = {std::to_string(now_),
-                       static_cast<OperationKind>(Below(3)),
-                       static_cast<LayoutChoice>(Below(3))};
+                       static_cast<OperationKind>(Below(3)), AnyChoice()};
     begun.decided = state.decided();
     return begun;
   }

@@ -90,8 +90,9 @@ std::vector<Refusal> RefusedTermsAndIncarnations() {
        "incarnation 0"},
       {"the same incarnation", begun, WorkerJoined{1, Incarnation{2}},
        kImpossible, "incarnation 2 of worker 1 after 2"},
-      {"a choice of nothing", begun, LayoutChosen{static_cast<LayoutChoice>(7)},
-       kInvalid, "no choice"},
+      {"a choice of nothing", begun,
+       LayoutChosen{LayoutChoice::Of(Layout{kMaxRanks + 1})}, kInvalid,
+       "no choice"},
   };
 }
 

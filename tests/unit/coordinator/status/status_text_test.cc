@@ -85,6 +85,7 @@ EngineStatus StatusWithEverything() {
   EngineStatus status;
   status.workers.emplace_back();
   status.kv.emplace_back();
+  status.policy.edges.emplace_back();
   status.last_switch.emplace();
   status.recent_switches = std::make_shared<const std::vector<SwitchReport>>(1);
   status.switch_under_way.emplace();
@@ -122,20 +123,58 @@ TEST(StatusText, WhyThePolicyStaysOrGoesIsSaid) {
   EngineStatus status;
   status.load = 3;
   status.layout = ExpertParallel();
-  status.policy.leave_ep_at = 2.5;
+  status.policy.edges = {{Layout{8}, Layout{2}, 1.5, 1.0},
+                         {Layout{2}, ExpertParallel(), 5, 2.5}};
   ServerInfo info;
-  info.num_workers = 2;
+  info.num_workers = 8;
   const auto why = [&] {
     return Json::parse(
                StatusJson(status, info, Audience::kOperators))["policy"]["why"]
         .get<std::string>();
   };
-  EXPECT_EQ(why(), "the load of 3.0 is not at or below 2.5, where EP is left");
+  EXPECT_EQ(why(),
+            "the load of 3.0 is not at or below 2.5, where ep is left for tp2");
   status.load = 2;
-  status.policy.wants = TensorParallel(2);
-  EXPECT_EQ(why(), "the load of 2.0 is at or below 2.5, where EP is left");
+  EXPECT_EQ(why(),
+            "the load of 2.0 is at or below 2.5, where ep is left for tp2");
+  status.layout = Layout{2};
+  EXPECT_EQ(why(),
+            "the load of 2.0 is not at or below 1.0, where tp2 is left for tp "
+            "and not at or above 5.0, where tp2 is left for ep");
+  status.layout = Layout{4};
+  EXPECT_EQ(why(),
+            "the load of 2.0 is of no account: tp4 is no candidate, or the "
+            "only one");
+  status.layout = ExpertParallel();
+  status.policy = {};
   info.num_workers = 1;
   EXPECT_EQ(why(), "one rank has one layout");
+}
+
+TEST(StatusText, LayoutsHaveTheirNames) {
+  EngineStatus status = StatusWithEverything();
+  status.layout = Layout{4};
+  status.choice = LayoutChoice::Of(Layout{4});
+  status.kv = {{Layout{4}, 512, 500, 1}, {Layout{8}, 256, 244, 2}};
+  status.last_switch->from = Layout{2};
+  status.last_switch->to = Layout{8};
+  status.last_switch->num_ranks = 8;
+  status.policy.edges = {{Layout{8}, Layout{4}, 5, 3}};
+  status.policy.wants = Layout{8};
+  ServerInfo info;
+  info.num_workers = 8;
+  const Json json = Json::parse(StatusJson(status, info, Audience::kOperators));
+  EXPECT_EQ(json["layout"], "tp4");
+  EXPECT_EQ(json["layout_choice"], "tp4");
+  EXPECT_EQ(json["kv"][0]["layout"], "tp4");
+  EXPECT_EQ(json["kv"][1]["layout"], "tp");
+  EXPECT_EQ(json["kv"][1]["tokens"], 256);
+  EXPECT_EQ(json["kv"][1]["head_copies"], 2);
+  EXPECT_EQ(json["switches"]["last"]["from"], "tp2");
+  EXPECT_EQ(json["switches"]["last"]["to"], "tp");
+  EXPECT_EQ(json["policy"]["wants"], "tp");
+  EXPECT_EQ(json["policy"]["edges"][0]["narrow"], "tp4");
+  EXPECT_EQ(json["policy"]["leave_tp_at"], 5);
 }
 
 }  // namespace

@@ -138,5 +138,20 @@ TEST(OneOf, NamesTheNearest) {
   EXPECT_EQ(check(far), "allowed is one of ep, tp, auto, not 'sideways'");
 }
 
+TEST(LayoutWord, TakesLayoutsAndNamesTheNearest) {
+  const CLI::Validator check = LayoutWord(/*also_auto=*/true);
+  for (std::string good : {"ep", "tp", "tp2", "tp16", "auto"}) {
+    EXPECT_EQ(check(good), "") << good;
+  }
+  std::string near = "atuo", far = "sideways", automatic = "auto";
+  const std::string allowed =
+      "allowed is ep, tp, or tpN with N workers in a group (tp2)";
+  EXPECT_EQ(check(near),
+            allowed + ", or auto, not 'atuo' (did you mean 'auto'?)");
+  EXPECT_EQ(check(far), allowed + ", or auto, not 'sideways'");
+  EXPECT_EQ(LayoutWord(/*also_auto=*/false)(automatic),
+            allowed + ", not 'auto'");
+}
+
 }  // namespace
 }  // namespace moebius
