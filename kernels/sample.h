@@ -49,9 +49,9 @@ struct Samples<Cpu> {
   const SampleRow* first = nullptr;
   ptrdiff_t step = 1;  // to the next one
   int count = 0;
-  // Of row `begin`, and every `every` rows on.
+  // Of row `begin`, and every `every` rows on; of no rows wherever it is.
   Samples Each(int begin, int every, int rows) const {
-    return {first + begin * step, step * every, rows};
+    return {rows > 0 ? first + begin * step : first, step * every, rows};
   }
 };
 
