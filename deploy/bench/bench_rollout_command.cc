@@ -80,7 +80,11 @@ std::vector<LayoutChoice> LayoutsOf(const RolloutArgs& args,
                                     const Config& config) {
   std::vector<LayoutChoice> layouts = config.layout.candidates;
   for (const std::string& policy : args.policies) {
-    if (!IsAuto(policy)) layouts.push_back(*ParseLayoutChoice(policy));
+    if (IsAuto(policy)) continue;
+    const LayoutChoice layout = *ParseLayoutChoice(policy);
+    if (std::find(layouts.begin(), layouts.end(), layout) == layouts.end()) {
+      layouts.push_back(layout);
+    }
   }
   return layouts;
 }

@@ -1,8 +1,10 @@
 #include "deploy/cli/manual.h"
 
+#include <algorithm>
 #include <sstream>
 #include <string_view>
 
+#include "absl/strings/ascii.h"
 #include "common/base/cat.h"
 #include "common/base/version.h"
 
@@ -42,13 +44,18 @@ std::vector<std::string> NamesOf(const CLI::Option& option) {
   return names;
 }
 
-// The words that an option's value is one of: "ep|tp|auto" of its text.
+// The words that an option's value is one of: "ep", "tp" and "auto" of the text
+// "ep|tp|tpN|auto". What has a capital stands for words.
 std::vector<std::string> ChoicesOf(const CLI::Option& option) {
   const std::string text = option.get_option_text();
   std::vector<std::string> words;
   if (text.find('|') == std::string::npos) return words;
   std::istringstream in(text);
-  for (std::string word; std::getline(in, word, '|');) words.push_back(word);
+  for (std::string word; std::getline(in, word, '|');) {
+    if (std::none_of(word.begin(), word.end(), absl::ascii_isupper)) {
+      words.push_back(word);
+    }
+  }
   return words;
 }
 

@@ -111,7 +111,7 @@ class BenchRolloutTest(unittest.TestCase):
         self.assertIn("auto_behind_better", figures)
         self.assertEqual(figures["candidates"], ["tp", "ep"])
         self.assertEqual(figures["thresholds"], [4])
-        self.assertIn("better fixed layout", result.stdout)
+        self.assertIn("best fixed layout", result.stdout)
 
     def test_errors(self):
         result, _ = bench("rollout", "--model", MODEL, "--workers", "1")
