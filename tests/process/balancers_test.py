@@ -115,7 +115,8 @@ class BalancersTest(unittest.TestCase):
             named = {"X-Request-Id": "req-7"}
             group.request("POST", "/v1/completions",
                           {"model": "verse-moe", "prompt": "a",
-                           "max_tokens": 2}, headers=named)
+                           "max_tokens": 2, "ignore_eos": True},
+                          headers=named)
             group.request("POST", "/v1/completions",
                           {"model": "verse-moe", "prompt": 'SECRET"\n',
                            "max_tokens": -1}, headers={"X-Request-Id": "bad"})
