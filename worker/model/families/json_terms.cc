@@ -173,4 +173,25 @@ absl::StatusOr<ActivationSpec> ReadActivation(const JsonKeys& keys) {
   return SwiGlu{};
 }
 
+absl::Status AddLayers(const JsonKeys& keys, const ModelConfig& config,
+                       LayerSpec layer, const std::optional<MoeMlp>& moe,
+                       std::vector<LayerSpec>& layers) {
+  DenseMlp dense;
+  ASSIGN_OR_RETURN(dense.activation, ReadActivation(keys));
+  const bool all_moe =
+      config.num_moe_layers() == static_cast<int>(config.is_moe_layer.size());
+  ASSIGN_OR_RETURN(
+      dense.rows, keys.Integer("intermediate_size", 1, kMaxIntermediate,
+                               all_moe ? std::optional<int>(0) : std::nullopt));
+  for (const bool is_moe : config.is_moe_layer) {
+    if (is_moe) {
+      layer.mlp = *moe;
+    } else {
+      layer.mlp = dense;
+    }
+    layers.push_back(layer);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace moebius

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/config/json_keys.h"
@@ -48,5 +50,12 @@ absl::StatusOr<RotarySpec> ReadRotary(const JsonKeys& keys, int head_dim,
 
 // hidden_act, which must be "silu" when it is there.
 absl::StatusOr<ActivationSpec> ReadActivation(const JsonKeys& keys);
+
+// The layers of a model in which some have experts and the others a dense MLP
+// of intermediate_size rows, which may be absent where all have experts: each
+// is `layer` but for its MLP. REQUIRES: moe, if any layer has experts.
+absl::Status AddLayers(const JsonKeys& keys, const ModelConfig& config,
+                       LayerSpec layer, const std::optional<MoeMlp>& moe,
+                       std::vector<LayerSpec>& layers);
 
 }  // namespace moebius

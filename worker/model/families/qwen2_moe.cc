@@ -51,22 +51,7 @@ absl::StatusOr<DecoderSpec> ReadQwen2Moe(const JsonKeys& keys,
   if (config.num_moe_layers() > 0) {
     ASSIGN_OR_RETURN(moe, ReadMoe(keys, config));
   }
-  const bool all_moe =
-      config.num_moe_layers() == static_cast<int>(config.is_moe_layer.size());
-  DenseMlp dense;
-  ASSIGN_OR_RETURN(dense.activation, ReadActivation(keys));
-  // Only dense layers have this size.
-  ASSIGN_OR_RETURN(
-      dense.rows, keys.Integer("intermediate_size", 1, kMaxIntermediate,
-                               all_moe ? std::optional<int>(0) : std::nullopt));
-  for (const bool is_moe : config.is_moe_layer) {
-    if (is_moe) {
-      layer.mlp = *moe;
-    } else {
-      layer.mlp = dense;
-    }
-    spec.layers.push_back(layer);
-  }
+  RETURN_IF_ERROR(AddLayers(keys, config, layer, moe, spec.layers));
   return spec;
 }
 

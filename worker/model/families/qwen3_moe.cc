@@ -50,23 +50,7 @@ absl::Status ReadLayers(const JsonKeys& keys, const ModelConfig& config,
   ASSIGN_OR_RETURN(const ActivationSpec activation, ReadActivation(keys));
   ASSIGN_OR_RETURN(const std::optional<MoeMlp> moe,
                    ReadMoe(keys, config, activation));
-  // Only dense layers have this size.
-  const bool all_moe =
-      config.num_moe_layers() == static_cast<int>(config.is_moe_layer.size());
-  DenseMlp dense;
-  dense.activation = activation;
-  ASSIGN_OR_RETURN(
-      dense.rows, keys.Integer("intermediate_size", 1, kMaxIntermediate,
-                               all_moe ? std::optional<int>(0) : std::nullopt));
-  for (const bool is_moe : config.is_moe_layer) {
-    if (is_moe) {
-      layer.mlp = *moe;
-    } else {
-      layer.mlp = dense;
-    }
-    spec.layers.push_back(layer);
-  }
-  return absl::OkStatus();
+  return AddLayers(keys, config, layer, moe, spec.layers);
 }
 
 }  // namespace
