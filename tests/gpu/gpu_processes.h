@@ -1,9 +1,13 @@
 // Real processes that are workers with memory on a GPU. The vault is in the
-// test's process, which never uses the driver; every worker is a forked child
-// that does.
+// test's process; every worker is a forked child. Only children use the driver:
+// once a process has, its forks cannot. So a program whose tests use a GPU
+// themselves has no room for these.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <utility>
@@ -33,11 +37,12 @@ inline std::vector<std::byte> BytesOf(uint64_t seed) {
 
 inline int GpuOf(Rank rank) { return rank % std::max(1, NumGpus()); }
 
+using MakeMaker = std::unique_ptr<RegionMaker> (*)(int gpu);
+
 // A worker's memory on a GPU, one of its own if there are two. Lives in a
-// child.
+// child, which ends when it cannot have it.
 struct Worker {
-  explicit Worker(Rank rank, std::unique_ptr<RegionMaker> (*make)(int) =
-                                 &MakeGpuRegionMaker)
+  explicit Worker(Rank rank, MakeMaker make = &MakeGpuRegionMaker)
       : maker(make(GpuOf(rank))) {}
 
   std::unique_ptr<RegionMaker> maker;
@@ -51,23 +56,20 @@ struct Worker {
     geometry[RegionKind::kExchange] = kSize;
     return geometry;
   }
-  void Create(Rank rank, VaultClient& client) {
+  void Create(Rank rank, VaultClient& client, uint64_t incarnation = 1) {
     WorkerMemoryOptions options;
     options.maker = maker.get();
-    auto made = WorkerMemory::Create(rank, 2, Geometry(), client, options);
-    ASSERT_THAT(made, IsOk());
-    memory = *std::move(made);
+    options.incarnation = Incarnation{incarnation};
+    Take(WorkerMemory::Create(rank, 2, Geometry(), client, options));
   }
   void Adopt(Rank rank, uint64_t incarnation, VaultClient& client) {
     WorkerMemoryOptions options;
     options.maker = maker.get();
     options.incarnation = Incarnation{incarnation};
-    auto made = WorkerMemory::Adopt(rank, 2, Geometry(), client, options);
-    ASSERT_THAT(made, IsOk());
-    memory = *std::move(made);
+    Take(WorkerMemory::Adopt(rank, 2, Geometry(), client, options));
   }
   void MapPeers(VaultClient& client) {
-    ASSERT_THAT(memory->MapPeers(client, kLong), IsOk());
+    EndUnless(memory->MapPeers(client, kLong));
     barrier = std::make_unique<GroupBarrier>(
         memory->rank(), memory->all_signals(), BarrierOptions{});
   }
@@ -79,6 +81,18 @@ struct Worker {
   }
   bool Holds(RegionKind kind, Rank rank, uint64_t seed) const {
     return FromGpu(memory->base(kind, rank), kSize) == BytesOf(seed);
+  }
+
+ private:
+  void Take(absl::StatusOr<std::unique_ptr<WorkerMemory>> made) {
+    EndUnless(made.status());
+    memory = *std::move(made);
+  }
+  static void EndUnless(const absl::Status& status) {
+    EXPECT_THAT(status, IsOk());
+    if (status.ok()) return;
+    std::fflush(nullptr);
+    ::_exit(99);
   }
 };
 

@@ -1,21 +1,36 @@
 // Memory of a GPU between real processes.
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/copies.h"
 #include "tests/gpu/gpu_processes.h"
+#include "worker/memory/region_ipc_cuda.h"
 #include "worker/switch/gpu_mover_cuda.h"
 
 namespace moebius {
 namespace {
 
-TEST_F(RegionProcessesTest, PeersReadWhatOwnersWriteAndPushWhereTheyMay) {
+// How memory is shown to other processes.
+struct Class {
+  const char* name;
+  MakeMaker make;
+  int num_kept;  // regions that the vault keeps of a rank that was killed
+};
+
+class EachClassTest : public RegionProcessesTest,
+                      public testing::WithParamInterface<Class> {
+ protected:
+  MakeMaker make() const { return GetParam().make; }
+};
+
+TEST_P(EachClassTest, PeersReadWhatOwnersWriteAndPushWhereTheyMay) {
   std::vector<Child> children;
   for (Rank rank = 0; rank < 2; ++rank) {
-    children.push_back(Fork(rank, [rank](VaultClient& client) {
-      Worker worker(rank);
+    children.push_back(Fork(rank, [this, rank](VaultClient& client) {
+      Worker worker(rank, make());
       worker.Create(rank, client);
       worker.Fill(RegionKind::kExperts, 1 + rank);
       worker.Fill(RegionKind::kKv, 3 + rank);
@@ -31,6 +46,48 @@ TEST_F(RegionProcessesTest, PeersReadWhatOwnersWriteAndPushWhereTheyMay) {
   }
   for (Child& child : children) EXPECT_EQ(child.Join(), 0);
 }
+
+TEST_P(EachClassTest, APeersNewMemoryIsMappedWhereItsOldOneWas) {
+  Event mapped, replaced;
+  Child first = Fork(1, [&](VaultClient& client) {
+    Worker worker(1, make());
+    worker.Create(1, client);
+    worker.Fill(RegionKind::kExperts, 12);
+    for (;;) ::pause();
+    return 0;
+  });
+  Child ours = Fork(0, [&](VaultClient& client) {
+    Worker worker(0, make());
+    worker.Create(0, client);
+    worker.MapPeers(client);
+    const std::byte* const base = worker.memory->base(RegionKind::kExperts, 1);
+    mapped.Set();
+    EXPECT_TRUE(replaced.Wait());
+    EXPECT_THAT(worker.memory->MapAnew(1, Incarnation{2}, client), IsOk());
+    EXPECT_EQ(worker.memory->base(RegionKind::kExperts, 1), base);
+    EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 1, 13));
+    return 0;
+  });
+  ASSERT_TRUE(mapped.Wait());
+  Kill(first);
+  EXPECT_EQ(vault_->NumKept(1), GetParam().num_kept);
+  vault_->Forget(1);
+  Child second = Fork(1, [&](VaultClient& client) {
+    Worker worker(1, make());
+    worker.Create(1, client, /*incarnation=*/2);
+    worker.Fill(RegionKind::kExperts, 13);
+    replaced.Set();
+    for (;;) ::pause();
+    return 0;
+  });
+  EXPECT_EQ(ours.Join(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Classes, EachClassTest,
+    testing::Values(Class{"Descriptors", &MakeGpuRegionMaker, kNumRegionKinds},
+                    Class{"Handles", &MakeIpcRegionMaker, 1}),
+    [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(RegionProcessesTest, ASuccessorFindsTheMemoryOfAKilledOwnerIntact) {
   Event filled, adopted;
@@ -148,46 +205,6 @@ TEST_F(RegionProcessesTest, AWriteIntoAPeersExpertsFaultsInTheWriterAlone) {
   EXPECT_EQ(writer.Join(), 0);
   written.Set();
   EXPECT_EQ(owner.Join(), 0);
-}
-
-TEST_F(RegionProcessesTest, APeersNewMemoryIsMappedWhereItsOldOneWas) {
-  Event mapped, replaced;
-  Child first = Fork(1, [&](VaultClient& client) {
-    Worker worker(1);
-    worker.Create(1, client);
-    worker.Fill(RegionKind::kExperts, 12);
-    for (;;) ::pause();
-    return 0;
-  });
-  Child ours = Fork(0, [&](VaultClient& client) {
-    Worker worker(0);
-    worker.Create(0, client);
-    worker.MapPeers(client);
-    const std::byte* const base = worker.memory->base(RegionKind::kExperts, 1);
-    mapped.Set();
-    EXPECT_TRUE(replaced.Wait());
-    EXPECT_THAT(worker.memory->MapAnew(1, Incarnation{2}, client), IsOk());
-    EXPECT_EQ(worker.memory->base(RegionKind::kExperts, 1), base);
-    EXPECT_TRUE(worker.Holds(RegionKind::kExperts, 1, 13));
-    return 0;
-  });
-  ASSERT_TRUE(mapped.Wait());
-  Kill(first);
-  vault_->Forget(1);
-  Child second = Fork(1, [&](VaultClient& client) {
-    Worker worker(1);
-    WorkerMemoryOptions options;
-    options.maker = worker.maker.get();
-    options.incarnation = Incarnation{2};
-    auto made = WorkerMemory::Create(1, 2, Worker::Geometry(), client, options);
-    EXPECT_THAT(made, IsOk());
-    worker.memory = *std::move(made);
-    worker.Fill(RegionKind::kExperts, 13);
-    replaced.Set();
-    for (;;) ::pause();
-    return 0;
-  });
-  EXPECT_EQ(ours.Join(), 0);
 }
 
 TEST_F(RegionProcessesTest, NothingStaysOpenOrAllocated) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dirent.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -62,6 +63,8 @@ class Child {
 };
 
 // One process tells another that something has happened: the end of a pipe.
+// Everyone forked meanwhile holds both ends, so the death of the one that was
+// to tell is not seen: a wait has a limit.
 class Event {
  public:
   Event() {
@@ -71,13 +74,17 @@ class Event {
     write_.reset(fds[1]);
   }
   void Set() { EXPECT_EQ(::write(write_.get(), "x", 1), 1); }
-  // True when set, once for each Set.
+  // True when set, once for each Set; false after a minute.
   bool Wait() {
+    pollfd polled = {read_.get(), POLLIN, 0};
     char byte = 0;
-    return ::read(read_.get(), &byte, 1) == 1;
+    return ::poll(&polled, 1, kWaitMs) == 1 &&
+           ::read(read_.get(), &byte, 1) == 1;
   }
 
  private:
+  static constexpr int kWaitMs = 60'000;
+
   UniqueFd read_;
   UniqueFd write_;
 };
