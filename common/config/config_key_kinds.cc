@@ -3,7 +3,7 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <charconv>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_split.h"
@@ -174,8 +174,7 @@ ConfigKey AscendingKey(std::string_view name, std::string_view help,
 
 std::string RealText(double value) {
   char text[40];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  return text;
+  return std::string(text, std::to_chars(text, std::end(text), value).ptr);
 }
 
 bool ParseBytes(std::string_view text, int64_t max, int64_t* bytes) {

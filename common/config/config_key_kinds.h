@@ -40,7 +40,7 @@ ConfigKey WholeNumberKey(std::string_view name, std::string_view help,
       [=](const Config& config) { return Cat(config.*section.*field); }};
 }
 
-// All its digits: what is written reads back as the same number.
+// As many digits as it takes to read back the same number, 0.9 as 0.9.
 std::string RealText(double value);
 
 template <typename Section>

@@ -278,7 +278,8 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
   config.model.path = "/tmp/a \"b\" \\c: # d";
   config.model.served_name = "true";
   config.workers.kv_bytes = (int64_t{1} << 40) + 1;
-  config.layout.hysteresis = 0.1;
+  config.layout.hysteresis = 0.1 + 0.2;
+  config.workers.gpu_memory_fraction = 0.9;
   config.workers.spin_us = -1;
   config.layout.choice = LayoutChoice::kAuto;
   config.layout.candidates = {LayoutChoice::kTp, LayoutChoice::Of(Layout{2})};
@@ -292,7 +293,8 @@ TEST(ConfigYaml, WhatIsWrittenReadsBackTheSame) {
   EXPECT_EQ(again->model.path, config.model.path);
   EXPECT_EQ(again->model.served_name, "true");
   EXPECT_EQ(again->workers.kv_bytes, config.workers.kv_bytes);
-  EXPECT_EQ(again->layout.hysteresis, 0.1);
+  EXPECT_EQ(again->layout.hysteresis, 0.1 + 0.2);
+  EXPECT_THAT(yaml, HasSubstr("gpu_memory_fraction: 0.9\n"));
 }
 
 TEST(ConfigYaml, FlagErrorsNameTheFlag) {
