@@ -27,13 +27,16 @@ nlohmann::json DescribeMachine() {
 
 }  // namespace
 
-void AddTimeLimit(CLI::App& command, double& timeout_s) {
+void AddLimits(CLI::App& command, BenchLimits& limits) {
   command
-      .add_option("--timeout", timeout_s,
+      .add_option("--timeout", limits.timeout_s,
                   "Seconds that the whole may take; when they are over, what "
                   "was measured is shown [default 600]")
       ->option_text("S")
       ->check(CLI::Range(1.0, 86400.0));
+  command
+      .add_option("--json", limits.json_file, "Writes the figures to a file.")
+      ->option_text("FILE");
 }
 
 bool IsCutShort(const absl::Status& status) {

@@ -18,9 +18,13 @@ void AddBenchRolloutCommand(CLI::App& bench, Action& action);
 void AddBenchServeCommand(CLI::App& bench, Action& action);
 void AddBenchSwitchCommand(CLI::App& bench, Action& action);
 
-// Adds --timeout: what a benchmark may take, starting its group included.
-void AddTimeLimit(CLI::App& command, double& timeout_s);
-inline constexpr double kDefaultBenchSeconds = 600;
+// What every benchmark takes.
+struct BenchLimits {
+  double timeout_s = 600;  // for the whole, starting its group included
+  std::string json_file;   // of the figures; none by default
+};
+// Adds --timeout and --json.
+void AddLimits(CLI::App& command, BenchLimits& limits);
 
 // True if `status` only says that the time was over or that a signal came: what
 // was measured until then is worth showing.

@@ -35,25 +35,10 @@ struct RolloutArgs {
   std::vector<std::string> policies = {"ep", "tp", "auto"};
   bool find_crossover = false;
   int repeat = 1;
-  double timeout_s = kDefaultBenchSeconds;
-  std::string json_file;
+  BenchLimits limits;
 };
 
 bool IsAuto(const std::string& policy) { return policy == "auto"; }
-
-// Decode of more and more sequences in EP and TP, up to all of them.
-Json CasesOf(const RolloutArgs& args) {
-  constexpr int kPromptTokens = 16, kOutputTokens = 32;
-  Json cases = Json::array();
-  if (!args.find_crossover) return cases;
-  for (const char* layout : {"ep", "tp"}) {
-    for (int streams = 1; streams < 2 * args.requests; streams *= 2) {
-      cases.push_back(EngineCase(std::min(streams, args.requests),
-                                 kPromptTokens, kOutputTokens, layout));
-    }
-  }
-  return cases;
-}
 
 // The time of the automatic policy over that of the best fixed layout, less
 // one; nothing unless it and two layouts were measured.
@@ -75,18 +60,37 @@ absl::StatusOr<double> BehindBest(const Json& result) {
   return automatic / best - 1;
 }
 
-// Those that a GPU is to have captured: all that will be used.
+// All that will be used, each once.
 std::vector<LayoutChoice> LayoutsOf(const RolloutArgs& args,
                                     const Config& config) {
-  std::vector<LayoutChoice> layouts = config.layout.candidates;
-  for (const std::string& policy : args.policies) {
-    if (IsAuto(policy)) continue;
-    const LayoutChoice layout = *ParseLayoutChoice(policy);
+  std::vector<LayoutChoice> layouts;
+  const auto add = [&](LayoutChoice layout) {
+    layout = layout.InGroup(config.workers.count);
     if (std::find(layouts.begin(), layouts.end(), layout) == layouts.end()) {
       layouts.push_back(layout);
     }
+  };
+  for (const LayoutChoice layout : config.layout.candidates) add(layout);
+  for (const std::string& policy : args.policies) {
+    if (!IsAuto(policy)) add(*ParseLayoutChoice(policy));
   }
   return layouts;
+}
+
+// Decode of more and more sequences in each layout, up to all of them.
+Json CasesOf(const RolloutArgs& args,
+             const std::vector<LayoutChoice>& layouts) {
+  constexpr int kPromptTokens = 16, kOutputTokens = 32;
+  Json cases = Json::array();
+  if (!args.find_crossover) return cases;
+  for (const LayoutChoice layout : layouts) {
+    for (int streams = 1; streams < 2 * args.requests; streams *= 2) {
+      cases.push_back(EngineCase(std::min(streams, args.requests),
+                                 kPromptTokens, kOutputTokens,
+                                 LayoutChoiceName(layout)));
+    }
+  }
+  return cases;
 }
 
 void Show(const Json& result, const RolloutArgs& args) {
@@ -141,20 +145,21 @@ absl::Status Run(const RolloutArgs& args) {
         "a group of 1 worker has one layout only; there is nothing to compare");
   }
   config.layout.choice = LayoutChoice::kEp;  // the benchmark sets it
-  if (!config.layout.resident.has_value()) {
-    config.layout.resident = LayoutsOf(args, config);
-  }
+  const std::vector<LayoutChoice> layouts = LayoutsOf(args, config);
+  // A GPU captures what will be used.
+  if (!config.layout.resident.has_value()) config.layout.resident = layouts;
   const std::vector<int> lengths = DrawLengths(args.lengths, args.requests);
   const Json spec = {
-      {"cases", CasesOf(args)},
+      {"cases", CasesOf(args, layouts)},
       {"repeat", args.repeat},
-      {"time_limit_s", static_cast<int>(std::ceil(args.timeout_s))},
+      {"time_limit_s", static_cast<int>(std::ceil(args.limits.timeout_s))},
       {"rollout",
        {{"prompt_tokens", args.prompt_tokens},
         {"output_tokens", lengths},
         {"policies", args.policies}}}};
   ASSIGN_OR_RETURN(Json result, RunEngineBench(config, args.requests, spec));
-  if (const std::string text = AddCrossover(result); !text.empty()) {
+  if (const std::string text = AddCrossovers(result, config.workers.count);
+      !text.empty()) {
     std::printf("%s\n", text.c_str());
   }
   result["output_tokens"] = ToJson(Summarize({lengths.begin(), lengths.end()}));
@@ -170,13 +175,13 @@ absl::Status Run(const RolloutArgs& args) {
   }
   Show(result, args);
   if (BoolAt(result, "cut_short")) {
-    SayCutShort(absl::DeadlineExceededError(""), args.timeout_s,
+    SayCutShort(absl::DeadlineExceededError(""), args.limits.timeout_s,
                 result["rollout"].size(), args.policies.size(), "layouts");
   }
   result["model"] = config.model.path;
   result["workers"] = config.workers.count;
   result["workers_per_gpu"] = config.workers.per_gpu;
-  return WriteFigures(args.json_file, std::move(result));
+  return WriteFigures(args.limits.json_file, std::move(result));
 }
 
 void AddLengthOptions(CLI::App& command, RolloutLengths& lengths) {
@@ -226,7 +231,8 @@ void AddBenchRolloutCommand(CLI::App& bench, Action& action) {
   AddLengthOptions(*command, args->lengths);
   command->add_flag("--find-crossover", args->find_crossover,
                     "First measures from how many sequences on EP is faster, "
-                    "where the threshold of `auto` should be");
+                    "or of other layouts the next narrower: where the "
+                    "thresholds of `auto` should be");
   command
       ->add_option("--layouts", args->policies,
                    "What is compared [default ep,tp,auto]")
@@ -238,17 +244,9 @@ void AddBenchRolloutCommand(CLI::App& bench, Action& action) {
                    "Runs of each, by turns; medians are shown [default 1]")
       ->option_text("N")
       ->check(CLI::Range(1, 1000));
-  AddTimeLimit(*command, args->timeout_s);
-  command
-      ->add_option("--json", args->json_file, "Writes the figures to a file.")
-      ->option_text("FILE");
+  AddLimits(*command, args->limits);
   args->flags.AddTo(*command, false);
-  command->callback([args, &action] {
-    action = [args] {
-      const absl::Status status = Run(*args);
-      return status.ok() ? kExitOk : ReportError(status);
-    };
-  });
+  RunWhenChosen(*command, action, args, &Run);
 }
 
 }  // namespace moebius

@@ -40,8 +40,7 @@ struct ServeBenchArgs {
   bool stop_at_eos = false;
   bool ignore_eos = true;  // its contrary, for who likes to say it
   int64_t seed = 1;
-  double timeout_s = kDefaultBenchSeconds;
-  std::string json_file;
+  BenchLimits limits;
 };
 
 double CpuSeconds() {
@@ -225,7 +224,8 @@ std::string Describe(const Json& figures) {
 }
 
 absl::Status Run(const ServeBenchArgs& args) {
-  const Deadline deadline = Deadline::After(absl::Seconds(args.timeout_s));
+  const Deadline deadline =
+      Deadline::After(absl::Seconds(args.limits.timeout_s));
   ASSIGN_OR_RETURN(Url url, ParseUrl(args.url));
   ASSIGN_OR_RETURN(url, args.key.With(std::move(url)));
   EventLoop loop;
@@ -248,18 +248,19 @@ absl::Status Run(const ServeBenchArgs& args) {
   Load load(loop, url, args, deadline, std::move(bodies));
   const absl::Status status = load.Run();
   if (!status.ok() && !(IsCutShort(status) && load.ended() > 0)) {
-    return NothingMeasured(status, args.timeout_s);
+    return NothingMeasured(status, args.limits.timeout_s);
   }
   Json figures = Figures(args, load);
   figures["model"] = model;
   figures["url"] = args.url;
   std::fputs(Describe(figures).c_str(), stdout);
   if (!status.ok()) {
-    SayCutShort(status, args.timeout_s, static_cast<uint64_t>(load.ended()),
+    SayCutShort(status, args.limits.timeout_s,
+                static_cast<uint64_t>(load.ended()),
                 static_cast<uint64_t>(args.requests), "requests");
     figures["cut_short"] = true;
   }
-  RETURN_IF_ERROR(WriteFigures(args.json_file, figures));
+  RETURN_IF_ERROR(WriteFigures(args.limits.json_file, figures));
   if (absl::IsCancelled(status)) return status;
   if (load.totals().failed > 0) {
     return absl::InternalError(
@@ -332,16 +333,8 @@ void AddBenchServeCommand(CLI::App& bench, Action& action) {
                    "Seed of prompts and arrivals [default 1]")
       ->option_text("N")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
-  AddTimeLimit(*command, args->timeout_s);
-  command
-      ->add_option("--json", args->json_file, "Writes the figures to a file.")
-      ->option_text("FILE");
-  command->callback([args, &action] {
-    action = [args] {
-      const absl::Status status = Run(*args);
-      return status.ok() ? kExitOk : ReportError(status);
-    };
-  });
+  AddLimits(*command, args->limits);
+  RunWhenChosen(*command, action, args, &Run);
 }
 
 }  // namespace moebius

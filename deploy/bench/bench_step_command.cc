@@ -39,8 +39,7 @@ struct StepArgs {
   int prefill = 2048;
   int prefill_streams = 8;
   int steps = 20;
-  double timeout_s = kDefaultBenchSeconds;
-  std::string json_file;
+  BenchLimits limits;
 };
 
 Json MakeSpec(const StepArgs& args, const std::vector<std::string>& layouts) {
@@ -243,12 +242,12 @@ absl::Status Run(const StepArgs& args) {
   const absl::Status status = RunBenchProgram(
       {"moebius-step-bench", "--config", Cat(dir.path(), "/config.yaml"),
        "--spec", Cat(dir.path(), "/spec.json"), "--result", result_path},
-      absl::Seconds(args.timeout_s), console);
+      absl::Seconds(args.limits.timeout_s), console);
   // It writes what it has after each case.
   auto result = ReadResult(result_path);
   if (!status.ok() &&
       (!IsCutShort(status) || !result.ok() || !AnyMeasured(*result))) {
-    return NothingMeasured(status, args.timeout_s);
+    return NothingMeasured(status, args.limits.timeout_s);
   }
   RETURN_IF_ERROR(result.status());
   for (Json& one : (*result)["cases"]) {
@@ -259,12 +258,12 @@ absl::Status Run(const StepArgs& args) {
     return absl::InvalidArgumentError("no step fits, so none was measured");
   }
   if (!status.ok()) {
-    SayCutShort(status, args.timeout_s, (*result)["cases"].size(),
+    SayCutShort(status, args.limits.timeout_s, (*result)["cases"].size(),
                 spec["cases"].size(), "cases");
     (*result)["cut_short"] = true;
   }
   (*result)["model"] = config.model.path;
-  RETURN_IF_ERROR(WriteFigures(args.json_file, *std::move(result)));
+  RETURN_IF_ERROR(WriteFigures(args.limits.json_file, *std::move(result)));
   return absl::IsCancelled(status) ? status : absl::OkStatus();
 }
 
@@ -319,17 +318,9 @@ void AddBenchStepCommand(CLI::App& bench, Action& action) {
       "there is one. While shares are taken, events stand between "
       "the operators, so their sum is more than a step takes.");
   AddOptions(*command, *args);
-  AddTimeLimit(*command, args->timeout_s);
-  command
-      ->add_option("--json", args->json_file, "Writes the figures to a file.")
-      ->option_text("FILE");
+  AddLimits(*command, args->limits);
   args->flags.AddTo(*command, false);
-  command->callback([args, &action] {
-    action = [args] {
-      const absl::Status status = Run(*args);
-      return status.ok() ? kExitOk : ReportError(status);
-    };
-  });
+  RunWhenChosen(*command, action, args, &Run);
 }
 
 }  // namespace moebius

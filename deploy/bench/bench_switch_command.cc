@@ -13,11 +13,14 @@
 #include "common/base/status_macros.h"
 #include "deploy/bench/bench_commands.h"
 #include "deploy/bench/copy_baseline.h"
+#include "deploy/bench/layout_round.h"
 #include "deploy/bench/served_group.h"
 #include "deploy/bench/shared_copy.h"
 #include "deploy/bench/statistics.h"
 #include "deploy/bench/stream_set.h"
+#include "deploy/bench/switch_report.h"
 #include "deploy/cli/client_key.h"
+#include "deploy/cli/command_words.h"
 #include "deploy/cli/config_flags.h"
 #include "deploy/cli/table.h"
 #include "deploy/client/admin_client.h"
@@ -39,32 +42,32 @@ struct SwitchBenchArgs {
   ClientKey api_key{kApiKeyVariable}, admin_key{kAdminKeyVariable};
   int streams = 8;
   int switches = 20;
+  std::vector<std::string> layouts = {"ep", "tp"};
   int prompt_tokens = 64;
   int output_tokens = 1000;
-  double timeout_s = kDefaultBenchSeconds;
-  std::string json_file;
+  BenchLimits limits;
 };
 
-struct Measured {
-  SwitchFigures figures;
+struct Measured : MeasuredSwitch {
   Clock::time_point asked, answered;
-  double gap_ms = 0;
 };
 
 class SwitchBench {
  public:
   explicit SwitchBench(const SwitchBenchArgs& args)
       : args_(args),
-        deadline_(Deadline::After(absl::Seconds(args.timeout_s))) {}
+        deadline_(Deadline::After(absl::Seconds(args.limits.timeout_s))) {}
   absl::Status Run();
 
  private:
+  absl::Status StartGroup();
+  absl::Status FindGroup();
   absl::Status Connect();
   absl::StatusOr<std::vector<Json>> MakeBodies();
   absl::StatusOr<SwitchFigures> RequestLayout(const std::string& to);
   absl::Status Measure();
   absl::Status SwitchOnce(const std::string& to, StreamSet& streams);
-  absl::Status MeasureCopies(int copies);
+  absl::Status MeasureMemcpy(int copies);
   absl::Status SwitchIdle();
   absl::Status SwitchUnderLoad();
   absl::Status SwitchUnder(StreamSet& streams);
@@ -78,6 +81,7 @@ class SwitchBench {
   std::unique_ptr<ServedGroup> group_;
   Url url_, admin_;
   int num_workers_ = 0;
+  std::optional<LayoutRound> round_;
   uint64_t weight_bytes_ = 0;  // that a switch moves
   uint64_t copy_bytes_ = 0;    // that a memcpy to compare with does
   std::vector<Measured> measured_;
@@ -86,41 +90,45 @@ class SwitchBench {
   double quiet_gap_ms_ = 0;
 };
 
-absl::Status SwitchBench::Connect() {
-  if (args_.url.empty()) {
-    std::vector<std::string> serve_args = {"--layout", "ep", "--log-level",
-                                           "warn"};
-    for (const std::string& word : args_.flags.Given()) {
-      serve_args.push_back(word);
-    }
-    ASSIGN_OR_RETURN(
-        group_, ServedGroup::Start(loop_, serve_args, deadline_.left(),
-                                   [](std::string_view line) {
-                                     std::fprintf(stderr, "%s\n",
-                                                  std::string(line).c_str());
-                                   }));
-    ASSIGN_OR_RETURN(const Config config, args_.flags.Load());
-    if (CopyBaseline::IsFor(config)) on_gpu_.emplace(config);
-    url_ = group_->api();
-    admin_ = group_->admin();
-  } else {
-    ASSIGN_OR_RETURN(url_, ParseUrl(args_.url));
-    ASSIGN_OR_RETURN(
-        admin_, ParseUrl(args_.admin.empty() ? kDefaultAdminUrl : args_.admin));
-    ASSIGN_OR_RETURN(url_, args_.api_key.With(std::move(url_)));
-    ASSIGN_OR_RETURN(admin_, args_.admin_key.With(std::move(admin_)));
+absl::Status SwitchBench::StartGroup() {
+  ASSIGN_OR_RETURN(const Config config, args_.flags.Load());
+  ASSIGN_OR_RETURN(const LayoutRound round,
+                   LayoutRound::Of(args_.layouts, config.workers.count));
+  std::vector<std::string> serve_args = round.ServeArgs(config);
+  for (const char* word : {"--log-level", "warn"}) serve_args.push_back(word);
+  for (const std::string& word : args_.flags.Given()) {
+    serve_args.push_back(word);
   }
+  ASSIGN_OR_RETURN(group_,
+                   ServedGroup::Start(loop_, serve_args, deadline_.left(),
+                                      [](std::string_view line) {
+                                        std::fprintf(stderr, "%s\n",
+                                                     std::string(line).c_str());
+                                      }));
+  if (CopyBaseline::IsFor(config)) on_gpu_.emplace(config);
+  url_ = group_->api();
+  admin_ = group_->admin();
+  return absl::OkStatus();
+}
+
+absl::Status SwitchBench::FindGroup() {
+  ASSIGN_OR_RETURN(url_, ParseUrl(args_.url));
+  ASSIGN_OR_RETURN(
+      admin_, ParseUrl(args_.admin.empty() ? kDefaultAdminUrl : args_.admin));
+  ASSIGN_OR_RETURN(url_, args_.api_key.With(std::move(url_)));
+  ASSIGN_OR_RETURN(admin_, args_.admin_key.With(std::move(admin_)));
+  return absl::OkStatus();
+}
+
+absl::Status SwitchBench::Connect() {
+  RETURN_IF_ERROR(args_.url.empty() ? StartGroup() : FindGroup());
   ASSIGN_OR_RETURN(const Json status,
                    FetchStatus(loop_, admin_, absl::Seconds(30)));
   const auto workers = status.find("workers");
   if (workers != status.end() && workers->is_array()) {
     num_workers_ = static_cast<int>(workers->size());
   }
-  if (num_workers_ < 2) {
-    return absl::InvalidArgumentError(
-        Cat("a group of ", num_workers_,
-            " worker has one layout only; there is nothing to switch"));
-  }
+  ASSIGN_OR_RETURN(round_, LayoutRound::Of(args_.layouts, num_workers_));
   return absl::OkStatus();
 }
 
@@ -142,9 +150,9 @@ absl::StatusOr<SwitchFigures> SwitchBench::RequestLayout(
   return moebius::RequestLayout(loop_, admin_, to, deadline_.left());
 }
 
-// While the group is idle: on the processor as many threads as workers.
-absl::Status SwitchBench::MeasureCopies(int copies) {
-  if (on_gpu_.has_value()) return on_gpu_->Measure(deadline_.left());
+// While the group is idle, with as many threads as workers.
+absl::Status SwitchBench::MeasureMemcpy(int copies) {
+  if (on_gpu_.has_value()) return absl::OkStatus();
   const Deadline end = Deadline::After(kCopiesTime);
   for (int i = 0; i < copies && (i == 0 || !end.expired()); ++i) {
     RETURN_IF_ERROR(loop_.Poll());
@@ -177,17 +185,14 @@ absl::Status SwitchBench::SwitchOnce(const std::string& to,
 }
 
 Json SwitchBench::Figures() const {
-  std::vector<double> weight_rate, kv_rate, weight_ms, kv_ms, switch_ms,
-      pause_ms, gap_ms, prepare_ms, kv_bytes;
+  std::vector<double> weight_rate, weight_ms, kv_ms, switch_ms, pause_ms,
+      gap_ms, prepare_ms, kv_bytes;
   for (const Measured& m : measured_) {
     const SwitchFigures& f = m.figures;
     weight_ms.push_back(f.weight_ms);
     if (f.weight_ms > 0) {
       weight_rate.push_back(static_cast<double>(f.weight_bytes) /
                             (f.weight_ms / 1000));
-    }
-    if (f.kv_ms > 0) {
-      kv_rate.push_back(static_cast<double>(f.kv_bytes) / (f.kv_ms / 1000));
     }
     kv_ms.push_back(f.kv_ms);
     kv_bytes.push_back(static_cast<double>(f.kv_bytes));
@@ -215,8 +220,12 @@ Json SwitchBench::Figures() const {
                   {"memcpy_gb_per_s", copy / 1e9},
                   {"memcpy_bytes", copy_bytes_},
                   {"weight_share_of_memcpy", copy > 0 ? rate / copy : 0}};
+  figures["by_layouts"] =
+      SwitchesByLayouts({measured_.begin(), measured_.end()});
   if (on_gpu_.has_value()) {
-    on_gpu_->AddTo(figures, rate, Summarize(kv_rate).median);
+    std::vector<SwitchFigures> switches;
+    for (const Measured& m : measured_) switches.push_back(m.figures);
+    on_gpu_->AddTo(figures, switches);
   }
   return figures;
 }
@@ -263,6 +272,10 @@ void SwitchBench::Show(const Json& figures) const {
                    row("longest gap of a stream", "longest_gap_ms")})
           .c_str(),
       stdout);
+  if (round_->size() > 2) {
+    std::printf("\n%s",
+                DescribeSwitchesByLayouts(figures["by_layouts"]).c_str());
+  }
   if (args_.streams > 0) {
     std::printf("Longest gap before the first switch: %s ms\n",
                 ShortNumber(quiet_gap_ms_).c_str());
@@ -271,18 +284,18 @@ void SwitchBench::Show(const Json& figures) const {
 
 // Switch and memcpy by turns: both see the machine in the same state.
 absl::Status SwitchBench::SwitchIdle() {
-  for (int i = 0; i < args_.switches; ++i) {
+  for (size_t i = 0; i < static_cast<size_t>(args_.switches); ++i) {
     ASSIGN_OR_RETURN(const SwitchFigures figures,
-                     RequestLayout(i % 2 == 0 ? "tp" : "ep"));
-    if (figures.done) measured_.push_back({figures, {}, {}, 0});
-    RETURN_IF_ERROR(MeasureCopies(1));
+                     RequestLayout(round_->After(i + 1)));
+    if (figures.done) measured_.push_back({{figures, 0}, {}, {}});
+    RETURN_IF_ERROR(MeasureMemcpy(1));
   }
   return absl::OkStatus();
 }
 
 absl::Status SwitchBench::SwitchUnder(StreamSet& streams) {
-  for (int i = 0; i < args_.switches; ++i) {
-    RETURN_IF_ERROR(SwitchOnce(i % 2 == 0 ? "tp" : "ep", streams));
+  for (size_t i = 0; i < static_cast<size_t>(args_.switches); ++i) {
+    RETURN_IF_ERROR(SwitchOnce(round_->After(i + 1), streams));
   }
   streams.Finish();
   RETURN_IF_ERROR(
@@ -291,7 +304,7 @@ absl::Status SwitchBench::SwitchUnder(StreamSet& streams) {
 }
 
 absl::Status SwitchBench::SwitchUnderLoad() {
-  RETURN_IF_ERROR(MeasureCopies(kCopies));
+  RETURN_IF_ERROR(MeasureMemcpy(kCopies));
   ASSIGN_OR_RETURN(const std::vector<Json> bodies, MakeBodies());
   StreamSet streams(loop_, url_, bodies, CompletionOptions{}, true);
   constexpr size_t kQuietEvents = 50;
@@ -308,16 +321,20 @@ absl::Status SwitchBench::SwitchUnderLoad() {
   }
   quiet_gap_ms_ = streams.LongestGapMs(Clock::time_point::min(), first_switch);
   RETURN_IF_ERROR(switched);
-  return MeasureCopies(kCopies);
+  return MeasureMemcpy(kCopies);
 }
 
 absl::Status SwitchBench::Measure() {
   RETURN_IF_ERROR(Connect());
   // From a known layout, so that each request switches. This one, without
   // load, also tells how many bytes there are.
-  for (const char* layout : {"tp", "ep"}) {
-    ASSIGN_OR_RETURN(const SwitchFigures figures, RequestLayout(layout));
+  for (const size_t switches : {1, 0}) {
+    ASSIGN_OR_RETURN(const SwitchFigures figures,
+                     RequestLayout(round_->After(switches)));
     if (figures.done) weight_bytes_ = figures.weight_bytes;
+  }
+  if (on_gpu_.has_value()) {
+    RETURN_IF_ERROR(on_gpu_->Measure(deadline_.left()));
   }
   copy_bytes_ = SharedCopySample(weight_bytes_, num_workers_);
   return args_.streams == 0 ? SwitchIdle() : SwitchUnderLoad();
@@ -326,18 +343,18 @@ absl::Status SwitchBench::Measure() {
 absl::Status SwitchBench::Run() {
   const absl::Status status = Measure();
   if (!status.ok() && !(IsCutShort(status) && !measured_.empty())) {
-    return NothingMeasured(status, args_.timeout_s);
+    return NothingMeasured(status, args_.limits.timeout_s);
   }
   Json figures = Figures();
   Show(figures);
   if (!status.ok()) {
-    SayCutShort(status, args_.timeout_s, measured_.size(),
+    SayCutShort(status, args_.limits.timeout_s, measured_.size(),
                 static_cast<uint64_t>(args_.switches), "switches");
     figures["cut_short"] = true;
   } else if (group_ != nullptr) {
     RETURN_IF_ERROR(group_->Stop(kStopTimeout));
   }
-  RETURN_IF_ERROR(WriteFigures(args_.json_file, figures));
+  RETURN_IF_ERROR(WriteFigures(args_.limits.json_file, figures));
   return absl::IsCancelled(status) ? status : absl::OkStatus();
 }
 
@@ -365,10 +382,16 @@ void AddBenchSwitchCommand(CLI::App& bench, Action& action) {
       ->add_option(
           "--streams", args->streams,
           "Streams under way; with 0 the group is idle, and each switch is "
-          "followed by a memcpy, or on a GPU a plain copy, to compare with "
-          "[default 8]")
+          "followed by a memcpy to compare with; on a GPU plain copies are "
+          "measured once, before the first [default 8]")
       ->option_text("N")
       ->check(CLI::Range(0, 1024));
+  command
+      ->add_option("--layouts", args->layouts,
+                   "Layouts that it goes round [default ep,tp]")
+      ->option_text("ep|tp|tpN,...")
+      ->delimiter(',')
+      ->check(LayoutWord(/*also_auto=*/false));
   command->add_option("--switches", args->switches, "Switches [default 20]")
       ->option_text("N")
       ->check(CLI::Range(1, 10000));
@@ -383,16 +406,10 @@ void AddBenchSwitchCommand(CLI::App& bench, Action& action) {
                    "1000]")
       ->option_text("N")
       ->check(CLI::Range(2, 1 << 20));
-  AddTimeLimit(*command, args->timeout_s);
-  command
-      ->add_option("--json", args->json_file, "Writes the figures to a file.")
-      ->option_text("FILE");
+  AddLimits(*command, args->limits);
   args->flags.AddTo(*command, false);
-  command->callback([args, &action] {
-    action = [args] {
-      const absl::Status status = SwitchBench(*args).Run();
-      return status.ok() ? kExitOk : ReportError(status);
-    };
+  RunWhenChosen(*command, action, args, [](const SwitchBenchArgs& given) {
+    return SwitchBench(given).Run();
   });
 }
 

@@ -31,8 +31,7 @@ struct ThroughputArgs {
   int output_tokens = 128;
   int prefill = 1024;
   int repeat = 3;
-  double timeout_s = kDefaultBenchSeconds;
-  std::string json_file;
+  BenchLimits limits;
 };
 
 Json MakeSpec(const ThroughputArgs& args) {
@@ -48,7 +47,7 @@ Json MakeSpec(const ThroughputArgs& args) {
   }
   return {{"cases", cases},
           {"repeat", args.repeat},
-          {"time_limit_s", static_cast<int>(std::ceil(args.timeout_s))}};
+          {"time_limit_s", static_cast<int>(std::ceil(args.limits.timeout_s))}};
 }
 
 std::string Rate(const Json& result, const char* key) {
@@ -101,16 +100,16 @@ absl::Status Run(const ThroughputArgs& args) {
         "would tell\n");
   }
   if (config.workers.count > 1) {
-    std::printf("\n%s", AddCrossover(result).c_str());
+    std::printf("\n%s", AddCrossovers(result, config.workers.count).c_str());
   }
   if (BoolAt(result, "cut_short")) {
-    SayCutShort(absl::DeadlineExceededError(""), args.timeout_s,
+    SayCutShort(absl::DeadlineExceededError(""), args.limits.timeout_s,
                 result["cases"].size(), spec["cases"].size(), "cases");
   }
   result["model"] = config.model.path;
   result["workers"] = config.workers.count;
   result["workers_per_gpu"] = config.workers.per_gpu;
-  return WriteFigures(args.json_file, std::move(result));
+  return WriteFigures(args.limits.json_file, std::move(result));
 }
 
 }  // namespace
@@ -120,8 +119,8 @@ void AddBenchThroughputCommand(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand(
       "throughput",
       "Tokens per second of a group that is driven through its coordinator, "
-      "without HTTP, and from how many streams on EP is faster than TP. Starts "
-      "a group of its own.");
+      "without HTTP, and from how many streams on EP is faster than TP, or any "
+      "other layout than its wider neighbour. Starts a group of its own.");
   command
       ->add_option("--streams", args->streams,
                    "Sequences in flight, a case for each [default 1,8,32]")
@@ -155,17 +154,9 @@ void AddBenchThroughputCommand(CLI::App& bench, Action& action) {
                    "Runs of each case; medians are shown [default 3]")
       ->option_text("N")
       ->check(CLI::Range(1, 1000));
-  AddTimeLimit(*command, args->timeout_s);
-  command
-      ->add_option("--json", args->json_file, "Writes the figures to a file.")
-      ->option_text("FILE");
+  AddLimits(*command, args->limits);
   args->flags.AddTo(*command, false);
-  command->callback([args, &action] {
-    action = [args] {
-      const absl::Status status = Run(*args);
-      return status.ok() ? kExitOk : ReportError(status);
-    };
-  });
+  RunWhenChosen(*command, action, args, &Run);
 }
 
 }  // namespace moebius

@@ -46,43 +46,59 @@ absl::Status CopyBaseline::Measure(absl::Duration timeout) {
   const auto result = Json::parse(text, nullptr, false);
   if (!result.is_object()) return absl::InternalError("no rate of copies");
   if (!between_gpus()) {
-    rates_.kernel.push_back(NumberAt(result, "copy_bytes_per_s"));
-    rates_.driver.push_back(NumberAt(result, "driver_copy_bytes_per_s"));
+    rates_.kernel = NumberAt(result, "copy_bytes_per_s");
+    rates_.driver = NumberAt(result, "driver_copy_bytes_per_s");
     return absl::OkStatus();
   }
   const Json& between = ObjectAt(result, "between_gpus");
-  rates_.kernel.push_back(NumberAt(between, "kernel_bytes_per_s"));
-  rates_.driver.push_back(NumberAt(between, "driver_bytes_per_s"));
-  rates_.nccl.push_back(NumberAt(between, "nccl_bytes_per_s"));
-  rates_.nccl_packed.push_back(NumberAt(between, "nccl_packed_bytes_per_s"));
+  rates_.kernel = NumberAt(between, "kernel_bytes_per_s");
+  rates_.driver = NumberAt(between, "driver_bytes_per_s");
+  rates_.nccl = NumberAt(between, "nccl_bytes_per_s");
+  rates_.nccl_packed = NumberAt(between, "nccl_packed_bytes_per_s");
   no_nccl_ = between.value("no_nccl", "");
   return absl::OkStatus();
 }
 
-void CopyBaseline::AddTo(Json& figures, double weight_bytes_per_s,
-                         double kv_bytes_per_s) const {
-  const double kernel = Median(rates_.kernel), driver = Median(rates_.driver);
-  figures["copy_kernel_gb_per_s"] = kernel / 1e9;
-  figures["copy_driver_gb_per_s"] = driver / 1e9;
+double CopyBaseline::WeightShare(const SwitchFigures& of) const {
   // In the memory of one GPU every byte is read and written.
-  double weights = 2 * weight_bytes_per_s, kv = 2 * kv_bytes_per_s;
+  if (!between_gpus()) return 2;
+  const auto from = ParseLayout(of.from, placement_.num_ranks);
+  const auto to = ParseLayout(of.to, placement_.num_ranks);
+  if (!from.ok() || !to.ok()) return 0;  // a group's words, which it knows
+  return WeightShareBetweenGpus(placement_, *from, *to);
+}
+
+void CopyBaseline::AddTo(Json& figures,
+                         const std::vector<SwitchFigures>& switches) const {
+  const double kv_share = between_gpus() ? KvShareBetweenGpus(placement_) : 2;
+  std::vector<double> weight_rates, kv_rates;
+  for (const SwitchFigures& one : switches) {
+    if (one.weight_ms > 0) {
+      weight_rates.push_back(WeightShare(one) *
+                             static_cast<double>(one.weight_bytes) /
+                             (one.weight_ms / 1000));
+    }
+    if (one.kv_ms > 0) {
+      kv_rates.push_back(kv_share * static_cast<double>(one.kv_bytes) /
+                         (one.kv_ms / 1000));
+    }
+  }
+  const double weights = Median(weight_rates), kv = Median(kv_rates);
+  figures["copy_kernel_gb_per_s"] = rates_.kernel / 1e9;
+  figures["copy_driver_gb_per_s"] = rates_.driver / 1e9;
   if (between_gpus()) {
-    weights = weight_bytes_per_s *
-              WeightShareBetweenGpus(placement_, ExpertParallel(),
-                                     TensorParallel(placement_.num_ranks));
-    kv = kv_bytes_per_s * KvShareBetweenGpus(placement_);
     figures["weight_gb_per_s_a_direction"] = weights / 1e9;
     figures["kv_gb_per_s_a_direction"] = kv / 1e9;
     if (no_nccl_.empty()) {
-      figures["nccl_gb_per_s"] = Median(rates_.nccl) / 1e9;
-      figures["nccl_packed_gb_per_s"] = Median(rates_.nccl_packed) / 1e9;
+      figures["nccl_gb_per_s"] = rates_.nccl / 1e9;
+      figures["nccl_packed_gb_per_s"] = rates_.nccl_packed / 1e9;
     } else {
       figures["no_nccl"] = no_nccl_;
     }
   } else {
     figures["weight_read_and_written_gb_per_s"] = weights / 1e9;
   }
-  const double best = std::max(kernel, driver);
+  const double best = std::max(rates_.kernel, rates_.driver);
   figures["weight_share_of_copy"] = best > 0 ? weights / best : 0;
   figures["kv_share_of_copy"] = best > 0 ? kv / best : 0;
 }

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/config/config.h"
 #include "deploy/bench/gpu_share.h"
+#include "deploy/client/admin_client.h"
 #include "nlohmann/json.hpp"
 
 namespace moebius {
@@ -28,23 +29,26 @@ class CopyBaseline {
   // REQUIRES: IsFor(config).
   explicit CopyBaseline(const Config& config);
 
-  // Once more, beside a group that should be idle. Starts a program of ours.
+  // Beside a group that should be idle. Starts a program of ours, which takes
+  // medians; between several GPUs that is seconds, so once a run is enough.
   absl::Status Measure(absl::Duration timeout);
 
-  // Adds the medians of what was measured, and the ratios to them of a switch
-  // between EP and TP whose ranks together copy so many bytes a second.
-  void AddTo(nlohmann::json& figures, double weight_bytes_per_s,
-             double kv_bytes_per_s) const;
+  // Adds what was measured, and the ratios to it of these switches (medians).
+  void AddTo(nlohmann::json& figures,
+             const std::vector<SwitchFigures>& switches) const;
   // The same in a line or two. REQUIRES: AddTo(figures, ...).
   std::string Describe(const nlohmann::json& figures) const;
 
  private:
-  // Bytes a second of each measurement.
+  // Bytes a second.
   struct Rates {
-    std::vector<double> kernel, driver, nccl, nccl_packed;
+    double kernel = 0, driver = 0, nccl = 0, nccl_packed = 0;
   };
 
   bool between_gpus() const { return placement_.num_gpus() > 1; }
+  // What a copy between these layouts does to memory, or to a link in one
+  // direction, for each byte that it moves.
+  double WeightShare(const SwitchFigures& of) const;
 
   const Config config_;
   const GpuPlacement placement_;

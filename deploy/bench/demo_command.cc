@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,9 +12,12 @@
 #include "absl/strings/str_format.h"
 #include "common/base/cat.h"
 #include "common/base/status_macros.h"
+#include "deploy/bench/demo_comparison.h"
+#include "deploy/bench/layout_round.h"
 #include "deploy/bench/served_group.h"
 #include "deploy/bench/stream_set.h"
 #include "deploy/cli/command.h"
+#include "deploy/cli/command_words.h"
 #include "deploy/cli/config_flags.h"
 #include "deploy/cli/table.h"
 #include "deploy/client/admin_client.h"
@@ -27,10 +31,10 @@ using Json = nlohmann::json;
 constexpr absl::Duration kStartTimeout = absl::Minutes(5);
 constexpr absl::Duration kPhaseTimeout = absl::Minutes(5);
 constexpr absl::Duration kSwitchTimeout = absl::Minutes(1);
-constexpr const char* kSwitches[] = {"tp", "ep", "tp"};
 
 struct DemoArgs {
   ConfigFlags flags;
+  std::vector<std::string> layouts = {"ep", "tp"};
   int output_tokens = 400;
 };
 
@@ -76,10 +80,12 @@ class Demo {
  private:
   absl::Status Start();
   absl::Status StreamAndSwitch();
-  absl::Status StreamQuietly(const char* layout);
+  absl::Status StreamQuietly(const std::string& layout);
   absl::Status Wait(StreamSet& streams, const std::function<bool()>& done,
                     const std::string& what);
-  absl::Status CheckEqual(const StreamSet& quiet) const;
+  // Once round the layouts, and the first switch again.
+  size_t num_switches() const { return round_->size() + 1; }
+  void ShowPlan() const;
   void ShowSwitches() const;
   void ShowStream() const;
   absl::Status Stop();
@@ -87,11 +93,14 @@ class Demo {
   const DemoArgs& args_;
   const bool is_terminal_;
   EventLoop loop_;
+  Config config_;
+  std::optional<LayoutRound> round_;
   std::unique_ptr<ServedGroup> group_;
   std::string model_;
   std::vector<Json> requests_;
   std::unique_ptr<StreamSet> streams_;
   std::vector<Switched> switches_;
+  bool any_different_ = false;
 };
 
 void Print(const std::string& text) {
@@ -99,14 +108,38 @@ void Print(const std::string& text) {
   std::fflush(stdout);
 }
 
+// What each stream was.
+std::vector<CompletionResult> ResultsOf(const StreamSet& streams) {
+  std::vector<CompletionResult> results;
+  for (size_t i = 0; i < streams.size(); ++i) {
+    results.push_back(streams.results(i)[0]);
+  }
+  return results;
+}
+
 absl::Status Demo::Start() {
-  std::vector<std::string> serve_args = {"--workers", "2",           "--layout",
-                                         "ep",        "--log-level", "warn"};
+  ASSIGN_OR_RETURN(config_, args_.flags.Load());
+  ASSIGN_OR_RETURN(round_,
+                   LayoutRound::Of(args_.layouts, config_.workers.count));
+  std::vector<std::string> serve_args = round_->ServeArgs(config_);
+  for (const char* word : {"--log-level", "warn"}) serve_args.push_back(word);
   for (const std::string& word : args_.flags.Given()) {
     serve_args.push_back(word);
   }
-  Print("Moebius: one model in two layouts, switched while it serves.\n\n");
-  Print("Starting two worker processes and a coordinator ...");
+  Print(Cat("Moebius: one model in ",
+            round_->size() == 2 ? "two" : Cat(round_->size()),
+            " layouts, switched while it serves.\n\n"));
+  if (DemoNumerics(config_.workers.numerics) != config_.workers.numerics) {
+    config_.workers.numerics = DemoNumerics(config_.workers.numerics);
+    serve_args.push_back("--numerics=exact");
+    if (config_.workers.device != DeviceChoice::kCpu) {
+      Print(
+          "Numerics are exact here, so that every bit is the same in each "
+          "layout;\n--numerics fast shows those that a GPU has by itself.\n\n");
+    }
+  }
+  Print(Cat("Starting ", config_.workers.count,
+            " worker processes and a coordinator ..."));
   const Clock::time_point begin = Clock::now();
   bool waits = true;  // the line above, for its end
   const auto show = [&waits](std::string_view line) {
@@ -145,39 +178,51 @@ absl::Status Demo::Wait(StreamSet& streams, const std::function<bool()>& done,
   return streams.status();
 }
 
-absl::Status Demo::StreamAndSwitch() {
+void Demo::ShowPlan() const {
+  std::string way =
+      "from expert parallel (ep) to tensor parallel (tp),\nback, and again:\n";
+  if (round_->size() != 2 || round_->After(0) != "ep" ||
+      round_->After(1) != "tp") {
+    way = Cat("from ", round_->After(0));
+    for (size_t i = 1; i <= num_switches(); ++i) {
+      way += Cat(" to ", round_->After(i));
+    }
+    way += ":\n";
+  }
   Print(Cat("\n", requests_.size(), " streams of ", args_.output_tokens,
             " tokens, half of them greedy, half sampled with a seed.\n"
-            "While they run, the group goes from expert parallel (ep) to "
-            "tensor parallel (tp),\nback, and again:\n"));
+            "While they run, the group goes ",
+            way));
+}
+
+absl::Status Demo::StreamAndSwitch() {
   streams_ = std::make_unique<StreamSet>(loop_, group_->api(), requests_,
                                          CompletionOptions{true}, false);
-  const size_t num_switches = std::size(kSwitches);
-  for (size_t i = 0; i < num_switches; ++i) {
+  for (size_t i = 1; i <= num_switches(); ++i) {
+    const std::string& to = round_->After(i);
     // The first when every stream is well under way, the last well before any
     // has ended.
     const size_t mark =
-        static_cast<size_t>(args_.output_tokens) * (i + 1) / (num_switches + 2);
+        static_cast<size_t>(args_.output_tokens) * i / (num_switches() + 2);
     RETURN_IF_ERROR(Wait(
         *streams_, [&] { return streams_->min_events() >= mark; },
-        Cat("until the switch to ", kSwitches[i])));
+        Cat("until the switch to ", to)));
     Switched switched;
     switched.asked = Clock::now();
-    ASSIGN_OR_RETURN(
-        switched.figures,
-        RequestLayout(loop_, group_->admin(), kSwitches[i], kSwitchTimeout));
+    ASSIGN_OR_RETURN(switched.figures,
+                     RequestLayout(loop_, group_->admin(), to, kSwitchTimeout));
     switched.answered = Clock::now();
     if (!switched.figures.done) {
       return absl::InternalError(
-          Cat("asked for ", kSwitches[i], ", nothing was switched"));
+          Cat("asked for ", to, ", nothing was switched"));
     }
     RETURN_IF_ERROR(Wait(
         *streams_, [&] { return streams_->AllHeardSince(switched.answered); },
         "after the switch"));
     if (streams_->done()) {
-      return absl::InternalError(
-          Cat("the streams ended before the switch to ", kSwitches[i],
-              "; give --output-tokens more than ", args_.output_tokens));
+      return absl::InternalError(Cat("the streams ended before the switch to ",
+                                     to, "; give --output-tokens more than ",
+                                     args_.output_tokens));
     }
     switches_.push_back(switched);
   }
@@ -227,35 +272,7 @@ void Demo::ShowStream() const {
   Print(Cat("\nOne of the streams:\n\n", WrapText(Cat(text, tail), 80)));
 }
 
-absl::Status Demo::CheckEqual(const StreamSet& quiet) const {
-  for (size_t i = 0; i < requests_.size(); ++i) {
-    const CompletionResult& a = streams_->results(i)[0];
-    const CompletionResult& b = quiet.results(i)[0];
-    if (a.token_ids.size() != static_cast<size_t>(args_.output_tokens)) {
-      return absl::InternalError(Cat("stream ", i, " has ", a.token_ids.size(),
-                                     " tokens, not ", args_.output_tokens));
-    }
-    size_t same = 0;
-    while (same < a.token_ids.size() && same < b.token_ids.size() &&
-           a.token_ids[same] == b.token_ids[same]) {
-      ++same;
-    }
-    if (same < a.token_ids.size() || same < b.token_ids.size()) {
-      return absl::InternalError(Cat("stream ", i,
-                                     " differs from the quiet run from token ",
-                                     same, " on"));
-    }
-    if (a.text != b.text || a.finish_reason != b.finish_reason) {
-      return absl::InternalError(
-          Cat("stream ", i,
-              " has the tokens of the quiet run, but not its "
-              "text or end"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Demo::StreamQuietly(const char* layout) {
+absl::Status Demo::StreamQuietly(const std::string& layout) {
   ASSIGN_OR_RETURN(
       const SwitchFigures figures,
       RequestLayout(loop_, group_->admin(), layout, kSwitchTimeout));
@@ -264,9 +281,13 @@ absl::Status Demo::StreamQuietly(const char* layout) {
                   false);
   RETURN_IF_ERROR(Wait(
       quiet, [&] { return quiet.done(); }, Cat("all of it in ", layout)));
-  RETURN_IF_ERROR(CheckEqual(quiet));
-  Print(Cat("The same requests without a switch, in ", layout, ": all ",
-            requests_.size(), " equal, token for token (longest gap ",
+  ASSIGN_OR_RETURN(const StreamDifferences found,
+                   CompareStreams(ResultsOf(*streams_), ResultsOf(quiet),
+                                  static_cast<size_t>(args_.output_tokens)));
+  RETURN_IF_ERROR(CheckDifferences(found, config_.workers.numerics, layout));
+  any_different_ = any_different_ || found.num_different > 0;
+  Print(Cat("The same requests without a switch, in ", layout, ": ",
+            DescribeDifferences(found), " (longest gap ",
             ShortNumber(quiet.LongestGapMs()), " ms).\n"));
   return absl::OkStatus();
 }
@@ -285,12 +306,18 @@ absl::Status Demo::Stop() {
 
 absl::Status Demo::Run() {
   RETURN_IF_ERROR(Start());
+  ShowPlan();
   RETURN_IF_ERROR(StreamAndSwitch());
   ShowSwitches();
   ShowStream();
   Print("\n");
-  for (const char* layout : {"tp", "ep"}) {
-    RETURN_IF_ERROR(StreamQuietly(layout));
+  for (size_t i = 1; i <= round_->size(); ++i) {
+    RETURN_IF_ERROR(StreamQuietly(round_->After(i)));
+  }
+  if (any_different_) {
+    Print(
+        "Fast numerics add in an order that depends on layout and batch, so "
+        "of two tokens\nthat are nearly as likely either may be chosen.\n");
   }
   return Stop();
 }
@@ -302,19 +329,22 @@ void AddDemoCommand(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand(
       "demo",
       "Show it: 8 streams, three switches in mid-stream, and a comparison with "
-      "quiet runs. Uses free ports and leaves nothing behind.");
+      "quiet runs. Numerics are exact unless --numerics fast is given. Uses "
+      "free ports and leaves nothing behind.");
+  command
+      ->add_option("--layouts", args->layouts,
+                   "The layouts that it goes round [default ep,tp]")
+      ->option_text("ep|tp|tpN,...")
+      ->delimiter(',')
+      ->check(LayoutWord(/*also_auto=*/false));
   args->flags.AddTo(*command, false);
   command
       ->add_option("--output-tokens", args->output_tokens,
                    "Length of each stream [default 400]")
       ->option_text("N")
       ->check(CLI::Range(50, 3000));
-  command->callback([args, &action] {
-    action = [args] {
-      const absl::Status status = Demo(*args).Run();
-      return status.ok() ? kExitOk : ReportError(status);
-    };
-  });
+  RunWhenChosen(*command, action, args,
+                [](const DemoArgs& given) { return Demo(given).Run(); });
 }
 
 }  // namespace moebius

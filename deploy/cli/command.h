@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <memory>
+#include <utility>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
@@ -30,5 +32,17 @@ void AddManualCommands(CLI::App& app, Action& action);
 // Says "moebius: <message>" on standard error; returns the exit code that
 // suits: kExitUsage for what the user said, kExitFailed otherwise.
 int ReportError(const absl::Status& status);
+
+// Chosen, `command` does `run(*args)`; its status is the exit code.
+template <typename Args, typename Run>
+void RunWhenChosen(CLI::App& command, Action& action,
+                   std::shared_ptr<Args> args, Run run) {
+  command.callback([args = std::move(args), run, &action] {
+    action = [args, run] {
+      const absl::Status status = run(*args);
+      return status.ok() ? kExitOk : ReportError(status);
+    };
+  });
+}
 
 }  // namespace moebius

@@ -90,12 +90,7 @@ void AddDrainCommands(CLI::App& app, Action& action) {
       app, "undrain", "Have a drained group take requests again.", *args);
   for (auto [command, run] :
        {std::pair(drain, &Drain), std::pair(undrain, &Undrain)}) {
-    command->callback([args, run = run, &action] {
-      action = [args, run] {
-        const absl::Status status = run(*args);
-        return status.ok() ? kExitOk : ReportError(status);
-      };
-    });
+    RunWhenChosen(*command, action, args, run);
   }
 }
 

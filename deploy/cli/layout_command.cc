@@ -87,12 +87,7 @@ void AddLayoutCommand(CLI::App& app, Action& action) {
                    "Seconds to wait for the end of the switch [default 60]")
       ->option_text("S")
       ->check(CLI::Range(0.1, 3600.0));
-  command->callback([args, &action] {
-    action = [args] {
-      const absl::Status status = Switch(*args);
-      return status.ok() ? kExitOk : ReportError(status);
-    };
-  });
+  RunWhenChosen(*command, action, args, &Switch);
 }
 
 }  // namespace moebius

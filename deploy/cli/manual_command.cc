@@ -66,11 +66,8 @@ void AddManualCommands(CLI::App& app, Action& action) {
       app.add_subcommand("manual", "Write man pages and completions.");
   manual->group("");  // of the build, not of users
   manual->add_option("FOLDER", *word, "Where.")->required();
-  manual->callback([word, &app, &action] {
-    action = [word, &app] {
-      const absl::Status status = WriteManual(app, *word);
-      return status.ok() ? kExitOk : ReportError(status);
-    };
+  RunWhenChosen(*manual, action, word, [&app](const std::string& folder) {
+    return WriteManual(app, folder);
   });
 }
 

@@ -215,12 +215,7 @@ void AddStatusCommand(CLI::App& app, Action& action) {
                    "Seconds between two looks of --watch [default 1]")
       ->option_text("S")
       ->check(CLI::Range(0.1, 3600.0));
-  command->callback([args, &action] {
-    action = [args] {
-      const absl::Status status = Show(*args);
-      return status.ok() ? kExitOk : ReportError(status);
-    };
-  });
+  RunWhenChosen(*command, action, args, &Show);
 }
 
 }  // namespace moebius

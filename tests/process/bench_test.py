@@ -107,7 +107,7 @@ class BenchRolloutTest(unittest.TestCase):
             self.assertGreater(run["tokens_per_s"], 0)
         self.assertEqual(runs["ep"]["switches"], 0)
         self.assertEqual(runs["tp"]["switches"], 0)
-        self.assertIn("crossover", figures)
+        self.assertEqual(len(figures["crossovers"]), 1)
         self.assertIn("auto_behind_better", figures)
         self.assertEqual(figures["candidates"], ["tp", "ep"])
         self.assertEqual(figures["thresholds"], [4])
@@ -133,9 +133,22 @@ class BenchThroughputTest(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(len(figures["cases"]), 6)
         self.assertIn("ep / tp", result.stdout)
-        crossover = figures["crossover"]
-        self.assertIn(crossover["ep_from"], (0, 1, 2, 4))
-        self.assertIn(crossover["tp_up_to"], (0, 1, 2, 4))
+        crossover, = figures["crossovers"]
+        self.assertEqual((crossover["wide"], crossover["narrow"]),
+                         ("tp", "ep"))
+        self.assertIn(crossover["narrow_from"], (0, 1, 2, 4))
+        self.assertIn(crossover["wide_up_to"], (0, 1, 2, 4))
+
+    def test_crossovers_of_neighbours(self):
+        result, figures = bench(
+            "throughput", "--model", MODEL, "--workers", "4", "--layouts",
+            "ep,tp2,tp", "--streams", "1,4", "--output-tokens", "8",
+            "--repeat", "1", "--prefill", "0")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("Decode in all layouts", result.stdout)
+        self.assertEqual([(crossover["wide"], crossover["narrow"])
+                          for crossover in figures["crossovers"]],
+                         [("tp", "tp2"), ("tp2", "ep")])
 
 
 if __name__ == "__main__":

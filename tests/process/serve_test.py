@@ -514,12 +514,31 @@ class OwnGroupTest(unittest.TestCase):
         self.assertIn("4 switches of 2 workers under 4 streams", out)
         self.assertIn("of a memcpy of as many bytes", out)
 
+    def test_bench_switch_goes_round_layouts(self):
+        out = self.run_command("bench", "switch", "--model", MODEL,
+                               "--workers", "4", "--layouts", "ep,tp2,tp",
+                               "--switches", "4", "--streams", "0")
+        for pair, count in (("ep to tp2", 2), ("tp2 to tp", 1),
+                            ("tp to ep", 1)):
+            self.assertRegex(out, rf"{pair} +{count} ")
+        result = run_moebius("bench", "switch", "--model", MODEL, "--layouts",
+                             "ep,tp,tp2")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("tp of 2 workers is named twice", result.stderr)
+
     def test_demo(self):
         out = self.run_command("demo", "--model", MODEL, "--output-tokens",
                                "150")
         self.assertEqual(out.count("ep to tp "), 2, out)
         self.assertEqual(out.count("all 8 equal, token for token"), 2, out)
         self.assertIn("No process, socket or shared memory is left.", out)
+
+    def test_demo_goes_round_layouts(self):
+        out = self.run_command("demo", "--model", MODEL, "--output-tokens",
+                               "150", "--workers", "4", "--layouts",
+                               "ep,tp2,tp")
+        self.assertIn("the group goes from ep to tp2 to tp to ep to tp2:", out)
+        self.assertEqual(out.count("all 8 equal, token for token"), 3, out)
 
     def test_interrupted_demo_leaves_nothing(self):
         runtime_dir = make_runtime_dir()
