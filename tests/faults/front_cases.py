@@ -210,9 +210,9 @@ def process_tests():
     for name, module, test in (
             ("slow headers and bodies", "hostile_front_test", "SlowTest"),
             ("greedy readers and floods", "hostile_front_test", "GreedyTest"),
-            ("bombs in parameters", "hostile_front_test", "BombTest"),
-            ("smuggled requests", "hostile_front_test", "SmugglingTest"),
-            ("words of clients", "hostile_front_test", "WordsTest"),
+            ("bombs in parameters", "hostile_requests_test", "BombTest"),
+            ("smuggled requests", "hostile_requests_test", "SmugglingTest"),
+            ("words of clients", "hostile_requests_test", "WordsTest"),
             ("strangers and bombs at the sockets", "hostile_peer_test",
              "HostilePeerTest")):
         yield Case(f"hostile: {name}", "BHJO", passes, no_group=True,
