@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/gpu_ranks.h"
 #include "tests/unit/worker/model/decoder_tests.h"
@@ -34,9 +35,22 @@ INSTANTIATE_TEST_SUITE_P(
                     ReferenceCase{4, true, {128, 5}, kExact}),
     NameOf);
 
+// Two of the Qwen2-MoE checkpoint's prompts have a router whose chosen and best
+// other expert are 2e-6 and 4e-6 of a logit apart, computed in double; the
+// order in which a GPU adds turns both. Of the others each is 1e-4 or more
+// apart.
+std::vector<ReferenceCase> FamiliesOnGpu() {
+  std::vector<ReferenceCase> cases = FamilyCases(kExact);
+  for (ReferenceCase& one : cases) {
+    if (absl::EndsWith(one.model, "qwen2_moe")) {
+      one.tolerance.logprob = 0.05;
+      one.tolerance.margin = 0.1;
+    }
+  }
+  return cases;
+}
 INSTANTIATE_TEST_SUITE_P(GpuExactFamilies, ReferenceTest,
-                         testing::ValuesIn(FamilyCases(kExact)),
-                         NameOfFamilyCase);
+                         testing::ValuesIn(FamiliesOnGpu()), NameOfFamilyCase);
 
 INSTANTIATE_TEST_SUITE_P(GpuExact, FamilyLayouts,
                          testing::ValuesIn(FamiliesOn(kExact)),
@@ -50,13 +64,12 @@ INSTANTIATE_TEST_SUITE_P(GpuExact, FamilyLayouts,
 // with that one choice turned, one of the twenty largest logits changes by 0.44
 // to 1.20 there (1.84 at most in any prompt), and by 0.3 at most of the
 // rounding alone.
-constexpr ReferenceTolerance kFastTolerance = {4.0, 0.5, 0.03, 2, 2.0};
+constexpr ReferenceTolerance kFastTolerance = {4.0, 0.5, 0.03, 2, 2.0, 0.1};
 INSTANTIATE_TEST_SUITE_P(
     GpuFast, ReferenceTest,
-    testing::Values(
-        ReferenceCase{1, false, {600}, kFast, kFastTolerance, false},
-        ReferenceCase{2, false, {100, 3}, kFast, kFastTolerance, false},
-        ReferenceCase{4, true, {128, 5}, kFast, kFastTolerance, false}),
+    testing::Values(ReferenceCase{1, false, {600}, kFast, kFastTolerance},
+                    ReferenceCase{2, false, {100, 3}, kFast, kFastTolerance},
+                    ReferenceCase{4, true, {128, 5}, kFast, kFastTolerance}),
     NameOf);
 
 // Largest difference of a row, relative to its largest logit.

@@ -250,7 +250,10 @@ void GpuRanks<N>::Rehearse(Rank r, const GroupOptions& options,
     for (const bool graphs : {true, false}) {
       SetGraphs(graphs);  // each has room of its own
       for (const GroupOptions& one : all) {
-        RehearseRows(r, one, shape);
+        for (int rows = options.max_rows; rows > 0; rows /= 2) {
+          RehearseRows(r, one, shape, rows, true);
+          RehearseRows(r, one, shape, rows, false);
+        }
         RehearsePositions(r, one, shape);
       }
     }
@@ -271,26 +274,26 @@ void GpuRanks<N>::RunAlone(Rank r, const Pass<Cpu>& pass) {
   if (!absl::IsAborted(status)) Require(status);
 }
 
-// As many rows as there may be, over one page that all blocks share; the logits
-// of all of them, for which the sampling makes room on the host.
+// So many rows, over one page that all blocks share. Where all are wanted their
+// logits are too, for which the sampling makes room on the host.
 template <Numerics N>
 void GpuRanks<N>::RehearseRows(Rank r, const GroupOptions& options,
-                               const ModelShape& shape) {
+                               const ModelShape& shape, int rows,
+                               bool all_wanted) {
   const SamplingParams greedy{.temperature = 0.0f};
-  const int most = std::min(shape.spec.max_positions, options.max_rows);
+  const int most = std::min(shape.spec.max_positions, rows);
   const std::vector<int32_t> tokens(static_cast<size_t>(most), 1);
   const std::vector<PageId> pages = OnePage(r, options, shape, most);
   std::vector<float> logits(static_cast<size_t>(shape.spec.vocab_size));
   PassBuilder builder;
   builder.Begin({options.layout, options.experts_state()}, options.num_ranks,
                 r);
-  for (int rows = 0; rows < options.max_rows;) {
-    const int count = std::min(most, options.max_rows - rows);
+  for (int begin = 0; begin < rows; begin += most) {
+    const int count = std::min(most, rows - begin);
     builder.AddChunk(absl::MakeConstSpan(tokens).first(count), 0, pages);
-    for (int i = 0; i < count; ++i) {
+    for (int i = all_wanted ? 0 : count - 1; i < count; ++i) {
       builder.Want(i, {.sampling = &greedy, .logits = logits.data()});
     }
-    rows += count;
   }
   RunAlone(r, builder.Build());
 }

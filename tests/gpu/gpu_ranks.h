@@ -4,8 +4,8 @@
 // Ranks of one process share a context: what waits for all of it (memory that
 // is freed, code that is loaded late) would wait for a kernel that waits for a
 // rank which waits. So all of it is done before ranks meet: code is loaded when
-// the program starts, and every rank rehearses the largest passes alone, on the
-// thread that runs all of its passes. It has given up its barriers then, so
+// the program starts, and every rank rehearses passes of all sizes alone, on
+// the thread that runs all of its passes. It has given up its barriers then, so
 // that it meets nobody.
 #pragma once
 
@@ -74,7 +74,7 @@ class GpuRanks final : public TestRanks {
   void Rehearse(Rank r, const GroupOptions& options, const ModelShape& shape);
   void RunAlone(Rank r, const Pass<Cpu>& pass);
   void RehearseRows(Rank r, const GroupOptions& options,
-                    const ModelShape& shape);
+                    const ModelShape& shape, int rows, bool all_wanted);
   void RehearsePositions(Rank r, const GroupOptions& options,
                          const ModelShape& shape);
 

@@ -233,8 +233,10 @@ absl::Status Decoder<D>::LastAttention(int l, const Pass<D>& pass,
   const int wanted = pass.wanted.size;
   if (wanted == 0 && !whole_row_norm(l)) return absl::OkStatus();
   Part(PassPart::kQkv);
-  KeepRows(device_, pass.wanted_rows, wanted, Residual(qkv.rows));
-  KeepRows(device_, pass.wanted_rows, wanted, Normed(qkv.rows));
+  if (wanted < qkv.rows) {
+    KeepRows(device_, pass.wanted_rows, wanted, Residual(qkv.rows));
+    KeepRows(device_, pass.wanted_rows, wanted, Normed(qkv.rows));
+  }
   const View<float, D> queries = qkv.RowRange(0, wanted).ColRange(0, q);
   Project(device_, Normed(wanted), all_parts.first(1), queries);
   Part(PassPart::kHeads);

@@ -24,8 +24,8 @@ struct Pass {
   StepLayout layout;
   const int32_t* tokens = nullptr;  // [rows.size]
   RowSet<D> rows;
-  // Those whose logits are wanted: their places among the rows, ascending, and
-  // the rows as they are when they alone are left.
+  // Those whose logits are wanted: their places among the rows, ascending (not
+  // read where all are), and the rows as they are when they alone are left.
   const int32_t* wanted_rows = nullptr;  // [wanted.size]
   RowSet<D> wanted;
   Samples<D> samples;  // of wanted rows, the first ones; others draw nothing

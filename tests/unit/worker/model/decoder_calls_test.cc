@@ -184,6 +184,8 @@ std::string PlayAll() {
   const Scene rules[] = {
       {"all rules, one rank", 1, 0, ep, at(ep), 5, 2, {5}, {2}},
       {"all rules, TP, rank 1 of 2", 2, 1, tp, at(tp), 5, 3, {5}, {3}},
+      // Nothing says then which rows are wanted.
+      {"all rules, every row wanted", 1, 0, ep, at(ep), 3, 3, {3}, {3}},
   };
   for (const Scene& scene : rules) all += Play(scene, AllRules()) + "\n";
   return all;
