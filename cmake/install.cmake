@@ -45,6 +45,8 @@ install(FILES deploy/systemd/moebius-user@.service DESTINATION lib/systemd/user)
 
 install(PROGRAMS deploy/bin/moebius-group DESTINATION bin)
 install(PROGRAMS deploy/fleet/moebius-host DESTINATION libexec/moebius)
+install(PROGRAMS deploy/bin/check DESTINATION libexec/moebius
+  RENAME moebius-check-deploy)
 install(DIRECTORY deploy/fleet DESTINATION share/moebius FILES_MATCHING PATTERN "*.py")
 install(DIRECTORY deploy/balancers deploy/monitoring
     deploy/containers deploy/kubernetes deploy/helm deploy/slurm

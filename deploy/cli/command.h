@@ -27,6 +27,7 @@ void AddBenchCommand(CLI::App& app, Action& action);
 void AddChaosCommand(CLI::App& app, Action& action);
 void AddDemoCommand(CLI::App& app, Action& action);
 void AddJournalCommand(CLI::App& app, Action& action);
+void AddCheckDeployCommand(CLI::App& app, Action& action);
 void AddManualCommands(CLI::App& app, Action& action);
 
 // Says "moebius: <message>" on standard error; returns the exit code that

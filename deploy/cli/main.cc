@@ -115,6 +115,7 @@ int Main(int argc, char** argv) {
   AddChaosCommand(app, action);
   AddDemoCommand(app, action);
   AddJournalCommand(app, action);
+  AddCheckDeployCommand(app, action);
   AddManualCommands(app, action);
   try {
     app.parse(argc, argv);

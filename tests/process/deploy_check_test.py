@@ -1,4 +1,5 @@
-"""deploy/bin/check: what lies there is well, and what is not is found."""
+"""deploy/bin/check, which is moebius check-deploy: what lies there is well, and
+what is not is found."""
 
 import copy
 import importlib.machinery
@@ -10,7 +11,8 @@ import subprocess
 import tempfile
 import unittest
 
-from group import ROOT
+from group import MOEBIUS, ROOT
+from install_tree import install
 
 CHECK = os.path.join(ROOT, "deploy", "bin", "check")
 # What scripts/setup installs.
@@ -71,6 +73,53 @@ class CheckTest(unittest.TestCase):
                 done = check(os.path.join(tree, "bin", "check"))
                 self.assertIn(said, done.stdout)
                 self.assertEqual(done.returncode, 1)
+
+
+class CommandTest(unittest.TestCase):
+    """moebius check-deploy."""
+
+    def test_help_names_every_tool(self):
+        said = check(MOEBIUS, "check-deploy", "--help").stdout
+        for tool in (*TOOLS, "kubectl", "helm", "compose", "docker"):
+            self.assertRegex(said, rf"\n  {tool} ")
+
+    def test_words_that_are_no_tools_are_refused(self):
+        done = check(MOEBIUS, "check-deploy", "--require", "shelcheck")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("shellcheck", done.stderr)
+
+    def test_without_tools_it_says_what_was_not_checked_or_fails(self):
+        with tempfile.TemporaryDirectory() as empty:
+            os.symlink("/usr/bin/python3", os.path.join(empty, "python3"))
+
+            def run(*words):
+                return subprocess.run(
+                    [MOEBIUS, "check-deploy", *words], text=True, check=False,
+                    capture_output=True, env=dict(os.environ, PATH=empty))
+
+            done = run()
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertTrue(done.stdout.endswith(
+                "all well; not checked, for want of tools: systemd-analyze, "
+                "shellcheck, yamllint, kubectl, helm, compose, docker\n"),
+                done.stdout)
+            done = run("--require", "yamllint,helm")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("2 failures; not checked", done.stdout)
+
+    def test_an_install_tree_checks_what_it_brought_along(self):
+        with tempfile.TemporaryDirectory() as prefix:
+            install(prefix)
+            done = check(os.path.join(prefix, "bin", "moebius"),
+                         "check-deploy", "--require", ",".join(TOOLS))
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            for unit in ("moebius@group", "moebius-user@group"):
+                self.assertIn(f"well: systemd-analyze verify {unit}.service",
+                              done.stdout)
+            self.assertIn("well: helm/moebius/values.schema.json", done.stdout)
+            page = os.path.join(prefix, "share", "man", "man1",
+                                "moebius-check-deploy.1")
+            self.assertTrue(os.path.exists(page))
 
 
 class VersionTest(unittest.TestCase):
