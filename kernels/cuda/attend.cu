@@ -151,15 +151,19 @@ void LaunchKernel(const AttendLaunch<N>& launch, dim3 grid, Kernel* kernel) {
               {grid, P::kThreads, P::kSharedBytes}, kernel, launch.args);
 }
 
-// How many blocks of threads share the splits of a row and KV head: so many
-// that all of them find room at once.
+// How many blocks of threads share the splits of a row and KV head where there
+// are enough: so many that all of them find room at once.
+int MostBeside(int num_multiprocessors, int rows, int num_kv) {
+  constexpr int kMost = 64;
+  return std::clamp(2 * num_multiprocessors / (rows * num_kv), 1, kMost);
+}
+
 template <Numerics N>
 int BlocksBeside(const AttendLaunch<N>& launch, int num_splits) {
-  constexpr int kMost = 64;
   if (launch.rows.scratch == nullptr) return 1;
-  const int beside = 2 * launch.device.num_multiprocessors /
-                     (launch.rows.num_chunks * launch.args.num_kv);
-  return std::clamp(beside, 1, std::min(num_splits, kMost));
+  return std::min(num_splits,
+                  MostBeside(launch.device.num_multiprocessors,
+                             launch.rows.num_chunks, launch.args.num_kv));
 }
 
 // Room for parts of every query of a row; null, and noted, without.
@@ -282,7 +286,15 @@ void Attend(const Cuda<N>& device, const HeadShape& shape,
   }
 }
 
+template <Numerics N>
+int PositionsAttendedAlike(const Cuda<N>& device, int rows, int num_kv) {
+  if (rows < 1 || num_kv < 1) return 1;
+  const int splits = MostBeside(device.num_multiprocessors, rows, num_kv);
+  return (splits - 1) * SplitBlocks<N>() * kBlockTokens + 1;
+}
+
 #define MOEBIUS_INSTANTIATE(N)                                             \
+  template int PositionsAttendedAlike<N>(const Cuda<N>&, int, int);        \
   template void Attend<N>(const Cuda<N>&, const HeadShape&,                \
                           const RowSet<Cuda<N>>&, const KvLayer<Cuda<N>>&, \
                           View<float, Cuda<N>>);

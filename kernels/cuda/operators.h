@@ -88,6 +88,10 @@ template <Numerics N>
 void Attend(const Cuda<N>& device, const HeadShape& shape,
             Given<const RowSet<Cuda<N>>&> rows,
             Given<const KvLayer<Cuda<N>>&> kv, GpuRows<N> queries);
+// The `max_position` from which on it launches the same for `rows` rows, each
+// of a sequence of its own, whatever their positions.
+template <Numerics N>
+int PositionsAttendedAlike(const Cuda<N>& device, int rows, int num_kv);
 
 // route.h
 template <Numerics N>

@@ -85,6 +85,7 @@ class Decoder {
 
   // Positions that it has angles for.
   int max_positions() const { return preparation_.rotary.max_positions; }
+  const AttentionShape& attention() const { return shape_.attention; }
   // What the experts' operators keep.
   Routing<D>& routing() { return *routing_; }
 

@@ -52,20 +52,20 @@ std::vector<int> RowBuckets(Layout attention, int num_ranks,
   return buckets;
 }
 
-int PositionBucket(int positions, int context) {
+int PositionBucket(int positions, int context, int alike) {
   CHECK(positions <= context);
   int bucket = std::min(kFewestPositions, context);
   while (bucket < positions) {
     bucket =
         bucket > context / kPositionFactor ? context : bucket * kPositionFactor;
   }
-  return bucket;
+  return bucket < alike ? bucket : context;
 }
 
-std::vector<int> PositionBuckets(int context) {
-  std::vector<int> buckets = {PositionBucket(0, context)};
+std::vector<int> PositionBuckets(int context, int alike) {
+  std::vector<int> buckets = {PositionBucket(0, context, alike)};
   while (buckets.back() < context) {
-    buckets.push_back(PositionBucket(buckets.back() + 1, context));
+    buckets.push_back(PositionBucket(buckets.back() + 1, context, alike));
   }
   return buckets;
 }

@@ -36,10 +36,11 @@ std::vector<int> RowBuckets(Layout attention, int num_ranks,
                             const PadLimits& limits);
 
 // Positions for which a pass is captured that has `positions` of them, up to
-// `context`, and all there are, ascending. A rank's own affair.
+// `context`, and all there are, ascending. From `alike` on what a pass launches
+// does not depend on them, and so all share one bucket. A rank's own affair.
 // REQUIRES: positions <= context.
-int PositionBucket(int positions, int context);
-std::vector<int> PositionBuckets(int context);
+int PositionBucket(int positions, int context, int alike);
+std::vector<int> PositionBuckets(int context, int alike);
 
 // Passes of one key differ in what they read from memory of the device alone.
 struct PassKey {

@@ -13,6 +13,7 @@
 #include "common/base/check.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "kernels/cuda/operators.h"
 #include "kernels/cuda/routing.h"
 #include "kernels/cuda/workspace.h"
 #include "worker/model/pass_begin.h"
@@ -202,7 +203,7 @@ typename GpuPasses<N>::Padding GpuPasses<N>::PaddingOf(
   if (!options_.graphs || pass.wanted.size != pass.rows.size) return {};
   const int num_ranks = options_.peers->num_ranks();
   // What the decoder refuses.
-  if (!pass.layout.attention.divides(num_ranks) ||
+  if (!HeadsDivide(options_.decoder->attention(), pass.layout.attention) ||
       pass.rows_of_group.size() != NumGroups(pass.layout)) {
     return {};
   }
@@ -217,8 +218,16 @@ typename GpuPasses<N>::Padding GpuPasses<N>::PaddingOf(
   }
   const int context = options_.decoder->max_positions();
   if (positions > context) return {};
-  padding.positions = PositionBucket(positions, context);
+  padding.positions = PositionBucket(positions, context,
+                                     PositionsAlike(pass.layout, padding.rows));
   return padding;
+}
+
+template <Numerics N>
+int GpuPasses<N>::PositionsAlike(const StepLayout& layout, int rows) const {
+  const HeadRange heads = HeadsOf(options_.decoder->attention(),
+                                  layout.attention, options_.peers->rank());
+  return PositionsAttendedAlike(device_, rows, heads.num_kv());
 }
 
 template <Numerics N>
@@ -455,8 +464,8 @@ std::vector<typename GpuPasses<N>::Padding> GpuPasses<N>::Foreseen(
   std::vector<Padding> all;
   const int num_ranks = options_.peers->num_ranks();
   for (const int rows : RowBuckets(layout.attention, num_ranks, Limits())) {
-    for (const int positions :
-         PositionBuckets(options_.decoder->max_positions())) {
+    for (const int positions : PositionBuckets(
+             options_.decoder->max_positions(), PositionsAlike(layout, rows))) {
       all.push_back({rows, positions});
     }
   }

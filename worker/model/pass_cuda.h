@@ -117,6 +117,8 @@ class GpuPasses final : public PassLauncher {
   absl::Status MakeRoom(const Pass<Cpu>& pass);
   PadLimits Limits() const;
   Padding PaddingOf(const Pass<Cpu>& pass) const;
+  // Positions from which on a pass of so many rows launches the same.
+  int PositionsAlike(const StepLayout& layout, int rows) const;
   size_t NumGroups(const StepLayout& layout) const {
     return static_cast<size_t>(
         layout.attention.num_groups(options_.peers->num_ranks()));

@@ -107,16 +107,24 @@ TEST(PassBuckets, AllSizesAreThoseThatPassesArePaddedTo) {
 }
 
 TEST(PassBuckets, PositionsGoUpToPowersOfFour) {
-  EXPECT_EQ(PositionBucket(0, 40960), 1024);
-  EXPECT_EQ(PositionBucket(1024, 40960), 1024);
-  EXPECT_EQ(PositionBucket(1025, 40960), 4096);
-  EXPECT_EQ(PositionBucket(16385, 40960), 40960);
-  EXPECT_EQ(PositionBucket(40960, 40960), 40960);
-  EXPECT_EQ(PositionBucket(3, 200), 200);
-  EXPECT_EQ(PositionBucket(2000000000, 2147483647), 2147483647);
-  EXPECT_THAT(PositionBuckets(40960), ElementsAre(1024, 4096, 16384, 40960));
-  EXPECT_THAT(PositionBuckets(4096), ElementsAre(1024, 4096));
-  EXPECT_THAT(PositionBuckets(200), ElementsAre(200));
+  EXPECT_EQ(PositionBucket(0, 40960, 40960), 1024);
+  EXPECT_EQ(PositionBucket(1024, 40960, 40960), 1024);
+  EXPECT_EQ(PositionBucket(1025, 40960, 40960), 4096);
+  EXPECT_EQ(PositionBucket(16385, 40960, 40960), 40960);
+  EXPECT_EQ(PositionBucket(40960, 40960, 40960), 40960);
+  EXPECT_EQ(PositionBucket(3, 200, 200), 200);
+  EXPECT_EQ(PositionBucket(2000000000, 2147483647, 2147483647), 2147483647);
+  EXPECT_THAT(PositionBuckets(40960, 40960),
+              ElementsAre(1024, 4096, 16384, 40960));
+  EXPECT_THAT(PositionBuckets(4096, 4096), ElementsAre(1024, 4096));
+  EXPECT_THAT(PositionBuckets(200, 200), ElementsAre(200));
+  // Those of 4,096 positions or more are launched alike.
+  EXPECT_THAT(PositionBuckets(40960, 4097), ElementsAre(1024, 4096, 40960));
+  EXPECT_THAT(PositionBuckets(40960, 4096), ElementsAre(1024, 40960));
+  EXPECT_THAT(PositionBuckets(40960, 1), ElementsAre(40960));
+  EXPECT_EQ(PositionBucket(3, 40960, 1), 40960);
+  EXPECT_EQ(PositionBucket(1025, 40960, 4097), 4096);
+  EXPECT_EQ(PositionBucket(4097, 40960, 4097), 40960);
 }
 
 TEST(PassBuckets, AKeyNamesLayoutsAndSide) {
