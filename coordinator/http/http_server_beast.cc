@@ -16,9 +16,11 @@
 
 #include "common/base/cat.h"
 #include "common/base/logging.h"
+#include "common/base/status_macros.h"
 #include "coordinator/http/api_error.h"
 #include "coordinator/http/http_connection_beast.h"
 #include "coordinator/http/http_server.h"
+#include "coordinator/http/listen_asio.h"
 #include "coordinator/http/random_ids.h"
 
 namespace moebius {
@@ -38,25 +40,6 @@ int SweepMs(const HttpServerOptions& options) {
       std::min({options.header_timeout_ms, options.body_timeout_ms,
                 options.idle_timeout_ms, options.write_timeout_ms});
   return std::clamp(shortest / 4, kMinSweepMs, kMaxSweepMs);
-}
-
-absl::StatusOr<tcp::endpoint> Resolve(asio::io_context& context,
-                                      const ListenAddress& address) {
-  if (address.port < 0 || address.port > 65535) {
-    return absl::InvalidArgumentError(
-        Cat("port ", address.port, " is not between 0 and 65535"));
-  }
-  error_code error;
-  tcp::resolver resolver(context);
-  const auto found =
-      resolver.resolve(address.host, std::to_string(address.port),
-                       tcp::resolver::passive, error);
-  if (error || found.empty()) {
-    return absl::InvalidArgumentError(
-        Cat("\"", address.host,
-            "\" is no address to listen on: ", error.message()));
-  }
-  return found.begin()->endpoint();
 }
 
 }  // namespace
@@ -224,23 +207,8 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
 
   absl::Status Listen() {
     asio::io_context& context = threads_.at(0)->context();
-    auto endpoint = Resolve(context, options_.listen);
-    if (!endpoint.ok()) return endpoint.status();
-    acceptor_.emplace(context);
-    error_code error;
-    acceptor_->open(endpoint->protocol(), error);
-    if (!error) {
-      acceptor_->set_option(asio::socket_base::reuse_address(true), error);
-    }
-    if (!error) acceptor_->bind(*endpoint, error);
-    if (!error) acceptor_->listen(kBacklog, error);
-    if (!error) port_ = acceptor_->local_endpoint(error).port();
-    if (error) {
-      acceptor_.reset();
-      return absl::UnavailableError(
-          Cat("cannot listen on ", options_.listen.host, ":",
-              options_.listen.port, ": ", error.message()));
-    }
+    ASSIGN_OR_RETURN(acceptor_, ListenOn(context, options_.listen, kBacklog));
+    port_ = acceptor_->local_endpoint().port();
     asio::co_spawn(context, AcceptLoop(shared_from_this()), asio::detached);
     return absl::OkStatus();
   }

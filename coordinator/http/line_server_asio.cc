@@ -11,9 +11,10 @@
 #include <optional>
 #include <utility>
 
-#include "common/base/cat.h"
+#include "common/base/status_macros.h"
 #include "coordinator/http/io_thread_asio.h"
 #include "coordinator/http/line_server.h"
+#include "coordinator/http/listen_asio.h"
 
 namespace moebius {
 namespace {
@@ -35,26 +36,7 @@ class LineServer::Core : public std::enable_shared_from_this<Core> {
 
   absl::Status Listen(const ListenAddress& address) {
     asio::io_context& context = threads_.at(0)->context();
-    error_code error;
-    tcp::resolver resolver(context);
-    const auto found =
-        resolver.resolve(address.host, std::to_string(address.port),
-                         tcp::resolver::passive, error);
-    if (error || found.empty()) {
-      return absl::InvalidArgumentError(
-          Cat("\"", address.host, "\" is no address to listen on"));
-    }
-    const tcp::endpoint endpoint = found.begin()->endpoint();
-    acceptor_.emplace(context);
-    acceptor_->open(endpoint.protocol(), error);
-    if (!error)
-      acceptor_->set_option(tcp::acceptor::reuse_address(true), error);
-    if (!error) acceptor_->bind(endpoint, error);
-    if (!error) acceptor_->listen(kMaxConnections, error);
-    if (error) {
-      return absl::UnavailableError(Cat("cannot listen on ", address.host, ":",
-                                        address.port, ": ", error.message()));
-    }
+    ASSIGN_OR_RETURN(acceptor_, ListenOn(context, address, kMaxConnections));
     port_ = acceptor_->local_endpoint().port();
     asio::co_spawn(context, AcceptLoop(shared_from_this()), asio::detached);
     return absl::OkStatus();
