@@ -2,8 +2,6 @@
 // weights and pages, with threads for ranks over real regions.
 #include "worker/switch/switch_executor.h"
 
-#include <sched.h>
-
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -12,16 +10,12 @@
 #include <thread>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "common/base/status_macros.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
-#include "worker/peers/group_barrier.h"
-#include "worker/peers/group_fence.h"
+#include "tests/unit/worker/switch/switch_ranks.h"
 #include "worker/switch/pull.h"
-#include "worker/switch/thread_mover.h"
-#include "worker/switch/weight_checksum.h"
 
 namespace moebius {
 namespace {
@@ -31,7 +25,6 @@ using testing::HasSubstr;
 constexpr int kRanks = 2;
 constexpr int64_t kPageBytes = 256;
 constexpr uint32_t kPages = 16, kSlots = 4;
-constexpr int32_t kVocabulary = 100;
 
 ExpertShape Experts(int spare_slots) {
   ExpertShape shape;
@@ -50,13 +43,6 @@ constexpr ExpertsState kStart = ExpertsState::At(ExpertParallel(), Side::kHigh);
 KvTable TpTable() { return {0, 1, {{0, 0, 1, {3}}, {1, 1, 1, {7}}}}; }
 KvPlan ToTp() { return {{{{0, 4, 1, 7}}}, {TpTable()}}; }
 KvPlan ToEp() { return {{{{1, 7, 0, 9}}}, {{0, 1, {{0, 0, 2, {3, 9}}}}}}; }
-
-// CPUs that the calling thread may use.
-cpu_set_t AllowedHere() {
-  cpu_set_t allowed;
-  EXPECT_EQ(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
-  return allowed;
-}
 
 // Notes what a rank may use at each barrier of its copies.
 class NotingBarrier final : public Barrier {
@@ -120,36 +106,18 @@ class EngineMover final : public Mover {
 };
 
 // One rank copies as a host does, the other as a device.
-class SwitchExecutorTest : public testing::Test {
+class SwitchExecutorTest : public testing::Test, protected SwitchRanks {
  protected:
   explicit SwitchExecutorTest(int spare_slots = 1)
-      : experts_(Experts(spare_slots)) {}
+      : SwitchRanks(kAttention, Experts(spare_slots),
+                    {kPageBytes, kPages, kSlots}) {}
 
   void SetUp() override {
-    MemoryGeometry geometry;
-    geometry[RegionKind::kExperts] = experts_.region_bytes();
-    geometry[RegionKind::kKv] = kPages * kPageBytes;
-    auto memories = WorkerMemory::CreateInProcess(kRanks, geometry);
-    ASSERT_THAT(memories, IsOk());
-    memories_ = *std::move(memories);
     for (Rank r = 0; r < kRanks; ++r) {
-      std::byte* experts = memories_[r]->mutable_base(RegionKind::kExperts);
-      for (int64_t i = 0; i < experts_.region_bytes(); ++i) {
-        experts[i] = static_cast<std::byte>((i * 7 + i / 251 + r * 131) & 255);
-      }
       std::byte* kv = memories_[r]->mutable_base(RegionKind::kKv);
       for (uint32_t page = 0; page < kPages; ++page) {
         std::memset(kv + page * kPageBytes, 16 * r + page, kPageBytes);
       }
-      fences_.push_back(std::make_unique<SignalsFence>(
-          r, memories_[r]->all_signals(), BarrierOptions{.spin_us = 10},
-          absl::Seconds(20)));
-      barriers_.push_back(std::make_unique<NotingBarrier>(fences_[r].get()));
-      slots_.push_back(std::make_unique<DeviceSlots>(r, kSlots, kVocabulary));
-      sequences_.push_back(std::make_unique<SequenceTable>(
-          SequenceTable::Options{r, kRanks, kAttention, kSlots, 16, kPages, 64,
-                                 kVocabulary},
-          slots_[r].get()));
       StepPlan plan;
       plan.admissions = {{0, RequestId{1}, 3, {5, 6, 7}, {}}};
       plan.page_rows = {{0, 0, 0, {3, 4}}};
@@ -157,49 +125,11 @@ class SwitchExecutorTest : public testing::Test {
       ASSERT_THAT(batch, IsOk());
       slots_[r]->Apply(*batch);
       sequences_[r]->NoteDone();
-      movers_.push_back(std::make_unique<ThreadMover>(memories_[r].get(),
-                                                      kPageBytes, nullptr));
-      if (r == 1) {
-        movers_[r] = std::make_unique<EngineMover>(std::move(movers_[r]),
-                                                   experts_.spare_slots);
-      }
-      executors_.push_back(std::make_unique<SwitchExecutor>(SwitchContext{
-          r, kRanks, experts_, kAttention, kPages, memories_[r].get(),
-          sequences_[r].get(), barriers_[r].get(), nullptr, movers_[r].get()}));
-      ASSERT_THAT(executors_[r]->GoOn(kStart, Epoch{0}), IsOk());
+      barriers_.push_back(std::make_unique<NotingBarrier>(fences_[r].get()));
     }
-  }
-
-  uint64_t Checksum(const ExpertsState& state) const {
-    uint64_t sum = 0;
-    for (Rank r = 0; r < kRanks; ++r) {
-      sum +=
-          WeightChecksum(experts_, state, r,
-                         memories_[r]->base(RegionKind::kExperts, r), nullptr);
-    }
-    return sum;
-  }
-
-  // PREPARE and COMMIT on every rank, each on a thread.
-  std::vector<wire::Switched> Switch(Epoch epoch, Layout target,
-                                     const KvPlan& plan) {
-    std::vector<wire::Switched> switched(kRanks);
-    std::vector<std::thread> threads;
-    for (Rank r = 0; r < kRanks; ++r) {
-      threads.emplace_back([&, r] {
-        const wire::Prepared prepared =
-            executors_[r]->Prepare(wire::Prepare{epoch, target, plan});
-        EXPECT_TRUE(prepared.ok) << prepared.reason;
-        const cpu_set_t allowed = AllowedHere();
-        const auto done = executors_[r]->Commit(wire::Commit{epoch, StepId{9}});
-        const cpu_set_t after = AllowedHere();
-        EXPECT_TRUE(CPU_EQUAL(&allowed, &after));
-        EXPECT_THAT(done, IsOk());
-        if (done.ok()) switched[r] = *done;
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-    return switched;
+    movers_[1] = std::make_unique<EngineMover>(std::move(movers_[1]),
+                                               experts_.spare_slots);
+    Start(kStart, [this](Rank r) { return barriers_[r].get(); });
   }
 
   uint8_t FirstByteOf(Rank rank, PageId page) const {
@@ -207,14 +137,7 @@ class SwitchExecutorTest : public testing::Test {
         memories_[rank]->base(RegionKind::kKv, rank)[page * kPageBytes]);
   }
 
-  const ExpertShape experts_;
-  std::vector<std::unique_ptr<WorkerMemory>> memories_;
-  std::vector<std::unique_ptr<CpuFence>> fences_;
   std::vector<std::unique_ptr<NotingBarrier>> barriers_;
-  std::vector<std::unique_ptr<DeviceSlots>> slots_;
-  std::vector<std::unique_ptr<SequenceTable>> sequences_;
-  std::vector<std::unique_ptr<Mover>> movers_;
-  std::vector<std::unique_ptr<SwitchExecutor>> executors_;
 };
 
 TEST_F(SwitchExecutorTest, PrepareRefusesWhatCannotBeDone) {

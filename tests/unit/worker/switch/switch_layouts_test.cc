@@ -1,22 +1,14 @@
 // Switches between any two layouts, one after the other: real plans of the KV
 // cache and real copies, with threads for ranks.
 #include <cstring>
-#include <memory>
-#include <numeric>
 #include <random>
 #include <set>
-#include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "tests/status_matchers.h"
-#include "worker/peers/group_fence.h"
-#include "worker/switch/switch_executor.h"
-#include "worker/switch/thread_mover.h"
-#include "worker/switch/weight_checksum.h"
+#include "tests/unit/worker/switch/switch_ranks.h"
 
 namespace moebius {
 namespace {
@@ -24,7 +16,6 @@ namespace {
 constexpr int64_t kPageBytes = 64;
 constexpr uint32_t kPages = 64, kSlots = 6;
 constexpr int kSequences = 6, kMostBlocks = 3;
-constexpr int32_t kVocabulary = 100;
 
 ExpertShape Experts(int num_ranks) {
   ExpertShape shape;
@@ -41,54 +32,26 @@ std::byte MarkOf(uint32_t slot, int block, int head) {
   return static_cast<std::byte>((slot * kMostBlocks + block) * 8 + head + 1);
 }
 
-class Group {
+class Group : private SwitchRanks {
  public:
   Group(const AttentionShape& attention, ExpertsState state)
-      : attention_(attention),
-        experts_(Experts(attention.num_ranks)),
+      : SwitchRanks(attention, Experts(attention.num_ranks),
+                    {kPageBytes, kPages, kSlots}),
         state_(state) {
-    MemoryGeometry geometry;
-    geometry[RegionKind::kExperts] = experts_.region_bytes();
-    geometry[RegionKind::kKv] = kPages * kPageBytes;
-    auto memories = WorkerMemory::CreateInProcess(ranks(), geometry);
-    EXPECT_THAT(memories, IsOk());
-    memories_ = *std::move(memories);
-    for (Rank r = 0; r < ranks(); ++r) AddRank(r);
     for (uint32_t slot = 0; slot < kSequences; ++slot) AddSequence(slot);
+    Start(state_);
   }
 
-  int ranks() const { return attention_.num_ranks; }
   Layout layout() const { return state_.to; }
-
-  uint64_t Checksum() const {
-    uint64_t sum = 0;
-    for (Rank r = 0; r < ranks(); ++r) {
-      sum +=
-          WeightChecksum(experts_, state_, r,
-                         memories_[r]->base(RegionKind::kExperts, r), nullptr);
-    }
-    return sum;
-  }
+  uint64_t Checksum() const { return SwitchRanks::Checksum(state_); }
 
   // Plans as the coordinator does, and copies on every rank.
   void SwitchTo(Layout target) {
     const auto plan = PlanKv(attention_, layout(), target, tables_,
                              std::vector<int64_t>(kSequences, 20), FreePages());
     ASSERT_THAT(plan, IsOk());
-    const Epoch epoch{++epoch_};
-    std::vector<wire::Switched> switched(ranks());
-    std::vector<std::thread> threads;
-    for (Rank r = 0; r < ranks(); ++r) {
-      threads.emplace_back([&, r] {
-        const wire::Prepared prepared =
-            executors_[r]->Prepare(wire::Prepare{epoch, target, *plan});
-        EXPECT_TRUE(prepared.ok) << prepared.reason;
-        const auto done = executors_[r]->Commit(wire::Commit{epoch, StepId{9}});
-        EXPECT_THAT(done, IsOk());
-        if (done.ok()) switched[r] = *done;
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
+    const std::vector<wire::Switched> switched =
+        Switch(Epoch{++epoch_}, target, *plan);
     for (const wire::Switched& one : switched) {
       EXPECT_EQ(one.checksum, switched[0].checksum);
     }
@@ -126,27 +89,6 @@ class Group {
   }
 
  private:
-  void AddRank(Rank r) {
-    std::byte* const experts = memories_[r]->mutable_base(RegionKind::kExperts);
-    for (int64_t i = 0; i < experts_.region_bytes(); ++i) {
-      experts[i] = static_cast<std::byte>((i * 7 + i / 251 + r * 131) & 255);
-    }
-    fences_.push_back(std::make_unique<SignalsFence>(
-        r, memories_[r]->all_signals(), BarrierOptions{.spin_us = 10},
-        absl::Seconds(20)));
-    slots_.push_back(std::make_unique<DeviceSlots>(r, kSlots, kVocabulary));
-    sequences_.push_back(std::make_unique<SequenceTable>(
-        SequenceTable::Options{r, ranks(), attention_, kSlots, 16, kPages, 64,
-                               kVocabulary},
-        slots_[r].get()));
-    movers_.push_back(
-        std::make_unique<ThreadMover>(memories_[r].get(), kPageBytes, nullptr));
-    executors_.push_back(std::make_unique<SwitchExecutor>(SwitchContext{
-        r, ranks(), experts_, attention_, kPages, memories_[r].get(),
-        sequences_[r].get(), fences_[r].get(), nullptr, movers_[r].get()}));
-    EXPECT_THAT(executors_[r]->GoOn(state_, Epoch{0}), IsOk());
-  }
-
   void AddSequence(uint32_t slot) {
     const int group = static_cast<int>(slot) % layout().num_groups(ranks());
     const std::vector<std::vector<PageId>> free_pages = FreePages();
@@ -193,17 +135,9 @@ class Group {
     return pages;
   }
 
-  const AttentionShape attention_;
-  const ExpertShape experts_;
   ExpertsState state_;
   uint64_t epoch_ = 0;
   std::vector<KvTable> tables_;
-  std::vector<std::unique_ptr<WorkerMemory>> memories_;
-  std::vector<std::unique_ptr<CpuFence>> fences_;
-  std::vector<std::unique_ptr<DeviceSlots>> slots_;
-  std::vector<std::unique_ptr<SequenceTable>> sequences_;
-  std::vector<std::unique_ptr<Mover>> movers_;
-  std::vector<std::unique_ptr<SwitchExecutor>> executors_;
 };
 
 // Every pair of layouts follows one another; KV heads are divided and
