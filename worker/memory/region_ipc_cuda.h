@@ -18,7 +18,8 @@ namespace moebius {
 // - Peers' mappings can be written, whatever they were mapped for.
 // - Where the driver maps a handle is its own business. A region whose memory
 //   is replaced has to come to lie where it was; when it does not, Replace() is
-//   kFailedPrecondition, and the process has to end.
+//   kFailedPrecondition, and the process has to end. (Driver 580 was seen to
+//   map a successor's memory elsewhere.)
 // - In the process of its owner a mapping is the region's own address, and must
 //   not outlive it.
 std::unique_ptr<RegionMaker> MakeIpcRegionMaker(int gpu);
