@@ -7,7 +7,9 @@
 // Exactness: a row's result depends on its query, its position and the K and V
 // of the positions that it sees alone; not on the other rows, on the chunking,
 // on which pages hold the tokens, or on what lies in a page beyond the row's
-// position (those bytes may be anything).
+// position (those bytes may be anything). With a window neither pages nor their
+// names are looked at before the stretch (kStretchTokens) in which the chunk's
+// first row begins to see: both may be anything.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +19,10 @@
 #include "kernels/norm.h"
 
 namespace moebius {
+
+// Operators cut positions, counted from 0, into blocks of their own; a stretch
+// is whole blocks of each.
+inline constexpr int kStretchTokens = 256;
 
 // Heads that a rank computes. A row of queries, keys and values is
 // [num_q + 2 * num_kv][head_dim]; query head h uses KV head
@@ -113,7 +119,8 @@ void PrepareQueries(const Cpu& device, const HeadShape& shape,
 
 // Queries become softmax(q . K / sqrt(head_dim)) V over the positions of their
 // sequence that they see. `queries` is [rows.size][shape.q_cols()].
-// REQUIRES: K and V of all positions 0..position were stored.
+// REQUIRES: K and V were stored of all positions up to the row's own, with a
+//   window from the beginning of the stretch on in which it begins.
 void Attend(const Cpu& device, const HeadShape& shape, const RowSet<Cpu>& rows,
             const KvLayer<Cpu>& kv, Rows queries);
 

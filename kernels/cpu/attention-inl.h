@@ -45,6 +45,7 @@ struct AttentionTile {
 
 inline constexpr int kBlockPages = 4;
 inline constexpr int kBlockTokens = kBlockPages * kPageTokens;
+static_assert(kStretchTokens % kBlockTokens == 0);
 
 // Scratch memory of one thread, by query.
 struct AttentionScratch {

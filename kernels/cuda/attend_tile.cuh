@@ -105,6 +105,7 @@ struct AttendPlan {
   static constexpr int kWarps = !kShared && kExact && kDim == 128 ? 8 : 4;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kSplitBlocks = SplitBlocks<N>();
+  static_assert(kStretchTokens % (kSplitBlocks * kBlockTokens) == 0);
   static constexpr int kQueries = kTileQueries * (kShared ? 1 : kWarps);
   // BF16 numbers that a query, and a key or value, is the sum of.
   static constexpr int kQueryParts = kExact ? 2 : 1;

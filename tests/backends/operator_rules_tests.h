@@ -3,8 +3,10 @@
 // of attention, gated and clamped experts.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -61,6 +63,19 @@ class OperatorRulesTest : public OperatorsTest<D> {
     const std::vector<float> ones(size_t(positions) * head_dim / 2, 1.0f);
     const std::vector<float> zeros(ones.size(), 0.0f);
     return {PutFloats(ones), PutFloats(zeros), positions, head_dim};
+  }
+  // Row `row` of `got` is row `at` of `want`: to the bit, where numerics are.
+  void ExpectSameRow(const Activations& got, int row, const Activations& want,
+                     int at) {
+    for (int j = 0; j < got.view().cols; ++j) {
+      if constexpr (DeviceUnderTest<D>::kNumerics == Numerics::kExact) {
+        ASSERT_EQ(got.at(row, j), want.at(at, j)) << "row " << at;
+      } else {
+        ASSERT_NEAR(got.at(row, j), want.at(at, j),
+                    5 * DeviceUnderTest<D>::kTolerance)
+            << "row " << at;
+      }
+    }
   }
 };
 
@@ -217,15 +232,63 @@ TYPED_TEST_P(OperatorRulesTest, RowsSeeTheirWindowAndTheirSinks) {
       const Activations whole = run(0, kLength);
       this->ExpectNear(whole, want, 5.0);
       for (const int position : {0, 15, 99, 100, 257, 512, 699}) {
-        const Activations one = run(position, 1);
-        for (int j = 0; j < q; ++j) {
-          if constexpr (DeviceUnderTest<D>::kNumerics == Numerics::kExact) {
-            ASSERT_EQ(one.at(0, j), whole.at(position, j)) << position;
-          } else {
-            ASSERT_NEAR(one.at(0, j), whole.at(position, j),
-                        5 * DeviceUnderTest<D>::kTolerance);
-          }
-        }
+        ASSERT_NO_FATAL_FAILURE(
+            this->ExpectSameRow(run(position, 1), 0, whole, position));
+      }
+    }
+  }
+}
+
+// Pages before the stretch in which the window begins have never been written,
+// and their names are those of no page.
+TYPED_TEST_P(OperatorRulesTest, PagesBehindAWindowAreNotLookedAt) {
+  using D = TypeParam;
+  constexpr HeadShape kShape{4, 2, 32};
+  constexpr int kLength = 1100;
+  const Activations qkv = this->random.Rows(kLength, kShape.cols());
+  const int blocks = (kLength + kPageTokens - 1) / kPageTokens;
+  HeadPreparation<D> how;
+  how.rotary = this->NoRotation(kLength, kShape.head_dim);
+  for (const int window : {1, 16, 100, 128, 300}) {
+    SCOPED_TRACE(absl::StrCat("window ", window));
+    // Rows [first, first + count) behind those from `begin` on.
+    const auto run = [&](int begin, int first, int count) {
+      KvLayer<D> kv{this->dut.MakePages({1, kShape.head_dim, KvType::kFloat32},
+                                        static_cast<uint32_t>(2 * blocks)),
+                    0};
+      kv.window = window;
+      std::vector<uint32_t> pages(static_cast<size_t>(2 * blocks));
+      std::iota(pages.rbegin(), pages.rend(), 0);
+      std::fill_n(pages.begin(), 2 * begin / kPageTokens, ~uint32_t{0});
+      const auto store = [&](int at, int rows, bool attend) {
+        std::vector<int32_t> positions(static_cast<size_t>(rows));
+        std::iota(positions.begin(), positions.end(), at);
+        const View<float, D> there = this->dut.PutRows(RowsFrom(qkv, at, rows));
+        const RowSet<D> set =
+            this->dut.PutRowSet(positions, {{0, rows, at, pages}});
+        PrepareHeads(this->dut.device(), kShape, how, set, kv, there);
+        const View<float, D> queries = there.ColRange(0, kShape.q_cols());
+        if (attend) Attend(this->dut.device(), kShape, set, kv, queries);
+        return this->dut.TakeRows(queries);
+      };
+      if (begin < first) store(begin, first - begin, false);
+      return store(first, count, true);
+    };
+    const Activations whole = run(0, 0, kLength);
+    for (const auto& [first, count] :
+         std::vector<std::pair<int, int>>{{255, 1},
+                                          {256, 1},
+                                          {383, 1},
+                                          {384, 1},
+                                          {700, 1},
+                                          {1099, 1},
+                                          {380, 90},
+                                          {700, 400}}) {
+      const int unseen = std::max(0, first - window + 1);
+      const int begin = unseen / kStretchTokens * kStretchTokens;
+      const Activations got = run(begin, first, count);
+      for (int i = 0; i < count; ++i) {
+        ASSERT_NO_FATAL_FAILURE(this->ExpectSameRow(got, i, whole, first + i));
       }
     }
   }
@@ -336,6 +399,7 @@ REGISTER_TYPED_TEST_SUITE_P(OperatorRulesTest, ProjectAddsTheBiasesOfItsParts,
                             ABiasIsAddedOnceWhateverTheSources,
                             ANormOfWholeRowsTakesTheSquaresOfAllHeads,
                             RowsSeeTheirWindowAndTheirSinks,
+                            PagesBehindAWindowAreNotLookedAt,
                             ARoutersBiasChangesItsChoice,
                             ExpertsHaveBiasesAndAClampedActivation,
                             ASharedExpertIsWeightedByItsGate);

@@ -1,6 +1,7 @@
 """A checkpoint of each family is served: greedy tokens are those of the
 reference in every layout, also where the layout changes beneath them."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -8,6 +9,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 from group import MODEL, ROOT, Group
+from switcher import Switcher, comparable
 
 CHECKPOINTS = os.path.join(ROOT, "tests", "checkpoints")
 
@@ -57,6 +59,31 @@ class FamiliesTest(unittest.TestCase):
 
     def test_gpt_oss(self):
         self.check_family("gpt_oss")
+
+    def test_contexts_of_many_windows_are_the_same_through_switches(self):
+        # gpt_oss has a window of 64 tokens and a context of 1024; kernels cut
+        # positions every 256.
+        bodies = [{"prompt": [(7 * i + length) % 4000 for i in range(length)],
+                   "max_tokens": 180, "temperature": length % 2, "seed": length,
+                   "ignore_eos": True, "return_token_ids": True, "logprobs": 5}
+                  for length in (1, 64, 65, 200, 255, 330, 480, 505, 760, 843)]
+
+        def answers(arguments, switcher=None):
+            with self.serve("gpt_oss", arguments) as group, \
+                    ThreadPoolExecutor(len(bodies)) as pool, \
+                    (switcher(group) if switcher
+                     else contextlib.nullcontext()) as switches:
+                got = [comparable(one)
+                       for one in pool.map(group.complete, bodies)]
+            if switches is not None:
+                self.assertGreater(len(switches.boundaries), 5)
+            return got
+
+        quiet = answers(["--workers", "1"])
+        self.assertEqual(answers(
+            ["--workers", "4", "--layout", "ep", "--token-budget", "100",
+             "--max-running", "32"],
+            lambda group: Switcher(group, ("tp2", "tp", "ep"))), quiet)
 
 
 if __name__ == "__main__":
