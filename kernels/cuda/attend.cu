@@ -166,13 +166,16 @@ int BlocksBeside(const AttendLaunch<N>& launch, int num_splits) {
                              launch.rows.num_chunks, launch.args.num_kv));
 }
 
-// Room for parts of every query of a row; null, and noted, without.
+// Room for parts of every query of a row; null, and noted, without. As much as
+// any number of rows takes, since graphs name it: where several blocks share a
+// row and KV head, MostBeside() has found room for two of each at least.
 template <Numerics N>
 float* MakeRoom(const AttendLaunch<N>& launch) {
   const AttendArguments& args = launch.args;
   AttentionScratch<N>& scratch = *launch.rows.scratch;
-  const int64_t room = int64_t{launch.rows.num_chunks} * args.num_kv *
-                       args.group * args.num_parts * (args.head_dim + 2);
+  const int64_t sms = launch.device.num_multiprocessors;
+  const int64_t parts = N == Numerics::kExact ? sms * args.num_parts : 2 * sms;
+  const int64_t room = parts * args.group * (args.head_dim + 2);
   if (scratch.room < room) {
     scratch.partials =
         Buffer<float, Cuda<N>>(launch.device, "parts of attention", room);

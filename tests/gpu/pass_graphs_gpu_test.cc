@@ -283,7 +283,10 @@ TEST(PassGraphs, AReplayedPassThatIsGivenUpHarmsNoOther) {
 }
 
 TEST(PassGraphs, APassIsCapturedWhenItComesAgain) {
-  Group group(1, {.max_graphs = 2, .ahead = std::vector<StepLayout>{}});
+  // Nor has it come in a rehearsal.
+  Group group(
+      1,
+      {.max_graphs = 2, .rehearse = false, .ahead = std::vector<StepLayout>{}});
   const StepLayout layout = {ExpertParallel(), Group::ep()};
   LogitMap logits;
   const std::vector<std::vector<int>> counts = {{1, 0}, {1, 1}, {2, 1}, {1, 1},
