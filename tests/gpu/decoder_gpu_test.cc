@@ -63,8 +63,9 @@ INSTANTIATE_TEST_SUITE_P(GpuExact, FamilyLayouts,
 // others are less than 0.02 of a logit apart five times; computed in double
 // with that one choice turned, one of the twenty largest logits changes by 0.44
 // to 1.20 there (1.84 at most in any prompt), and by 0.3 at most of the
-// rounding alone.
-constexpr ReferenceTolerance kFastTolerance = {4.0, 0.5, 0.03, 2, 2.0, 0.1};
+// rounding alone. Two of the 27 sequences of 32 tokens go another way in the
+// end, where the reference's margin was 0.17 and 0.43.
+constexpr ReferenceTolerance kFastTolerance = {4.0, 0.5, 0.03, 2, 2.0, 0.5};
 INSTANTIATE_TEST_SUITE_P(
     GpuFast, ReferenceTest,
     testing::Values(ReferenceCase{1, false, {600}, kFast, kFastTolerance},
