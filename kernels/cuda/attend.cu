@@ -22,6 +22,7 @@ extern __shared__ __align__(16) std::byte shared_memory[];
 template <class P>
 __global__ void __launch_bounds__(P::kThreads, P::kDim > 128 ? 1 : 2)
     AttendRow(const __grid_constant__ AttendArguments args) {
+  AllowNext();
   const GpuChunk chunk = args.chunks[blockIdx.z];
   if (chunk.num_rows != 1) return WaitForEarlier();
   const QueryTile tile{chunk.first_row,
@@ -94,8 +95,9 @@ struct PartFactors {
 template <int kDim, int kSplitTokens, bool kSplitIsPart>
 __global__ void __launch_bounds__(kDim)
     MergeParts(const __grid_constant__ AttendArguments args) {
+  AllowNext();
   const GpuChunk chunk = args.chunks[blockIdx.y];
-  WaitForEarlier();
+  AwaitPrevious();
   if (chunk.num_rows != 1) return;
   const int col = static_cast<int>(threadIdx.x), lane = col % 32;
   const int size = args.head_dim + 2;

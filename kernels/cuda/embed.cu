@@ -13,7 +13,9 @@ constexpr int kThreads = 128;
 // a tile. A row of an id outside the table is zeros.
 __global__ void EmbedRow(const Bf16* table, int n, int k, const int32_t* ids,
                          float* out, ptrdiff_t stride) {
-  WaitForEarlier();
+  // What is behind may read ahead what the host has put there for the pass.
+  AwaitPrevious();
+  AllowNext();
   const int row = static_cast<int>(blockIdx.x);
   const int id = ids[row];
   const bool known = 0 <= id && id < n;

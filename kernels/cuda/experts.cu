@@ -206,8 +206,8 @@ template <Numerics N, class T>
 __global__ void __launch_bounds__(kThreads, kBlocks<N, true, T>)
     DownKernel(const __grid_constant__ ExpertArgs<N> args) {
   using Partial = typename Cuda<N>::Partial;
-  // The groups are older than the kernel before this one, which has waited for
-  // them.
+  // The kernel before this one has let it begin behind its own wait for the
+  // groups.
   const RowBlock block =
       FindBlock(args.begins, args.num_groups, T::kBlockRows, blockIdx.y);
   if (block.group < 0) {

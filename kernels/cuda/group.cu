@@ -189,26 +189,6 @@ __global__ void __launch_bounds__(32 * kGateWarps)
   if (lane == 0) weights[row] = 1.0f / (1.0f + expf(-sum));
 }
 
-// Room for `groups` groups of `entries` assignments; false, and noted, without.
-template <Numerics N>
-bool MakeRoom(const Cuda<N>& device, int groups, int entries,
-              Routing<Cuda<N>>& routing) {
-  if (routing.group_room < groups + 1) {
-    routing.begins =
-        Buffer<int32_t, Cuda<N>>(device, "groups of rows", groups + 1);
-    routing.group_room = routing.begins.data() == nullptr ? 0 : groups + 1;
-  }
-  if (routing.entry_room < entries) {
-    routing.rows = Buffer<int32_t, Cuda<N>>(device, "rows of experts", entries);
-    routing.weights =
-        Buffer<float, Cuda<N>>(device, "weights of experts", entries);
-    const bool there =
-        routing.rows.data() != nullptr && routing.weights.data() != nullptr;
-    routing.entry_room = there ? entries : 0;
-  }
-  return groups < routing.group_room && entries <= routing.entry_room;
-}
-
 template <Numerics N>
 void LaunchGrouping(const Cuda<N>& device, void (*kernel)(GroupArguments),
                     int blocks, const GroupArguments& args) {
@@ -238,9 +218,9 @@ void Group(const Cuda<N>& device,
     return device.failure->Note(
         absl::UnimplementedError("more than 1,024 experts of a rank"));
   }
-  if (range.count == 0 || !MakeRoom(device, range.count, count, routing)) {
-    return;
-  }
+  if (range.count == 0 || routing.IsGrouped(assignments, range)) return;
+  routing.grouped = {};
+  if (!MakeRoom(device, range.count, count, routing)) return;
   GroupArguments args{assignments.experts,
                       assignments.weights,
                       count,
@@ -269,6 +249,7 @@ void GroupAllRows(const Cuda<N>& device, int num_rows,
   routing.num_groups = 1;
   routing.max_entries = num_rows;
   routing.num_rows = num_rows;
+  routing.grouped = {};
   if (!MakeRoom(device, 1, num_rows, routing)) return;
   constexpr int kBlock = 256;
   LaunchEarly(device.stream, device.failure, "one group of rows",

@@ -72,10 +72,22 @@ __device__ float SumOfSquares(int half, const HeadPairs& pairs) {
   return SumOfWarp(squares);
 }
 
-// Root-mean-square norm of head number `head` of its kind in a row.
-__device__ void NormPairs(const HeadNorm& norm, int head_dim, int row, int head,
-                          HeadPairs& pairs) {
+// The weights of the norm of head number `head` of its kind.
+__device__ HeadPairs NormWeights(const HeadNorm& norm, int head_dim, int head) {
   const int half = head_dim / 2;
+  const float* const weight =
+      norm.weight + (norm.squares == nullptr ? 0 : head * head_dim);
+  HeadPairs weights;
+  ForPairs(half, [&](int j, int i) {
+    weights.low[j] = weight[i];
+    weights.high[j] = weight[half + i];
+  });
+  return weights;
+}
+
+// Root-mean-square norm of a head of a row.
+__device__ void NormPairs(const HeadNorm& norm, int half, int row,
+                          const HeadPairs& weights, HeadPairs& pairs) {
   float squares = 0.0f;
   if (norm.squares == nullptr) {
     squares = SumOfSquares(half, pairs);
@@ -83,26 +95,47 @@ __device__ void NormPairs(const HeadNorm& norm, int head_dim, int row, int head,
     const float* const of_row = norm.squares + row * norm.squares_stride;
     for (int h = 0; h < norm.num_squares; ++h) squares += of_row[h];
   }
-  const float* const weight =
-      norm.weight + (norm.squares == nullptr ? 0 : head * head_dim);
   const float mean = squares / static_cast<float>(norm.size);
   const float scale = 1.0f / sqrtf(mean + norm.eps);
-  ForPairs(half, [&](int j, int i) {
-    pairs.low[j] = pairs.low[j] * scale * weight[i];
-    pairs.high[j] = pairs.high[j] * scale * weight[half + i];
+  ForPairs(half, [&](int j, int) {
+    pairs.low[j] = pairs.low[j] * scale * weights.low[j];
+    pairs.high[j] = pairs.high[j] * scale * weights.high[j];
   });
 }
 
-__device__ void TurnPairs(const HeadArguments& args, int position,
-                          HeadPairs& pairs) {
+// The cosines (low) and sines (high) of a position.
+__device__ HeadPairs AnglesOf(const HeadArguments& args, int position) {
   const int half = args.head_dim / 2;
   const ptrdiff_t at = static_cast<ptrdiff_t>(position) * half;
+  HeadPairs angles;
   ForPairs(half, [&](int j, int i) {
+    angles.low[j] = args.cos[at + i];
+    angles.high[j] = args.sin[at + i];
+  });
+  return angles;
+}
+
+__device__ void TurnPairs(int half, const HeadPairs& angles, HeadPairs& pairs) {
+  ForPairs(half, [&](int j, int) {
     const float a = pairs.low[j], b = pairs.high[j];
-    const float c = args.cos[at + i], s = args.sin[at + i];
+    const float c = angles.low[j], s = angles.high[j];
     pairs.low[j] = fmaf(-b, s, a * c);
     pairs.high[j] = fmaf(a, s, b * c);
   });
+}
+
+// Where a token's K or V is kept.
+template <class T>
+__device__ T* PlaceInPage(const HeadArguments& args, int row, int position,
+                          int head) {
+  const bool value = head >= args.num_q + args.num_kv;
+  const int kv_head = (head - args.num_q) % args.num_kv;
+  const GpuChunk chunk = args.chunks[args.chunk_of[row]];
+  const uint32_t page =
+      args.page_ids[chunk.pages_at + position / kPageTokens * args.num_kv +
+                    kv_head];
+  return args.pages.Token<T>(page, position % kPageTokens, args.head_dim,
+                             value);
 }
 
 // A warp a head of a row. T: the elements of pages.
@@ -111,42 +144,42 @@ __global__ void __launch_bounds__(32 * kWarps)
     PrepareHead(const HeadArguments args) {
   const int row = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y * kWarps + threadIdx.x / 32);
-  WaitForEarlier();
-  if (head >= args.num_q + 2 * args.num_kv) return;
+  AllowNext();
+  const bool there = head < args.num_q + 2 * args.num_kv;
+  const int position = there ? args.positions[row] : -1;
+  if (position < 0) return AwaitPrevious();  // padding
   const int half = args.head_dim / 2;
-  const int position = args.positions[row];
-  if (position < 0) return;  // padding
+  const bool query = head < args.num_q;
+  const bool value = head >= args.num_q + args.num_kv;
+  const HeadNorm& norm = query ? args.q_norm : args.k_norm;
+  const bool normed = !value && norm.weight != nullptr;
+  // What is there already, before the heads are.
+  HeadPairs weights, angles;
+  if (normed) {
+    weights =
+        NormWeights(norm, args.head_dim, query ? head : head - args.num_q);
+  }
+  if (!value) angles = AnglesOf(args, position);
+  T* const kept = query ? nullptr : PlaceInPage<T>(args, row, position, head);
+  AwaitPrevious();
   float* const x = args.x + row * args.stride + head * args.head_dim;
   HeadPairs pairs;
   ForPairs(half, [&](int j, int i) {
     pairs.low[j] = x[i];
     pairs.high[j] = x[half + i];
   });
-  const bool query = head < args.num_q;
-  const bool value = head >= args.num_q + args.num_kv;
   if (!value) {
-    const HeadNorm& norm = query ? args.q_norm : args.k_norm;
-    if (norm.weight != nullptr) {
-      NormPairs(norm, args.head_dim, row, query ? head : head - args.num_q,
-                pairs);
-    }
-    TurnPairs(args, position, pairs);
+    if (normed) NormPairs(norm, half, row, weights, pairs);
+    TurnPairs(half, angles, pairs);
     ForPairs(half, [&](int j, int i) {
       x[i] = pairs.low[j];
       x[half + i] = pairs.high[j];
     });
   }
   if (query) return;
-  const int kv_head = (head - args.num_q) % args.num_kv;
-  const GpuChunk chunk = args.chunks[args.chunk_of[row]];
-  const uint32_t page =
-      args.page_ids[chunk.pages_at + position / kPageTokens * args.num_kv +
-                    kv_head];
-  T* const to =
-      args.pages.Token<T>(page, position % kPageTokens, args.head_dim, value);
   ForPairs(half, [&](int j, int i) {
-    Store(pairs.low[j], to + i);
-    Store(pairs.high[j], to + half + i);
+    Store(pairs.low[j], kept + i);
+    Store(pairs.high[j], kept + half + i);
   });
 }
 

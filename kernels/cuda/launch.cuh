@@ -5,7 +5,13 @@
 // Every block of such a kernel calls WaitForEarlier() or AwaitPrevious() before
 // it touches what kernels before it wrote, or writes what they read, and before
 // it ends: then "the kernel before is done" goes for all before that one too.
-// Weights, and what the host put there for the pass, can be read ahead of it.
+// Weights can be read ahead of it. So can what the host put there for the pass:
+// a pass's first kernel lets no other begin before that is there (embed.cu).
+//
+// A kernel lets the next one begin as soon as all of its own blocks have, so
+// that several wait in a row, each where the one before leaves room. A kernel
+// that waits for other ranks must not before they have come: ranks may share
+// the GPU, and what waits behind it would take their room.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -26,11 +32,10 @@ __device__ inline void AllowNext() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
-// Waits for the kernels before, and lets the next one of the stream begin: what
-// is older than the kernel before it is there when it begins.
+// Lets the next kernel of the stream begin, and waits for those before.
 __device__ inline void WaitForEarlier() {
-  AwaitPrevious();
   AllowNext();
+  AwaitPrevious();
 }
 
 struct LaunchShape {

@@ -141,12 +141,12 @@ __device__ void StoreLogits(const LogitArguments& args,
   store(expert + 8, row + 1, sum.w);
 }
 
-// [panels of 16 experts / kPanels][rows / (8 kTiles)] blocks. Where a warp's
-// share of the reduced dimension begins follows from its length, and shares are
-// added in their order: nothing depends on the rows.
+// A block's part of the logits, of [panels of 16 experts / kPanels]
+// [rows / (8 kTiles)] blocks. Where a warp's share of the reduced dimension
+// begins follows from its length, and shares are added in their order: nothing
+// depends on the rows.
 template <int kTiles, int kPanels>
-__global__ void __launch_bounds__(32 * kLogitWarps)
-    RouterLogits(const __grid_constant__ LogitArguments args) {
+__device__ void LogitsOfBlock(const LogitArguments& args) {
   __shared__ float4 shares[kLogitWarps][kTiles][32];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -178,6 +178,12 @@ __global__ void __launch_bounds__(32 * kLogitWarps)
     }
     __syncthreads();
   }
+}
+
+template <int kTiles, int kPanels>
+__global__ void __launch_bounds__(32 * kLogitWarps)
+    RouterLogits(const __grid_constant__ LogitArguments args) {
+  LogitsOfBlock<kTiles, kPanels>(args);
 }
 
 // ---- experts of a row ------------------------------------------------------
@@ -214,7 +220,8 @@ class Choice {
 #pragma unroll
     for (int j = 0; j < kEach; ++j) {
       const int expert = lane_ + 32 * j;
-      const float value = expert < num_experts ? logits[expert] : 0.0f;
+      // Other blocks of this kernel may have written it.
+      const float value = expert < num_experts ? __ldcg(logits + expert) : 0.0f;
       values_[j] = isnan(value) ? -INFINITY : value;
       left_[j] = expert < num_experts ? KeyOf(values_[j]) : 0;
     }
@@ -265,29 +272,28 @@ class Choice {
   uint32_t left_[kEach];  // keys; 0: taken, or no expert
 };
 
+// What a row chose: lane l has choices l and l + 32.
+struct Chosen {
+  static constexpr int kMine = kMaxExpertsPerToken / 32;
+  int32_t experts[kMine];  // -1: none
+  float weights[kMine];
+};
+
+// By a warp, which stores them too. A row that is padding chooses none.
 template <int kEach>
-__global__ void __launch_bounds__(32 * kChoiceWarps)
-    ChooseExperts(const __grid_constant__ ChoiceArguments args) {
-  const int row =
-      static_cast<int>(blockIdx.x * kChoiceWarps + threadIdx.x / 32);
+__device__ Chosen ChooseForRow(const ChoiceArguments& args, int row) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  WaitForEarlier();
-  if (row >= args.num_rows) return;
-  if (args.positions != nullptr && args.positions[row] < 0) {
-    for (int j = lane; j < args.top_k; j += 32) {
-      args.experts[int64_t{row} * args.top_k + j] = -1;
-      args.weights[int64_t{row} * args.top_k + j] = 0.0f;
-    }
-    return;
-  }
+  const bool padding = args.positions != nullptr && args.positions[row] < 0;
   Choice<kEach> choice(args.logits + int64_t{row} * args.num_experts,
                        args.num_experts);
-  // Lane l has choices l and l + 32.
-  constexpr int kMine = kMaxExpertsPerToken / 32;
-  int32_t experts[kMine] = {};
-  float weights[kMine] = {};
+  Chosen chosen;
+#pragma unroll
+  for (int i = 0; i < Chosen::kMine; ++i) {
+    chosen.experts[i] = -1;
+    chosen.weights[i] = 0.0f;
+  }
   float highest = 0.0f, chosen_sum = 0.0f;
-  for (int j = 0; j < args.top_k; ++j) {
+  for (int j = 0; j < args.top_k && !padding; ++j) {
     uint32_t key;
     const int expert = choice.Take(&key);
     const float value = ValueOf(key);
@@ -295,21 +301,132 @@ __global__ void __launch_bounds__(32 * kChoiceWarps)
     const float weight = Choice<kEach>::Exponential(value, highest);
     chosen_sum += weight;
 #pragma unroll
-    for (int i = 0; i < kMine; ++i) {
+    for (int i = 0; i < Chosen::kMine; ++i) {
       if (j == lane + 32 * i) {
-        experts[i] = expert;
-        weights[i] = weight;
+        chosen.experts[i] = expert;
+        chosen.weights[i] = weight;
       }
     }
   }
   const float total =
       args.renormalize ? chosen_sum : choice.SumOfExponentials(highest);
 #pragma unroll
-  for (int i = 0; i < kMine; ++i) {
+  for (int i = 0; i < Chosen::kMine; ++i) {
     const int j = lane + 32 * i;
     if (j >= args.top_k) continue;
-    args.experts[int64_t{row} * args.top_k + j] = experts[i];
-    args.weights[int64_t{row} * args.top_k + j] = weights[i] / total;
+    if (!padding) chosen.weights[i] /= total;
+    args.experts[int64_t{row} * args.top_k + j] = chosen.experts[i];
+    args.weights[int64_t{row} * args.top_k + j] = chosen.weights[i];
+  }
+  return chosen;
+}
+
+template <int kEach>
+__global__ void __launch_bounds__(32 * kChoiceWarps)
+    ChooseExperts(const __grid_constant__ ChoiceArguments args) {
+  const int row =
+      static_cast<int>(blockIdx.x * kChoiceWarps + threadIdx.x / 32);
+  WaitForEarlier();
+  if (row < args.num_rows) ChooseForRow<kEach>(args, row);
+}
+
+// ---- few rows --------------------------------------------------------------
+
+constexpr int kMostExperts = 512;
+constexpr int kFewRows = kLogitWarps;  // a warp each
+
+// Where the groups of all experts go (Routing), and how the blocks of a kernel
+// know which of them is the last.
+struct GroupArguments {
+  int32_t* begins = nullptr;
+  int32_t* rows = nullptr;
+  float* weights = nullptr;
+  uint32_t* arrivals = nullptr;
+};
+
+// True in the last of the grid's blocks to come here, which sees what the
+// others wrote before.
+__device__ bool IsLastBlock(uint32_t* arrivals) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(arrivals, 1u) == gridDim.x - 1;
+    if (last) *arrivals = 0;  // for the next kernel
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+
+// The sum of all threads before this one.
+__device__ int SumBefore(int value) {
+  __shared__ int sums[kLogitWarps];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int sum = value;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int before = __shfl_up_sync(kAllLanes, sum, step);
+    if (lane >= step) sum += before;
+  }
+  if (lane == 31) sums[warp] = sum;
+  __syncthreads();
+  int before = sum - value;
+  for (int w = 0; w < warp; ++w) before += sums[w];
+  return before;
+}
+
+// Logits, choices and groups of at most kFewRows rows, where one launch more
+// takes longer than what it does. A block of threads a panel of experts; the
+// last one to be done goes on alone.
+template <int kEach>
+__global__ void __launch_bounds__(32 * kLogitWarps)
+    RouteFewRows(const __grid_constant__ LogitArguments logits,
+                 const __grid_constant__ ChoiceArguments choice,
+                 const __grid_constant__ GroupArguments groups) {
+  constexpr int kThreads = 32 * kLogitWarps, kMine = kMostExperts / kThreads;
+  __shared__ uint32_t rows_of[kMostExperts];  // a bit for each
+  __shared__ int begins[kMostExperts];
+  const int row = static_cast<int>(threadIdx.x) / 32;
+  const int first = static_cast<int>(threadIdx.x) * kMine;
+  LogitsOfBlock<1, 1>(logits);
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) rows_of[first + i] = 0;
+  if (!IsLastBlock(groups.arrivals)) return;
+  Chosen chosen;
+  if (row < choice.num_rows) {
+    chosen = ChooseForRow<kEach>(choice, row);
+#pragma unroll
+    for (int i = 0; i < Chosen::kMine; ++i) {
+      if (chosen.experts[i] < 0) continue;
+      atomicOr(&rows_of[chosen.experts[i]], 1u << row);
+    }
+  }
+  __syncthreads();
+  int count = 0;
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) count += __popc(rows_of[first + i]);
+  int at = SumBefore(count);
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+    begins[first + i] = at;
+    if (first + i <= logits.n) groups.begins[first + i] = at;
+    at += __popc(rows_of[first + i]);
+    // Behind the last one of as many as there can be.
+    if (first + i + 1 == kMostExperts && logits.n == kMostExperts) {
+      groups.begins[kMostExperts] = at;
+    }
+  }
+  __syncthreads();
+  if (row >= choice.num_rows) return;
+#pragma unroll
+  for (int i = 0; i < Chosen::kMine; ++i) {
+    const int expert = chosen.experts[i];
+    if (expert < 0) continue;
+    const uint32_t earlier = rows_of[expert] & ((1u << row) - 1);
+    groups.rows[begins[expert] + __popc(earlier)] = row;
+    groups.weights[begins[expert] + __popc(earlier)] = chosen.weights[i];
   }
 }
 
@@ -338,6 +455,29 @@ void LaunchLogits(const Cuda<N>& device, const LogitArguments& args) {
   launch(std::integral_constant<int, 4>(), std::integral_constant<int, 8>());
 }
 
+// False, and noted, without memory.
+template <Numerics N>
+bool RouteFew(const Cuda<N>& device, const LogitArguments& logits,
+              const ChoiceArguments& choice, Routing<Cuda<N>>& routing) {
+  if (routing.arrivals.data() == nullptr) {
+    routing.arrivals = {device, "arrivals of blocks", 1};
+    if (routing.arrivals.data() == nullptr) return false;
+    const uint32_t none = 0;
+    UploadToGpu(&none, sizeof(none), routing.arrivals.data(), device.stream,
+                device.failure);
+  }
+  if (!MakeRoom(device, logits.n, choice.num_rows * choice.top_k, routing)) {
+    return false;
+  }
+  const GroupArguments groups{routing.begins.data(), routing.rows.data(),
+                              routing.weights.data(), routing.arrivals.data()};
+  LaunchEarly(device.stream, device.failure, "the router",
+              {dim3(Blocks(logits.n, kTileRows)), 32 * kLogitWarps},
+              logits.n <= 128 ? RouteFewRows<4> : RouteFewRows<16>, logits,
+              choice, groups);
+  return true;
+}
+
 }  // namespace
 
 template <Numerics N>
@@ -345,9 +485,9 @@ void Route(const Cuda<N>& device, const RouterShape& shape, ConstGpuRows<N> x,
            Given<const ColumnParallel<Cuda<N>>&> router,
            Given<Routing<Cuda<N>>&> routing,
            Given<const Assignments<Cuda<N>>&> out) {
-  constexpr int kMost = 512;
+  routing.grouped = {};
   if (x.rows == 0) return;
-  if (router.n > kMost) {
+  if (router.n > kMostExperts) {
     return device.failure->Note(
         absl::UnimplementedError("a router of more than 512 experts"));
   }
@@ -361,10 +501,16 @@ void Route(const Cuda<N>& device, const RouterShape& shape, ConstGpuRows<N> x,
   const LogitArguments logits{
       x.data,      x.stride, x.rows,   router.data,
       router.bias, router.n, router.k, routing.logits.data()};
-  LaunchLogits(device, logits);
   const ChoiceArguments choice{
       routing.positions, routing.logits.data(), x.rows,      router.n,
       shape.top_k,       shape.renormalize,     out.experts, out.weights};
+  if (x.rows <= kFewRows) {
+    if (!RouteFew(device, logits, choice, routing)) return;
+    routing.grouped = out;
+    routing.router_experts = router.n;
+    return;
+  }
+  LaunchLogits(device, logits);
   LaunchEarly(device.stream, device.failure, "the choice of experts",
               {dim3(Blocks(x.rows, kChoiceWarps)), 32 * kChoiceWarps},
               router.n <= 128 ? ChooseExperts<4> : ChooseExperts<16>, choice);

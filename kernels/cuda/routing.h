@@ -26,13 +26,46 @@ class Routing<Cuda<N>> {
   // Room that the buffers have.
   int group_room = 0;
   int entry_room = 0;
+  // Assignments whose groups, of all of router_experts experts, the router has
+  // made as well. Of no rows: none.
+  Assignments<Cuda<N>> grouped;
+  int router_experts = 0;
+
+  bool IsGrouped(const Assignments<Cuda<N>>& assignments,
+                 ExpertRange range) const {
+    return grouped.rows > 0 && grouped.rows == assignments.rows &&
+           grouped.experts == assignments.experts && range.first == 0 &&
+           range.count == router_experts;
+  }
 
   // Scratch room of the operators: logits of the router, and the intermediate
   // rows of the experts.
   Buffer<float, Cuda<N>> logits;
   int64_t logit_room = 0;
+  Buffer<uint32_t, Cuda<N>>
+      arrivals;  // of a kernel's blocks, 0 between kernels
   Buffer<float, Cuda<N>> hidden;
   int64_t hidden_room = 0;
 };
+
+// Room for `groups` groups of `entries` assignments; false, and noted, without.
+template <Numerics N>
+bool MakeRoom(const Cuda<N>& device, int groups, int entries,
+              Routing<Cuda<N>>& routing) {
+  if (routing.group_room < groups + 1) {
+    routing.begins =
+        Buffer<int32_t, Cuda<N>>(device, "groups of rows", groups + 1);
+    routing.group_room = routing.begins.data() == nullptr ? 0 : groups + 1;
+  }
+  if (routing.entry_room < entries) {
+    routing.rows = Buffer<int32_t, Cuda<N>>(device, "rows of experts", entries);
+    routing.weights =
+        Buffer<float, Cuda<N>>(device, "weights of experts", entries);
+    const bool there =
+        routing.rows.data() != nullptr && routing.weights.data() != nullptr;
+    routing.entry_room = there ? entries : 0;
+  }
+  return groups < routing.group_room && entries <= routing.entry_room;
+}
 
 }  // namespace moebius

@@ -186,6 +186,54 @@ TYPED_TEST(RouteGpuTest, ThousandsOfRowsAreGroupedAsOnTheCpu) {
   }
 }
 
+// The router makes the groups of few rows; nobody can tell from what is there.
+TYPED_TEST(RouteGpuTest, RoutedRowsAreGroupedAsOnTheCpu) {
+  using D = TypeParam;
+  constexpr int kHidden = 96, kMostRows = 11;
+  for (const int n : {6, 31, 128, 200, 512}) {
+    const auto router = this->random.Weights(n, kHidden);
+    const auto* const weights =
+        this->dut.PutColumnParallel(router, n, kHidden).data;
+    for (int rows = 1; rows <= kMostRows; ++rows) {
+      const View<float, D> x =
+          this->dut.PutRows(this->random.Rows(rows, kHidden));
+      std::vector<int32_t> positions(static_cast<size_t>(rows));
+      for (int i = 0; i < rows; ++i) positions[i] = i % 4 == 2 ? -1 : i;
+      Routing<D>& routing = this->dut.routing();
+      routing.positions = this->dut.Put(absl::MakeConstSpan(positions));
+      for (const int top_k : {1, 5, 64}) {
+        if (top_k > n) continue;
+        const size_t count = static_cast<size_t>(rows) * top_k;
+        const Assignments<D> routed{
+            this->dut.Put(absl::MakeConstSpan(std::vector<int32_t>(count))),
+            this->dut.Put(absl::MakeConstSpan(std::vector<float>(count))), rows,
+            top_k};
+        for (const ExpertRange range : {ExpertRange{0, n}, ExpertRange{0, 4},
+                                        ExpertRange{2, 3}, ExpertRange{0, n}}) {
+          SCOPED_TRACE(absl::StrCat(rows, " rows, ", top_k, " of ", n, ", ",
+                                    range.count, " from ", range.first));
+          Route(this->dut.device(), {top_k, true}, x,
+                ColumnParallel<D>{weights, n, kHidden}, routing, routed);
+          Group(this->dut.device(), routed, range, routing);
+          ExpertGroups want;
+          GroupByExpert(this->dut.Take(routed.experts, count),
+                        this->dut.Take(routed.weights, count), top_k,
+                        range.first, range.count, &want);
+          EXPECT_EQ(routing.num_groups, range.count);
+          EXPECT_EQ(routing.num_rows, rows);
+          EXPECT_EQ(this->dut.Take(routing.begins.data(), want.offsets.size()),
+                    want.offsets);
+          EXPECT_EQ(this->dut.Take(routing.rows.data(), want.rows.size()),
+                    want.rows);
+          EXPECT_EQ(this->dut.Take(routing.weights.data(), want.weights.size()),
+                    want.weights);
+        }
+      }
+      routing.positions = nullptr;
+    }
+  }
+}
+
 TYPED_TEST(RouteGpuTest, RowsMoveUpInOrder) {
   using D = TypeParam;
   constexpr int kRows = 1000, kCols = 144;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/formats.h"
 #include "worker/peers/exchange_kernels.h"
 #include "worker/peers/meeting.cuh"
@@ -109,14 +110,24 @@ __device__ Sum SumOfSources(const RowSources& from, uint32_t ranks,
 
 // residual += sums of its sources; the root mean square's norm of that. A block
 // a row of at most kStripes stripes, behind a meeting; what is our own is read
-// while the others come.
+// while the others come, and weights while the kernels before end.
 template <class Partial, class Sum, int kStripes>
 __global__ void __launch_bounds__(kSumThreads)
     SumRowsKernel(const __grid_constant__ MeetingRanks ranks, int meeting,
                   const __grid_constant__ RowSources from,
                   const __grid_constant__ SummedRows to) {
+  if (meeting == kNoMeeting) AllowNext();
   const int row = blockIdx.x;
   const int begin = 4 * static_cast<int>(threadIdx.x);
+  float4 weights[kStripes];
+#pragma unroll
+  for (int i = 0; i < kStripes; ++i) {
+    const int j = begin + i * kStripe;
+    if (j < to.hidden) {
+      weights[i] = *reinterpret_cast<const float4*>(to.weight + j);
+    }
+  }
+  AwaitPrevious();
   float* const residual = to.residual + row * to.residual_stride;
   float4 x[kStripes];
 #pragma unroll
@@ -152,7 +163,7 @@ __global__ void __launch_bounds__(kSumThreads)
   for (int i = 0; i < kStripes; ++i) {
     const int j = begin + i * kStripe;
     if (j >= to.hidden) break;
-    const float4 w = *reinterpret_cast<const float4*>(to.weight + j);
+    const float4 w = weights[i];
     *reinterpret_cast<float4*>(normed + j) =
         make_float4(x[i].x * scale * w.x, x[i].y * scale * w.y,
                     x[i].z * scale * w.z, x[i].w * scale * w.w);
@@ -262,8 +273,14 @@ void LaunchSum(const BehindMeeting& at, const RowSources& from,
   using Sum = std::conditional_t<N == Numerics::kExact, FixedSum4, FloatSum4>;
   using Partial = typename Cuda<N>::Partial;
   const auto launch = [&](auto* kernel) {
-    kernel<<<to.rows, kSumThreads, 0, at.stream>>>(at.ranks, at.index, from,
-                                                   to);
+    constexpr const char* kWhat = "sums of ranks' rows";
+    const dim3 grid(static_cast<unsigned>(to.rows));
+    if (at.index == kNoMeeting) {
+      return LaunchEarly(at.stream, at.failure, kWhat, {grid, kSumThreads},
+                         kernel, at.ranks, at.index, from, to);
+    }
+    kernel<<<grid, kSumThreads, 0, at.stream>>>(at.ranks, at.index, from, to);
+    NoteLaunch(at, kWhat);
   };
   const int stripes = (to.hidden + kStripe - 1) / kStripe;
   if (stripes == 1) {
@@ -275,7 +292,6 @@ void LaunchSum(const BehindMeeting& at, const RowSources& from,
   } else {
     launch(SumRowsKernel<Partial, Sum, kMaxSumHidden / kStripe>);
   }
-  NoteLaunch(at, "sums of ranks' rows");
 }
 template void LaunchSum<Numerics::kExact>(const BehindMeeting&,
                                           const RowSources&, const SummedRows&);
