@@ -39,24 +39,6 @@ __device__ uint32_t GroupOf(const GroupArguments& args, int at, int end) {
   return group < static_cast<uint32_t>(args.range.count) ? group : kMaxGroups;
 }
 
-// The sum of all threads before this one.
-__device__ int SumBefore(int value) {
-  __shared__ int sums[kWarps];
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  int sum = value;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const int before = __shfl_up_sync(kAllLanes, sum, step);
-    if (lane >= step) sum += before;
-  }
-  if (lane == 31) sums[warp] = sum;
-  __syncthreads();
-  int before = sum - value;
-  for (int w = 0; w < warp; ++w) before += sums[w];
-  return before;
-}
-
 // The run of the assignments that a warp has.
 struct Run {
   int begin = 0;
@@ -113,7 +95,7 @@ __device__ int PlaceOfGroup(const GroupArguments& args, const int* places) {
       if (b < blockIdx.x) before += count;
     }
   }
-  const int at = SumBefore(total);
+  const int at = SumBefore<kThreads>(total);
   if (g < groups && blockIdx.x == 0) {
     args.begins[g] = at;
     if (g == groups - 1) args.begins[groups] = at + total;

@@ -1,4 +1,4 @@
-// Sums over the threads of a warp and of a block, in one fixed order.
+// Sums over the threads of a warp and of a block; of floats in one fixed order.
 #pragma once
 
 namespace moebius {
@@ -25,6 +25,26 @@ __device__ float SumOfBlock(float value, float* room) {
 #pragma unroll
   for (int i = 1; i < kThreads / 32; ++i) sum += room[i];
   return sum;
+}
+
+// The sum of all threads of a block before this one.
+// REQUIRES: as SumOfBlock; once in a kernel.
+template <int kThreads>
+__device__ int SumBefore(int value) {
+  __shared__ int sums[kThreads / 32];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int sum = value;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int before = __shfl_up_sync(0xffffffffu, sum, step);
+    if (lane >= step) sum += before;
+  }
+  if (lane == 31) sums[warp] = sum;
+  __syncthreads();
+  int before = sum - value;
+  for (int w = 0; w < warp; ++w) before += sums[w];
+  return before;
 }
 
 }  // namespace moebius

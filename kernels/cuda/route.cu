@@ -359,24 +359,6 @@ __device__ bool IsLastBlock(uint32_t* arrivals) {
   return last;
 }
 
-// The sum of all threads before this one.
-__device__ int SumBefore(int value) {
-  __shared__ int sums[kLogitWarps];
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  int sum = value;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const int before = __shfl_up_sync(kAllLanes, sum, step);
-    if (lane >= step) sum += before;
-  }
-  if (lane == 31) sums[warp] = sum;
-  __syncthreads();
-  int before = sum - value;
-  for (int w = 0; w < warp; ++w) before += sums[w];
-  return before;
-}
-
 // Logits, choices and groups of at most kFewRows rows, where one launch more
 // takes longer than what it does. A block of threads a panel of experts; the
 // last one to be done goes on alone.
@@ -407,7 +389,7 @@ __global__ void __launch_bounds__(32 * kLogitWarps)
   int count = 0;
 #pragma unroll
   for (int i = 0; i < kMine; ++i) count += __popc(rows_of[first + i]);
-  int at = SumBefore(count);
+  int at = SumBefore<kThreads>(count);
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {
     begins[first + i] = at;

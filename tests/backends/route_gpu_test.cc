@@ -54,6 +54,19 @@ class RouteGpuTest : public testing::Test {
     }
   }
 
+  // What Group() has left.
+  void ExpectGroups(ExpertRange range, int rows, const ExpertGroups& want) {
+    const Routing<D>& routing = dut.routing();
+    EXPECT_EQ(routing.num_groups, range.count);
+    EXPECT_EQ(routing.num_rows, rows);
+    if (range.count == 0) return;
+    EXPECT_EQ(dut.Take(routing.begins.data(), want.offsets.size()),
+              want.offsets);
+    EXPECT_EQ(dut.Take(routing.rows.data(), want.rows.size()), want.rows);
+    EXPECT_EQ(dut.Take(routing.weights.data(), want.weights.size()),
+              want.weights);
+  }
+
   DeviceUnderTest<D> dut;
   RandomTensors random{11};
 };
@@ -163,16 +176,8 @@ TYPED_TEST(RouteGpuTest, ThousandsOfRowsAreGroupedAsOnTheCpu) {
         GroupByExpert(ids, weights, top_k, range.first, range.count, &want);
         Routing<D>& routing = this->dut.routing();
         Group(this->dut.device(), assignments, range, routing);
-        EXPECT_EQ(routing.num_groups, range.count);
-        EXPECT_EQ(routing.num_rows, rows);
         EXPECT_EQ(routing.max_entries, rows * top_k);
-        if (range.count == 0) continue;
-        EXPECT_EQ(this->dut.Take(routing.begins.data(), want.offsets.size()),
-                  want.offsets);
-        EXPECT_EQ(this->dut.Take(routing.rows.data(), want.rows.size()),
-                  want.rows);
-        EXPECT_EQ(this->dut.Take(routing.weights.data(), want.weights.size()),
-                  want.weights);
+        this->ExpectGroups(range, rows, want);
       }
     }
     GroupAllRows(this->dut.device(), rows, this->dut.routing());
@@ -219,14 +224,8 @@ TYPED_TEST(RouteGpuTest, RoutedRowsAreGroupedAsOnTheCpu) {
           GroupByExpert(this->dut.Take(routed.experts, count),
                         this->dut.Take(routed.weights, count), top_k,
                         range.first, range.count, &want);
-          EXPECT_EQ(routing.num_groups, range.count);
-          EXPECT_EQ(routing.num_rows, rows);
-          EXPECT_EQ(this->dut.Take(routing.begins.data(), want.offsets.size()),
-                    want.offsets);
-          EXPECT_EQ(this->dut.Take(routing.rows.data(), want.rows.size()),
-                    want.rows);
-          EXPECT_EQ(this->dut.Take(routing.weights.data(), want.weights.size()),
-                    want.weights);
+          EXPECT_EQ(routing.max_entries, rows * top_k);
+          this->ExpectGroups(range, rows, want);
         }
       }
       routing.positions = nullptr;

@@ -54,6 +54,16 @@ def placement(arguments):
     return ["--workers-per-gpu", str(-(-workers // GPUS))]
 
 
+def tokens_of(stream):
+    """All tokens of a stream that asked for return_token_ids; closes it."""
+    tokens = []
+    for _, data in stream:
+        if data != "[DONE]":
+            tokens += data["choices"][0]["token_ids"]
+    stream.close()
+    return tokens
+
+
 class GroupFailed(AssertionError):
     """The group did not start, or did not end as it should."""
 

@@ -10,7 +10,7 @@ import threading
 import time
 import unittest
 
-from group import Group
+from group import Group, tokens_of
 
 HEADER_TIMEOUT_S = 0.4
 BODY_TIMEOUT_S = 0.6
@@ -20,15 +20,6 @@ PATIENCE_S = 60
 
 WITNESS = {"prompt": "And the LORD said unto Moses,", "max_tokens": 1000,
            "temperature": 0, "ignore_eos": True, "return_token_ids": True}
-
-
-def tokens_of(stream):
-    tokens = []
-    for _, data in stream:
-        if data != "[DONE]":
-            tokens += data["choices"][0]["token_ids"]
-    stream.close()
-    return tokens
 
 
 class Client:

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import unittest
 
-from group import BINARY_DIR, Group
+from group import BINARY_DIR, Group, tokens_of
 
 HOSTILE_PEER = os.path.join(BINARY_DIR, "tests", "hostile_peer")
 PATIENCE_S = 120
@@ -18,15 +18,6 @@ WITNESSES = [
     {"prompt": "Tell me about Kenya: Background", "temperature": 1, "seed": 7},
     {"prompt": "In the beginning", "temperature": 0.7, "seed": 11,
      "top_p": 0.9}]
-
-
-def tokens_of(stream):
-    tokens = []
-    for _, data in stream:
-        if data != "[DONE]":
-            tokens += data["choices"][0]["token_ids"]
-    stream.close()
-    return tokens
 
 
 class HostilePeerTest(unittest.TestCase):
